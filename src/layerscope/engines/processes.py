@@ -1,0 +1,89 @@
+"""Many layers at once in processes, started by spawn; for sources that another process can open."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from layerscope.engines import biggest_first, first_that_fits
+from layerscope.errors import LayerscopeError, UsageError
+from layerscope.types import Job
+
+
+def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
+    """As many jobs at once as ``workers`` and ``memory`` bytes allow, biggest first.
+
+    A worker that is killed (out of memory) breaks its pool; the jobs that were in it run again one by one, and the
+    one that kills its worker again becomes an error of its own.
+
+    :raises UsageError: a live model, which cannot travel.
+    """
+    waiting = biggest_first(jobs)
+    live = next((job for job in waiting if not job.spec.portable), None)
+    if live is not None:
+        kind = type(live.spec.target).__name__
+        raise UsageError(f"a {kind} in memory cannot travel to other processes: save it first, or use threads")
+    suspects: list[Job] = []
+    while waiting:
+        for job, result in _pool(fn, waiting, workers, memory):
+            if isinstance(result, BrokenProcessPool):
+                suspects.append(job)
+            else:
+                yield job, result
+        while suspects:
+            ((job, result),) = list(_pool(fn, [suspects.pop()], 1, memory))
+            yield job, _killed() if isinstance(result, BrokenProcessPool) else result
+
+
+def _pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
+    """Run ``waiting`` until it is empty or the pool breaks; jobs never started stay in it."""
+    running: dict[Future[Any], Job] = {}
+    room, broken = memory, False
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
+    try:
+        while running or (waiting and not broken):
+            while len(running) < workers and not broken:
+                chosen = first_that_fits(waiting, room, alone=not running)
+                if chosen is None:
+                    break
+                job = waiting.pop(chosen)
+                room -= job.memory
+                running[pool.submit(_call, fn, job)] = job
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job = running.pop(future)
+                room += job.memory
+                error = future.exception()
+                broken = broken or isinstance(error, BrokenProcessPool)
+                yield job, error if error is not None else future.result()
+    finally:
+        children = set(multiprocessing.active_children()) - before
+        pool.shutdown(wait=False, cancel_futures=True)
+        if running:  # interrupted: nobody waits for what is still being computed
+            for child in children:
+                child.terminate()
+        for child in children:
+            child.join()
+
+
+def _prepare() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+
+
+def _call(fn: Callable[[Job], Any], job: Job) -> Any:
+    with threadpool_limits(1):
+        try:
+            return fn(job)
+        except Exception as error:
+            return error
+
+
+def _killed() -> LayerscopeError:
+    return LayerscopeError("its worker process died twice (out of memory, or no `if __name__ == '__main__'` guard)")

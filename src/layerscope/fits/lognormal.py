@@ -1,0 +1,50 @@
+"""The lognormal tail, the rival that looks most like a power law."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from layerscope.errors import Absent
+from layerscope.fits import family
+from layerscope.fits._compare import against_power_law, tail_of
+from layerscope.settings import Settings
+from layerscope.types import Fit, Spectrum
+
+LONGEST = 1e4  # σ beyond which the lognormal is a power law to every digit
+
+
+@family("lognormal", ref="Clauset, Shalizi & Newman 2009, Table 2.1 and §5.1")
+def lognormal(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
+    """Lognormal above the power law's xmin, by maximum likelihood, compared by Vuong's test.
+
+    With t = ln(λ/xmin) ≥ 0 the density of t is a normal cut at 0: p(t) = φ((t−μ)/s) / (s·Φ(μ/s)). As μ → −∞
+    with s²/|μ| fixed it becomes the power law itself, so it never loses by much and is preferred only where it
+    wins significantly.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_ndtr
+
+    tail = tail_of(spectrum, power_law)
+    t = np.log(tail / tail[0])
+    spread = float(t.std())
+    if spread <= 0:
+        raise Absent("all eigenvalues of the tail are equal")
+
+    def log_density(mu: float, s: float) -> Any:
+        centred = (t - mu) / s
+        return -0.5 * centred**2 - math.log(s) - 0.5 * math.log(2 * math.pi) - log_ndtr(mu / s)
+
+    def loss(x: np.ndarray) -> float:
+        return -float(log_density(x[0] * spread, math.exp(x[1]) * spread).mean())
+
+    starts = ([float(t.mean()) / spread, 0.0], [-5.0, 1.0], [-50.0, 2.0])
+    bounds = [(-LONGEST, LONGEST), (math.log(1e-3), math.log(LONGEST))]
+    best = min((minimize(loss, x, method="L-BFGS-B", bounds=bounds) for x in starts), key=lambda r: float(r.fun))
+    mu, s = float(best.x[0]) * spread, math.exp(float(best.x[1])) * spread
+    density = log_density(mu, s) - t - math.log(tail[0])  # of λ, not of ln λ
+    ratio, p = against_power_law(tail, power_law.params["alpha"], density)
+    params = {"mu": mu + math.log(tail[0]), "s": s, "ratio": ratio, "p": p, "loglik": float(density.sum())}
+    return Fit("lognormal", ok=True, params=params)

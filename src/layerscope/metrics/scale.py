@@ -1,0 +1,72 @@
+"""How large a layer is: norms and the largest singular value."""
+
+from __future__ import annotations
+
+import math
+
+from layerscope.errors import Absent
+from layerscope.metrics import metric
+from layerscope.types import Fit, Spectrum
+
+
+@metric(unit="W²", ref="Martin & Mahoney, JMLR 22(165)", label="λmax")
+def lambda_max(weight: Spectrum) -> float:
+    """Largest eigenvalue of WᵀW, σmax²."""
+    return float(weight.evals[-1])
+
+
+@metric(unit="W²", ref="Martin & Mahoney, JMLR 22(165)")
+def spectral_norm(weight: Spectrum) -> float:
+    """λmax under the name WeightWatcher's users know: the *square* of the spectral norm ‖W‖₂."""
+    return float(weight.evals[-1])
+
+
+@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, §2.4")
+def sv_max(weight: Spectrum) -> float:
+    """Largest singular value, √λmax = ‖W‖₂."""
+    return math.sqrt(weight.evals[-1])
+
+
+@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, §2.4", over_layers="")
+def sv_min(weight: Spectrum) -> float:
+    """Smallest singular value over all matrices of the layer."""
+    return math.sqrt(weight.evals[0])
+
+
+@metric(unit="W²", ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122")
+def norm(weight: Spectrum) -> float:
+    """Squared Frobenius norm, Σλ = ‖W‖_F² (the definition WeightWatcher's users know)."""
+    return float(weight.evals.sum())
+
+
+@metric(unit="log10 W²", ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122", label="log‖W‖²")
+def log_norm(weight: Spectrum) -> float:
+    """log10 ‖W‖_F²; the 2020 papers' log norm is half of it."""
+    return log10(norm(weight))
+
+
+@metric(unit="log10 W²", ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122", fmt=".2f", label="logλmax")
+def log_spectral_norm(weight: Spectrum) -> float:
+    """log10 λmax."""
+    return log10(lambda_max(weight))
+
+
+@metric(unit="log10 W²", ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122, eq. 5", fmt=".2f", label="α̂")
+def alpha_weighted(weight: Spectrum, power_law: Fit) -> float:
+    """α-hat = α·log10 λmax: shape and scale in one number; it changes when the weights are rescaled."""
+    return power_law.params["alpha"] * log10(lambda_max(weight))
+
+
+@metric(unit="log10 W^2α", ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122, eq. 6")
+def log_alpha_norm(weight: Spectrum, power_law: Fit) -> float:
+    """α-Schatten norm log10 Σλ^α, as α·log10 λmax + log10 Σ(λ/λmax)^α: no power overflows."""
+    top = lambda_max(weight)
+    alpha = power_law.params["alpha"]
+    return alpha * log10(top) + math.log10(float(((weight.evals / top) ** alpha).sum()))
+
+
+def log10(value: float) -> float:
+    """log10 that is absent, not −∞, at zero."""
+    if value <= 0:
+        raise Absent("every weight is zero")
+    return math.log10(value)

@@ -1,0 +1,62 @@
+"""From a tensor and the names of its axes to a stack of matrices (k, n, m) with n ≥ m."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from layerscope.types import Array, LayerRef, Part
+
+
+def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
+    """(k, n, m) of the stack that :func:`unfold` makes, from the header alone."""
+    sizes = dict(zip(ref.axes, ref.shape, strict=True))
+    out, into = sizes.pop("o") // ref.groups, sizes.pop("i")
+    experts = sizes.pop("e", 1)
+    positions = math.prod(sizes.values())
+    k = ref.groups * experts
+    if conv == "flat":
+        into *= positions
+    else:
+        k *= positions
+    return k, max(out, into), min(out, into)
+
+
+def take(tensor: Array, part: Part | None) -> Array:
+    """The entries of a stored tensor that belong to one part (a view where NumPy can make one)."""
+    if part is None:
+        return tensor
+    size = tensor.shape[part.axis]
+    blocks = tensor.reshape(
+        *tensor.shape[: part.axis], size // part.stride, part.stride, *tensor.shape[part.axis + 1 :]
+    )
+    window = (slice(None),) * (part.axis + 1) + (slice(part.offset, part.offset + part.length),)
+    taken = blocks[window]
+    return taken.reshape(*tensor.shape[: part.axis], part.count(size), *tensor.shape[part.axis + 1 :])
+
+
+def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
+    """Stack (k, n, m), n ≥ m: one matrix (out, in) per kernel position, group and expert.
+
+    ``conv="flat"`` joins the kernel positions to the input side: one (out, in·positions) matrix per group.
+    Axes come from ``ref.axes``; sizes never decide. No copy beyond what the axis order forces.
+    """
+    if tensor.shape != ref.shape:
+        raise ValueError(f"{ref.name}: the header says {ref.shape}, the data has {tensor.shape}")
+    letters = ref.axes
+    positions = [letters.index(a) for a in letters if a not in "oie"]
+    experts = [letters.index("e")] if "e" in letters else []
+    out, into = letters.index("o"), letters.index("i")
+    if conv == "flat":
+        moved = tensor.transpose(*experts, out, into, *positions)
+        k = math.prod(tensor.shape[a] for a in experts)
+        stack = moved.reshape(k, tensor.shape[out], -1)
+    else:
+        moved = tensor.transpose(*experts, *positions, out, into)
+        stack = moved.reshape(-1, tensor.shape[out], tensor.shape[into])
+    if ref.groups > 1:
+        stack = stack.reshape(-1, stack.shape[1] // ref.groups, stack.shape[2])
+    return stack if stack.shape[1] >= stack.shape[2] else np.swapaxes(stack, 1, 2)

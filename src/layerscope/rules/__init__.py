@@ -1,0 +1,53 @@
+"""Verdicts: numbers → findings. One rule per file, ``@rule(code, title, ...)`` on a function.
+
+The function takes ``layer`` (a LayerReport) and, if it wants them, ``settings`` and ``model`` (all LayerReports). It
+returns a :class:`~layerscope.types.Verdict`, or None. Its docstring is what ``layerscope explain`` prints. It is only
+called where every metric in ``needs`` is present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from layerscope import registry
+from layerscope.errors import UnknownName
+from layerscope.rules._tail import accepted as accepted
+from layerscope.settings import Settings
+from layerscope.types import SEVERITIES, Finding, LayerReport, Verdict
+
+
+def rule(
+    code: str, title: str, *, severity: str, needs: Sequence[str], ref: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function the verdict ``code``.
+
+    ``needs`` names the metrics without which it cannot be judged; ``ref`` cites where the claim comes from.
+    """
+    if severity not in SEVERITIES:
+        raise UnknownName("severity", severity, SEVERITIES)
+    return registry.mark("rules", code, title=title, severity=severity, metrics=tuple(needs), ref=ref)
+
+
+def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
+    """Every rule on every analysed layer, in the order of layers."""
+    rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
+    found = []
+    for layer in model:
+        if layer.skipped:
+            continue
+        for plugin in rules:
+            needs = plugin.meta["metrics"]
+            if all(name in layer.metrics for name in needs):
+                facts = {"layer": layer, "settings": settings, "model": model}
+                verdict = registry.call(plugin, facts)
+                if verdict is not None:
+                    found.append(_finding(plugin, layer, verdict))
+    return tuple(found)
+
+
+def _finding(plugin: registry.Plugin, layer: LayerReport, verdict: Verdict) -> Finding:
+    meta = plugin.meta
+    return Finding(
+        plugin.name, meta["severity"], layer.name, verdict.value, verdict.limit, verdict.message, meta["title"]
+    )

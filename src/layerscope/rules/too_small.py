@@ -1,0 +1,30 @@
+"""LS107."""
+
+from __future__ import annotations
+
+from layerscope.rules import rule
+from layerscope.settings import Settings
+from layerscope.types import LayerReport, Verdict
+
+
+@rule(
+    "LS107",
+    "too small to fit",
+    severity="info",
+    needs=("num_evals",),
+    ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009), §3.4 (50 points and more)",
+)
+def too_small(layer: LayerReport, settings: Settings) -> Verdict | None:
+    """The layer has too few eigenvalues for a tail: norms and ranks only.
+
+    **What it means.** Below 50 eigenvalues an α cannot be told from chance, so none is given. Norms, ranks and entropy
+    are measured all the same.
+
+    **Evidence.** The number of eigenvalues beside min_evals.
+
+    **Caveats.** --min-evals lowers the limit; WeightWatcher's is 8. What it then shows is mostly noise.
+    """
+    count = int(layer.metrics["num_evals"])
+    if count < settings.min_evals:
+        return Verdict(f"{count} eigenvalues, fewer than {settings.min_evals}: no α", count, settings.min_evals)
+    return None

@@ -1,0 +1,36 @@
+"""LS102."""
+
+from __future__ import annotations
+
+from layerscope.rules import rule
+from layerscope.rules._tail import accepted, evidence
+from layerscope.settings import Settings
+from layerscope.types import LayerReport, Verdict
+
+
+@rule(
+    "LS102",
+    "under-trained",
+    severity="warn",
+    needs=("alpha", "alpha_low", "alpha_high", "D"),
+    ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122 (2021), Fig. 6 (GPT against GPT-2)",
+)
+def under_trained(layer: LayerReport, settings: Settings) -> Verdict | None:
+    """The spectrum's tail falls off fast: α and its whole interval lie above 6.
+
+    **What it means.** The layer has learned little correlation beyond that of a random matrix: too little data, too
+    poor data, too short a training, or more width than the task needs. Several such layers are the pattern that tells
+    GPT (little data) from GPT-2 (more and better data).
+
+    **Evidence.** α with its interval, the number of eigenvalues in the tail, the distance D. The verdict needs at
+    least 20 eigenvalues in the tail and a power law that its goodness-of-fit test does not reject.
+
+    **Caveats.** α grows with the aspect ratio and shrinks with the size of a layer; a very large α (above 8) often
+    means that there is no power law at all. One layer above 6 in a well-trained network is common.
+
+    **What to try.** More or better data, longer training, a larger learning rate for the layer, or a narrower layer.
+    """
+    limit = settings.limits.under_trained
+    if float(layer.metrics["alpha_low"]) > limit and accepted(layer, settings):
+        return Verdict(f"weak tail: {evidence(layer)}", layer.metrics["alpha"], limit)
+    return None

@@ -1,0 +1,105 @@
+"""What a user may choose: each field has its default, its unit and its source beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.errors import UnknownName, UsageError
+
+BASIC_FITS = ("power_law", "marchenko_pastur")
+EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "bootstrap")
+CONV = ("slices", "flat")
+FINGERS = ("", "clip_xmax")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a number becomes a verdict."""
+
+    over_trained: float = 2.0  # α below: very heavy tail (Martin & Mahoney, JMLR 22(165), Table 1)
+    under_trained: float = 6.0  # α above: weak correlations (Martin, Peng & Mahoney, Nat. Commun. 12, 4122)
+    verdict_tail: int = 20  # eigenvalues in the tail below which α carries no verdict
+    ks_rejected: float = 1.308  # modified KS statistic, 1 % point for an exponential (Stephens 1974, Table 1.3)
+    p_rejected: float = 0.1  # goodness-of-fit p below: not a power law (Clauset et al. 2009, §4.1)
+    vuong: float = 0.1  # p below: the likelihood ratio decides (Clauset et al. 2009, §5.1)
+    rank_loss: float = 0.25  # fraction of eigenvalues that are numerically zero
+    stable_rank: float = 1.1  # ‖W‖_F²/λmax below: one direction holds the layer (at least 16 eigenvalues)
+    emptied: float = 1e-6  # λmax relative to the model's median λmax below: weight decay won
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure and how to judge."""
+
+    min_evals: int = 50  # fewest eigenvalues for a tail fit
+    min_tail: int = 10  # fewest eigenvalues a tail may keep
+    null_cut: float | None = None  # absolute eigenvalue cut; None: relative to the weights' precision
+    fits: tuple[str, ...] = BASIC_FITS  # families fitted to each spectrum
+    fix_fingers: str = ""  # "clip_xmax": drop spurious largest eigenvalues (report raw_alpha)
+    max_fingers: int = 10  # at most this many dropped
+    finger_thresh: float = 1.0  # fall of α that makes them spurious
+    conv: str = "slices"  # "slices": one matrix per kernel position, pooled; "flat": (out, in·kh·kw)
+    conv_factor: float = 1.0  # factor on convolution eigenvalues (WeightWatcher: 0.5)
+    confidence: float = 0.9  # level of intervals
+    bootstrap: int = 100  # resamples for intervals and p-values
+    seed: int = 0  # of every random draw
+    jobs: int = 0  # layers at once; 0: one per core
+    max_cost: float | None = None  # Gflop; layers that cost more are skipped and say so
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name, least in (("min_evals", 2), ("min_tail", 2), ("bootstrap", 1), ("seed", 0), ("jobs", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if not (isinstance(self.confidence, float) and 0.0 < self.confidence < 1.0):
+            raise UsageError(f"confidence must lie between 0 and 1, not {self.confidence!r}")
+        for name in ("null_cut", "max_cost"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} must be a number of at least 0, not {value!r}")
+        if self.conv not in CONV:
+            raise UnknownName("conv setting", self.conv, CONV)
+        if self.fix_fingers not in FINGERS:
+            raise UnknownName("fix_fingers setting", self.fix_fingers, FINGERS[1:])
+
+    def with_evidence(self) -> Settings:
+        """The same, plus the dear evidence: bootstrap, goodness of fit, likelihood ratios."""
+        return dataclasses.replace(self, fits=EVIDENCE_FITS)
+
+    @classmethod
+    def weightwatcher(cls, **changes: Any) -> Settings:
+        """weightwatcher 0.7.7: min_evals 8, tails of 2, absolute cut 1e-5, conv eigenvalues halved."""
+        compatible: dict[str, Any] = {
+            "min_evals": 8,
+            "min_tail": 2,
+            "null_cut": 1e-5,
+            "conv_factor": 0.5,
+        }
+        return cls(**(compatible | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return dataclasses.asdict(self) | {"fits": list(self.fits)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Settings:
+        """The inverse of :meth:`to_dict`; an unknown key is an error."""
+        values = dict(plain)
+        _check_names(cls, values)
+        limits = dict(values.pop("limits", {}))
+        _check_names(Limits, limits)
+        if "fits" in values:
+            values["fits"] = tuple(values["fits"])
+        return cls(**values, limits=Limits(**limits))
+
+
+def _check_names(cls: type[Any], values: Mapping[str, Any]) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise UnknownName("setting", name, known)

@@ -1,0 +1,135 @@
+"""How Hugging Face models store projections together, by ``model_type``: a table of facts, one line per family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from layerscope.types import Part
+
+Config = Mapping[str, Any]
+Named = tuple[tuple[str, Part], ...]
+Layout = Callable[[tuple[int, ...], Config], "Fused"]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Axes of a tensor and the parts in it."""
+
+    axes: str
+    parts: Named = ()
+
+
+def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | None:
+    """What ``model_type`` says about a two-dimensional tensor of this name, or None where it says nothing."""
+    family = FAMILIES.get(str(config.get("model_type", "")))
+    if family is None or len(shape) != 2 or not name.endswith(".weight"):
+        return None
+    layer = name.removesuffix(".weight")
+    for suffix, layout in family.items():
+        if layer.endswith(suffix):
+            try:
+                fused = layout(shape, config)
+            except (KeyError, TypeError, ZeroDivisionError):  # a config that lacks a number: leave it whole
+                return None
+            whole = all(
+                shape[p.axis] % p.stride == 0 and p.length > 0 and p.offset + p.length <= p.stride
+                for _, p in fused.parts
+            )
+            return fused if whole else Fused(fused.axes)
+    return None
+
+
+def _pieces(axis: int, **lengths: int) -> Named:
+    """Named pieces that follow each other within a repeating group of their total length."""
+    stride, offset, parts = sum(lengths.values()), 0, []
+    for label, length in lengths.items():
+        parts.append((label, Part(axis, offset, length, stride)))
+        offset += length
+    return tuple(parts)
+
+
+def _heads(config: Config) -> tuple[int, int, int]:
+    """(query heads, key-value heads, head size)."""
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or config["n_heads"])
+    hidden = int(config.get("hidden_size") or config.get("n_embd") or config["d_model"])
+    kv = int(config.get("num_key_value_heads") or heads)
+    return heads, kv, int(config.get("head_dim") or hidden // heads)
+
+
+def _transposed(shape: tuple[int, ...], config: Config) -> Fused:
+    return Fused("io")
+
+
+def _thirds_transposed(shape: tuple[int, ...], config: Config) -> Fused:
+    third = shape[1] // 3
+    return Fused("io", _pieces(1, q=third, k=third, v=third) if shape[1] == 3 * third else ())
+
+
+def _halves_transposed(shape: tuple[int, ...], config: Config) -> Fused:
+    return Fused("io", _pieces(1, k=shape[1] // 2, v=shape[1] // 2))
+
+
+def _thirds(shape: tuple[int, ...], config: Config) -> Fused:
+    third = shape[0] // 3
+    return Fused("oi", _pieces(0, q=third, k=third, v=third))
+
+
+def _grouped(shape: tuple[int, ...], config: Config) -> Fused:
+    """q of all heads, then k and v of all key-value heads."""
+    heads, kv, size = _heads(config)
+    return Fused("oi", _pieces(0, q=heads * size, k=kv * size, v=kv * size))
+
+
+def _interleaved(shape: tuple[int, ...], config: Config) -> Fused:
+    """q, k, v of one head beside each other."""
+    _, _, size = _heads(config)
+    return Fused("oi", _pieces(0, q=size, k=size, v=size))
+
+
+def _falcon(shape: tuple[int, ...], config: Config) -> Fused:
+    heads, _, size = _heads(config)
+    if config.get("new_decoder_architecture"):
+        kv = int(config["num_kv_heads"])
+        return Fused("oi", _pieces(0, q=heads // kv * size, k=size, v=size))
+    if config.get("multi_query", True):
+        return Fused("oi", _pieces(0, q=heads * size, k=size, v=size))
+    return _interleaved(shape, config)
+
+
+def _bigcode(shape: tuple[int, ...], config: Config) -> Fused:
+    heads, _, size = _heads(config)
+    if config.get("multi_query", True):
+        return Fused("oi", _pieces(0, q=heads * size, k=size, v=size))
+    return _interleaved(shape, config)
+
+
+def _gate_up(shape: tuple[int, ...], config: Config) -> Fused:
+    return Fused("oi", _pieces(0, gate=shape[0] // 2, up=shape[0] // 2))
+
+
+_GPT2: dict[str, Layout] = {
+    "crossattention.c_attn": _halves_transposed,
+    "attn.c_attn": _thirds_transposed,
+    "c_attn": _transposed,
+    "q_attn": _transposed,
+    "c_proj": _transposed,
+    "c_fc": _transposed,
+}
+_PHI3: dict[str, Layout] = {"qkv_proj": _grouped, "gate_up_proj": _gate_up}
+
+FAMILIES: dict[str, dict[str, Layout]] = {
+    "gpt2": _GPT2,
+    "openai-gpt": _GPT2,
+    "imagegpt": _GPT2,
+    "decision_transformer": _GPT2,
+    "gpt_bigcode": {"attn.c_attn": _bigcode},
+    "gpt_neox": {"attention.query_key_value": _interleaved},
+    "bloom": {"self_attention.query_key_value": _interleaved},
+    "falcon": {"self_attention.query_key_value": _falcon},
+    "phi3": _PHI3,
+    "glm": {"gate_up_proj": _gate_up},
+    "mpt": {"Wqkv": _thirds},
+    "modernbert": {"Wqkv": _thirds},
+}

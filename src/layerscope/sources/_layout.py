@@ -1,0 +1,165 @@
+"""From names, shapes and dtypes of a state dict to layers: PyTorch's naming, and what config.json adds.
+
+Sizes never decide what an axis means. Two-dimensional tensors are (out, in), convolutions (out, in, positions), as
+PyTorch stores them; gates and fused projections are split where a name (``weight_ih_l0``, ``in_proj_weight``) or a
+Hugging Face ``model_type`` states the split.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from layerscope.sources._fused import fused_parts
+from layerscope.types import LayerRef, Part
+
+FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
+EMBEDDING = re.compile(r"(\w*_)?(embed|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
+RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
+NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
+GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
+CONV = {3: ("conv1d", "oiw"), 4: ("conv2d", "oihw"), 5: ("conv3d", "oidhw")}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor as its header describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # numpy-style name
+    storage: Hashable = None  # equal for tensors that are the same memory; None: its own
+
+
+def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = None) -> list[LayerRef]:
+    """One LayerRef per matrix, and one per tensor that is none, in stored order; tied tensors once."""
+    known = list(tensors)
+    shapes = {t.name: t.shape for t in known}
+    first: dict[Hashable, str] = {}
+    aliases: dict[str, list[str]] = {}
+    refs: list[LayerRef] = []
+    for tensor in known:
+        owner = first.setdefault(tensor.storage, tensor.name) if tensor.storage is not None else tensor.name
+        if owner != tensor.name:
+            aliases.setdefault(owner, []).append(tensor.name)
+            refs.append(_skip(tensor, "tied", f"the same memory as {owner}"))
+        else:
+            refs.extend(_layers(tensor, shapes, config or {}))
+    return number(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
+
+
+def number(refs: Iterable[LayerRef]) -> list[LayerRef]:
+    """The same refs with their positions as index."""
+    return [replace(ref, index=i) for i, ref in enumerate(refs)]
+
+
+def split_ref(ref: LayerRef, parts: Iterable[tuple[str, Part]], how: str) -> list[LayerRef]:
+    """One ref per named part of a tensor."""
+    made = []
+    for label, part in parts:
+        shape = list(ref.shape)
+        shape[part.axis] = part.count(shape[part.axis])
+        made.append(replace(ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=how))
+    return made
+
+
+def equal_parts(labels: str | Iterable[str], axis: int, size: int) -> list[tuple[str, Part]]:
+    """Contiguous equal parts of an axis, in order."""
+    names = list(labels)
+    length = size // len(names)
+    return [(name, Part(axis, i * length, length, size)) for i, name in enumerate(names)]
+
+
+def why_not(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
+    """(kind, reason) of a tensor that can be no matrix whatever it is called, else None."""
+    if math.prod(shape) == 0:
+        return "empty", "no entries"
+    if len(shape) == 0:
+        return "scalar", "a single number"
+    if not FLOATS.match(dtype):
+        if len(shape) > 1 and ("int" in dtype or dtype.startswith("float")):
+            return "integer", f"{dtype} data: indices or quantised codes, not decoded"
+        return "buffer", f"{dtype} data, not weights"
+    return None
+
+
+def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[LayerRef]:
+    name, shape = tensor.name, tensor.shape
+    unfit = why_not(shape, tensor.dtype) or _vector(name, shape) or _scaled_codes(tensor, shapes)
+    if unfit:
+        return [_skip(tensor, *unfit)]
+    recurrent = RECURRENT.match(name)
+    if recurrent and len(shape) == 2:
+        return _gates(tensor, recurrent, shapes)
+    kind, axes = _kind_and_axes(name, shape)
+    if not axes:
+        return [_skip(tensor, kind, f"{len(shape)}-D: more axes than a layer has")]
+    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name)
+    if name.endswith("in_proj_weight") and len(shape) == 2 and shape[0] == 3 * shape[1]:
+        return split_ref(replace(ref, kind="attention"), equal_parts("qkv", 0, shape[0]), "split q, k, v")
+    return _fused(ref, config)
+
+
+def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
+    fused = fused_parts(ref.name, ref.shape, config)
+    if fused is None:
+        return [ref]
+    ref = replace(ref, axes=fused.axes, how="stored (in, out)" if fused.axes == "io" else "")
+    if not fused.parts:
+        return [ref]
+    how = "split " + ", ".join(label for label, _ in fused.parts)
+    return split_ref(ref, fused.parts, how)
+
+
+def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
+    if len(shape) > 1:
+        return None
+    owner, _, last = name.rpartition(".")
+    if last.startswith(("running_", "moving_")):
+        return "buffer", "running statistics"
+    if NORM.match(owner.rpartition(".")[2]) or last in ("gamma", "beta"):
+        return "norm", "1-D: part of a norm"
+    if "bias" in last:
+        return "bias", "1-D: bias"
+    return "vector", "1-D"
+
+
+def _scaled_codes(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    """Narrow floats that mean nothing without the scales stored beside them."""
+    if tensor.dtype.startswith("float8"):
+        for suffix in ("_scale_inv", "_scale"):
+            if tensor.name + suffix in shapes:
+                return "quantised", f"{tensor.dtype} with scales in {tensor.name + suffix}, not decoded"
+    return None
+
+
+def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:
+    owner = name.removesuffix(".weight").removesuffix(".embedding").rpartition(".")[2]
+    embedding = EMBEDDING.match(owner) is not None
+    if len(shape) == 2:
+        return ("embedding" if embedding else "dense"), "oi"
+    if len(shape) == 3 and (embedding or shape[0] == 1) and not name.endswith(".weight"):
+        return "embedding", "eoi"
+    if len(shape) == 3 and "expert" in name:
+        return "experts", "eoi"
+    return CONV.get(len(shape), ("tensor", ""))
+
+
+def _gates(tensor: TensorInfo, match: re.Match[str], shapes: Mapping[str, tuple[int, ...]]) -> list[LayerRef]:
+    """Gates of a torch LSTM, GRU or RNN: weight_hh is (gates·hidden, hidden), or (…, projection) beside a weight_hr."""
+    stem, level = match["stem"], match["level"]
+    hh, hr = shapes.get(f"{stem}weight_hh{level}"), shapes.get(f"{stem}weight_hr{level}")
+    hidden = (hr or hh or (0, 0))[1]
+    count = hh[0] // hidden if hh and hidden and hh[0] % hidden == 0 else 0
+    kind, labels = GATES.get(count, ("dense", ""))
+    ref = LayerRef(0, tensor.name, tensor.shape, "oi", tensor.dtype, kind, tensor=tensor.name)
+    if match["which"] == "hr" or not labels or tensor.shape[0] % count:
+        return [ref]
+    return split_ref(ref, equal_parts(labels, 0, tensor.shape[0]), f"split gates {', '.join(labels)}")
+
+
+def _skip(tensor: TensorInfo, kind: str, reason: str) -> LayerRef:
+    return LayerRef(0, tensor.name, tensor.shape, "", tensor.dtype, kind, tensor=tensor.name, skipped=reason)

@@ -1,0 +1,44 @@
+"""A torch tensor as NumPy; imported only where torch is already there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import Absent
+from layerscope.sources._layout import TensorInfo
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+
+def describe(name: str, tensor: Any) -> TensorInfo:
+    """Header of a tensor; equal storage marks tied tensors."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_quantized or tensor.layout.__str__() != "torch.strided":
+        dtype = f"{tensor.layout} {dtype}".removeprefix("torch.")
+    return TensorInfo(name, tuple(tensor.shape), dtype, identity(tensor))
+
+
+def identity(tensor: Any) -> tuple[Any, ...] | None:
+    """Equal for tensors that are the same memory in the same shape; None where there is no memory."""
+    if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided" or tensor.numel() == 0:
+        return None
+    return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def to_numpy(tensor: Any) -> Array:
+    """The numbers on the CPU, in the narrowest NumPy or ml_dtypes type that holds them."""
+    import torch
+
+    if tensor.device.type == "meta":
+        raise Absent("on the meta device: it has a shape but no numbers")
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16 or str(tensor.dtype).startswith("torch.float8"):
+        import ml_dtypes
+
+        narrow = getattr(ml_dtypes, str(tensor.dtype).removeprefix("torch."))
+        bits = torch.int16 if tensor.element_size() == 2 else torch.uint8
+        array: Array = tensor.contiguous().view(bits).numpy().view(narrow)
+        return array
+    plain: Array = tensor.resolve_conj().resolve_neg().numpy()
+    return plain

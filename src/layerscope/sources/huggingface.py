@@ -1,0 +1,129 @@
+"""A Hugging Face folder, or the id of one in the local hub cache; transformers is not imported and nothing is fetched.
+
+``config.json`` gives kinds and splits. safetensors are preferred to ``.bin`` files of the same model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
+from layerscope.sources import HUB_ID, safetensors, torch_file
+from layerscope.sources._state_dict import StateDict
+
+PORTABLE = True
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
+SIDE_FILES = ("training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt")
+
+
+def accepts(target: Any) -> bool:
+    """A folder with weights in it, or a string in the form of a hub id."""
+    if isinstance(target, str):
+        return HUB_ID.fullmatch(target) is not None
+    return isinstance(target, Path) and target.is_dir() and bool(_weights(target))
+
+
+def open(target: Path | str) -> StateDict:
+    """Read the headers of the folder's one model."""
+    folder = cached(target) if isinstance(target, str) else target
+    config = _config(folder)
+    files, module = _model(folder)
+    source: StateDict = module.open_files(folder, files, config)
+    source.spec = type(source.spec)(target, "huggingface", True, source.spec.key)
+    return source
+
+
+def cached(hub_id: str) -> Path:
+    """The snapshot of a hub id in the local cache.
+
+    :raises TargetNotFound: it is not there; the message names the cache and the command that would fetch it.
+    """
+    name, _, revision = hub_id.partition("@")
+    cache = _cache()
+    folder = cache / f"models--{name.replace('/', '--')}"
+    if not folder.is_dir():
+        known = [entry.name.removeprefix("models--").replace("--", "/") for entry in cache.glob("models--*")]
+        raise TargetNotFound(
+            f"{hub_id}: no such file, and not in the local hub cache {cache}{did_you_mean(name, known)} "
+            f"Fetch it first: hf download {name}"
+        )
+    reference = folder / "refs" / (revision or "main")
+    if ".." not in revision and reference.is_file():
+        revision = reference.read_text("utf-8").strip()
+    snapshots = folder / "snapshots"
+    if revision and re.fullmatch(r"[\w-]+", revision) and (snapshots / revision).is_dir():
+        return snapshots / revision
+    have = sorted(entry.name for entry in snapshots.glob("*"))
+    raise TargetNotFound(f"{hub_id}: the cache holds no such revision; known: {', '.join(have) or 'none'}")
+
+
+def _cache() -> Path:
+    if "HF_HUB_CACHE" in os.environ:
+        return Path(os.environ["HF_HUB_CACHE"])
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _weights(folder: Path) -> list[str]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    return [
+        name
+        for name in names
+        if name.endswith((".safetensors", safetensors.INDEX, ".bin.index.json", *torch_file.SUFFIXES))
+        and name not in SIDE_FILES
+    ]
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{path}: is not JSON") from None
+    if not isinstance(config, dict):
+        raise Unreadable(f"{path}: is no table of settings")
+    text = config.get("text_config")
+    return {**text, **config} if isinstance(text, dict) else config
+
+
+def _model(folder: Path) -> tuple[list[Path], Any]:
+    """The files of the folder's one model and the module that reads them; safetensors first."""
+    names = _weights(folder)
+    for suffixes, module in (
+        ((".safetensors", safetensors.INDEX), safetensors),
+        ((".bin", ".bin.index.json"), torch_file),
+    ):
+        mine = [name for name in names if name.endswith(suffixes)]
+        indices = [name for name in mine if name.endswith(".index.json")]
+        if len(indices) == 1:
+            return safetensors.shards(folder / indices[0]), module
+        files = [name for name in mine if not name.endswith(".index.json")]
+        if files and not indices:
+            return _one_model(folder, files), module
+        if indices:
+            raise _several(folder, indices)
+    return _one_model(folder, names), torch_file
+
+
+def _one_model(folder: Path, files: list[str]) -> list[Path]:
+    if len(files) == 1:
+        return [folder / files[0]]
+    shards = [SHARD.match(name) for name in files]
+    matched = [s for s in shards if s is not None]
+    if len(matched) == len(files) and len({(s["stem"], s["count"]) for s in matched}) == 1:
+        count = int(matched[0]["count"])
+        if len(files) != count:
+            raise Unreadable(f"{folder}: {len(files)} of {count} shards are there")
+        return [folder / name for name in files]
+    raise _several(folder, files)
+
+
+def _several(folder: Path, names: list[str]) -> Unreadable:
+    more = " …" if len(names) > 6 else ""
+    return Unreadable(f"{folder}: holds {len(names)} models: {', '.join(names[:6])}{more}; name one of them")

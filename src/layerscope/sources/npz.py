@@ -1,0 +1,65 @@
+"""NumPy .npz files, read without pickles, one array at a time."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Refused, Unreadable
+from layerscope.sources import spec
+from layerscope.sources._layout import TensorInfo
+from layerscope.sources._state_dict import StateDict
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+PORTABLE = True
+
+
+def accepts(target: Any) -> bool:
+    """A zip whose members are all .npy files, or a file called .npz."""
+    if not isinstance(target, Path) or not target.is_file():
+        return False
+    if target.suffix == ".npz":
+        return True
+    try:
+        with zipfile.ZipFile(target) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def open(target: Path) -> StateDict:
+    """Read the header of every member."""
+    try:
+        with zipfile.ZipFile(target) as archive:
+            tensors = [_header(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")]
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, zipfile.LargeZipFile) as error:
+        raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
+    if not tensors:
+        raise Unreadable(f"{target}: holds no arrays")
+
+    def fetch(name: str) -> Array:
+        with np.load(target, allow_pickle=False) as arrays:
+            array: Array = arrays[name]
+            return array
+
+    return StateDict(spec(target, "npz", portable=True), tensors, fetch)
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> TensorInfo:
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{info.filename} has npy version {version}")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+        if dtype.hasobject:
+            raise Refused(f"{archive.filename}: {info.filename} holds pickled objects; only numbers are read")
+        if member.tell() + dtype.itemsize * int(np.prod(shape, dtype=object)) != info.file_size:
+            raise ValueError(f"{info.filename} claims {shape} of {dtype}, which is not what it holds")
+    return TensorInfo(info.filename.removesuffix(".npy"), shape, str(dtype))

@@ -1,0 +1,315 @@
+"""Every record that travels between the rooms: frozen, small, with units and shapes.
+
+r is a number of eigenvalues; λ = σ² always, of a matrix W as stored, with no 1/N normalisation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from layerscope.settings import Settings
+
+    Array = NDArray[Any]
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.intp]
+
+Value = float | int | str
+SEVERITIES = ("info", "warn", "error")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of one axis of a stored tensor belong to a matrix.
+
+    Blocks of ``length`` entries, the first at ``offset``, one every ``stride`` entries: contiguous thirds of a
+    fused projection have stride = the whole axis, head-interleaved ones have stride = one head group.
+    """
+
+    axis: int  # axis of the stored tensor
+    offset: int  # entries
+    length: int  # entries per block
+    stride: int  # entries from block to block
+
+    def count(self, size: int) -> int:
+        """Entries taken from an axis of ``size``."""
+        return size // self.stride * self.length
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """One matrix-to-be of a model: what the header says, no data."""
+
+    index: int  # position in the model, counting every tensor
+    name: str  # unique; the tensor's name, with "[part]" where a tensor holds several matrices
+    shape: tuple[int, ...]  # of this part
+    axes: str  # a letter per axis: o out, i in, d h w positions, e experts; "" when not analysed
+    dtype: str  # numpy-style name, e.g. "bfloat16"
+    kind: str  # dense, conv2d, embedding, lstm, norm, bias, ...
+    role: str = "weight"  # weight, base, input, gradient
+    tensor: str = ""  # the stored tensor's name
+    part: Part | None = None
+    groups: int = 1  # convolution groups, blocks of the o axis
+    symmetric: bool = False  # a covariance: eigenvalues of itself, not of its Gram matrix
+    aliases: tuple[str, ...] = ()  # other names of the same storage
+    how: str = ""  # how it is read, for people: "split q,k,v", "tied with ..."
+    skipped: str = ""  # why it is never analysed; "" otherwise
+
+    @property
+    def params(self) -> int:
+        """Number of entries."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per entry as stored."""
+        digits = "".join(c for c in self.dtype.partition("_")[0] if c.isdigit())
+        return max(1, int(digits or 64) // 8)
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """How to open a source again, here or in another process."""
+
+    target: Any  # path for files; the object itself for live models
+    format: str  # name of the source module
+    portable: bool  # can another process open it?
+    key: str  # identifies the opened source within a process
+    parts: tuple[SourceSpec, ...] = ()
+
+
+class Source(Protocol):
+    """Something that has layers: headers first, then one tensor at a time."""
+
+    @property
+    def spec(self) -> SourceSpec: ...
+
+    def layers(self) -> Iterator[LayerRef]: ...
+
+    def read(self, ref: LayerRef) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of WᵀW (or of a covariance), pooled over the k matrices of a layer."""
+
+    evals: Floats  # (r,) ascending, unit of W²
+    n: int  # larger side of one matrix
+    m: int  # smaller side
+    k: int  # number of matrices pooled
+    floor: float  # eigenvalues at or below are zero to the precision of the weights
+    complete: bool = True  # all k·m eigenvalues are here
+
+    @property
+    def live(self) -> Floats:
+        """The eigenvalues above the floor, ascending."""
+        return self.evals[self.evals.searchsorted(self.floor, side="right") :]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One distribution fitted to one spectrum, or the reason why it could not be."""
+
+    family: str
+    ok: bool
+    reason: str = ""  # why not ok
+    params: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One role of one layer, measured."""
+
+    ref: LayerRef
+    spectrum: Spectrum | None = None
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    skipped: str = ""  # why there is no spectrum
+    failed: bool = False  # skipped because something went wrong, not by design
+    seconds: float = 0.0  # wall-clock
+
+
+@dataclass(frozen=True)
+class Job:
+    """One layer's work for an engine."""
+
+    spec: SourceSpec
+    refs: tuple[LayerRef, ...]  # all roles of one layer
+    settings: Settings
+    cost: float = 0.0  # floating-point operations
+    memory: int = 0  # bytes at the peak
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """All that is known of one layer after measuring."""
+
+    name: str
+    parts: Mapping[str, Measurement]
+    metrics: Mapping[str, Value] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)  # metric → why it is not there
+
+    @property
+    def ref(self) -> LayerRef:
+        """The reference of the diagnosed matrix."""
+        return self.parts["weight"].ref
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """The spectrum of the diagnosed matrix."""
+        return self.parts["weight"].spectrum
+
+    @property
+    def skipped(self) -> str:
+        """Why the layer was not analysed, or ``""``."""
+        return self.parts["weight"].skipped
+
+    @property
+    def failed(self) -> bool:
+        """Did something go wrong with it?"""
+        return any(part.failed for part in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict about one layer, or about the whole model when ``layer`` is None."""
+
+    code: str
+    severity: str  # info, warn, error
+    layer: str | None
+    value: Value | None  # what was measured
+    limit: Value | None  # what it was held against
+    message: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule returns when it fires."""
+
+    message: str
+    value: Value  # what was measured
+    limit: Value  # what it was held against
+
+
+class Layers(Mapping[str, LayerReport]):
+    """The layers of a report, by name or by index."""
+
+    def __init__(self, layers: tuple[LayerReport, ...]) -> None:
+        self._by_name = {layer.name: layer for layer in layers}
+        self._by_index = {layer.ref.index: layer for layer in layers}
+
+    def __getitem__(self, key: str | int) -> LayerReport:
+        if isinstance(key, int):
+            if key in self._by_index:
+                return self._by_index[key]
+            raise KeyError(f"no layer {key}; indices run from 0 to {max(self._by_index, default=0)}")
+        if key in self._by_name:
+            return self._by_name[key]
+        from layerscope.errors import did_you_mean
+
+        raise KeyError(f"no layer called {key!r}{did_you_mean(key, self._by_name)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} layers: {', '.join(list(self)[:3])}{', …' if len(self) > 3 else ''}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report:
+    """What one analysis found: the layers, what was concluded, and how it was made."""
+
+    meta: Mapping[str, Any]  # versions, target, settings, seed, time, device
+    rows: tuple[LayerReport, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def layers(self) -> Layers:
+        """Every tensor of the model, analysed or skipped, by name or index."""
+        return Layers(self.rows)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings it was made with."""
+        from layerscope.settings import Settings
+
+        return Settings.from_dict(self.meta["settings"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Mean, median and spread of each metric over the layers that count, and what was left out."""
+        from layerscope.views.summary import summarise
+
+        return summarise(self)
+
+    @property
+    def details(self) -> pd.DataFrame:
+        """The table of analysed layers (the name WeightWatcher's users know)."""
+        frame = self.frame()
+        return frame[frame["skipped"] == ""].reset_index(drop=True)
+
+    @property
+    def spectra(self) -> dict[str, Floats]:
+        """Eigenvalues of each analysed layer, ascending."""
+        return {row.name: row.spectrum.evals for row in self.rows if row.spectrum is not None}
+
+    def frame(self) -> pd.DataFrame:
+        """One row per tensor, one column per metric; needs pandas."""
+        from layerscope.views.frame import frame
+
+        return frame(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything, spectra too, to a ``.layerscope`` file."""
+        from layerscope.views.store import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Report:
+        """Read a saved report; the inverse of :meth:`save`."""
+        from layerscope.views.store import load
+
+        return load(path)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The report as JSON, schema 1; spectra are left out."""
+        from layerscope.views.json import to_json
+
+        return to_json(self, indent=indent)
+
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """Read what :meth:`to_json` wrote."""
+        from layerscope.views.json import from_json
+
+        return from_json(text)
+
+    def replace(self, **changes: Any) -> Report:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        from layerscope.views.table import plain
+
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        from layerscope.views.notebook import html
+
+        return html(self)

@@ -1,0 +1,54 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from layerscope.errors import OutputError
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write beside the target, then rename; a device or pipe is written to directly.
+
+    :raises OutputError: no such folder, no permission, no space; what was there before is still there.
+    """
+    target = Path(path)
+    scratch: str | None = None
+    try:
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
+                file.write(content)
+            return
+        target = target.resolve()
+        name = str(target.parent / f".{target.name[:50]}.{os.getpid()}.part")
+        descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        scratch = name
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            os.chmod(scratch, target.stat().st_mode & 0o777)
+        os.replace(scratch, target)
+    except OSError as error:
+        if scratch is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(scratch)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Fail now rather than after the work.
+
+    :raises OutputError: the folder is missing, is no folder, or may not be written to; or the path is a folder.
+    """
+    target = Path(path)
+    folder = target.resolve().parent
+    if target.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: permission denied")

@@ -1,0 +1,59 @@
+"""A report as CSV or Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from layerscope import registry
+from layerscope.types import Report
+from layerscope.views import frame
+from layerscope.views.text import number, plural, printable
+
+MARKDOWN = ("layer_id", "name", "N", "M", "num_evals", "alpha", "alpha_low", "alpha_high", "log_spectral_norm",
+            "stable_rank", "phase", "verdicts")  # fmt: skip
+
+
+def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
+    """Every tensor a row, every column; absent values are empty. Several reports get a first column ``target``."""
+    names = list(columns) or frame.columns()
+    several = len(reports) > 1
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["target", *names] if several else names)
+    for report in reports:
+        for row in frame.rows(report):
+            values = [row[name] for name in names]
+            cells = ["×".join(map(str, v)) if isinstance(v, list) else v for v in values]
+            writer.writerow([report.meta["target"], *cells] if several else cells)
+    return buffer.getvalue()
+
+
+def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
+    """The analysed layers as a table, then the findings: fit for a pull-request comment."""
+    names = list(columns) or list(MARKDOWN)
+    plugins = registry.plugins("metrics")
+    formats = {name: str(plugins[name].meta["fmt"]) if name in plugins else "s" for name in names}
+    lines = [f"### layerscope: {escape(report.meta['target'])}", ""]
+    lines += ["| " + " | ".join(escape(name) for name in names) + " |", "|" + " --- |" * len(names)]
+    for row in frame.rows(report):
+        if not row["skipped"]:
+            cells = [escape(number(row[name], formats[name]) if name != "shape" else row[name]) for name in names]
+            lines.append("| " + " | ".join(cells) + " |")
+    summary = report.summary
+    median = summary["metrics"].get("alpha", {}).get("median")
+    lines += ["", f"{plural(summary['analysed'], 'layer')} analysed, median α {number(median, '.2f')}."]
+    for finding in report.findings:
+        if finding.severity != "info":
+            lines.append(f"- **{finding.code} {finding.title}** {escape(finding.layer)}: {escape(finding.message)}")
+    lines += [f"- failed: {escape(name)}" for name in summary["failed"]]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that Markdown and the HTML it becomes show as it is."""
+    shown = printable(text)
+    for c in "\\`*_[]|#":
+        shown = shown.replace(c, "\\" + c)
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

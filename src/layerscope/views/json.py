@@ -1,0 +1,110 @@
+"""A report as JSON, schema 1 (docs/json.md): valid JSON without NaN, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from layerscope.errors import Unreadable
+from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Part, Report, Spectrum
+from layerscope.views.frame import sizes
+
+SCHEMA = 1
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """The report as plain JSON types, spectra left out."""
+    conv = report.settings.conv
+    return {
+        "schema": SCHEMA,
+        "meta": dict(report.meta),
+        "layers": [layer_to_dict(layer, conv) for layer in report.rows],
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "summary": report.summary,
+    }
+
+
+def layer_to_dict(layer: LayerReport, conv: str) -> dict[str, Any]:
+    """One layer: its sizes, metrics, reasons, and what each role was measured as."""
+    size = sizes(layer, conv)
+    return {
+        "name": layer.name,
+        "index": size["layer_id"],
+        "kind": size["layer_type"],
+        **{key: size[key] for key in ("shape", "N", "M", "Q", "rf", "num_evals", "dtype", "params", "skipped")},
+        "failed": layer.failed,
+        "metrics": dict(layer.metrics),
+        "absent": dict(layer.absent),
+        "parts": {role: _part_to_dict(part) for role, part in layer.parts.items()},
+    }
+
+
+def to_json(report: Report, *, indent: int | None = None) -> str:
+    """Valid JSON: a number that is not finite is an error here, not in somebody's parser."""
+    return json.dumps(to_dict(report), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def to_jsonl(report: Report) -> Iterator[str]:
+    """One JSON object per line: meta, each layer, each finding, summary; ``record`` says which."""
+    whole = to_dict(report)
+    yield _line({"record": "meta", "schema": SCHEMA, **whole["meta"]})
+    for kind, many in (("layer", "layers"), ("finding", "findings")):
+        for item in whole[many]:
+            yield _line({"record": kind, **item})
+    yield _line({"record": "summary", **whole["summary"]})
+
+
+def from_json(text: str) -> Report:
+    """The report that :func:`to_json` wrote, without spectra."""
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise Unreadable(f"not JSON: {error}") from None
+    return from_dict(plain, {})
+
+
+def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report:
+    """A report from plain types and the spectra of (index, role)."""
+    if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+        found = plain.get("schema") if isinstance(plain, Mapping) else None
+        raise Unreadable(f"a report of schema {found!r}; this version reads schema {SCHEMA}")
+    try:
+        layers = tuple(_layer(layer, spectra) for layer in plain["layers"])
+        findings = tuple(Finding(**finding) for finding in plain["findings"])
+        report = Report(dict(plain["meta"]), layers, findings)
+        _ = report.settings
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Unreadable(f"a damaged report: {type(error).__name__}: {error}") from None
+    return report
+
+
+def _line(item: dict[str, Any]) -> str:
+    return json.dumps(item, ensure_ascii=False, allow_nan=False)
+
+
+def _part_to_dict(part: Measurement) -> dict[str, Any]:
+    return {
+        "ref": {**dataclasses.asdict(part.ref), "shape": list(part.ref.shape), "aliases": list(part.ref.aliases)},
+        "fits": {
+            name: {"ok": fit.ok, "reason": fit.reason, "params": dict(fit.params)} for name, fit in part.fits.items()
+        },
+        "skipped": part.skipped,
+        "failed": part.failed,
+        "seconds": part.seconds,
+    }
+
+
+def _layer(plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
+    parts = {role: _part(role, part, spectra) for role, part in plain["parts"].items()}
+    return LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
+
+
+def _part(role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> Measurement:
+    raw = dict(plain["ref"])
+    raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
+    raw["part"] = Part(**raw["part"]) if raw["part"] is not None else None
+    ref = LayerRef(**raw)
+    fits = {name: Fit(name, fit["ok"], fit["reason"], dict(fit["params"])) for name, fit in plain["fits"].items()}
+    return Measurement(ref, spectra.get((ref.index, role)), fits, plain["skipped"], plain["failed"], plain["seconds"])

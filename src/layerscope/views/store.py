@@ -1,0 +1,98 @@
+"""A report as a file: one zip with the JSON of the report and each spectrum as .npy, all uncompressed.
+
+Uncompressed, so that no member can be larger than the file itself; nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+from layerscope.types import Report, Spectrum
+from layerscope.views.files import write_whole
+from layerscope.views.json import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
+MEMBER = "layerscope.json"
+FACTS = ("n", "m", "k", "floor", "complete")
+
+
+def is_report(path: str | Path) -> bool:
+    """Is it a saved report? Told by content."""
+    try:
+        if not Path(path).is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return MEMBER in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def save(report: Report, path: str | Path) -> None:
+    """Write the whole report; the file appears complete or not at all."""
+    buffer = io.BytesIO()
+    spectra: dict[str, dict[str, Any]] = {}
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for layer in report.rows:
+            for role, part in layer.parts.items():
+                if part.spectrum is not None:
+                    member = f"spectra/{part.ref.index}.{role}.npy"
+                    facts = {name: getattr(part.spectrum, name) for name in FACTS}
+                    spectra[member] = {"index": part.ref.index, "role": role, **facts}
+                    archive.writestr(_dated(member), _npy(part.spectrum.evals))
+        content = {**to_dict(report), "spectra": spectra}
+        archive.writestr(_dated(MEMBER), json.dumps(content, ensure_ascii=False, allow_nan=False))
+    write_whole(path, buffer.getvalue())
+
+
+def load(path: str | Path) -> Report:
+    """Read a saved report.
+
+    :raises Unreadable: not a report, truncated, compressed, or with spectra that are not what it says.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            plain = json.loads(_member(archive, MEMBER))
+            spectra = {
+                (int(facts["index"]), str(facts["role"])): _spectrum(archive, member, facts)
+                for member, facts in plain.get("spectra", {}).items()
+            }
+    except Unreadable as error:
+        raise Unreadable(f"{path}: {error}") from None
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
+        raise Unreadable(f"{path}: not a saved report, or damaged: {error}") from None
+    return from_dict(plain, spectra)
+
+
+def _spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any]) -> Spectrum:
+    evals: Floats = np.lib.format.read_array(io.BytesIO(_member(archive, member)), allow_pickle=False)
+    spectrum = Spectrum(evals, **{name: facts[name] for name in FACTS})
+    whole = evals.ndim == 1 and evals.dtype == np.float64 and len(evals) == spectrum.k * spectrum.m > 0
+    if not whole or not np.isfinite(evals).all() or (np.diff(evals) < 0).any() or evals[0] < 0:
+        raise Unreadable(f"{member} is not the ascending spectrum of {spectrum.k} matrices of {spectrum.m} eigenvalues")
+    return spectrum
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise Unreadable(f"{name} is compressed, which a saved report never is")
+    return archive.read(info)
+
+
+def _npy(evals: Floats) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, evals, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _dated(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name)  # a fixed date: equal reports are equal files

@@ -1,0 +1,303 @@
+"""A report as a table for people: on a terminal, in a pipe, as a repr."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from layerscope import registry
+from layerscope.rules import accepted
+from layerscope.types import SEVERITIES, Finding, Job, LayerReport, Report
+from layerscope.views import frame
+from layerscope.views.text import abbreviate, elide, number, plural, printable
+
+STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
+NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "stable_rank", "phase", "verdicts")
+WIDE = (*NARROW[:4], "D", "num_pl_spikes", *NARROW[4:])
+DESCRIBE = ("layer_id", "name", "layer_type", "shape", "size", "Q", "num_evals", "note")
+DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "note")
+HEADS = {
+    "layer_id": "#",
+    "name": "layer",
+    "layer_type": "type",
+    "verdicts": "verdict",
+    "num_evals": "evals",
+    "size": "N×M·rf",
+}
+LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
+SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
+MOST = 6  # layers named below one verdict before the rest are counted
+LEAST = 17  # columns that a shortened cell keeps
+PIPE_WIDTH = 120
+
+
+def show(report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0) -> None:
+    """The table of analysed layers, the summary, the verdicts, what was skipped."""
+    chosen = list(columns) or list(WIDE if console.width >= 100 else NARROW)
+    rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
+    console.print(_title(report))
+    if rows:
+        console.print(_table(report, rows, chosen, console.width))
+    for line in (*_summary(report), *_verdicts(report, verbose), *_skipped(report)):
+        console.print(line)
+
+
+def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:
+    """Every tensor: sizes, and analysed or why not."""
+    chosen = list(columns) or list(DESCRIBE_WIDE if console.width >= 100 else DESCRIBE)
+    console.print(_title(report))
+    console.print(_table(report, list(report.rows), chosen, console.width))
+    usable = sum(not layer.skipped for layer in report.rows)
+    console.print(Text(f"{plural(len(report.rows), 'row')}: {usable} to analyse, {len(report.rows) - usable} not"))
+
+
+def side_by_side(reports: Sequence[Report], console: Console) -> None:
+    """The summaries of several models, a column each."""
+    table = _bare()
+    table.add_column("median over layers")
+    names = _distinct([str(report.meta["target"]) for report in reports])
+    width = max(12, (console.width - 26) // len(reports) - 2)
+    for name in names:
+        table.add_column(Text(elide(printable(name), width)), justify="right", no_wrap=True)
+    summaries = [report.summary for report in reports]
+    plugins = registry.plugins("metrics")
+    for name in ("alpha", "alpha_weighted", "log_norm", "log_spectral_norm", "stable_rank", "entropy"):
+        fmt = plugins[name].meta["fmt"]
+        values = [s["metrics"].get(name, {}).get("median") for s in summaries]
+        table.add_row(name, *(Text(number(v, fmt)) for v in values))
+    table.add_row("layers averaged", *(str(s["averaged"]) for s in summaries))
+    for code in sorted({code for s in summaries for code in s["findings"]}):
+        title = registry.find("rules", code).meta["title"]
+        table.add_row(f"{code} {title}", *(str(s["findings"].get(code, 0)) for s in summaries))
+    console.print(Text("Side by side", style="bold"))
+    console.print(table)
+    if len({s["averaged"] for s in summaries}) > 1:
+        console.print(Text("The models differ in depth: compare shape (alpha), not scale (norms, alpha_weighted)."))
+
+
+def plain(report: Report) -> str:
+    """The table without colours, as a repr shows it."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=_pipe_width(), color_system=None, highlight=False, emoji=False)
+    if any(layer.spectrum is not None or layer.metrics for layer in report.rows):
+        show(report, console)
+    else:
+        show_description(report, console)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def console_for(stream: Any) -> Console:
+    """A console on a stream: as wide as the terminal, or wide enough for names in a pipe; NO_COLOR is honoured."""
+    tty = stream.isatty()
+    width = None if tty else _pipe_width()
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
+
+
+def _pipe_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) >= 40 else PIPE_WIDTH
+
+
+def _bare() -> Table:
+    return Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False, pad_edge=False)
+
+
+def _table(report: Report, rows: Iterable[LayerReport], columns: list[str], width: int) -> Table:
+    by_layer: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        by_layer.setdefault(finding.layer, []).append(finding)
+    shown = {layer.ref.index for layer in rows}
+    cells = [
+        [_cell(report, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
+        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        if layer.ref.index in shown
+    ]
+    heads = [_head(column) for column in columns]
+    _fit(heads, cells, columns, width)
+    table = _bare()
+    for column, head in zip(columns, heads, strict=True):
+        table.add_column(head, justify="left" if column in LEFT else "right", no_wrap=True, overflow="ellipsis")
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _fit(heads: list[str], cells: list[list[Text]], columns: list[str], width: int) -> None:
+    """Shorten notes, then names, until the table fits."""
+    widths = [max([len(head), *(row[i].cell_len for row in cells)]) + 1 for i, head in enumerate(heads)]
+    for column, shorten in (("note", elide), ("how", elide), ("name", abbreviate)):
+        if column in columns and sum(widths) > width:
+            i = columns.index(column)
+            widths[i] = max(min(LEAST, widths[i]), widths[i] - (sum(widths) - width))
+            for row in cells:
+                row[i] = Text(shorten(row[i].plain, widths[i] - 1), style=row[i].style)
+
+
+def _head(column: str) -> str:
+    if column in HEADS:
+        return HEADS[column]
+    plugin = registry.plugins("metrics").get(column)
+    return str(plugin.meta["label"]) if plugin else column
+
+
+def _cell(report: Report, layer: LayerReport, values: dict[str, Any], column: str, findings: list[Finding]) -> Text:
+    if column == "name":
+        return Text(printable(layer.name))
+    if column == "size":
+        return Text(_size(values))
+    if column == "shape":
+        return Text("×".join(map(str, values["shape"])) or "·")
+    if column == "note":
+        return Text(printable(layer.skipped or layer.ref.how or "analysed"), style="dim" if layer.skipped else "")
+    if column == "verdicts":
+        if layer.failed:
+            return Text("failed", style=STYLES["error"])
+        return Text(" ".join(f.code for f in findings), style=STYLES[_worst(findings)])
+    if column == "alpha" and "alpha" in layer.metrics:
+        return _alpha(report, layer, findings)
+    if column == "phase" and layer.failed:
+        return Text(printable(layer.skipped, 40), style=STYLES["error"])
+    plugin = registry.plugins("metrics").get(column)
+    fmt = str(plugin.meta["fmt"]) if plugin else ".2f" if column == "Q" else "s"
+    return Text(printable(number(values.get(column), fmt)))
+
+
+def _alpha(report: Report, layer: LayerReport, findings: list[Finding]) -> Text:
+    m = layer.metrics
+    half = (float(m["alpha_high"]) - float(m["alpha_low"])) / 2
+    text = f"{m['alpha']:.2f} ±{half:.2f}" if half < 10 else f"{m['alpha']:.1f} ±{half:.0f}"
+    if not accepted(layer, report.settings):
+        return Text(f"{text}?", style="dim")
+    return Text(f"{text} ", style=STYLES[_worst([f for f in findings if f.code in ("LS101", "LS102")])])
+
+
+def _size(values: dict[str, Any]) -> str:
+    if values["N"] is None:
+        return "–"
+    k = values["rf"]
+    return f"{values['N']}×{values['M']}" + (f"·{k}" if k > 1 else "")
+
+
+def _title(report: Report) -> Text:
+    meta = report.meta
+    took = f", {meta['seconds']:.2f} s" if "seconds" in meta else ""
+    return Text.assemble((elide(printable(meta["target"], 500), 50), "bold"), f"  ({meta['format']}{took})")
+
+
+def _summary(report: Report) -> list[Text]:
+    summary = report.summary
+    metrics = summary["metrics"]
+    lines = [Text("")]
+    if "alpha" in metrics:
+        parts = [f"{label} {metrics[name]['median']:.2f}" for name, label in SUMMARY if name in metrics]
+        lines.append(Text(f"Median of {plural(summary['averaged'], 'layer')}: {', '.join(parts)}"))
+    out: dict[str, int] = {}
+    for item in summary["left_out"]:
+        reason = "too small or no fit" if item["why"] not in ("embedding", "collapsed") else item["why"]
+        out[reason] = out.get(reason, 0) + 1
+    if out:
+        lines.append(Text("Left out of it: " + ", ".join(f"{count} {why}" for why, count in sorted(out.items()))))
+    doubtful = sum(
+        "alpha" in x.metrics and x.spectrum is not None and not accepted(x, report.settings) for x in report.rows
+    )
+    if doubtful:
+        lines.append(Text(f"{doubtful} α marked ? rest on a short tail or a poor fit and carry no verdict"))
+    return lines
+
+
+def _verdicts(report: Report, verbose: int) -> list[Text]:
+    """The findings, gravest first; of those that only inform, a count."""
+    if not any(not layer.skipped for layer in report.rows):
+        return [Text("No layer could be analysed.", style=STYLES["error"])]
+    codes = sorted({f.code for f in report.findings}, key=lambda c: (-_gravity(report, c), c))
+    if not any(_gravity(report, code) for code in codes):
+        codes_text = "No layer is over-trained, under-trained or collapsed on this evidence."
+        lines = [Text(""), Text(codes_text, style="bold")]
+    else:
+        lines = [Text(""), Text("Verdicts", style="bold")]
+    for code in codes:
+        found = [f for f in report.findings if f.code == code]
+        style = STYLES[found[0].severity]
+        lines.append(Text.assemble("  ", (f"{code} {found[0].title}", style), f": {plural(len(found), 'layer')}"))
+        if found[0].severity == "info" and not verbose:
+            continue
+        most = len(found) if verbose else MOST
+        lines += [Text(f"    {printable(f.layer, 70)}\n      {f.message}") for f in found[:most]]
+        if len(found) > most:
+            lines.append(Text(f"    … and {len(found) - most} more (-v shows all)"))
+    if codes:
+        lines.append(Text(f"  What one means: layerscope explain {codes[0]}", style="dim"))
+    return lines
+
+
+def _skipped(report: Report) -> list[Text]:
+    kinds = report.summary["skipped"]
+    failed = [layer for layer in report.rows if layer.failed]
+    lines = []
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        lines.append(Text(f"Not analysed: {listed} (layerscope describe says why)", style="dim"))
+    style = STYLES["error"]
+    lines += [Text(f"Failed: {printable(x.name, 60)}: {printable(x.skipped)}", style=style) for x in failed[:MOST]]
+    if len(failed) > MOST:
+        lines.append(Text(f"Failed: {len(failed) - MOST} more", style=style))
+    return lines
+
+
+def _gravity(report: Report, code: str) -> int:
+    return max(SEVERITIES.index(f.severity) for f in report.findings if f.code == code)
+
+
+def _worst(findings: Iterable[Finding]) -> str:
+    return max((f.severity for f in findings), key=SEVERITIES.index, default="")
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The last parts of paths, as many as tell them apart."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    for depth in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-depth:]) for p in parts]
+        if len(set(short)) == len(set(names)):
+            return short
+    return names
+
+
+def plugin_table(kind: str, plugins: Sequence[registry.Plugin]) -> Table:
+    """Name, file and first line of each plugin of a kind."""
+    table = _bare()
+    table.title, table.title_justify, table.title_style = kind, "left", "bold"
+    for head in ("name", "what", "file"):
+        table.add_column(head, overflow="fold")
+    for plugin in plugins:
+        file = plugin.file.rpartition("layerscope/")[2] if "/layerscope/" in plugin.file else plugin.file
+        what = str(plugin.meta.get("title") or plugin.title)
+        table.add_row(Text(plugin.name), Text(what), Text(f"{file}:{plugin.line}"))
+    return table
+
+
+def plan_table(target: str, jobs: Sequence[Job], idle: Sequence[LayerReport]) -> Table:
+    """What analyze would do: each layer with its cost and memory."""
+    table = _bare()
+    total = sum(job.cost for job in jobs)
+    most = max((job.memory for job in jobs), default=0)
+    table.title = (
+        f"{printable(target)}: {plural(len(jobs), 'layer')}, {total / 1e9:,.2f} Gflop, "
+        f"at most {most / 2**20:,.0f} MiB a layer; {plural(len(idle), 'tensor')} skipped"
+    )
+    table.title_justify, table.title_style = "left", "bold"
+    for head in ("#", "Gflop", "share", "MiB"):
+        table.add_column(head, justify="right")
+    table.add_column("layer")
+    for job in jobs:
+        ref = job.refs[0]
+        share = f"{job.cost / total:.1%}" if total else "–"
+        table.add_row(
+            str(ref.index), f"{job.cost / 1e9:,.3f}", share, f"{job.memory / 2**20:,.1f}", Text(printable(ref.name, 60))
+        )
+    return table

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from layerscope.fits import fit_all
+from layerscope.fits._compare import against_power_law, nested_p
+from layerscope.fits.truncated_power_law import log_exponential_integral
+from layerscope.settings import EVIDENCE_FITS, Settings
+from layerscope.types import Fit
+from tests.samples import pareto, spectrum_of
+
+
+def fits_of(values: np.ndarray, **changes: object) -> dict[str, Fit]:
+    return fit_all(spectrum_of(values), Settings(fits=EVIDENCE_FITS, **changes))  # type: ignore[arg-type]
+
+
+def test_exponential_tail_is_recognised(rng: np.random.Generator) -> None:
+    fit = fits_of(1 + 3 * rng.standard_exponential(500), min_tail=450)["exponential"]
+    assert fit.params["ratio"] < 0
+    assert fit.params["p"] < 0.1
+    assert fit.params["rate"] == pytest.approx(1 / 3, rel=0.15)
+
+
+def test_power_law_tail_is_not_taken_for_an_exponential(rng: np.random.Generator) -> None:
+    fit = fits_of(pareto(rng, 2.3, 500))["exponential"]
+    assert fit.params["ratio"] > 0
+    assert fit.params["p"] < 0.05
+
+
+def test_lognormal_tail_is_recognised_and_its_parameters_recovered(rng: np.random.Generator) -> None:
+    values = np.sort(rng.lognormal(0.0, 1.0, 3000))
+    values = values[values > np.exp(-1)]
+    fit = fits_of(values, min_tail=len(values))["lognormal"]
+    assert fit.params["ratio"] < 0
+    assert fit.params["p"] < 0.01
+    assert fit.params["mu"] == pytest.approx(0.0, abs=0.15)
+    assert fit.params["s"] == pytest.approx(1.0, rel=0.1)
+
+
+def test_lognormal_likelihood_is_scipys(rng: np.random.Generator) -> None:
+    values = np.sort(rng.lognormal(0.3, 0.8, 800))
+    fits = fits_of(values, min_tail=800)
+    mu, s, low = fits["lognormal"].params["mu"], fits["lognormal"].params["s"], values[0]
+    law = stats.lognorm(s, scale=np.exp(mu))
+    expected = (law.logpdf(values) - law.logsf(low)).sum()
+    assert fits["lognormal"].params["loglik"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_lognormal_does_not_beat_a_true_power_law(rng: np.random.Generator) -> None:
+    rejected = 0
+    for _ in range(20):
+        fit = fits_of(pareto(rng, 2.5, 300), bootstrap=1)["lognormal"].params
+        rejected += fit["ratio"] < 0 and fit["p"] < 0.1
+    assert rejected <= 4
+
+
+@pytest.mark.parametrize(
+    ("alpha", "theta"), [(1.5, 0.01), (2.0, 1.0), (0.5, 0.1), (3.5, 1e-8), (8.0, 20.0), (-2.0, 0.5)]
+)
+def test_exponential_integral_agrees_with_quadrature(alpha: float, theta: float) -> None:
+    exact = integrate.quad(lambda u: np.exp(-(alpha - 1) * u - theta * (np.exp(u) - 1)), 0, 60, limit=500)[0]
+    assert log_exponential_integral(alpha, theta) == pytest.approx(np.log(exact) - theta, abs=1e-7)
+
+
+def test_truncated_power_law_recovers_its_own_sample(rng: np.random.Generator) -> None:
+    alpha, cut = 1.8, 0.05
+    draws = pareto(rng, alpha, 40000)
+    draws = draws[rng.random(len(draws)) < np.exp(-cut * (draws - 1))][:4000]
+    fit = fits_of(draws, min_tail=len(draws), bootstrap=1)["truncated_power_law"]
+    assert fit.params["alpha"] == pytest.approx(alpha, abs=0.1)
+    assert fit.params["Lambda"] == pytest.approx(cut, rel=0.15)
+    assert fit.params["p"] < 1e-6
+
+
+def test_truncation_is_not_found_in_a_pure_power_law() -> None:
+    rng = np.random.default_rng(5)
+    found = sum(
+        fits_of(pareto(rng, 2.5, 300), bootstrap=1)["truncated_power_law"].params["p"] < 0.05 for _ in range(30)
+    )
+    assert found <= 6
+
+
+def test_vuong_is_even_handed(rng: np.random.Generator) -> None:
+    values = np.sort(pareto(rng, 2.5, 100))
+    same = np.log(1.5 / values[0]) - 2.5 * np.log(values / values[0])
+    assert against_power_law(values, 2.5, same) == (pytest.approx(0.0, abs=1e-9), 1.0)
+    assert nested_p(0.0) == 0.5
+
+
+def test_bootstrap_is_seeded_and_accepts_a_power_law(rng: np.random.Generator) -> None:
+    values = pareto(rng, 3.0, 200)
+    first, again, other = (fits_of(values, seed=s)["bootstrap"].params for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first["p"] > 0.1
+    assert first["alpha_low"] < 3.0 < first["alpha_high"] + 0.5
+
+
+def test_goodness_of_fit_rejects_an_exponential(rng: np.random.Generator) -> None:
+    rejected = 0
+    for _ in range(5):
+        values = 1 + rng.standard_exponential(500) * 3
+        rejected += fits_of(values, min_tail=450)["bootstrap"].params["p"] < 0.1
+    assert rejected >= 4
+
+
+def test_goodness_of_fit_p_is_not_small_under_the_null() -> None:
+    rng = np.random.default_rng(11)
+    p = [fits_of(pareto(rng, 2.5, 100), bootstrap=40)["bootstrap"].params["p"] for _ in range(40)]
+    assert stats.kstest(p, "uniform", alternative="greater").pvalue > 0.001
+
+
+def test_a_rival_of_a_failed_fit_fails_for_the_same_reason() -> None:
+    fits = fits_of(np.arange(1.0, 10))
+    assert not fits["lognormal"].ok
+    assert fits["lognormal"].reason == fits["power_law"].reason
