@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -117,8 +116,9 @@ def cpu(work: object) -> float:
 
 
 def peak() -> int:
-    """Largest resident size so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """Largest resident size of this program so far, bytes (getrusage would include the parent's before exec)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) << 10
 
 
 SIDES = {"layerscope": layerscope_side, "weightwatcher": weightwatcher_side, "bare": bare_side, "fit": fit_side}

@@ -1,4 +1,4 @@
-"""Which layers a user means: by index, by kind, or by a glob on the name."""
+"""Which layers a user means: by index, by kind, by name with or without ``.weight``, or by a glob on the name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _matches(refs: Sequence[LayerRef], selector: Selector) -> list[LayerRef]:
     found = [
         ref
         for ref in refs
-        if text in (str(ref.index), ref.kind, ref.name, ref.tensor) or fnmatch.fnmatchcase(ref.name, text)
+        if text in (str(ref.index), ref.kind, ref.name, ref.tensor, _module(ref)) or fnmatch.fnmatchcase(ref.name, text)
     ]
     usable = [ref for ref in found if not ref.skipped]
     if usable:
@@ -38,7 +38,11 @@ def _matches(refs: Sequence[LayerRef], selector: Selector) -> list[LayerRef]:
         raise NoLayerMatches(f"layers {text!r}: {found[0].name} is never analysed ({found[0].skipped})")
     analysed = [ref for ref in refs if not ref.skipped]
     kinds = sorted({ref.kind for ref in analysed})
-    hint = did_you_mean(text, [*kinds, *(ref.name for ref in analysed)])
+    hint = did_you_mean(text, [*kinds, *map(_module, analysed)])
     raise NoLayerMatches(
         f"layers {text!r} match nothing{hint} Give an index (0–{len(refs) - 1}), a kind ({', '.join(kinds)}) or a glob"
     )
+
+
+def _module(ref: LayerRef) -> str:
+    return ref.tensor.removesuffix(".weight")

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import Absent
-from layerscope.numerics import spectra
-from layerscope.numerics.eigen import _dsyevd, eigvalsh
+from layerscope.numerics import eigen, spectra
 from layerscope.numerics.spectra import esd
 from tests.samples import with_singular_values
 
@@ -109,13 +108,28 @@ def test_transposing_and_permuting_change_nothing(n: int, m: int, seed: int) -> 
 def test_eigvalsh_outside_the_lock_equals_numpy(rng: np.random.Generator, m: int) -> None:
     w = rng.standard_normal((m, m))
     gram = (w @ w.T)[None]
-    np.testing.assert_allclose(eigvalsh(gram), np.linalg.eigvalsh(gram), rtol=1e-9, atol=1e-10 * m)
+    np.testing.assert_allclose(eigen.eigvalsh(gram), np.linalg.eigvalsh(gram), rtol=1e-9, atol=1e-10 * m)
+
+
+def test_two_stage_reduction_equals_one_stage(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = rng.standard_normal((300, 300))
+    gram = (w @ w.T)[None]
+    one = eigen.eigvalsh(gram)
+    monkeypatch.setattr(eigen, "TWO_STAGE", 100)
+    np.testing.assert_allclose(eigen.eigvalsh(gram), one, rtol=1e-9, atol=1e-9)
+
+
+def test_other_builds_of_numpy_fall_back_to_numpy(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gram = np.cov(rng.standard_normal((100, 300)))[None]
+    ours = eigen.eigvalsh(gram)
+    monkeypatch.setattr(eigen, "numpys_lapack", lambda: None)
+    np.testing.assert_allclose(eigen.eigvalsh(gram), ours, rtol=1e-10)
 
 
 def test_eigvalsh_finds_numpys_own_lapack() -> None:
     if not any("numpy" in p["filepath"] for p in __import__("threadpoolctl").threadpool_info()):
         pytest.skip("this NumPy was built with another BLAS")
-    assert _dsyevd() is not None
+    assert eigen.numpys_lapack() is not None
 
 
 def test_cost_and_memory_grow_with_the_layer() -> None:

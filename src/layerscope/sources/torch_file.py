@@ -7,6 +7,8 @@ checkpoints by an unpickler that knows tensors and nothing else.
 from __future__ import annotations
 
 import importlib.util
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -165,7 +167,9 @@ class _WithTorch:
 
         self.path = path
         try:
-            self.content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters of them is in the error
+                self.content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
         except Exception as error:
             raise _why(path, error) from None
 
@@ -189,11 +193,12 @@ def _why(path: Path, error: Exception) -> TargetError:
     text = " ".join(str(error).split())
     if "TorchScript" in text:
         return Unreadable(f"{path}: a TorchScript archive; save its state_dict")
-    if "Unsupported global" in text or "weights_only" in text.lower() or "Unsupported operand" in text:
-        name = text.partition("GLOBAL ")[2].split(" ")[0] if "GLOBAL " in text else ""
-        asks = f"its pickle asks for {name}" if name else "its pickle asks for more than tensors"
+    asked = re.search(r"GLOBAL:? ?([\w.]+)", text)
+    if asked or "Can only" in text:
+        wanted = asked[1] if asked else "more than tensors"
         return Refused(
-            f"{path}: {asks}; only tensors are read, nothing is executed. "
+            f"{path}: its pickle asks for {wanted}; only tensors are read, nothing is executed. "
             "Save model.state_dict(), or convert to safetensors"
         )
+    text = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
     return Unreadable(f"{path}: damaged torch checkpoint: {text[:200]}")

@@ -161,8 +161,6 @@ def _cell(report: Report, layer: LayerReport, values: dict[str, Any], column: st
         return Text(" ".join(f.code for f in findings), style=STYLES[_worst(findings)])
     if column == "alpha" and "alpha" in layer.metrics:
         return _alpha(report, layer, findings)
-    if column == "phase" and layer.failed:
-        return Text(printable(layer.skipped, 40), style=STYLES["error"])
     plugin = registry.plugins("metrics").get(column)
     fmt = str(plugin.meta["fmt"]) if plugin else ".2f" if column == "Q" else "s"
     return Text(printable(number(values.get(column), fmt)))

@@ -1,0 +1,22 @@
+"""Sphinx configuration; the reference pages are written from the registries each time the docs are built."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generate import write_reference
+
+write_reference(Path(__file__).parent / "reference")
+
+project = "layerscope"
+author = "The layerscope developers"
+copyright = "The layerscope developers"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "layerscope"
+exclude_patterns = ["_build"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+suppress_warnings = ["myst.xref_missing"]

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope.errors import MissingExtra, Refused, TargetError, Unreadable
+from layerscope.sources import torch_file
+from layerscope.sources._tensor_zip import TensorZip
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(params=["with torch", "without torch"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Read with torch and without; the reports must be the same."""
+    if request.param == "without torch":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    return str(request.param)
+
+
+def state(rng: np.random.Generator) -> dict[str, Any]:
+    tied = torch.from_numpy(rng.standard_normal((70, 60)).astype(np.float32))
+    return {
+        "a.weight": torch.from_numpy(rng.standard_normal((80, 64)).astype(np.float32)),
+        "half.weight": torch.from_numpy(rng.standard_normal((64, 64)).astype(np.float32)).to(torch.bfloat16),
+        "strided.weight": torch.from_numpy(rng.standard_normal((64, 90)).astype(np.float32)).T[::2],
+        "embed.weight": tied,
+        "head.weight": tied,
+        "param.weight": torch.nn.Parameter(torch.from_numpy(rng.standard_normal((60, 60)))),
+        "steps": torch.tensor(5),
+    }
+
+
+NESTINGS = {
+    "bare": lambda s: s,
+    "state_dict": lambda s: {"epoch": 3, "acc": torch.tensor(0.9), "state_dict": s},
+    "model": lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.zeros(80, 64)}}}, "args": None},
+    "model_state": lambda s: {"model_state": s, "step": 7},
+    "list of one": lambda s: {"state_dict": [s]},
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".th", ".ckpt"])
+def test_nested_checkpoints_read_the_same_with_and_without_torch(
+    tmp_path: Path, rng: np.random.Generator, reading: str, nesting: str, suffix: str
+) -> None:
+    weights = state(rng)
+    path = tmp_path / f"model{suffix}"
+    torch.save(NESTINGS[nesting](weights), path)
+    report = layerscope.analyze(path)
+    live = layerscope.analyze(weights)
+    assert {r.name: dict(r.metrics) for r in report.rows} == {r.name: dict(r.metrics) for r in live.rows}
+    assert report.layers["head.weight"].skipped == "the same memory as embed.weight"
+    assert report.layers["embed.weight"].ref.aliases == ("head.weight",)
+    assert report.layers["half.weight"].ref.dtype == "bfloat16"
+
+
+def test_legacy_checkpoints_need_torch_and_say_so(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(state(rng), path, _use_new_zipfile_serialization=False)
+    assert layerscope.analyze(path).layers["a.weight"].metrics["alpha"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'layerscope\[torch\]'"):
+        layerscope.analyze(path)
+
+
+def test_old_torch_is_not_trusted_with_a_strangers_file(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.5.1+cpu")
+    torch.save(state(rng), tmp_path / "new.pt")
+    assert not torch_file._torch_is_safe()
+    assert isinstance(torch_file._reader(tmp_path / "new.pt"), torch_file._WithoutTorch)
+
+
+class Exploit:
+    """A pickle that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, reading: str, legacy: bool) -> None:
+    if legacy and reading == "without torch":
+        pytest.skip("legacy files are not read without torch")
+    trace = tmp_path / "executed"
+    path = tmp_path / "evil.pt"
+    torch.save({"w": torch.ones(3, 3), "x": Exploit(trace)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(Refused, match="nothing is executed"):
+        layerscope.analyze(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_module_is_refused_with_advice(tmp_path: Path, reading: str, legacy: bool) -> None:
+    if legacy and reading == "without torch":
+        pytest.skip("legacy files are not read without torch")
+    torch.save(torch.nn.Linear(4, 4), tmp_path / "whole.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(Refused, match="state_dict"):
+        layerscope.analyze(tmp_path / "whole.pt")
+
+
+def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"w": Exploit(trace)}))
+    with pytest.raises(TargetError):
+        layerscope.analyze(tmp_path / "evil.bin")
+    assert not trace.exists()
+
+
+def test_without_torch_only_tensors_can_be_built(tmp_path: Path) -> None:
+    for payload in (b"cbuiltins\neval\n(S'1'\ntR.", b"cos\nsystem\n.", b"ctorch\nload\n.", b"cnumpy\nload\n."):
+        path = tmp_path / "evil.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", payload)
+        with pytest.raises(Refused, match="asks for"):
+            TensorZip(path)
+
+
+def rewritten(path: Path, change: Any) -> Path:
+    """The same zip with its members changed."""
+    out = path.with_name("changed.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            name, data, method = change(info.filename, old.read(info))
+            if name:
+                new.writestr(name, data, method)
+    return out
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing storage", "short storage", "compressed storage", "no pickle", "big-endian"]
+)
+def test_damaged_zips_are_unreadable(tmp_path: Path, rng: np.random.Generator, damage: str) -> None:
+    torch.save({"a.weight": torch.ones(70, 60)}, tmp_path / "model.pt")
+
+    def change(name: str, data: bytes) -> tuple[str, bytes, int]:
+        if name.endswith("/data/0"):
+            if damage == "missing storage":
+                return "", data, 0
+            return name, data[:100] if damage == "short storage" else data, 8 * (damage == "compressed storage")
+        if name.endswith("data.pkl") and damage == "no pickle":
+            return name + ".gone", data, 0
+        return name, b"big" if name.endswith("byteorder") and damage == "big-endian" else data, 0
+
+    path = rewritten(tmp_path / "model.pt", change)
+    with pytest.raises(Unreadable):
+        zipped = TensorZip(path)
+        zipped.read(zipped.content["a.weight"])
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 100, 0.5, 0.99])
+def test_truncated_checkpoints_are_unreadable(tmp_path: Path, reading: str, keep: float) -> None:
+    buffer = io.BytesIO()
+    torch.save({"a.weight": torch.ones(200, 60)}, buffer)
+    raw = buffer.getvalue()
+    path = tmp_path / "cut.pt"
+    path.write_bytes(raw[: int(keep if keep >= 1 or keep == 0 else keep * len(raw))])
+    with pytest.raises(TargetError):
+        layerscope.analyze(path)
+
+
+def test_a_checkpoint_without_tensors_says_what_it_found(tmp_path: Path, reading: str) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "empty.pt")
+    with pytest.raises(Unreadable, match="no tensors found"):
+        layerscope.analyze(tmp_path / "empty.pt")
+
+
+def test_reading_without_torch_does_not_need_it(tmp_path: Path, rng: np.random.Generator) -> None:
+    import subprocess
+    import sys
+
+    torch.save(state(rng), tmp_path / "model.pt")
+    code = (
+        "import sys, importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+        f"import layerscope; r = layerscope.analyze({str(tmp_path / 'model.pt')!r})\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(r.layers['a.weight'].metrics['alpha'])"
+    )
+    assert float(subprocess.check_output([sys.executable, "-c", code])) > 1

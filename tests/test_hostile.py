@@ -1,0 +1,244 @@
+"""What strangers send: one line, the right exit code, nothing else lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope import Settings
+from layerscope.errors import Unreadable
+
+EVIL = [
+    "\x1b[31mred\x1b]0;title\x07.weight",
+    "new\nline\rreturn\x00nul.weight",
+    "<img src=x onerror=alert(1)>.weight",
+    "[bold]markup[/bold] {braces} |pipes| `ticks`.weight",
+    "rtl\u202egnp.weight",
+    "../../etc/passwd.weight",
+    "=cmd|' /C calc'!A0.weight",
+    "é漢字🎉.weight",
+    "'\"\\.weight",
+    "",
+    "x" * 50_000 + ".weight",
+]
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "layerscope", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("names") / "evil.safetensors"
+    save_file({name: rng.standard_normal((60, 60)).astype(np.float32) for name in EVIL}, path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["analyze", "describe"])
+@pytest.mark.parametrize("format_", ["table", "md", "csv", "json", "jsonl"])
+def test_names_with_escapes_are_shown_not_obeyed(named: Path, command: str, format_: str) -> None:
+    done = cli(command, named, "-f", format_, *(("-v",) if command == "analyze" else ()))
+    assert done.returncode == 0, done.stderr
+    if format_ in ("table", "md"):
+        allowed = {"\n"}
+        assert not [c for c in done.stdout if ord(c) < 32 and c not in allowed]
+        assert "\u202e" not in done.stdout
+        assert max(map(len, done.stdout.splitlines())) < 2000
+    if format_ == "md":
+        assert "<img" not in done.stdout
+    if format_ in ("json", "jsonl"):
+        text = done.stdout if format_ == "json" else "[" + ",".join(done.stdout.splitlines()) + "]"
+        assert EVIL[0] in json.dumps(json.loads(text), ensure_ascii=False).replace("\\u001b", "\x1b").replace(
+            "\\u0007", "\x07"
+        )
+
+
+def test_names_in_error_messages_are_escaped_and_short(tmp_path: Path, named: Path) -> None:
+    for target in ("\x1b[31mno such file", "x" * 5000, "a\nb"):
+        done = cli("analyze", target)
+        assert done.returncode == 3
+        assert done.stderr.count("\n") == 1
+        assert "\x1b" not in done.stderr
+        assert len(done.stderr) < 600
+
+
+LAYERS = {
+    "zero": np.zeros((80, 60)),
+    "rank one": np.outer(np.arange(1, 81), np.ones(60)),
+    "one by n": np.arange(1.0, 301)[None],
+    "n by one": np.arange(1.0, 301)[:, None],
+    "constant": np.full((80, 60), 7.0),
+    "identity": np.eye(80),
+    "tiny": np.random.default_rng(0).standard_normal((80, 60)) * 1e-30,
+    "huge": np.random.default_rng(0).standard_normal((80, 60)) * 1e30,
+    "subnormal": np.random.default_rng(0).standard_normal((80, 60)) * 1e-310,
+    "nan": np.full((80, 60), np.nan),
+    "inf": np.full((80, 60), np.inf),
+    "one nan": np.where(np.eye(60, dtype=bool), np.nan, 1.0),
+    "int8": np.ones((80, 60), np.int8),
+    "bool": np.ones((80, 60), bool),
+    "complex": np.ones((80, 60), complex),
+    "empty": np.zeros((0, 60)),
+    "scalar": np.array(3.0),
+    "one": np.ones((1, 1)),
+    "1x1 conv": np.random.default_rng(0).standard_normal((64, 64, 1, 1)),
+    "text": np.array(["a", "b"]),
+    "seven axes": np.ones((2,) * 7),
+}
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_hostile_layers_are_measured_or_have_a_reason(name: str, evidence: bool) -> None:
+    settings = Settings(min_evals=2, min_tail=2, bootstrap=3)
+    report = layerscope.analyze(
+        {"bad": LAYERS[name], "good": np.diag(np.arange(1.0, 80))},
+        settings=settings.with_evidence() if evidence else settings,
+    )
+    bad = report.layers["bad"]
+    assert (bad.spectrum is None) == bool(bad.skipped)
+    assert all(isinstance(v, str) or math.isfinite(v) for v in bad.metrics.values())
+    assert "alpha" in report.layers["good"].metrics
+    json.loads(report.to_json(), parse_constant=lambda c: pytest.fail(c))
+    assert repr(report)
+    assert report._repr_html_()
+    if name in ("zero", "rank one", "constant"):
+        assert "LS105" in {f.code for f in report.findings if f.layer == "bad"}
+    if name in ("nan", "inf", "one nan"):
+        assert bad.failed
+        assert "of" in bad.skipped
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_scale_changes_no_verdict(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    report = layerscope.analyze({f"w{i}": scale * rng.standard_normal((90, 70)) for i in range(4)})
+    assert [f.code for f in report.findings] == []
+
+
+HOSTILE_FILES = {
+    "empty.safetensors": b"",
+    "empty.pt": b"",
+    "empty.npz": b"",
+    "empty.bin": b"",
+    "text.safetensors": b"hello, I am a text file\n",
+    "text.pt": b"hello, I am a text file\n",
+    "text.txt": b"hello\n",
+    "zip.pt": b"PK\x03\x04 and nothing more",
+    "pickle.bin": b"\x80\x04 torn",
+    "pickle.weights": b"\x80\x02}q\x00.",
+    "noise.ckpt": bytes(range(256)) * 4,
+    "ten_gigabytes.safetensors": (10 * 2**30).to_bytes(8, "little") + b"{}" + bytes(100),
+    "report.layerscope": b"PK\x05\x06" + bytes(18),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_FILES)
+@pytest.mark.parametrize("command", ["analyze", "describe"])
+def test_hostile_files_get_one_line_and_exit_code_three(tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / name).write_bytes(HOSTILE_FILES[name])
+    done = cli(command, tmp_path / name)
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("layerscope: ")
+    assert done.stdout == ""
+
+
+def test_hostile_places(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
+    for target, message in (
+        (tmp_path / "empty", "an empty folder"),
+        (tmp_path / "file.txt", "a text file"),
+        (tmp_path / "pipe.safetensors", "neither a file nor a folder"),
+        (tmp_path / "loop", "loop"),
+        ("", "is no path"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        done = cli("analyze", target)
+        assert done.returncode == 3, done.stderr
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"x" * 20)
+    path.chmod(0)
+    assert cli("analyze", path).returncode == 3
+
+
+def saved(tmp_path: Path) -> Path:
+    layerscope.analyze({"w.weight": np.random.default_rng(0).standard_normal((64, 60))}).save(tmp_path / "r.layerscope")
+    return tmp_path / "r.layerscope"
+
+
+def tampered(path: Path, old: bytes, new: bytes, compress: bool = False) -> Path:
+    import zipfile
+
+    out = path.with_name("tampered.layerscope")
+    with zipfile.ZipFile(path) as a, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if compress else 0) as b:
+        for info in a.infolist():
+            b.writestr(info.filename, a.read(info).replace(old, new))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"schema": 1', b'"schema": 9'),
+        (b'"k": 1', b'"k": 2'),
+        (b"'<f8'", b"'|O8'"),
+        (b'"w.weight"', b'"w.w\\u0000eight"'),
+        (b'"min_evals"', b'"min_evil_"'),
+        (b"NUMPY", b"NUMPI"),
+        (b'"layers"', b'"lawyer"'),
+    ],
+)
+def test_tampered_reports_are_unreadable_or_harmless(tmp_path: Path, old: bytes, new: bytes) -> None:
+    done = cli("analyze", tampered(saved(tmp_path), old, new))
+    assert done.returncode == (0 if b"u0000" in new else 2 if b"evil" in new else 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x00" not in done.stdout
+
+
+def test_compressed_reports_are_refused_as_possible_bombs(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="compressed"):
+        layerscope.load(tampered(saved(tmp_path), b"", b"", compress=True))
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_reports_are_unreadable(tmp_path: Path, keep: float) -> None:
+    path = saved(tmp_path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(keep * len(raw))])
+    assert cli("analyze", path).returncode == 3
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    from layerscope.sources import open_target
+
+    path = tmp_path / "m.safetensors"
+    save_file({"a.weight": np.ones((600, 600), np.float32), "b.weight": np.ones((600, 600), np.float32)}, path)
+    source = open_target(path)
+    os.truncate(path, 2000)
+    with pytest.raises(Unreadable, match="shorter"):
+        source.read(list(source.layers())[1])
