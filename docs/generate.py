@@ -68,14 +68,8 @@ def settings() -> str:
     lines = ["# Settings and limits", ""]
     for cls in (Settings, Limits):
         comments = comments_of(cls)
-        lines += [
-            f"## `{cls.__name__}`",
-            "",
-            inspect.getdoc(cls),
-            "",
-            "| field | default | meaning |",
-            "| --- | --- | --- |",
-        ]
+        lines += [f"## `{cls.__name__}`", "", inspect.getdoc(cls), ""]
+        lines += ["| field | default | meaning |", "| --- | --- | --- |"]
         for f in dataclasses.fields(cls):
             default = "see below" if f.default is dataclasses.MISSING else repr(f.default)
             lines.append(f"| `{f.name}` | `{default}` | {comments.get(f.name, '')} |")

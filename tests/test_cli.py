@@ -211,6 +211,12 @@ def test_a_closed_pipe_is_no_error(model: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_terminal_without_unicode_is_no_error(model: Path) -> None:
+    done = run("analyze", model, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "LS105" in done.stdout
+
+
 def test_columns_are_chosen_and_listed(model: Path) -> None:
     done = run("analyze", model, "--columns", "name,alpha,entropy", "-f", "csv")
     assert done.stdout.splitlines()[0] == "name,alpha,entropy"

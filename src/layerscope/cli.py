@@ -7,8 +7,10 @@ Data goes to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 find
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -175,6 +177,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -185,7 +190,8 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _complain("interrupted; nothing is still running", INTERRUPTED)
         sys.stdout.flush()
-        os._exit(code)  # a thread inside LAPACK would hold up an ordinary exit
+        if any(thread.daemon for thread in threading.enumerate()):
+            os._exit(code)  # a thread inside LAPACK would outlive the library that it computes with
     except LayerscopeError as error:
         if debug:
             traceback.print_exc()
@@ -300,8 +306,6 @@ def _stdout(output: str | None) -> Iterator[Any]:
     if output is None:
         yield sys.stdout
         return
-    import io
-
     from layerscope.views.files import write_whole
 
     buffer = io.StringIO()

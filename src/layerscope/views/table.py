@@ -33,6 +33,7 @@ HEADS = {
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
+TITLE = 48  # columns of the target above a table
 LEAST = 17  # columns that a shortened cell keeps
 PIPE_WIDTH = 120
 
@@ -185,7 +186,9 @@ def _size(values: dict[str, Any]) -> str:
 def _title(report: Report) -> Text:
     meta = report.meta
     took = f", {meta['seconds']:.2f} s" if "seconds" in meta else ""
-    return Text.assemble((elide(printable(meta["target"], 500), 50), "bold"), f"  ({meta['format']}{took})")
+    target = printable(meta["target"], 500)
+    shown = target if len(target) <= TITLE else f"…{target[1 - TITLE :]}"  # the end of a path tells most
+    return Text.assemble((shown, "bold"), f"  ({meta['format']}{took})")
 
 
 def _summary(report: Report) -> list[Text]:
