@@ -160,7 +160,7 @@ def main() -> None:
         "",
         "## Default analysis",
         "",
-        "CPU seconds, serial engine. The first figures are the analysis alone, from the opened file (WeightWatcher: from "
+        "CPU seconds, serial engine. The first figures are the analysis alone, from the file (WeightWatcher: from "
         "the loaded state dict) to the verdicts; “whole process” adds start-up, imports and loading.",
         "",
         *compare({name: path for name, path in found.items() if name in wanted}, options.repeats),

@@ -132,6 +132,11 @@ def _table(report: Report, rows: Iterable[LayerReport], columns: list[str], widt
 def _fit(heads: list[str], cells: list[list[Text]], columns: list[str], width: int) -> None:
     """Shorten notes, then names, until the table fits."""
     widths = [max([len(head), *(row[i].cell_len for row in cells)]) + 1 for i, head in enumerate(heads)]
+    names = columns.index("name") if "name" in columns else -1
+    if names >= 0 and sum(widths) > width:  # all of them or none, so that rows stay comparable
+        for row in cells:
+            row[names] = Text(row[names].plain.removesuffix(".weight"))
+        widths[names] = max([len(heads[names]), *(row[names].cell_len for row in cells)]) + 1
     for column, shorten in (("note", elide), ("how", elide), ("name", abbreviate)):
         if column in columns and sum(widths) > width:
             i = columns.index(column)
