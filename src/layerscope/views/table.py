@@ -13,8 +13,10 @@ from rich.text import Text
 
 from layerscope import registry
 from layerscope.rules import accepted
+from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, Job, LayerReport, Report
-from layerscope.views import frame
+from layerscope.views import frame, grid
+from layerscope.views.grid import Cell
 from layerscope.views.text import abbreviate, elide, number, plural, printable
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
@@ -34,7 +36,7 @@ LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dt
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
 TITLE = 48  # columns of the target above a table
-LEAST = 17  # columns that a shortened cell keeps
+LEAST = 15  # columns that a shortened cell keeps
 PIPE_WIDTH = 120
 
 
@@ -44,7 +46,7 @@ def show(report: Report, console: Console, *, columns: Sequence[str] = (), verbo
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
     console.print(_title(report))
     if rows:
-        console.print(_table(report, rows, chosen, console.width))
+        _draw(report, console, rows, chosen)
     for line in (*_summary(report), *_verdicts(report, verbose), *_skipped(report)):
         console.print(line)
 
@@ -53,7 +55,7 @@ def show_description(report: Report, console: Console, *, columns: Sequence[str]
     """Every tensor: sizes, and analysed or why not."""
     chosen = list(columns) or list(DESCRIBE_WIDE if console.width >= 100 else DESCRIBE)
     console.print(_title(report))
-    console.print(_table(report, list(report.rows), chosen, console.width))
+    _draw(report, console, report.rows, chosen)
     usable = sum(not layer.skipped for layer in report.rows)
     console.print(Text(f"{plural(len(report.rows), 'row')}: {usable} to analyse, {len(report.rows) - usable} not"))
 
@@ -109,40 +111,27 @@ def _bare() -> Table:
     return Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False, pad_edge=False)
 
 
-def _table(report: Report, rows: Iterable[LayerReport], columns: list[str], width: int) -> Table:
+def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns: list[str]) -> None:
     by_layer: dict[str | None, list[Finding]] = {}
     for finding in report.findings:
         by_layer.setdefault(finding.layer, []).append(finding)
-    shown = {layer.ref.index for layer in rows}
+    shown, settings = {layer.ref.index for layer in rows}, report.settings
     cells = [
-        [_cell(report, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
+        [_cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
         for layer, values in zip(report.rows, frame.rows(report), strict=True)
         if layer.ref.index in shown
     ]
     heads = [_head(column) for column in columns]
-    _fit(heads, cells, columns, width)
-    table = _bare()
-    for column, head in zip(columns, heads, strict=True):
-        table.add_column(head, justify="left" if column in LEFT else "right", no_wrap=True, overflow="ellipsis")
-    for row in cells:
-        table.add_row(*row)
-    return table
+    shorten: list[tuple[str, grid.Shorten, int]] = [
+        ("note", elide, LEAST), ("how", elide, LEAST), ("name", _no_suffix, 1), ("name", abbreviate, LEAST)
+    ]  # fmt: skip
+    give_way = [(columns.index(name), how, least) for name, how, least in shorten if name in columns]
+    grid.fit(heads, cells, console.width, give_way)
+    grid.draw(console, heads, cells, {i for i, column in enumerate(columns) if column in LEFT})
 
 
-def _fit(heads: list[str], cells: list[list[Text]], columns: list[str], width: int) -> None:
-    """Shorten notes, then names, until the table fits."""
-    widths = [max([len(head), *(row[i].cell_len for row in cells)]) + 1 for i, head in enumerate(heads)]
-    names = columns.index("name") if "name" in columns else -1
-    if names >= 0 and sum(widths) > width:  # all of them or none, so that rows stay comparable
-        for row in cells:
-            row[names] = Text(row[names].plain.removesuffix(".weight"))
-        widths[names] = max([len(heads[names]), *(row[names].cell_len for row in cells)]) + 1
-    for column, shorten in (("note", elide), ("how", elide), ("name", abbreviate)):
-        if column in columns and sum(widths) > width:
-            i = columns.index(column)
-            widths[i] = max(min(LEAST, widths[i]), widths[i] - (sum(widths) - width))
-            for row in cells:
-                row[i] = Text(shorten(row[i].plain, widths[i] - 1), style=row[i].style)
+def _no_suffix(name: str, longest: int) -> str:
+    return name.removesuffix(".weight")  # of all names or of none, so that rows stay comparable
 
 
 def _head(column: str) -> str:
@@ -152,33 +141,34 @@ def _head(column: str) -> str:
     return str(plugin.meta["label"]) if plugin else column
 
 
-def _cell(report: Report, layer: LayerReport, values: dict[str, Any], column: str, findings: list[Finding]) -> Text:
+def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column: str, findings: list[Finding]) -> Cell:
     if column == "name":
-        return Text(printable(layer.name))
+        return Cell(printable(layer.name))
     if column == "size":
-        return Text(_size(values))
+        return Cell(_size(values))
     if column == "shape":
-        return Text("×".join(map(str, values["shape"])) or "·")
+        return Cell("×".join(map(str, values["shape"])) or "·")
     if column == "note":
-        return Text(printable(layer.skipped or layer.ref.how or "analysed"), style="dim" if layer.skipped else "")
+        return Cell(printable(layer.skipped or layer.ref.how or "analysed"), "dim" if layer.skipped else "")
     if column == "verdicts":
         if layer.failed:
-            return Text("failed", style=STYLES["error"])
-        return Text(" ".join(f.code for f in findings), style=STYLES[_worst(findings)])
+            return Cell("failed", STYLES["error"])
+        return Cell(" ".join(f.code for f in findings), STYLES[_worst(findings)])
     if column == "alpha" and "alpha" in layer.metrics:
-        return _alpha(report, layer, findings)
+        return _alpha(settings, layer, findings)
     plugin = registry.plugins("metrics").get(column)
     fmt = str(plugin.meta["fmt"]) if plugin else ".2f" if column == "Q" else "s"
-    return Text(printable(number(values.get(column), fmt)))
+    return Cell(printable(number(values.get(column), fmt)))
 
 
-def _alpha(report: Report, layer: LayerReport, findings: list[Finding]) -> Text:
+def _alpha(settings: Settings, layer: LayerReport, findings: list[Finding]) -> Cell:
     m = layer.metrics
     half = (float(m["alpha_high"]) - float(m["alpha_low"])) / 2
-    text = f"{m['alpha']:.2f} ±{half:.2f}" if half < 10 else f"{m['alpha']:.1f} ±{half:.0f}"
-    if not accepted(layer, report.settings):
-        return Text(f"{text}?", style="dim")
-    return Text(f"{text} ", style=STYLES[_worst([f for f in findings if f.code in ("LS101", "LS102")])])
+    digits = 2 if float(m["alpha"]) < 10 and half < 10 else 1
+    text = f"{m['alpha']:.{digits}f} ±{half:.{digits}f}"
+    if not accepted(layer, settings):
+        return Cell(f"{text}?", "dim")
+    return Cell(f"{text} ", STYLES[_worst([f for f in findings if f.code in ("LS101", "LS102")])])
 
 
 def _size(values: dict[str, Any]) -> str:

@@ -9,7 +9,9 @@ UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi mar
 
 def printable(text: object, longest: int = 200) -> str:
     """The text with every control, bidirectional and unassigned character escaped, at most ``longest`` long."""
-    shown = "".join(c if unicodedata.category(c) not in UNSEEN else _escape(c) for c in str(text)[: 4 * longest])
+    shown = str(text)[: 4 * longest]
+    if not shown.isprintable():
+        shown = "".join(c if unicodedata.category(c) not in UNSEEN else _escape(c) for c in shown)
     return elide(shown, longest)
 
 
