@@ -1,5 +1,18 @@
-"""``python -m layerscope``."""
+"""``python -m layerscope`` and the ``layerscope`` command."""
 
-from layerscope.cli import main
+import os
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
+    try:
+        from layerscope.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("layerscope: interrupted; nothing is still running\n")
+        os._exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

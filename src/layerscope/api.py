@@ -51,13 +51,13 @@ def analyze(
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     with sources.opened(target) as source:
         refs = select(list(source.layers()), layers)
-        jobs, idle = pipeline.plan(source.spec, refs, settings)
+        memory = int(MEMORY_SHARE * engines.available_memory())
+        jobs, idle = pipeline.plan(source.spec, refs, settings, memory)
         workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
         done = {layer.ref.index: layer for layer in idle}
         total = sum(job.cost for job in jobs)
         if progress:
             progress(None, 0.0, total)
-        memory = int(MEMORY_SHARE * engines.available_memory())
         for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
             layer = _result(job, result)
             done[layer.ref.index] = layer

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerscope.errors import LayerscopeError, OutputError, TargetError
+from layerscope.errors import LayerscopeError, OutputError
 
 if TYPE_CHECKING:
     from layerscope.api import Progress
@@ -90,7 +90,7 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
     reports: list[Report] = []
     try:
         reports.extend(_analyze(target, options) for target in targets)
-    except (TargetError, KeyboardInterrupt):
+    except BaseException:
         if reports:  # what is done is not lost
             _write(reports, options, columns)
         raise
@@ -181,7 +181,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing
     try:
-        code = cli.main(standalone_mode=False)
+        with cli.make_context("layerscope", sys.argv[1:]) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         code = done.exit_code
@@ -196,9 +197,10 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         code = _complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: no more to say
-        code = 0
+    except OSError as error:
+        gone = isinstance(error, BrokenPipeError)  # the reader has gone: no more to say
+        code = 0 if gone else _complain(f"cannot write to stdout: {error.strerror or error}", 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
         code = _complain("not enough memory; try --jobs 1, or --max-cost", 3)
     except Exception as error:

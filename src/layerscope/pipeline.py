@@ -15,8 +15,13 @@ from layerscope.types import Job, LayerRef, LayerReport, Measurement, SourceSpec
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
-def plan(spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings) -> tuple[list[Job], list[LayerReport]]:
-    """(jobs, layers that need no work): a job per layer to be measured, with its cost and memory."""
+def plan(
+    spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings, memory: int | None = None
+) -> tuple[list[Job], list[LayerReport]]:
+    """(jobs, layers that need no work): a job per layer to be measured, with its cost and memory.
+
+    A layer that would not fit into ``memory`` bytes even alone is not begun.
+    """
     jobs, idle = [], []
     for ref in refs:
         if ref.skipped:
@@ -26,6 +31,9 @@ def plan(spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings) -> tupl
         job = Job(spec, (ref,), settings, spectra.cost(k, n, m), spectra.memory(k, n, m, ref.itemsize))
         if settings.max_cost is not None and job.cost > settings.max_cost * 1e9:
             idle.append(skipped(ref, f"costs {job.cost / 1e9:.1f} Gflop, more than max_cost = {settings.max_cost:g}"))
+        elif memory is not None and job.memory > memory:
+            need = f"needs {job.memory / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB are free"
+            idle.append(skipped(ref, need, failed=True))
         else:
             jobs.append(job)
     return jobs, idle

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from layerscope.errors import UnknownName, UsageError
+from layerscope.types import checked
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
 EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "bootstrap")
@@ -23,7 +23,8 @@ class Limits:
     over_trained: float = 2.0  # α below: very heavy tail (Martin & Mahoney, JMLR 22(165), Table 1)
     under_trained: float = 6.0  # α above: weak correlations (Martin, Peng & Mahoney, Nat. Commun. 12, 4122)
     verdict_tail: int = 20  # eigenvalues in the tail below which α carries no verdict
-    ks_rejected: float = 1.308  # modified KS statistic, 1 % point for an exponential (Stephens 1974, Table 1.3)
+    spurious: float = 20.0  # α above: a flat spectrum (orthogonal, identity), not a tail
+    ks_rejected: float = 0.95  # modified KS statistic: its 1 % point once xmin is chosen, by simulation
     p_rejected: float = 0.1  # goodness-of-fit p below: not a power law (Clauset et al. 2009, §4.1)
     vuong: float = 0.1  # p below: the likelihood ratio decides (Clauset et al. 2009, §5.1)
     rank_loss: float = 0.25  # fraction of eigenvalues that are numerically zero
@@ -52,15 +53,20 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        try:
+            checked(self)
+            checked(self.limits)
+        except TypeError as error:
+            raise UsageError(f"settings: {error}") from None
         for name, least in (("min_evals", 2), ("min_tail", 2), ("bootstrap", 1), ("seed", 0), ("jobs", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if value < least:
                 raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        if not (isinstance(self.confidence, float) and 0.0 < self.confidence < 1.0):
+        if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"confidence must lie between 0 and 1, not {self.confidence!r}")
         for name in ("null_cut", "max_cost"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+            if value is not None and value < 0:
                 raise UsageError(f"{name} must be a number of at least 0, not {value!r}")
         if self.conv not in CONV:
             raise UnknownName("conv setting", self.conv, CONV)
@@ -91,10 +97,12 @@ class Settings:
         """The inverse of :meth:`to_dict`; an unknown key is an error."""
         values = dict(plain)
         _check_names(cls, values)
-        limits = dict(values.pop("limits", {}))
+        limits = values.pop("limits", {})
+        if not isinstance(limits, Mapping):
+            raise UsageError(f"settings: limits cannot be {limits!r:.80}")
         _check_names(Limits, limits)
         if "fits" in values:
-            values["fits"] = tuple(values["fits"])
+            values["fits"] = tuple(values["fits"]) if isinstance(values["fits"], list | tuple) else values["fits"]
         return cls(**values, limits=Limits(**limits))
 
 

@@ -9,7 +9,7 @@ from layerscope.settings import Settings
 
 
 @pytest.mark.parametrize(("n", "m"), [(300, 300), (450, 300), (1200, 300)])
-@pytest.mark.parametrize("spikes", [0, 5])
+@pytest.mark.parametrize("spikes", [0, 5, 40])
 def test_sigma_and_spikes_are_recovered(rng: np.random.Generator, n: int, m: int, spikes: int) -> None:
     w = 0.3 * rng.standard_normal((n, m))
     for _ in range(spikes):

@@ -80,7 +80,8 @@ def test_interval_is_the_exact_one_for_a_known_xmin(rng: np.random.Generator) ->
     n, alpha = 40, 3.0
     inside = 0
     for _ in range(2000):
-        estimate = 1 + n / np.log(pareto(rng, alpha, n)).sum()
+        values = np.sort(pareto(rng, alpha, n))
+        estimate = 1 + n / np.log(values / values[0]).sum()
         low, high = alpha_interval(estimate, n, 0.9)
         inside += low <= alpha <= high
     assert inside / 2000 == pytest.approx(0.9, abs=0.02)
@@ -163,3 +164,18 @@ def test_modified_ks_rejects_at_its_level(rng: np.random.Generator) -> None:
         ks = np.abs(1 - np.exp(-t / t.mean()) - np.arange(n) / n).max()
         over += modified_ks(float(ks), n) > 1.308
     assert over / 1500 < 0.015
+
+
+def test_equal_eigenvalues_start_one_tail(rng: np.random.Generator) -> None:
+    """Copies of a layer (identical experts) must not start a tail in the middle of a run of equal values."""
+    params = power_law(spectrum_of(np.repeat(pareto(rng, 2.5, 60), 8)), Settings()).params
+    assert params["n_tail"] == params["spikes"]
+
+
+def test_measured_coverage_is_what_the_docstring_says() -> None:
+    rng = np.random.default_rng(7)
+    inside = 0
+    for _ in range(300):
+        params = power_law(spectrum_of(pareto(rng, 3.0, 200)), Settings()).params
+        inside += params["alpha_low"] <= 3.0 <= params["alpha_high"]
+    assert 0.78 <= inside / 300 <= 0.92

@@ -135,3 +135,22 @@ def test_eigvalsh_finds_numpys_own_lapack() -> None:
 def test_cost_and_memory_grow_with_the_layer() -> None:
     assert spectra.cost(1, 4096, 4096) > 7 * spectra.cost(1, 2048, 2048)
     assert spectra.memory(1, 4096, 4096, 4) < 4 * 4096**2 * 8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("where", ["column", "row", "entry"])
+def test_a_few_huge_entries_do_not_hide_the_rest(rng: np.random.Generator, dtype: type, where: str) -> None:
+    w = 0.02 * rng.standard_normal((300, 256))
+    if where == "column":
+        w[:, 5] *= 3000
+    elif where == "row":
+        w[5] *= 3000
+    else:
+        w[0, 0] = 1e4
+    assert len(esd(w.astype(dtype)[None]).live) >= 253
+
+
+def test_rank_of_float16_weights_below_its_normal_range(rng: np.random.Generator) -> None:
+    low = rng.standard_normal((256, 200)) @ rng.standard_normal((200, 256))
+    assert len(esd(low.astype(np.float16)[None]).live) == 200
+    assert len(esd((low * 1e-6).astype(np.float16)[None]).live) <= 205

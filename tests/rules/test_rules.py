@@ -101,3 +101,17 @@ def test_random_layers_are_neither_over_trained_nor_collapsed(shape: tuple[int, 
     make = rng.standard_normal if draw == "normal" else lambda s: rng.uniform(-1, 1, s)
     report = layerscope.analyze({f"w{i}.weight": make(shape) for i in range(12)})
     assert not [f for f in report.findings if f.code in ("LS101", "LS105")]
+
+
+def test_bulk_with_many_spikes_is_not_over_trained(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((400, 200))
+    for size in np.linspace(50, 80, 25):
+        u, v = rng.standard_normal(400), rng.standard_normal(200)
+        w += size * np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)
+    report = layerscope.analyze({"w.weight": w})
+    assert report.rows[0].metrics["phase"] == "bulk+spikes"
+
+
+def test_flat_spectra_are_no_tails(rng: np.random.Generator) -> None:
+    flat = np.linalg.qr(rng.standard_normal((300, 300)))[0] + 1e-3 * rng.standard_normal((300, 300))
+    assert codes(layerscope.analyze({"w.weight": flat}), "w.weight") == []

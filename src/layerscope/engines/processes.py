@@ -11,7 +11,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from layerscope.engines import biggest_first, first_that_fits
+from layerscope.engines import biggest_first, cores, first_that_fits
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.types import Job
 
@@ -24,6 +24,7 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
 
     :raises UsageError: a live model, which cannot travel.
     """
+    workers = min(workers, cores())  # a process costs far more than a thread
     waiting = biggest_first(jobs)
     live = next((job for job in waiting if not job.spec.portable), None)
     if live is not None:

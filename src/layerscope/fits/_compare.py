@@ -38,5 +38,5 @@ def against_power_law(tail: Floats, alpha: float, log_density: Floats) -> tuple[
 
 
 def nested_p(gain: float) -> float:
-    """p that a larger family's log-likelihood gain is chance, one parameter on its boundary: ½·P(χ²₁ > 2·gain)."""
-    return 0.5 * math.erfc(math.sqrt(max(gain, 0.0)))
+    """p that a larger family's log-likelihood gain is chance, one parameter on its boundary: ½χ²₀ + ½χ²₁."""
+    return 0.5 * math.erfc(math.sqrt(gain)) if gain > 0 else 1.0

@@ -33,8 +33,10 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
 
     Every eigenvalue above the spectrum's floor is a candidate xmin that leaves at least ``min_tail`` values. For
     a tail of n values α = 1 + n / Σ ln(λ/xmin); the first candidate with the smallest Kolmogorov–Smirnov distance
-    D wins (``best_tail``). σ = (α−1)/√n. The interval is exact for a known xmin: 2n(α−1)/(α̂−1) is χ² with 2n
-    degrees of freedom, since the log-excesses are exponential.
+    D wins (``best_tail``). σ = (α−1)/√n. The interval is that of a known xmin, which is itself one of the values:
+    2n(α−1)/(α̂−1) is χ² with 2(n−1) degrees of freedom, since the other log-excesses are exponential. The choice of
+    xmin is not in it, so that a 90 % interval holds the truth in 82–87 % of samples. Eigenvalues repel each other and
+    are not independent draws, as all of this assumes.
     """
     values = positive(spectrum, settings)
     dropped, raw = 0, best_tail(np.log(values), settings.min_tail)
@@ -92,7 +94,7 @@ def best_tail(logs: Floats, min_tail: int) -> Tail:
     excess = np.cumsum(logs[::-1])[::-1][: len(starts)] - sizes * logs[: len(starts)]
     with np.errstate(divide="ignore"):
         slopes = np.where(excess > 1e-12 * sizes, sizes / excess, np.inf)  # α − 1
-    usable = np.isfinite(slopes)
+    usable = np.isfinite(slopes) & (np.diff(logs[: len(starts)], prepend=-np.inf) > 0)  # ties start one tail
     if not usable.any():
         raise Absent("all eigenvalues are equal")
     starts, sizes, slopes = starts[usable], sizes[usable], slopes[usable]
@@ -117,7 +119,7 @@ def scan(logs: Floats, min_tail: int) -> tuple[Floats, Floats, Floats]:
     starts = np.arange(len(logs) - min_tail + 1)
     sizes = len(logs) - starts
     excess = np.cumsum(logs[::-1])[::-1][: len(starts)] - sizes * logs[: len(starts)]
-    keep = excess > 1e-12 * sizes
+    keep = (excess > 1e-12 * sizes) & (np.diff(logs[: len(starts)], prepend=-np.inf) > 0)
     starts, slopes = starts[keep], sizes[keep] / excess[keep]
     step = max(1, BLOCK // len(logs))
     blocks = [slice(i, i + step) for i in range(0, len(starts), step)]
@@ -128,8 +130,8 @@ def scan(logs: Floats, min_tail: int) -> tuple[Floats, Floats, Floats]:
 def clip_fingers(logs: Floats, raw: Tail, settings: Settings) -> tuple[int, Tail]:
     """(k, tail): the fewest largest values k whose removal lowers α by more than ``finger_thresh``.
 
-    Stops without dropping anything once α ≤ 2, or after ``max_fingers``. Fingers are a finite-size artefact:
-    a few largest eigenvalues in a row that steepen the fitted tail (Martin & Mahoney, JMLR 22(165)).
+    Drops nothing when α comes to 2 or below without having fallen that far, or after ``max_fingers``. Fingers are a
+    finite-size artefact: a few largest eigenvalues in a row that steepen the tail (Martin & Mahoney, JMLR 22(165)).
     """
     for k in range(1, min(settings.max_fingers, len(logs) - settings.min_tail - 1) + 1):
         tail = best_tail(logs[:-k], settings.min_tail)
@@ -148,9 +150,9 @@ def hill(logs: Floats) -> float:
 
 
 def alpha_interval(alpha: float, n: int, confidence: float) -> tuple[float, float]:
-    """Equal-tailed interval of α for a tail of n values above a known xmin: (α̂−1)·χ²_{2n}/(2n) + 1."""
+    """Equal-tailed interval of α for a tail of n values, xmin the first of them: (α̂−1)·χ²_{2(n−1)}/(2n) + 1."""
     tail = (1 - confidence) / 2
-    low, high = (1 + (alpha - 1) * chi2_quantile(p, 2 * n) / (2 * n) for p in (tail, 1 - tail))
+    low, high = (1 + (alpha - 1) * chi2_quantile(p, 2 * (n - 1)) / (2 * n) for p in (tail, 1 - tail))
     return low, high
 
 
@@ -166,7 +168,9 @@ def chi2_quantile(probability: float, freedom: int) -> float:
 def modified_ks(ks: float, n: int) -> float:
     """Stephens' statistic (D − 0.2/n)(√n + 0.26 + 0.5/√n) for exponentiality with fitted mean.
 
-    The log-excesses of a power-law tail are exponential. Choosing xmin makes D smaller, so a rejection stands.
+    The log-excesses of a power-law tail are exponential. Choosing xmin makes D smaller: simulated for tails of true
+    power laws, the 99 % point falls from 1.308 to 0.85–0.98 (spectra of 50–1,000 eigenvalues). The test is weak: most
+    half-normal or lognormal tails of that size pass it. ``bootstrap`` is the one to trust.
     """
     return (ks - 0.2 / n) * (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n))
 

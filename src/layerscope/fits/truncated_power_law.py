@@ -12,7 +12,7 @@ from layerscope.settings import Settings
 from layerscope.types import Fit, Spectrum
 
 
-@family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; nested test of Vuong 1989, §6")
+@family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; test at the boundary: Self & Liang 1987")
 def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     """Truncated power law above the power law's xmin, by maximum likelihood.
 
@@ -51,9 +51,10 @@ def log_exponential_integral(alpha: float, theta: float) -> float:
     slope = alpha - 1
     peak = max(0.0, math.log(-slope / theta)) if slope < 0 else 0.0  # where −(α−1)u − θe^u is largest
     top = -slope * peak - theta * math.exp(peak)
-    end = peak + 1.0
+    step = 1 / (max(slope, 0.0) + theta * math.exp(peak) + 1)  # the scale on which the integrand falls
+    end = peak + step
     while -slope * end - theta * math.exp(end) > top - 40:
-        end += max(0.5, 0.1 * (end - peak))
+        end += max(step, 0.1 * (end - peak))
     nodes, weights = _legendre()
     pieces = [(0.0, peak)] if peak > 0 else []
     pieces += [(peak, (peak + end) / 2), ((peak + end) / 2, end)]

@@ -7,26 +7,26 @@ from layerscope.metrics import metric
 from layerscope.types import Fit, Spectrum
 
 COLLAPSED = 0.25  # share of zero eigenvalues
-BULK_KS = 0.1  # distance of the bulk to the Marchenko–Pastur law: Gaussian layers of m ≥ 16 stay below 0.07
-FEW = 0.1  # share of spikes above which there is no bulk to speak of
+BULK_KS = 0.1  # distance of the bulk to the Marchenko–Pastur law: Gaussian layers of 64 rows and more stay below 0.07
+FEW = 0.15  # share of spikes above which there is no bulk to speak of
 SEPARATED = 1.5  # λmax over the bulk edge: an eigenvalue that stands apart, not one that bleeds out
 HEAVIEST_WEAK = 6.0  # α of the weakest tail still called heavy
 
 
-@metric(unit="", ref="Martin & Mahoney, JMLR 22(165), §4 and Table 2", fmt="s", over_layers="")
+@metric(unit="", ref="Martin & Mahoney, JMLR 22(165) (the 5+1 phases)", fmt="s", over_layers="")
 def phase(weight: Spectrum, marchenko_pastur: Fit | None = None, power_law: Fit | None = None) -> str:
     """The phase of training, read off the spectrum by rules in this order.
 
     rank-collapse: a quarter of the eigenvalues are zero. While the bulk stays within 0.1 (KS) of the
-    Marchenko–Pastur law and at most a tenth of the eigenvalues are spikes: random-like without a spike beyond the
+    Marchenko–Pastur law and at most 15 % of the eigenvalues are spikes: random-like without a spike beyond the
     Tracy–Widom edge, bleeding-out when λmax is within 1.5 times the edge, bulk+spikes beyond. Otherwise the bulk is
-    deformed: heavy-tailed when a power law with α ≤ 6 was fitted, else bulk-decay. The borders are conventions;
-    the paper draws them by eye.
+    deformed: heavy-tailed when a power law with α ≤ 6 was fitted, else bulk-decay. The borders are conventions; the
+    paper draws them by eye. Small layers whose entries have heavy tails of exponent 3 or more still look random.
     """
     if len(weight.live) <= (1 - COLLAPSED) * len(weight.evals):
         return "rank-collapse"
     if marchenko_pastur is None:
-        raise Absent("too few eigenvalues for a bulk")
+        raise Absent("no bulk was fitted")
     bulk = marchenko_pastur.params
     if bulk["ks"] <= BULK_KS and bulk["spikes"] <= FEW * len(weight.evals):
         if bulk["spikes"] == 0:

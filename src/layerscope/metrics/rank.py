@@ -13,18 +13,18 @@ from layerscope.types import Spectrum
 
 @metric(unit="", ref="Rudelson & Vershynin, J. ACM 54 (2007)", fmt=".1f", label="st.rank")
 def stable_rank(weight: Spectrum) -> float:
-    """‖W‖_F² / λmax, between 1 and the rank; pooled over the matrices of the layer."""
+    """‖W‖_F² / λmax, between 1 and the rank; pooled over the matrices of the layer, so up to k times that of one."""
     _nonzero(weight)
     return float(weight.evals.sum() / weight.evals[-1])
 
 
-@metric(unit="", ref="Golub & Van Loan, Matrix Computations, §5.4.1", over_layers="", fmt="d")
+@metric(unit="", ref="Golub & Van Loan, Matrix Computations, 4th ed., §5.4.1", over_layers="", fmt="d")
 def matrix_rank(weight: Spectrum) -> int:
     """Eigenvalues above the floor that arithmetic and the weights' own rounding set."""
     return len(weight.live)
 
 
-@metric(unit="", ref="Martin & Mahoney, JMLR 22(165), §4", over_layers="", fmt="d")
+@metric(unit="", ref="Martin & Mahoney, JMLR 22(165)", over_layers="", fmt="d")
 def rank_loss(weight: Spectrum) -> int:
     """Eigenvalues that are zero to the weights' precision: k·m − matrix_rank."""
     return len(weight.evals) - len(weight.live)
@@ -33,10 +33,11 @@ def rank_loss(weight: Spectrum) -> int:
 @metric(unit="", ref="WeightWatcher's weak_rank_loss, made relative", over_layers="", fmt="d")
 def weak_rank_loss(weight: Spectrum) -> int:
     """Eigenvalues below 10⁻⁶·λmax."""
+    _nonzero(weight)
     return int(np.searchsorted(weight.evals, 1e-6 * weight.evals[-1]))
 
 
-@metric(unit="", ref="Roy & Vetterli, EUSIPCO 2007", fmt=".3f")
+@metric(unit="", ref="Martin & Mahoney, JMLR 22(165) (matrix entropy)", fmt=".3f")
 def entropy(weight: Spectrum) -> float:
     """Spectral entropy −Σp ln p / ln R, p = λ/Σλ, R the rank; 1 for a flat spectrum, 0 for rank one."""
     _nonzero(weight)

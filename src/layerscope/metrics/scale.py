@@ -21,13 +21,13 @@ def spectral_norm(weight: Spectrum) -> float:
     return float(weight.evals[-1])
 
 
-@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, §2.4")
+@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, 4th ed., §2.4")
 def sv_max(weight: Spectrum) -> float:
     """Largest singular value, √λmax = ‖W‖₂."""
     return math.sqrt(weight.evals[-1])
 
 
-@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, §2.4", over_layers="")
+@metric(unit="W", ref="Golub & Van Loan, Matrix Computations, 4th ed., §2.4", over_layers="")
 def sv_min(weight: Spectrum) -> float:
     """Smallest singular value over all matrices of the layer."""
     return math.sqrt(weight.evals[0])

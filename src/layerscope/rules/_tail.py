@@ -10,12 +10,13 @@ from layerscope.types import LayerReport
 def accepted(layer: LayerReport, settings: Settings) -> bool:
     """Is the power law good enough, on enough eigenvalues, for a verdict on α?
 
-    Enough: ``Limits.verdict_tail`` eigenvalues in the tail. Good enough: the bootstrap p-value where there is one,
-    else Stephens' statistic; and no rival distribution that the likelihoods prefer.
+    Enough: ``Limits.verdict_tail`` eigenvalues in the tail, and α not beyond ``Limits.spurious``. Good enough: the
+    bootstrap p-value where there is one, else Stephens' statistic, which is weak; and no rival distribution that the
+    likelihoods prefer.
     """
     limits, fit = settings.limits, layer.parts["weight"].fits["power_law"]
     n = int(fit.params["n_tail"])
-    if n < limits.verdict_tail:
+    if n < limits.verdict_tail or fit.params["alpha"] > limits.spurious:
         return False
     if "p_value" in layer.metrics:
         fits = float(layer.metrics["p_value"]) >= limits.p_rejected

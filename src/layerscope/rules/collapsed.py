@@ -17,7 +17,7 @@ FEWEST = 16  # eigenvalues below which a stable rank near 1 says nothing
     "rank collapse",
     severity="error",
     needs=("lambda_max", "rank_loss", "num_evals"),
-    ref="Martin & Mahoney, JMLR 22(165), §4 (rank-collapse phase)",
+    ref="Martin & Mahoney, JMLR 22(165) (rank-collapse phase)",
 )
 def collapsed(layer: LayerReport, settings: Settings, model: Sequence[LayerReport]) -> Verdict | None:
     """The layer has lost its directions, or its weights altogether.
@@ -29,7 +29,8 @@ def collapsed(layer: LayerReport, settings: Settings, model: Sequence[LayerRepor
 
     **Evidence.** λmax beside the median λmax of the model's layers, the number of zero eigenvalues, the stable rank.
 
-    **Caveats.** Pruned and low-rank-factorised layers have zero eigenvalues by design. A residual network can work
+    **Caveats.** Pruned and low-rank-factorised layers have zero eigenvalues by design; layers that start at zero
+    (adapters, gated residuals) are emptied until they are trained. A residual network can work
     with emptied layers: they are spare, not broken. A batch norm behind a tiny layer can restore its scale.
 
     **What to try.** Less weight decay, a look at dead units before the layer, or removing the layer.

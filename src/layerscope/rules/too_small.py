@@ -12,12 +12,12 @@ from layerscope.types import LayerReport, Verdict
     "too small to fit",
     severity="info",
     needs=("num_evals",),
-    ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009), §3.4 (50 points and more)",
+    ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009) (about 50 points as a rule of thumb)",
 )
 def too_small(layer: LayerReport, settings: Settings) -> Verdict | None:
     """The layer has too few eigenvalues for a tail: norms and ranks only.
 
-    **What it means.** Below 50 eigenvalues an α cannot be told from chance, so none is given. Norms, ranks and entropy
+    **What it means.** Of fewer than 50 eigenvalues an α is mostly chance, so none is given. Norms, ranks and entropy
     are measured all the same.
 
     **Evidence.** The number of eigenvalues beside min_evals.

@@ -25,8 +25,9 @@ def under_trained(layer: LayerReport, settings: Settings) -> Verdict | None:
     **Evidence.** α with its interval, the number of eigenvalues in the tail, the distance D. The verdict needs at
     least 20 eigenvalues in the tail and a power law that its goodness-of-fit test does not reject.
 
-    **Caveats.** α grows with the aspect ratio and shrinks with the size of a layer; a very large α (above 8) often
-    means that there is no power law at all. One layer above 6 in a well-trained network is common.
+    **Caveats.** α depends on the shape of a layer: an untrained layer of 512 rows or a pooled convolution is often
+    above 6, an untrained layer of 64 rows mostly below. A large α (above 8) often means that there is no power law at
+    all; above 20 none is claimed. One layer above 6 in a well-trained network is common.
 
     **What to try.** More or better data, longer training, a larger learning rate for the layer, or a narrower layer.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope import registry
-from layerscope.errors import TargetNotFound, UnknownFormat, did_you_mean
+from layerscope.errors import LayerscopeError, Refused, TargetNotFound, UnknownFormat, Unreadable, did_you_mean
 from layerscope.types import Source, SourceSpec
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
@@ -56,13 +56,32 @@ def open_target(target: Any) -> Source:
     """
     found = _locate(target) if isinstance(target, str | os.PathLike) else target
     for plugin in registry.plugins("sources").values():
-        if plugin.target.accepts(found):
-            source: Source = plugin.target.open(found)
-            return source
+        if _accepts(plugin, found):
+            return _open(plugin, found)
     formats = ", ".join(registry.plugins("sources"))
     if isinstance(found, Path):
         raise UnknownFormat(f"{found}: {_content(found)}; not a model in any known format ({formats})")
     raise UnknownFormat(f"cannot analyse a {type(found).__module__}.{type(found).__qualname__}; known: {formats}")
+
+
+def _accepts(plugin: registry.Plugin, target: Any) -> bool:
+    try:
+        return bool(plugin.target.accepts(target))
+    except OSError as error:
+        raise Unreadable(f"{target}: {error.strerror or error}") from error
+
+
+def _open(plugin: registry.Plugin, target: Any) -> Source:
+    """Open a target; whatever a damaged or hostile one makes a reader stumble over is the target's fault."""
+    try:
+        source: Source = plugin.target.open(target)
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        named = target if isinstance(target, str | Path) else type(target).__name__
+        why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        raise Unreadable(f"{named}: cannot be read as {plugin.name}: {why}") from error
+    return source
 
 
 def _locate(target: str | os.PathLike[str]) -> Path | str:
@@ -70,15 +89,31 @@ def _locate(target: str | os.PathLike[str]) -> Path | str:
     text = os.fspath(target)
     if not text or "\0" in text:
         raise TargetNotFound(f"{text!r} is no path")
-    path = Path(text).expanduser()
     try:
+        path = Path(text).expanduser()
         if path.exists():
             return path
-    except OSError as error:
-        raise TargetNotFound(f"{text[:200]}: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+        why = error.strerror if isinstance(error, OSError) else error
+        raise TargetNotFound(f"{text[:200]}: {why}") from error
     if isinstance(target, str) and HUB_ID.fullmatch(target) and not path.suffix:
         return target
     raise TargetNotFound(f"{text} does not exist{_suggest(path)}")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a model's own folder.
+
+    :raises Refused: the name, or the link behind it, leads out of the folder; the hub cache's ``blobs`` are part of it.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise Refused(f"{folder}: names {name!r}, which is not a file beside it")
+    path, home = folder / name, folder.resolve()
+    real = path.resolve()
+    hub = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if real.parent not in (home, hub) and home not in real.parents:
+        raise Refused(f"{path}: links to {real}, outside its folder; name that file itself if you trust it")
+    return path
 
 
 def _suggest(path: Path) -> str:
@@ -91,12 +126,18 @@ def _suggest(path: Path) -> str:
 
 def _content(path: Path) -> str:
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())
+        try:
+            names = sorted(entry.name for entry in path.iterdir())
+        except OSError as error:
+            return f"a folder that cannot be opened ({error.strerror})"
         return f"a folder with {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else "an empty folder"
     if not path.is_file():
         return "neither a file nor a folder"
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
     if not head:
         return "an empty file"
     text = head.decode("utf-8", "replace")

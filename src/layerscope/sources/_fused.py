@@ -31,10 +31,10 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | No
         if layer.endswith(suffix):
             try:
                 fused = layout(shape, config)
-            except (KeyError, TypeError, ZeroDivisionError):  # a config that lacks a number: leave it whole
+            except (KeyError, TypeError, ValueError, ArithmeticError):  # a config without the numbers: leave it whole
                 return None
             whole = all(
-                shape[p.axis] % p.stride == 0 and p.length > 0 and p.offset + p.length <= p.stride
+                p.length > 0 and p.offset + p.length <= p.stride and shape[p.axis] % p.stride == 0
                 for _, p in fused.parts
             )
             return fused if whole else Fused(fused.axes)

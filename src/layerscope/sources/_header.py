@@ -11,6 +11,7 @@ from typing import Any
 
 from layerscope.errors import Unreadable
 
+MOST_AXES = 64  # of a NumPy array
 LONGEST = 100_000_000  # bytes of header, the limit of the format's own library
 DTYPES = {  # name in the file → (numpy-style name, bits per entry)
     "F64": ("float64", 64),
@@ -107,7 +108,7 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
         raise Unreadable(f"{where} lacks dtype, shape or data_offsets") from None
     if code not in DTYPES if isinstance(code, str) else True:
         raise Unreadable(f"{where} has the unknown dtype {_short(repr(code))}; known: {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not all(_is_count(x) for x in [*shape, start, stop]):
+    if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(_is_count(x) for x in [*shape, start, stop]):
         raise Unreadable(f"{where} has a shape or offsets that are no sizes")
     dtype, bits = DTYPES[code]
     if start > stop or (stop - start) * 8 != math.prod(shape) * bits:

@@ -20,6 +20,7 @@ FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
 EMBEDDING = re.compile(r"(\w*_)?(embed|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
 RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
 NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
+LONGEST_WORD = 200  # letters
 GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
 CONV = {3: ("conv1d", "oiw"), 4: ("conv2d", "oihw"), 5: ("conv3d", "oidhw")}
 
@@ -32,6 +33,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str  # numpy-style name
     storage: Hashable = None  # equal for tensors that are the same memory; None: its own
+    fault: str = ""  # why it can never be read as numbers
 
 
 def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = None) -> list[LayerRef]:
@@ -52,8 +54,17 @@ def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = 
 
 
 def number(refs: Iterable[LayerRef]) -> list[LayerRef]:
-    """The same refs with their positions as index."""
-    return [replace(ref, index=i) for i, ref in enumerate(refs)]
+    """The same refs with their positions as index and names that are unique."""
+    made: list[LayerRef] = []
+    seen: set[str] = set()
+    for i, ref in enumerate(refs):
+        name, again = ref.name, 1
+        while name in seen:  # a tensor may be called what a part of another is called
+            again += 1
+            name = f"{ref.name}#{again}"
+        seen.add(name)
+        made.append(replace(ref, index=i, name=name))
+    return made
 
 
 def split_ref(ref: LayerRef, parts: Iterable[tuple[str, Part]], how: str) -> list[LayerRef]:
@@ -64,6 +75,11 @@ def split_ref(ref: LayerRef, parts: Iterable[tuple[str, Part]], how: str) -> lis
         shape[part.axis] = part.count(shape[part.axis])
         made.append(replace(ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=how))
     return made
+
+
+def matches(pattern: re.Pattern[str], word: str) -> bool:
+    """Does a word of a name match? Words longer than any model's are not looked at: matching them is quadratic."""
+    return len(word) <= LONGEST_WORD and pattern.match(word) is not None
 
 
 def equal_parts(labels: str | Iterable[str], axis: int, size: int) -> list[tuple[str, Part]]:
@@ -88,11 +104,16 @@ def why_not(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
 
 def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[LayerRef]:
     name, shape = tensor.name, tensor.shape
-    unfit = why_not(shape, tensor.dtype) or _vector(name, shape) or _scaled_codes(tensor, shapes)
+    unfit = (
+        (("tensor", tensor.fault) if tensor.fault else None)
+        or why_not(shape, tensor.dtype)
+        or _vector(name, shape)
+        or _scaled_codes(tensor, shapes)
+    )
     if unfit:
         return [_skip(tensor, *unfit)]
-    recurrent = RECURRENT.match(name)
-    if recurrent and len(shape) == 2:
+    recurrent = RECURRENT.match(name) if len(shape) == 2 else None
+    if recurrent:
         return _gates(tensor, recurrent, shapes)
     kind, axes = _kind_and_axes(name, shape)
     if not axes:
@@ -120,7 +141,7 @@ def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
     owner, _, last = name.rpartition(".")
     if last.startswith(("running_", "moving_")):
         return "buffer", "running statistics"
-    if NORM.match(owner.rpartition(".")[2]) or last in ("gamma", "beta"):
+    if matches(NORM, owner.rpartition(".")[2]) or last in ("gamma", "beta"):
         return "norm", "1-D: part of a norm"
     if "bias" in last:
         return "bias", "1-D: bias"
@@ -138,7 +159,7 @@ def _scaled_codes(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:
     owner = name.removesuffix(".weight").removesuffix(".embedding").rpartition(".")[2]
-    embedding = EMBEDDING.match(owner) is not None
+    embedding = matches(EMBEDDING, owner)
     if len(shape) == 2:
         return ("embedding" if embedding else "dense"), "oi"
     if len(shape) == 3 and (embedding or shape[0] == 1) and not name.endswith(".weight"):
@@ -152,6 +173,8 @@ def _gates(tensor: TensorInfo, match: re.Match[str], shapes: Mapping[str, tuple[
     """Gates of a torch LSTM, GRU or RNN: weight_hh is (gates·hidden, hidden), or (…, projection) beside a weight_hr."""
     stem, level = match["stem"], match["level"]
     hh, hr = shapes.get(f"{stem}weight_hh{level}"), shapes.get(f"{stem}weight_hr{level}")
+    hh = hh if hh and len(hh) == 2 else None
+    hr = hr if hr and len(hr) == 2 else None
     hidden = (hr or hh or (0, 0))[1]
     count = hh[0] // hidden if hh and hidden and hh[0] % hidden == 0 else 0
     kind, labels = GATES.get(count, ("dense", ""))

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Refused, Unreadable
+from layerscope.sources._header import MOST_AXES
+from layerscope.sources._pickle import check_pickle
 from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
@@ -69,6 +71,14 @@ class Tensor:
         """numpy-style name."""
         return self.storage.dtype
 
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a pickle that changes a tensor after it is made")
+
+    @property
+    def expanded(self) -> bool:
+        """Does it show the same numbers more than once?"""
+        return math.prod(self.shape) > self.storage.count
+
     @property
     def identity(self) -> tuple[Any, ...]:
         """Equal for tensors that are the same memory in the same shape."""
@@ -85,13 +95,11 @@ class TensorZip:
                 self.members = {info.filename: info for info in archive.infolist()}
                 self.prefix = _prefix(path, self.members)
                 info = self.members[self.prefix + "data.pkl"]
-                if info.file_size > LONGEST:
-                    raise Unreadable(f"{path}: a pickle of {info.file_size:,} bytes is no checkpoint's")
-                order = self.prefix + "byteorder"
-                if order in self.members and archive.read(order) != b"little":
+                order = self.members.get(self.prefix + "byteorder")
+                if order is not None and _member(path, archive, order, 16) != b"little":
                     raise Unreadable(f"{path}: big-endian tensors are not supported")
-                self.content = _unpickle(path, archive.read(info))
-        except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError) as error:
+                self.content = _unpickle(path, _member(path, archive, info, LONGEST))
+        except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError) as error:
             raise Unreadable(f"{path}: damaged or truncated zip: {error}") from None
 
     def read(self, tensor: Tensor) -> Array:
@@ -119,6 +127,13 @@ class TensorZip:
         return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
 
 
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, longest: int) -> bytes:
+    """A member as it lies in the file: torch.save compresses nothing, so that nothing can be larger than the file."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > longest:
+        raise Unreadable(f"{path}: {info.filename} is compressed or too long, which torch.save never makes it")
+    return archive.read(info)
+
+
 def _prefix(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
     found = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(found) != 1 or found[0].count("/") > 1:
@@ -130,6 +145,7 @@ def _prefix(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
 
 def _unpickle(path: Path, raw: bytes) -> Any:
     try:
+        check_pickle(raw)
         return _Unpickler(io.BytesIO(raw)).load()
     except Refused as refused:
         raise Refused(f"{path}: {refused}") from None
@@ -146,7 +162,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _rebuild_parameter
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return _Table
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in DTYPES:
@@ -167,10 +183,18 @@ class _Unpickler(pickle.Unpickler):
         return Storage(key, dtype, count)
 
 
+class _Table(OrderedDict[Any, Any]):
+    """An OrderedDict that a pickle may fill and not otherwise change."""
+
+    def __setstate__(self, state: Any) -> None:
+        """State dicts carry version numbers as an attribute; nothing here needs them."""
+
+
 def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
     shape, strides = tuple(shape), tuple(strides)
-    whole = [offset, *shape, *strides]
-    if len(shape) != len(strides) or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in whole):
+    sizes = [offset, *shape, *strides]
+    possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MOST_AXES
+    if not possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
         raise ValueError("a tensor with impossible sizes")
     if math.prod(shape) and offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) >= storage.count:
         raise ValueError("a tensor larger than its storage")

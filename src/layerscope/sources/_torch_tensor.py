@@ -14,9 +14,24 @@ if TYPE_CHECKING:
 def describe(name: str, tensor: Any) -> TensorInfo:
     """Header of a tensor; equal storage marks tied tensors."""
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:
+        return TensorInfo(name, (), "nested")
     if tensor.is_quantized or tensor.layout.__str__() != "torch.strided":
         dtype = f"{tensor.layout} {dtype}".removeprefix("torch.")
-    return TensorInfo(name, tuple(tensor.shape), dtype, identity(tensor))
+    return TensorInfo(
+        name,
+        tuple(tensor.shape),
+        dtype,
+        identity(tensor),
+        "expanded: it repeats the same numbers" if expanded(tensor) else "",
+    )
+
+
+def expanded(tensor: Any) -> bool:
+    """Does it show more numbers than its memory holds?"""
+    if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided":
+        return False
+    return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
 
 
 def identity(tensor: Any) -> tuple[Any, ...] | None:

@@ -57,7 +57,7 @@ def _describe(name: str, value: Any) -> TensorInfo:
 
         return describe(name, value)
     array = np.asarray(value)
-    return TensorInfo(name, array.shape, str(array.dtype), None)
+    return TensorInfo(name, array.shape, array.dtype.name)
 
 
 def _array(value: Any) -> Array:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
-from layerscope.sources import HUB_ID, safetensors, torch_file
+from layerscope.sources import HUB_ID, inside, safetensors, torch_file
 from layerscope.sources._state_dict import StateDict
 
 PORTABLE = True
@@ -31,8 +31,8 @@ def open(target: Path | str) -> StateDict:
     """Read the headers of the folder's one model."""
     folder = cached(target) if isinstance(target, str) else target
     config = _config(folder)
-    files, module = _model(folder)
-    source: StateDict = module.open_files(folder, files, config)
+    files, module, listed = _model(folder)
+    source: StateDict = module.open_files(folder, files, config, listed)
     source.spec = type(source.spec)(target, "huggingface", True, source.spec.key)
     return source
 
@@ -92,8 +92,8 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return {**text, **config} if isinstance(text, dict) else config
 
 
-def _model(folder: Path) -> tuple[list[Path], Any]:
-    """The files of the folder's one model and the module that reads them; safetensors first."""
+def _model(folder: Path) -> tuple[list[Path], Any, dict[str, Path]]:
+    """The files of the folder's one model, the module that reads them, and what an index says; safetensors first."""
     names = _weights(folder)
     for suffixes, module in (
         ((".safetensors", safetensors.INDEX), safetensors),
@@ -102,25 +102,26 @@ def _model(folder: Path) -> tuple[list[Path], Any]:
         mine = [name for name in names if name.endswith(suffixes)]
         indices = [name for name in mine if name.endswith(".index.json")]
         if len(indices) == 1:
-            return safetensors.shards(folder / indices[0]), module
+            listed = safetensors.shards(folder / indices[0])
+            return sorted(set(listed.values())), module, listed
         files = [name for name in mine if not name.endswith(".index.json")]
         if files and not indices:
-            return _one_model(folder, files), module
+            return _one_model(folder, files), module, {}
         if indices:
             raise _several(folder, indices)
-    return _one_model(folder, names), torch_file
+    return _one_model(folder, names), torch_file, {}
 
 
 def _one_model(folder: Path, files: list[str]) -> list[Path]:
     if len(files) == 1:
-        return [folder / files[0]]
+        return [inside(folder, files[0])]
     shards = [SHARD.match(name) for name in files]
     matched = [s for s in shards if s is not None]
     if len(matched) == len(files) and len({(s["stem"], s["count"]) for s in matched}) == 1:
         count = int(matched[0]["count"])
         if len(files) != count:
             raise Unreadable(f"{folder}: {len(files)} of {count} shards are there")
-        return [folder / name for name in files]
+        return [inside(folder, name) for name in files]
     raise _several(folder, files)
 
 

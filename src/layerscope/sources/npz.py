@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources import spec
+from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = True
+DAMAGE = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, ValueError, EOFError, RuntimeError)
 
 
 def accepts(target: Any) -> bool:
@@ -37,15 +42,18 @@ def open(target: Path) -> StateDict:
     """Read the header of every member."""
     try:
         with zipfile.ZipFile(target) as archive:
-            tensors = [_header(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")]
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, zipfile.LargeZipFile) as error:
+            members = {info.filename: info for info in archive.infolist() if info.filename.endswith(".npy")}
+            if len(members) < sum(info.filename.endswith(".npy") for info in archive.infolist()):
+                raise Unreadable(f"{target}: two arrays have the same name")
+            tensors = [_header(archive, info) for info in members.values()]
+    except DAMAGE as error:
         raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
     if not tensors:
         raise Unreadable(f"{target}: holds no arrays")
 
     def fetch(name: str) -> Array:
-        with np.load(target, allow_pickle=False) as arrays:
-            array: Array = arrays[name]
+        with zipfile.ZipFile(target) as archive, archive.open(members[f"{name}.npy"]) as member:
+            array: Array = np.lib.format.read_array(member, allow_pickle=False)
             return array
 
     return StateDict(spec(target, "npz", portable=True), tensors, fetch)
@@ -60,6 +68,7 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> TensorInfo:
         shape, _, dtype = read(member)
         if dtype.hasobject:
             raise Refused(f"{archive.filename}: {info.filename} holds pickled objects; only numbers are read")
-        if member.tell() + dtype.itemsize * int(np.prod(shape, dtype=object)) != info.file_size:
-            raise ValueError(f"{info.filename} claims {shape} of {dtype}, which is not what it holds")
-    return TensorInfo(info.filename.removesuffix(".npy"), shape, str(dtype))
+        size = dtype.itemsize * math.prod(shape) if len(shape) <= MOST_AXES and min(shape, default=0) >= 0 else -1
+        if member.tell() + size != info.file_size:
+            raise ValueError(f"{info.filename} claims {str(shape)[:80]} of {dtype}, which is not what it holds")
+    return TensorInfo(info.filename.removesuffix(".npy"), shape, dtype.name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import Refused, Unreadable
-from layerscope.sources import spec
+from layerscope.errors import Unreadable
+from layerscope.sources import inside, spec
 from layerscope.sources._header import Entry, looks_like_header, read_header
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
@@ -30,17 +31,23 @@ def accepts(target: Any) -> bool:
 
 def open(target: Path) -> StateDict:
     """Read the headers."""
-    return open_files(target, shards(target) if target.name.endswith(INDEX) else [target], None)
+    if target.name.endswith(INDEX):
+        listed = shards(target)
+        return open_files(target, sorted(set(listed.values())), None, listed)
+    return open_files(target, [target], None)
 
 
-def open_files(target: Path, files: list[Path], config: dict[str, Any] | None) -> StateDict:
-    """One source over several files."""
+def open_files(
+    target: Path, files: list[Path], config: dict[str, Any] | None, listed: Mapping[str, Path] | None = None
+) -> StateDict:
+    """One source over several files; ``listed`` is what an index says of them."""
     entries: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for name, entry in read_header(file).items():
             if name in entries:
                 raise Unreadable(f"{target}: tensor {name!r} is in {entries[name][0].name} and in {file.name}")
             entries[name] = (file, entry)
+    check_index(target, listed or {}, {name: file for name, (file, _) in entries.items()})
 
     def fetch(name: str) -> Array:
         file, entry = entries[name]
@@ -50,27 +57,34 @@ def open_files(target: Path, files: list[Path], config: dict[str, Any] | None) -
     return StateDict(spec(target, "safetensors", portable=True), tensors, fetch, config)
 
 
-def shards(index: Path) -> list[Path]:
-    """The files that an index names, each inside the index's own folder and there.
+def shards(index: Path) -> dict[str, Path]:
+    """Tensor → file, as an index says, each file inside the index's own folder and there.
 
     :raises Refused: a name that leads out of the folder.
     :raises Unreadable: no weight_map, or a file that is missing.
     """
     try:
-        names = json.loads(index.read_text("utf-8"))["weight_map"].values()
-        files = sorted({str(name) for name in names})
+        listed = {str(tensor): str(name) for tensor, name in json.loads(index.read_text("utf-8"))["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Unreadable(f"{index}: no table 'weight_map' of tensors and files") from None
-    if not files:
+    if not listed:
         raise Unreadable(f"{index}: names no file")
-    folder = index.parent
-    for name in files:
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise Refused(f"{index}: names {name!r}, which is not a file beside it")
-    missing = [name for name in files if not (folder / name).is_file()]
+    files = {name: inside(index.parent, name) for name in sorted(set(listed.values()))}
+    missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise Unreadable(f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}")
-    return [folder / name for name in files]
+    return {tensor: files[name] for tensor, name in listed.items()}
+
+
+def check_index(target: Path, listed: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+    """Every tensor is where the index says.
+
+    :raises Unreadable: one is missing or in another file.
+    """
+    for tensor, file in listed.items():
+        if found.get(tensor) != file:
+            where = f"it is in {found[tensor].name}" if tensor in found else "no file has it"
+            raise Unreadable(f"{target}: the index puts tensor {tensor!r} in {file.name}, but {where}")
 
 
 def read_entry(file: Path, entry: Entry) -> Array:

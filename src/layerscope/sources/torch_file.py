@@ -18,6 +18,7 @@ from layerscope.errors import MissingExtra, Refused, TargetError, Unreadable
 from layerscope.sources import spec
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
+from layerscope.sources.safetensors import check_index
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -40,17 +41,22 @@ def open(target: Path) -> StateDict:
     return open_files(target, [target], None)
 
 
-def open_files(target: Path, files: list[Path], config: dict[str, Any] | None) -> StateDict:
-    """One source over several files."""
+def open_files(
+    target: Path, files: list[Path], config: dict[str, Any] | None, listed: Mapping[str, Path] | None = None
+) -> StateDict:
+    """One source over several files; ``listed`` is what an index says of them."""
     tensors: list[TensorInfo] = []
     owner: dict[str, tuple[Any, Any]] = {}
+    places: dict[str, Path] = {}
     for file in files:
         reader = _reader(file)
         for name, tensor in named_tensors(file, reader.content, reader.is_tensor):
             if name in owner:
                 raise Unreadable(f"{target}: two tensors are called {name!r}")
-            owner[name] = (reader, tensor)
+            owner[name], places[name] = (reader, tensor), file
             tensors.append(reader.describe(name, tensor))
+
+    check_index(target, listed or {}, places)
 
     def fetch(name: str) -> Array:
         reader, tensor = owner[name]
@@ -110,15 +116,17 @@ def _model_of(path: Path, content: Any, is_tensor: Any) -> Mapping[str, Any]:
     )
 
 
-def _flatten(content: Any, is_tensor: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > DEEPEST or not isinstance(content, Mapping):
+def _flatten(
+    content: Any, is_tensor: Any, prefix: str, depth: int, above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Any]]:
+    if depth > DEEPEST or not isinstance(content, Mapping) or id(content) in above:
         return
     for key, value in content.items():
         name = f"{prefix}{key}"
         if is_tensor(value):
             yield name, value
         elif isinstance(value, Mapping) and not str(key).startswith("optim"):
-            yield from _flatten(value, is_tensor, f"{name}.", depth + 1)
+            yield from _flatten(value, is_tensor, f"{name}.", depth + 1, (*above, id(content)))
 
 
 def _reader(path: Path) -> Any:
@@ -155,7 +163,8 @@ class _WithoutTorch:
         return isinstance(value, Tensor)
 
     def describe(self, name: str, tensor: Any) -> TensorInfo:
-        return TensorInfo(name, tensor.shape, tensor.dtype, (str(self.zip.path), *tensor.identity))
+        fault = "expanded: it repeats the same numbers" if tensor.expanded else ""
+        return TensorInfo(name, tensor.shape, tensor.dtype, (str(self.zip.path), *tensor.identity), fault)
 
     def read(self, tensor: Any) -> Array:
         return self.zip.read(tensor)

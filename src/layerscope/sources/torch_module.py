@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from layerscope.sources._layout import (
     TensorInfo,
     equal_parts,
     layers_of,
+    matches,
     number,
     split_ref,
     why_not,
@@ -187,6 +187,6 @@ def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
 
 def _by_name(owner: Any, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
     found = layers_of([info], config)
-    if len(info.shape) == 1 and NORM.match(type(owner).__name__) and math.prod(info.shape):
+    if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
         return [replace(ref, kind="norm", skipped="1-D: part of a norm") for ref in found]
     return found

@@ -44,8 +44,12 @@ def check_writable(path: str | Path) -> None:
 
     :raises OutputError: the folder is missing, is no folder, or may not be written to; or the path is a folder.
     """
-    target = Path(path)
-    folder = target.resolve().parent
+    try:
+        target = Path(path)
+        folder = target.resolve().parent
+        target.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if target.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder")
     if not folder.is_dir():

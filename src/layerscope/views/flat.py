@@ -11,6 +11,7 @@ from layerscope.types import Report
 from layerscope.views import frame
 from layerscope.views.text import number, plural, printable
 
+CELL = 32_000  # characters that spreadsheets take in a cell
 MARKDOWN = ("layer_id", "name", "N", "M", "num_evals", "alpha", "alpha_low", "alpha_high", "log_spectral_norm",
             "stable_rank", "phase", "verdicts")  # fmt: skip
 
@@ -25,9 +26,14 @@ def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
     for report in reports:
         for row in frame.rows(report):
             values = [row[name] for name in names]
-            cells = ["×".join(map(str, v)) if isinstance(v, list) else v for v in values]
-            writer.writerow([report.meta["target"], *cells] if several else cells)
+            writer.writerow([_csv(v) for v in ([report.meta["target"], *values] if several else values)])
     return buffer.getvalue()
+
+
+def _csv(value: object) -> object:
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    return printable(value, CELL) if isinstance(value, str) else value
 
 
 def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
@@ -46,7 +52,8 @@ def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
     lines += ["", f"{plural(summary['analysed'], 'layer')} analysed, median α {number(median, '.2f')}."]
     for finding in report.findings:
         if finding.severity != "info":
-            lines.append(f"- **{finding.code} {finding.title}** {escape(finding.layer)}: {escape(finding.message)}")
+            what = f"**{escape(finding.code)} {escape(finding.title)}**"
+            lines.append(f"- {what} {escape(finding.layer)}: {escape(finding.message)}")
     lines += [f"- failed: {escape(name)}" for name in summary["failed"]]
     return "\n".join(lines) + "\n"
 

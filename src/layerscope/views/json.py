@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from layerscope.errors import Unreadable
-from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Part, Report, Spectrum
+from layerscope.errors import Unreadable, UsageError
+from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Part, Report, Spectrum, checked, conforms
 from layerscope.views.frame import sizes
 
 SCHEMA = 1
@@ -43,7 +43,7 @@ def layer_to_dict(layer: LayerReport, conv: str) -> dict[str, Any]:
 
 def to_json(report: Report, *, indent: int | None = None) -> str:
     """Valid JSON: a number that is not finite is an error here, not in somebody's parser."""
-    return json.dumps(to_dict(report), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(to_dict(report), indent=indent, allow_nan=False)
 
 
 def to_jsonl(report: Report) -> Iterator[str]:
@@ -58,30 +58,49 @@ def to_jsonl(report: Report) -> Iterator[str]:
 
 def from_json(text: str) -> Report:
     """The report that :func:`to_json` wrote, without spectra."""
+    return from_dict(parse(text), {})
+
+
+def parse(text: str | bytes) -> Any:
+    """Strict JSON.
+
+    :raises Unreadable: it is none, NaN and infinity included.
+    """
     try:
-        plain = json.loads(text)
-    except ValueError as error:
-        raise Unreadable(f"not JSON: {error}") from None
-    return from_dict(plain, {})
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"not JSON: {type(error).__name__}: {error}") from None
 
 
 def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report:
-    """A report from plain types and the spectra of (index, role)."""
+    """A report from plain types and the spectra of (index, role); every field is checked against its type.
+
+    :raises Unreadable: another schema, or a field that is missing or of another type.
+    """
     if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
         found = plain.get("schema") if isinstance(plain, Mapping) else None
-        raise Unreadable(f"a report of schema {found!r}; this version reads schema {SCHEMA}")
+        raise Unreadable(f"a report of schema {found!r:.40}; this version reads schema {SCHEMA}")
     try:
         layers = tuple(_layer(layer, spectra) for layer in plain["layers"])
-        findings = tuple(Finding(**finding) for finding in plain["findings"])
-        report = Report(dict(plain["meta"]), layers, findings)
+        findings = tuple(checked(Finding(**finding)) for finding in plain["findings"])
+        meta = {str(key): value for key, value in plain["meta"].items()}
+        if not conforms(meta["target"], str) or not conforms(meta["format"], str):
+            raise TypeError("target and format are no text")
+        if not conforms(meta.get("seconds", 0.0), float):
+            raise TypeError("seconds is no number")
+        report = Report(meta, layers, findings)
         _ = report.settings
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise Unreadable(f"a damaged report: {type(error).__name__}: {error}") from None
     return report
 
 
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _line(item: dict[str, Any]) -> str:
-    return json.dumps(item, ensure_ascii=False, allow_nan=False)
+    return json.dumps(item, allow_nan=False)
 
 
 def _part_to_dict(part: Measurement) -> dict[str, Any]:
@@ -98,13 +117,22 @@ def _part_to_dict(part: Measurement) -> dict[str, Any]:
 
 def _layer(plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
     parts = {role: _part(role, part, spectra) for role, part in plain["parts"].items()}
-    return LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
+    layer = LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
+    if "weight" not in parts:
+        raise TypeError("a layer without its weight")
+    return checked(layer, but=("parts",))
 
 
 def _part(role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> Measurement:
     raw = dict(plain["ref"])
     raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
-    raw["part"] = Part(**raw["part"]) if raw["part"] is not None else None
-    ref = LayerRef(**raw)
-    fits = {name: Fit(name, fit["ok"], fit["reason"], dict(fit["params"])) for name, fit in plain["fits"].items()}
-    return Measurement(ref, spectra.get((ref.index, role)), fits, plain["skipped"], plain["failed"], plain["seconds"])
+    raw["part"] = checked(Part(**raw["part"])) if raw["part"] is not None else None
+    ref = checked(LayerRef(**raw))
+    fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
+    skipped, failed, seconds = plain["skipped"], plain["failed"], plain["seconds"]
+    part = Measurement(ref, spectra.get((ref.index, role)), fits, skipped, failed, seconds)
+    return checked(part, but=("fits", "spectrum"))
+
+
+def _fit(name: str, plain: Mapping[str, Any]) -> Fit:
+    return checked(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Unreadable
-from layerscope.types import Report, Spectrum
+from layerscope.types import Report, Spectrum, conforms
 from layerscope.views.files import write_whole
-from layerscope.views.json import from_dict, to_dict
+from layerscope.views.json import from_dict, parse, to_dict
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
@@ -49,7 +49,7 @@ def save(report: Report, path: str | Path) -> None:
                     spectra[member] = {"index": part.ref.index, "role": role, **facts}
                     archive.writestr(_dated(member), _npy(part.spectrum.evals))
         content = {**to_dict(report), "spectra": spectra}
-        archive.writestr(_dated(MEMBER), json.dumps(content, ensure_ascii=False, allow_nan=False))
+        archive.writestr(_dated(MEMBER), json.dumps(content, allow_nan=False))
     write_whole(path, buffer.getvalue())
 
 
@@ -60,24 +60,34 @@ def load(path: str | Path) -> Report:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            plain = json.loads(_member(archive, MEMBER))
+            plain = parse(_member(archive, MEMBER))
             spectra = {
                 (int(facts["index"]), str(facts["role"])): _spectrum(archive, member, facts)
                 for member, facts in plain.get("spectra", {}).items()
             }
+        return from_dict(plain, spectra)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
-        raise Unreadable(f"{path}: not a saved report, or damaged: {error}") from None
-    return from_dict(plain, spectra)
+    except Exception as error:  # whatever a damaged file makes the zip and npy readers stumble over
+        raise Unreadable(f"{path}: not a saved report, or damaged: {type(error).__name__}: {error}") from error
 
 
 def _spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any]) -> Spectrum:
-    evals: Floats = np.lib.format.read_array(io.BytesIO(_member(archive, member)), allow_pickle=False)
+    raw = io.BytesIO(_member(archive, member))
+    if np.lib.format.read_magic(raw) != (1, 0):
+        raise Unreadable(f"{member} is no npy file of version 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(raw)
+    if dtype != np.float64 or shape != ((len(raw.getvalue()) - raw.tell()) // 8,):
+        raise Unreadable(f"{member} claims {str(shape)[:40]} of {dtype}, which is not what it holds")
+    evals = np.frombuffer(raw.read(), np.float64)
     spectrum = Spectrum(evals, **{name: facts[name] for name in FACTS})
-    whole = evals.ndim == 1 and evals.dtype == np.float64 and len(evals) == spectrum.k * spectrum.m > 0
-    if not whole or not np.isfinite(evals).all() or (np.diff(evals) < 0).any() or evals[0] < 0:
-        raise Unreadable(f"{member} is not the ascending spectrum of {spectrum.k} matrices of {spectrum.m} eigenvalues")
+    counts = (spectrum.k, spectrum.m, spectrum.n)
+    whole = all(conforms(x, int) and x > 0 for x in counts) and len(evals) == spectrum.k * spectrum.m
+    floor = conforms(spectrum.floor, float) and spectrum.floor >= 0 and isinstance(spectrum.complete, bool)
+    if not whole or not floor or spectrum.n < spectrum.m:
+        raise Unreadable(f"{member}: impossible sizes")
+    if not np.isfinite(evals).all() or (np.diff(evals) < 0).any() or evals[0] < 0:
+        raise Unreadable(f"{member} is no ascending spectrum")
     return spectrum
 
 

@@ -36,7 +36,7 @@ def summarise(report: Report) -> dict[str, Any]:
                 metrics[plugin.name] = {
                     "mean": statistics.fmean(values),
                     "median": statistics.median(values),
-                    "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+                    "sd": statistics.stdev(values) if len(values) > 1 else None,
                     "n": len(values),
                 }
     skipped = Counter(layer.ref.kind for layer in report.rows if layer.skipped and not layer.failed)

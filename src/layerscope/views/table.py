@@ -147,7 +147,7 @@ def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column
     if column == "size":
         return Cell(_size(values))
     if column == "shape":
-        return Cell("×".join(map(str, values["shape"])) or "·")
+        return Cell(printable("×".join(map(str, values["shape"])) or "·", 40))
     if column == "note":
         return Cell(printable(layer.skipped or layer.ref.how or "analysed"), "dim" if layer.skipped else "")
     if column == "verdicts":
@@ -183,7 +183,7 @@ def _title(report: Report) -> Text:
     took = f", {meta['seconds']:.2f} s" if "seconds" in meta else ""
     target = printable(meta["target"], 500)
     shown = target if len(target) <= TITLE else f"…{target[1 - TITLE :]}"  # the end of a path tells most
-    return Text.assemble((shown, "bold"), f"  ({meta['format']}{took})")
+    return Text.assemble((shown, "bold"), f"  ({printable(meta['format'], 20)}{took})")
 
 
 def _summary(report: Report) -> list[Text]:
@@ -220,11 +220,13 @@ def _verdicts(report: Report, verbose: int) -> list[Text]:
     for code in codes:
         found = [f for f in report.findings if f.code == code]
         style = STYLES[found[0].severity]
-        lines.append(Text.assemble("  ", (f"{code} {found[0].title}", style), f": {plural(len(found), 'layer')}"))
+        lines.append(
+            Text.assemble("  ", (printable(f"{code} {found[0].title}"), style), f": {plural(len(found), 'layer')}")
+        )
         if found[0].severity == "info" and not verbose:
             continue
         most = len(found) if verbose else MOST
-        lines += [Text(f"    {printable(f.layer, 70)}\n      {f.message}") for f in found[:most]]
+        lines += [Text(f"    {printable(f.layer, 70)}\n      {printable(f.message)}") for f in found[:most]]
         if len(found) > most:
             lines.append(Text(f"    … and {len(found) - most} more (-v shows all)"))
     if codes:
@@ -237,7 +239,7 @@ def _skipped(report: Report) -> list[Text]:
     failed = [layer for layer in report.rows if layer.failed]
     lines = []
     if kinds:
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        listed = ", ".join(f"{count} {printable(kind, 20)}" for kind, count in kinds.items())
         lines.append(Text(f"Not analysed: {listed} (layerscope describe says why)", style="dim"))
     style = STYLES["error"]
     lines += [Text(f"Failed: {printable(x.name, 60)}: {printable(x.skipped)}", style=style) for x in failed[:MOST]]

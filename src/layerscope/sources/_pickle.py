@@ -1,0 +1,50 @@
+"""A look at a pickle before it is read: is it a table of tensors, or built to exhaust the reader?"""
+
+from __future__ import annotations
+
+import pickletools
+from typing import Any
+
+LARGEST = 1 << 20  # leaves of one tuple, shared parts counted each time: hashing it takes as long
+PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+GETS = ("GET", "BINGET", "LONG_BINGET")
+
+
+def check_pickle(raw: bytes) -> None:
+    """Walk the opcodes without executing them, keeping the size of what each would leave on the stack.
+
+    :raises ValueError: a memo index beyond the number of opcodes (it would allocate up to it), a tuple that unfolds
+        to more than ``LARGEST`` leaves, or an opcode that no pickler of state dicts writes.
+    """
+    stack: list[int | None] = []  # sizes; None is a mark
+    memo: dict[int, int] = {}
+    argument: Any
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(raw), start=1):
+        name = opcode.name
+        if name in PUTS:
+            index = len(memo) if name == "MEMOIZE" else int(argument)
+            if index > count:
+                raise ValueError(f"memo index {index} after {count} opcodes")
+            memo[index] = stack[-1] or 1 if stack else 1
+        elif name in GETS:
+            stack.append(memo.get(int(argument), 1))
+        elif name == "MARK":
+            stack.append(None)
+        elif name == "DUP":
+            raise ValueError("the opcode DUP")
+        else:
+            size = sum(_pop(stack, opcode)) + 1 if name.startswith("TUPLE") else (_pop(stack, opcode), 1)[1]
+            if size > LARGEST:
+                raise ValueError("tuples nested beyond any use")
+            stack.extend(size for _ in opcode.stack_after)
+
+
+def _pop(stack: list[int | None], opcode: Any) -> list[int]:
+    """Sizes of what an opcode takes from the stack."""
+    taken: list[int] = []
+    single = [item for item in opcode.stack_before if item not in (pickletools.markobject, pickletools.stackslice)]
+    if pickletools.markobject in opcode.stack_before:
+        while stack and (size := stack.pop()) is not None:
+            taken.append(size)
+    taken += [stack.pop() or 1 for _ in single if stack]
+    return taken
