@@ -98,7 +98,7 @@ def _held(stack: Array, evals: Floats, scale: float) -> float:
     """Largest eigenvalue that rounding the weights to their dtype can have made, in units of (W·scale)²."""
     k, n, m = stack.shape
     spread, u = (math.sqrt(n) + math.sqrt(m)) ** 2, unit_roundoff(stack.dtype)
-    even = u**2 * spread * float(evals.sum()) / (k * n * m)  # as if all entries were of one size
+    even: float = u * u * spread * float(evals.sum()) / (k * n * m)  # as if all entries were of one size
     if float(evals[0]) > even:
         return even  # nothing is near it: no need to look closer
     columns, rows, step = np.zeros((k, m)), np.empty((k, n)), max(1, BLOCK // m)
@@ -109,7 +109,7 @@ def _held(stack: Array, evals: Floats, scale: float) -> float:
             rows[i, at : at + step] = squares.mean(axis=1)
     typical = min(float(np.median(side[side > 0])) if side.any() else 0.0 for side in (columns, rows))
     least = smallest_subnormal(stack.dtype) * scale / 2  # rounding below the normal range is absolute
-    return max(u**2 * typical, least**2) * spread
+    return max(u * u * typical, least * least) * spread
 
 
 def _peak(stack: Array) -> float:

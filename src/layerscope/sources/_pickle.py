@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickletools
-from typing import Any
+from typing import Any, BinaryIO
 
+LONGEST = 256 << 20  # bytes of pickle: names and shapes only, so a longer one is no checkpoint
 LARGEST = 1 << 20  # leaves of one tuple, shared parts counted each time: hashing it takes as long
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 GETS = ("GET", "BINGET", "LONG_BINGET")
 
 
-def check_pickle(raw: bytes) -> None:
-    """Walk the opcodes without executing them, keeping the size of what each would leave on the stack.
+def check_pickle(raw: bytes | BinaryIO) -> None:
+    """Walk the opcodes of one pickle without executing them, keeping the size of what each would leave on the stack.
 
     :raises ValueError: a memo index beyond the number of opcodes (it would allocate up to it), a tuple that unfolds
         to more than ``LARGEST`` leaves, or an opcode that no pickler of state dicts writes.

@@ -20,13 +20,12 @@ import numpy as np
 
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources._header import MOST_AXES
-from layerscope.sources._pickle import check_pickle
+from layerscope.sources._pickle import LONGEST, check_pickle
 from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array
 
-LONGEST = 256 << 20  # bytes of pickle: names and shapes only, so a longer one is no checkpoint
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

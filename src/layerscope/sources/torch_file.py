@@ -7,6 +7,7 @@ checkpoints by an unpickler that knows tensors and nothing else.
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import warnings
 import zipfile
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from layerscope.errors import MissingExtra, Refused, TargetError, Unreadable
 from layerscope.sources import spec
 from layerscope.sources._layout import TensorInfo
+from layerscope.sources._pickle import LONGEST, check_pickle
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources.safetensors import check_index
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PORTABLE = True
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
 NESTS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
+LEGACY_PICKLES = 4  # magic number, protocol, system, and the checkpoint itself
 DEEPEST = 4  # levels of nesting searched for tensors
 
 
@@ -176,6 +179,10 @@ class _WithTorch:
 
         self.path = path
         try:
+            _check_pickles(path, zipped)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise Unreadable(f"{path}: damaged torch checkpoint: {error}") from None
+        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters of them is in the error
                 self.content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
@@ -196,6 +203,19 @@ class _WithTorch:
         from layerscope.sources._torch_tensor import to_numpy
 
         return to_numpy(tensor)
+
+
+def _check_pickles(path: Path, zipped: bool) -> None:
+    """Look at every pickle before torch reads it; a legacy file is four or more of them, one after the other."""
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n == "data.pkl" or n.endswith("/data.pkl"))
+            with archive.open(name) as member:
+                check_pickle(io.BytesIO(member.read(LONGEST)))
+        return
+    with path.open("rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            check_pickle(file)
 
 
 def _why(path: Path, error: Exception) -> TargetError:
