@@ -10,6 +10,7 @@ import numpy as np
 from layerscope.errors import Absent
 from layerscope.fits import family
 from layerscope.numerics.randommatrix import mp_cdf, mp_edges, mp_quantile, tracy_widom_edge
+from layerscope.numerics.spectra import median_of
 from layerscope.settings import Settings
 from layerscope.types import Fit, Spectrum
 
@@ -39,7 +40,7 @@ def marchenko_pastur(spectrum: Spectrum, settings: Settings) -> Fit:
     if len(live) < len(spectrum.evals) / 2:
         raise Absent(f"{len(spectrum.evals) - len(live)} of {len(spectrum.evals)} eigenvalues are zero: no bulk")
     m = max(FEWEST // 2, round(len(live) / k))
-    sigma = math.sqrt(float(np.median(live)) / (n * mp_quantile(0.5, n, m)))
+    sigma = math.sqrt(median_of(live) / (n * mp_quantile(0.5, n, m)))
     spikes = _beyond(live, n, m, k, sigma)
     for _ in range(ROUNDS):
         if spikes > len(live) / 2:

@@ -74,6 +74,12 @@ def memory(k: int, n: int, m: int, itemsize: int) -> int:
     return k * n * m * itemsize + 8 * (2 * at_once * m * m + block + 4 * k * m)
 
 
+def median_of(ascending: Floats) -> float:
+    """Median of sorted numbers (``np.median`` would import all of numpy.ma, a tenth of a second, when first called)."""
+    half = len(ascending) // 2
+    return float(ascending[half] + ascending[~half]) / 2
+
+
 @functools.cache
 def unit_roundoff(dtype: np.dtype) -> float:
     """Half the spacing of the dtype at 1: the largest relative rounding error of an entry."""
@@ -107,7 +113,7 @@ def _held(stack: Array, evals: Floats, scale: float) -> float:
             squares = np.square(stack[i, at : at + step].astype(np.float64) * scale)
             columns[i] += squares.sum(axis=0) / n
             rows[i, at : at + step] = squares.mean(axis=1)
-    typical = min(float(np.median(side[side > 0])) if side.any() else 0.0 for side in (columns, rows))
+    typical = min(median_of(np.sort(side[side > 0])) if side.any() else 0.0 for side in (columns, rows))
     least = smallest_subnormal(stack.dtype) * scale / 2  # rounding below the normal range is absolute
     return max(u * u * typical, least * least) * spread
 
