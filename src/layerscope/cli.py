@@ -129,7 +129,8 @@ def explain(code: str) -> int:
     from layerscope.errors import UnknownName
 
     known = {**registry.plugins("metrics"), **registry.plugins("rules")}
-    plugin = known.get(code) or known.get(code.upper())
+    labels = {plugin.meta["label"]: plugin for plugin in registry.plugins("metrics").values()}
+    plugin = known.get(code) or known.get(code.upper()) or labels.get(code)
     if plugin is None:
         raise UnknownName("verdict or column", code, known)
     from layerscope.views.explain import explanation
@@ -331,10 +332,14 @@ def _exit_code(reports: list[Report], fail_on: str | None) -> int:
 
 def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
     from layerscope import api
+    from layerscope.views import store
     from layerscope.views.table import console_for, plan_table
 
     console = console_for(sys.stdout)
     for target in targets:
+        if store.is_report(target):
+            console.print(f"{target}: a saved report; judging it again touches no matrix")
+            continue
         jobs, idle = api.plan(target, layers=_selectors(options["layers"]), settings=_settings(target, options))
         console.print(plan_table(target, jobs, idle))
 

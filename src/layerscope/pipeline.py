@@ -30,7 +30,7 @@ def plan(
         k, n, m = matrices.dimensions(ref, settings.conv)
         job = Job(spec, (ref,), settings, spectra.cost(k, n, m), spectra.memory(k, n, m, ref.itemsize))
         if settings.max_cost is not None and job.cost > settings.max_cost * 1e9:
-            idle.append(skipped(ref, f"costs {job.cost / 1e9:.1f} Gflop, more than max_cost = {settings.max_cost:g}"))
+            idle.append(skipped(ref, f"costs {job.cost / 1e9:.3g} Gflop, more than max_cost = {settings.max_cost:g}"))
         elif memory is not None and job.memory > memory:
             need = f"needs {job.memory / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB are free"
             idle.append(skipped(ref, need, failed=True))

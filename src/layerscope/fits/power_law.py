@@ -72,6 +72,8 @@ def positive(spectrum: Spectrum, settings: Settings) -> Floats:
     :raises Absent: fewer than ``min_evals`` of them, or all of one value.
     """
     evals = spectrum.evals
+    if spectrum.n == 1 and spectrum.k > 1:
+        raise Absent("matrices of 1×1: single weights have no spectrum")
     if len(evals) < settings.min_evals:
         raise Absent(f"{len(evals)} eigenvalues, fewer than min_evals = {settings.min_evals}")
     values = spectrum.live if settings.null_cut is None else evals[evals > settings.null_cut]

@@ -13,6 +13,7 @@ from typing import Any
 from layerscope import registry
 from layerscope.errors import UnknownName
 from layerscope.rules._tail import accepted as accepted
+from layerscope.rules._tail import doubt as doubt
 from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, LayerReport, Verdict
 

@@ -16,21 +16,22 @@ from layerscope.types import LayerReport, Verdict
     ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009), §5.1; Vuong, Econometrica 57 (1989)",
 )
 def not_a_power_law(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """The likelihoods prefer an exponential or a lognormal tail: do not read α.
+    """The likelihoods prefer an exponential, lognormal or truncated tail: do not read α.
 
-    **What it means.** Another distribution describes the same eigenvalues significantly better (Vuong's test,
-    p < 0.1). The maximum-likelihood α still exists, but it is the slope of a line through a curve.
+    **What it means.** Another distribution describes the same eigenvalues significantly better (Vuong's test, for the
+    truncated power law the nested one, p < 0.1). The maximum-likelihood α still exists, but it is the slope of a line
+    through a curve.
 
-    **Evidence.** The log-likelihood ratio R (negative: the rival is better) and Vuong's p. Only measured with
+    **Evidence.** The log-likelihood ratio R (negative: the rival is better) and its p. Only measured with
     --evidence.
 
     **Caveats.** A lognormal can imitate any power law over a short range, and a test of 50 eigenvalues is weak in both
     directions. Where this verdict is given, LS101 and LS102 are not.
     """
-    name = rival(layer, settings)
-    if name is None:
+    fit = rival(layer)
+    if fit is None:
         return None
-    fit = layer.parts["weight"].fits[name]
     p, alpha = fit.params["p"], layer.metrics["alpha"]
-    message = f"{name} preferred: R = {fit.params['ratio']:.1f}, p = {p:.3f}; do not read α = {alpha:.2f}"
+    chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+    message = f"{fit.family} preferred: R = {fit.params['ratio']:.1f}, {chance}; do not read α = {alpha:.2f}"
     return Verdict(message, p, settings.limits.vuong)

@@ -26,5 +26,6 @@ def too_small(layer: LayerReport, settings: Settings) -> Verdict | None:
     """
     count = int(layer.metrics["num_evals"])
     if count < settings.min_evals:
-        return Verdict(f"{count} eigenvalues, fewer than {settings.min_evals}: no α", count, settings.min_evals)
+        counted = f"{count} eigenvalue{'s' * (count != 1)}"
+        return Verdict(f"{counted}, fewer than {settings.min_evals}: no α", count, settings.min_evals)
     return None

@@ -19,9 +19,11 @@ from layerscope.types import LayerRef, Part
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
 EMBEDDING = re.compile(r"(\w*_)?(embed|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
 RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
+INGREDIENT = re.compile(r"(^|\.)parametrizations\.\w+\.original\d$")
 NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
 LONGEST_WORD = 200  # letters
 GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
+GROUPABLE = ("conv1d", "conv2d", "conv3d")
 CONV = {3: ("conv1d", "oiw"), 4: ("conv2d", "oihw"), 5: ("conv3d", "oidhw")}
 
 
@@ -47,7 +49,7 @@ def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = 
         owner = first.setdefault(tensor.storage, tensor.name) if tensor.storage is not None else tensor.name
         if owner != tensor.name:
             aliases.setdefault(owner, []).append(tensor.name)
-            refs.append(_skip(tensor, "tied", f"the same memory as {owner}"))
+            refs.append(_skip(tensor, "tied", f"same as {owner}"))
         else:
             refs.extend(_layers(tensor, shapes, config or {}))
     return number(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
@@ -112,13 +114,16 @@ def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: M
     )
     if unfit:
         return [_skip(tensor, *unfit)]
+    if INGREDIENT.search(name) or (name.endswith(("_g", "_v")) and {f"{name[:-1]}g", f"{name[:-1]}v"} <= shapes.keys()):
+        return [_skip(tensor, "ingredient", "an ingredient of a parametrised weight; analyse the live model")]
     recurrent = RECURRENT.match(name) if len(shape) == 2 else None
     if recurrent:
         return _gates(tensor, recurrent, shapes)
     kind, axes = _kind_and_axes(name, shape)
     if not axes:
         return [_skip(tensor, kind, f"{len(shape)}-D: more axes than a layer has")]
-    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name)
+    how = "as one group: the file names no groups" if kind in GROUPABLE and shape[1] < shape[0] else ""
+    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=how)
     if name.endswith("in_proj_weight") and len(shape) == 2 and shape[0] == 3 * shape[1]:
         return split_ref(replace(ref, kind="attention"), equal_parts("qkv", 0, shape[0]), "split q, k, v")
     return _fused(ref, config)
@@ -128,7 +133,7 @@ def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
     fused = fused_parts(ref.name, ref.shape, config)
     if fused is None:
         return [ref]
-    ref = replace(ref, axes=fused.axes, how="stored (in, out)" if fused.axes == "io" else "")
+    ref = replace(ref, axes=fused.axes, how="stored (in, out)" if fused.axes == "io" else ref.how)
     if not fused.parts:
         return [ref]
     how = "split " + ", ".join(label for label, _ in fused.parts)
@@ -140,11 +145,11 @@ def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
         return None
     owner, _, last = name.rpartition(".")
     if last.startswith(("running_", "moving_")):
-        return "buffer", "running statistics"
+        return "buffer", "statistics"
     if matches(NORM, owner.rpartition(".")[2]) or last in ("gamma", "beta"):
-        return "norm", "1-D: part of a norm"
+        return "norm", "1-D"
     if "bias" in last:
-        return "bias", "1-D: bias"
+        return "bias", "1-D"
     return "vector", "1-D"
 
 

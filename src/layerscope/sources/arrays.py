@@ -20,13 +20,13 @@ PORTABLE = False
 
 
 def accepts(target: Any) -> bool:
-    """A mapping; what is in it is checked when it is opened."""
-    return isinstance(target, Mapping)
+    """A mapping, or a single array; what is in it is checked when it is opened."""
+    return isinstance(target, Mapping | np.ndarray) or _is_torch(target)
 
 
-def open(target: Mapping[str, Any]) -> StateDict:
-    """Describe every array of the mapping, nested mappings joined by dots."""
-    flat = dict(_flatten(target, ""))
+def open(target: Any) -> StateDict:
+    """Describe every array of the mapping, nested mappings joined by dots; a single array is called "array"."""
+    flat = dict(_flatten(target if isinstance(target, Mapping) else {"array": target}, ""))
     if not flat:
         raise Unreadable("the dict holds no arrays; expected names and arrays, as in model.state_dict()")
     tensors = [_describe(name, value) for name, value in flat.items()]

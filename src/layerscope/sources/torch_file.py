@@ -109,7 +109,7 @@ def _model_of(path: Path, content: Any, is_tensor: Any) -> Mapping[str, Any]:
         if not nests:  # numbers beside the model (an accuracy, a step) are no model; a flat dict of vectors is one
             if any(_flatten(content, is_tensor, "", 0)):
                 return content
-            where = f"keys {', '.join(map(str, list(content)[:6]))}"
+            where = f"keys {', '.join(map(str, list(content)[:6]))}" if content else "an empty table"
             break
         content = content[nests[0]]
     if is_tensor(content):

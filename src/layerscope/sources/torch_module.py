@@ -84,7 +84,7 @@ class Module:
                 if tied is not None:
                     original = refs[tied]
                     refs[tied] = replace(original, aliases=(*original.aliases, name))
-                    reason = f"the same memory as {original.tensor}"
+                    reason = f"same as {original.tensor}"
                     refs.append(LayerRef(0, name, info.shape, "", info.dtype, "tied", tensor=name, skipped=reason))
                     continue
                 if info.storage is not None and not callable(tensor):
@@ -188,5 +188,5 @@ def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
 def _by_name(owner: Any, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
     found = layers_of([info], config)
     if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
-        return [replace(ref, kind="norm", skipped="1-D: part of a norm") for ref in found]
+        return [replace(ref, kind="norm", skipped="1-D") for ref in found]
     return found

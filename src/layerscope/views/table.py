@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope import registry
-from layerscope.rules import accepted
+from layerscope.rules import accepted, doubt
 from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, Job, LayerReport, Report
 from layerscope.views import frame, grid
 from layerscope.views.grid import Cell
-from layerscope.views.text import abbreviate, elide, number, plural, printable
+from layerscope.views.text import abbreviate, cut, elide, number, plural, printable
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
-NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "stable_rank", "phase", "verdicts")
-WIDE = (*NARROW[:4], "D", "num_pl_spikes", *NARROW[4:])
+NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "phase", "verdicts")
+WIDE = (*NARROW[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW[5:])
 DESCRIBE = ("layer_id", "name", "layer_type", "shape", "size", "Q", "num_evals", "note")
 DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "note")
 HEADS = {
@@ -36,7 +37,7 @@ LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dt
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
 TITLE = 48  # columns of the target above a table
-LEAST = 15  # columns that a shortened cell keeps
+LEAST = 22  # columns that a shortened cell keeps
 PIPE_WIDTH = 120
 
 
@@ -81,7 +82,7 @@ def side_by_side(reports: Sequence[Report], console: Console) -> None:
     console.print(Text("Side by side", style="bold"))
     console.print(table)
     if len({s["averaged"] for s in summaries}) > 1:
-        console.print(Text("The models differ in depth: compare shape (alpha), not scale (norms, alpha_weighted)."))
+        console.print(Text("The models differ in their number of layers: compare shape (alpha), not scale (norms)."))
 
 
 def plain(report: Report) -> str:
@@ -123,7 +124,7 @@ def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns
     ]
     heads = [_head(column) for column in columns]
     shorten: list[tuple[str, grid.Shorten, int]] = [
-        ("note", elide, LEAST), ("how", elide, LEAST), ("name", _no_suffix, 1), ("name", abbreviate, LEAST)
+        ("note", cut, 12), ("how", cut, 12), ("name", _no_suffix, 1), ("name", abbreviate, LEAST)
     ]  # fmt: skip
     give_way = [(columns.index(name), how, least) for name, how, least in shorten if name in columns]
     grid.fit(heads, cells, console.width, give_way)
@@ -149,7 +150,10 @@ def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column
     if column == "shape":
         return Cell(printable("×".join(map(str, values["shape"])) or "·", 40))
     if column == "note":
-        return Cell(printable(layer.skipped or layer.ref.how or "analysed"), "dim" if layer.skipped else "")
+        return Cell(
+            printable(layer.skipped or ", ".join(filter(None, ("analysed", layer.ref.how)))),
+            "dim" * bool(layer.skipped),
+        )
     if column == "verdicts":
         if layer.failed:
             return Cell("failed", STYLES["error"])
@@ -163,7 +167,7 @@ def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column
 
 def _alpha(settings: Settings, layer: LayerReport, findings: list[Finding]) -> Cell:
     m = layer.metrics
-    half = (float(m["alpha_high"]) - float(m["alpha_low"])) / 2
+    half = max(float(m["alpha_high"]) - float(m["alpha"]), float(m["alpha"]) - float(m["alpha_low"]))
     digits = 2 if float(m["alpha"]) < 10 and half < 10 else 1
     text = f"{m['alpha']:.{digits}f} ±{half:.{digits}f}"
     if not accepted(layer, settings):
@@ -199,11 +203,18 @@ def _summary(report: Report) -> list[Text]:
         out[reason] = out.get(reason, 0) + 1
     if out:
         lines.append(Text("Left out of it: " + ", ".join(f"{count} {why}" for why, count in sorted(out.items()))))
-    doubtful = sum(
-        "alpha" in x.metrics and x.spectrum is not None and not accepted(x, report.settings) for x in report.rows
+    settings = report.settings
+    doubts = Counter(
+        doubt(x, settings) for x in report.rows if "alpha" in x.metrics and "power_law" in x.parts["weight"].fits
     )
-    if doubtful:
-        lines.append(Text(f"{doubtful} α marked ? rest on a short tail or a poor fit and carry no verdict"))
+    doubts.pop("", None)
+    if doubts:
+        why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
+        lines.append(Text(f"{doubts.total()} α marked ? carry no verdict: {why}"))
+    random = sum(x.metrics.get("phase") == "random-like" for x in report.rows)
+    if random:
+        of = plural(summary["analysed"], "layer")
+        lines.append(Text(f"{random} of {of} look random: untrained, or little learned"))
     return lines
 
 
@@ -235,11 +246,14 @@ def _verdicts(report: Report, verbose: int) -> list[Text]:
 
 
 def _skipped(report: Report) -> list[Text]:
-    kinds = report.summary["skipped"]
+    left = [layer for layer in report.rows if layer.skipped and not layer.failed]
     failed = [layer for layer in report.rows if layer.failed]
     lines = []
+    for reason, count in Counter(x.skipped.rpartition(", ")[2] for x in left if x.ref.axes).items():
+        lines.append(Text(f"Left out: {plural(count, 'layer')}, {printable(reason, 60)}", style="dim"))
+    kinds = Counter(x.ref.kind for x in left if not x.ref.axes)
     if kinds:
-        listed = ", ".join(f"{count} {printable(kind, 20)}" for kind, count in kinds.items())
+        listed = ", ".join(f"{count} {printable(kind, 20)}" for kind, count in sorted(kinds.items()))
         lines.append(Text(f"Not analysed: {listed} (layerscope describe says why)", style="dim"))
     style = STYLES["error"]
     lines += [Text(f"Failed: {printable(x.name, 60)}: {printable(x.skipped)}", style=style) for x in failed[:MOST]]

@@ -23,6 +23,11 @@ def elide(text: str, longest: int) -> str:
     return f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def cut(text: str, longest: int) -> str:
+    """The beginning of a text that is too long, and …."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def abbreviate(name: str, longest: int) -> str:
     """A dotted name that fits: ``.weight`` goes first, then the words before the last shrink, numbers kept.
 
