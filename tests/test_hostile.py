@@ -242,3 +242,130 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error_not_a_crash(tmp_path: 
     os.truncate(path, 2000)
     with pytest.raises(Unreadable, match="shorter"):
         source.read(list(source.layers())[1])
+
+
+def npy(shape: tuple[int, ...], data: bytes, descr: str = "<f4") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def npz(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    import warnings
+    import zipfile
+
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+def test_npz_members_that_hide_each_other_are_told_apart(tmp_path: Path) -> None:
+    ones, twos = (npy((60, 60), np.full(3600, x, np.float32).tobytes()) for x in (1, 2))
+    with pytest.raises(Unreadable, match="two arrays have the same name"):
+        layerscope.analyze(npz(tmp_path / "dup.npz", [("a.npy", ones), ("a.npy", twos)]))
+    report = layerscope.analyze(npz(tmp_path / "shadow.npz", [("a.npy", ones), ("a", twos)]))
+    assert report.layers["a"].metrics["lambda_max"] == pytest.approx(3600)
+
+
+@pytest.mark.parametrize("shape", [(-2, -3), (2**40, 2**40), (1,) * 100])
+def test_npz_with_impossible_shapes_is_unreadable(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(Unreadable):
+        layerscope.describe(npz(tmp_path / "m.npz", [("a.npy", npy(shape, bytes(24)))]))
+
+
+def test_big_endian_arrays_are_read(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((64, 60))
+    np.savez(tmp_path / "m.npz", w=w.astype(">f4"))
+    expected = layerscope.analyze({"w": w.astype(np.float32)}).layers["w"].metrics["alpha"]
+    assert layerscope.analyze(tmp_path / "m.npz").layers["w"].metrics["alpha"] == pytest.approx(expected)
+
+
+def test_a_tensor_called_like_a_part_of_another_keeps_its_own_verdict() -> None:
+    rng = np.random.default_rng(0)
+    report = layerscope.analyze(
+        {"a.in_proj_weight": rng.standard_normal((300, 100)), "a.in_proj_weight[q]": np.ones((100, 100))}
+    )
+    assert len({row.name for row in report.rows}) == len(report.rows) == 4
+    assert {f.layer for f in report.findings if f.code == "LS105"} == {"a.in_proj_weight[q]#2"}
+
+
+@pytest.mark.parametrize("name", ["_pos_embed" * 30000 + "!", "norm" * 30000 + "!.x"])
+def test_endless_names_are_laid_out_at_once(name: str) -> None:
+    start = os.times().user
+    layerscope.describe({name: np.ones((3, 3)), f"{name}.bias": np.ones(3)})
+    assert os.times().user - start < 5
+
+
+def test_a_lone_surrogate_in_a_name_loses_no_result(tmp_path: Path) -> None:
+    header = json.dumps({"a\ud800.weight": {"dtype": "F32", "shape": [60, 60], "data_offsets": [0, 14400]}}).encode()
+    path = tmp_path / "m.safetensors"
+    data = np.random.default_rng(0).standard_normal((60, 60)).astype(np.float32).tobytes()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    for extra in (("--save", tmp_path / "r.layerscope"), ("-f", "json", "-o", tmp_path / "o"), ("-f", "csv")):
+        done = cli("analyze", path, *extra)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_full_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "layerscope", "demo"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot write to stdout" in done.stderr
+
+
+def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    (tmp_path / "m").mkdir()
+    save_file({"w.weight": np.ones((60, 60), np.float32)}, tmp_path / "secret.safetensors")
+    (tmp_path / "m" / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    done = cli("analyze", tmp_path / "m")
+    assert done.returncode == 3
+    assert "outside its folder" in done.stderr
+
+
+def test_an_index_that_puts_tensors_elsewhere_is_unreadable(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"w.weight": np.ones((60, 60), np.float32)}, tmp_path / "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"ghost": "a.safetensors"}}))
+    done = cli("analyze", tmp_path)
+    assert done.returncode == 3
+    assert "no file has it" in done.stderr
+
+
+def test_a_report_with_one_field_of_another_type_is_unreadable_or_harmless(tmp_path: Path) -> None:
+    """Every leaf of a saved report replaced in turn: never another error than our own."""
+    import zipfile
+
+    path = saved(tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    plain = json.loads(members["layerscope.json"])
+
+    def leaves(node: object, at: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        return [at, *(leaf for key, value in items for leaf in leaves(value, (*at, key)))]
+
+    for where in leaves(plain)[1:]:
+        if where[0] == "summary":
+            continue
+        for value in (None, "x", -1, [], {}):
+            changed = json.loads(members["layerscope.json"])
+            node = changed
+            for key in where[:-1]:
+                node = node[key]
+            node[where[-1]] = value
+            with zipfile.ZipFile(tmp_path / "t.layerscope", "w") as archive:
+                for name, raw in {**members, "layerscope.json": json.dumps(changed).encode()}.items():
+                    archive.writestr(name, raw)
+            try:
+                report = layerscope.load(tmp_path / "t.layerscope")
+                repr(report)
+                report.to_json()
+                layerscope.rejudge(report)
+            except layerscope.LayerscopeError:
+                pass

@@ -194,3 +194,34 @@ def test_reading_without_torch_does_not_need_it(tmp_path: Path, rng: np.random.G
         "print(r.layers['a.weight'].metrics['alpha'])"
     )
     assert float(subprocess.check_output([sys.executable, "-c", code])) > 1
+
+
+def test_self_reference_expanded_tensors_and_nested_keys_do_not_exhaust_us(tmp_path: Path, reading: str) -> None:
+    content: dict[str, Any] = {"w.weight": torch.ones(60, 60), "big.weight": torch.zeros(1).expand(40000, 40000)}
+    for i in range(200):
+        content[f"k{i}"] = content
+    torch.save(content, tmp_path / "self.pt")
+    report = layerscope.describe(tmp_path / "self.pt")
+    assert report.layers["big.weight"].skipped == "expanded: it repeats the same numbers"
+    assert report.layers["w.weight"].skipped == ""
+    pair: Any = (1, 2)
+    for _ in range(60):
+        pair = (pair, pair)
+    with zipfile.ZipFile(tmp_path / "dag.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps([pair], protocol=2))
+    with pytest.raises(Unreadable, match="nested beyond any use"):
+        layerscope.analyze(tmp_path / "dag.pt")
+
+
+def test_a_memo_index_from_nowhere_is_not_allocated(tmp_path: Path, reading: str) -> None:
+    with zipfile.ZipFile(tmp_path / "memo.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02Nr\xff\xff\xff\x0f.")
+    with pytest.raises(Unreadable, match="memo index"):
+        layerscope.analyze(tmp_path / "memo.pt")
+
+
+def test_parametrised_weights_in_a_file_are_named_ingredients(tmp_path: Path, reading: str) -> None:
+    net = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(60, 80))
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    report = layerscope.analyze(tmp_path / "m.pt")
+    assert {row.ref.kind for row in report.rows} == {"bias", "ingredient"}

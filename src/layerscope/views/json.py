@@ -7,11 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from layerscope import registry
 from layerscope.errors import Unreadable, UsageError
 from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Part, Report, Spectrum, checked, conforms
 from layerscope.views.frame import sizes
 
 SCHEMA = 1
+RIVAL = {"ratio", "p"}
+NEEDED = {  # of a fit, by those who read it without its spectrum
+    "power_law": {"alpha", "n_tail", "ks"}, "exponential": RIVAL, "lognormal": RIVAL, "truncated_power_law": RIVAL,
+}  # fmt: skip
 
 
 def to_dict(report: Report) -> dict[str, Any]:
@@ -120,6 +125,13 @@ def _layer(plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]
     layer = LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
     if "weight" not in parts:
         raise TypeError("a layer without its weight")
+    for name, value in layer.metrics.items():
+        plugin = registry.plugins("metrics").get(name)
+        if plugin is not None and isinstance(value, str) != (plugin.meta["fmt"] == "s"):
+            raise TypeError(f"metric {name} cannot be {value!r:.40}")
+    named = ["power_law"] * ("alpha" in layer.metrics) + [str(layer.metrics.get("best_fit", "power_law"))]
+    if "alpha" in layer.metrics and not all(name in parts["weight"].fits for name in named):
+        raise TypeError(f"metrics of fits that are not there: {', '.join(named)}")
     return checked(layer, but=("parts",))
 
 
@@ -135,4 +147,7 @@ def _part(role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str],
 
 
 def _fit(name: str, plain: Mapping[str, Any]) -> Fit:
-    return checked(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))
+    fit = checked(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))
+    if fit.ok and not NEEDED.get(name, set()) <= fit.params.keys():
+        raise TypeError(f"the fit {name} lacks {', '.join(sorted(NEEDED[name] - fit.params.keys()))}")
+    return fit

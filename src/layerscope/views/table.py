@@ -150,10 +150,8 @@ def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column
     if column == "shape":
         return Cell(printable("×".join(map(str, values["shape"])) or "·", 40))
     if column == "note":
-        return Cell(
-            printable(layer.skipped or ", ".join(filter(None, ("analysed", layer.ref.how)))),
-            "dim" * bool(layer.skipped),
-        )
+        read = ", ".join(filter(None, ("analysed", layer.ref.how)))
+        return Cell(printable(layer.skipped or read), "dim" if layer.skipped else "")
     if column == "verdicts":
         if layer.failed:
             return Cell("failed", STYLES["error"])
