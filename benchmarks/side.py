@@ -81,10 +81,11 @@ def fit_side(options: argparse.Namespace) -> dict[str, float]:
     stack = np.random.default_rng(n).standard_normal((1, n, n), np.float32)
     repeats = max(1, 2048 // n)
     spectrum = esd(stack)
-    power_law(spectrum, Settings())
+    settings = Settings()
+    power_law(spectrum, settings)
     return {
         "esd": statistics.median(cpu(lambda: esd(stack)) for _ in range(repeats)),
-        "fit": statistics.median(cpu(lambda: power_law(spectrum, Settings())) for _ in range(repeats)),
+        "fit": statistics.median(cpu(lambda: power_law(spectrum, settings)) for _ in range(repeats)),
     }
 
 
