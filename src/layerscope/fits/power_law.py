@@ -35,7 +35,7 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
     a tail of n values α = 1 + n / Σ ln(λ/xmin); the first candidate with the smallest Kolmogorov–Smirnov distance
     D wins (``best_tail``). σ = (α−1)/√n. The interval is that of a known xmin, which is itself one of the values:
     2n(α−1)/(α̂−1) is χ² with 2(n−1) degrees of freedom, since the other log-excesses are exponential. The choice of
-    xmin is not in it, so that a 90 % interval holds the truth in 82–87 % of samples. Eigenvalues repel each other and
+    xmin is not in it, so that a 90 % interval holds the truth in 81–88 % of samples. Eigenvalues repel each other and
     are not independent draws, as all of this assumes.
     """
     values = positive(spectrum, settings)
