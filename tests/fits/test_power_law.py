@@ -145,15 +145,18 @@ def test_absolute_cut_is_only_for_compatibility(rng: np.random.Generator) -> Non
         positive(spectrum_of(values), Settings.weightwatcher())
 
 
-def test_fingers_are_clipped_counted_and_the_raw_alpha_kept(rng: np.random.Generator) -> None:
-    body = np.sort(pareto(rng, 2.2, 300))
-    steep = np.concatenate([body[body < 30], 2000 + np.arange(12.0)])
-    clipped = power_law(spectrum_of(steep), Settings(fix_fingers="clip_xmax", max_fingers=20, min_tail=5))
-    plain = power_law(spectrum_of(steep), Settings(min_tail=5))
-    assert clipped.params["raw_alpha"] == plain.params["alpha"]
-    if clipped.params["fingers"]:
-        assert clipped.params["alpha"] + 1.0 < plain.params["alpha"]
-        assert clipped.params["xmax"] < plain.params["xmax"]
+@pytest.mark.parametrize(("seed", "fingers"), [(8, 3), (24, 2), (38, 4), (41, 1)])
+def test_fingers_are_clipped_counted_and_the_raw_alpha_kept(seed: int, fingers: int) -> None:
+    values = np.sort(np.random.default_rng(seed).standard_normal(80) ** 2 + 1)
+    settings = Settings(fix_fingers="clip_xmax", min_tail=2)
+    clipped = power_law(spectrum_of(values), settings).params
+    assert clipped["fingers"] == fingers
+    assert clipped["raw_alpha"] == power_law(spectrum_of(values), Settings(min_tail=2)).params["alpha"]
+    assert clipped["xmax"] == values[-1 - fingers]
+    for k in range(1, fingers + 1):  # the fewest that lower α by more than the threshold
+        alpha = brute_force(values[:-k], 2)[0]
+        assert (alpha + 1.0 < clipped["raw_alpha"]) == (k == fingers)
+    assert clipped["alpha"] == pytest.approx(alpha)
 
 
 def test_modified_ks_rejects_at_its_level(rng: np.random.Generator) -> None:

@@ -90,16 +90,9 @@ def best_tail(logs: Floats, min_tail: int) -> Tail:
     Exact, without testing every candidate fully: D at a few probe points bounds each candidate's D from below;
     candidates are then tested in blocks, best bound first, until no bound is below the best D found.
     """
-    count = len(logs)
-    starts = np.arange(count - min_tail + 1)
-    sizes = count - starts
-    excess = np.cumsum(logs[::-1])[::-1][: len(starts)] - sizes * logs[: len(starts)]
-    with np.errstate(divide="ignore"):
-        slopes = np.where(excess > 1e-12 * sizes, sizes / excess, np.inf)  # α − 1
-    usable = np.isfinite(slopes) & (np.diff(logs[: len(starts)], prepend=-np.inf) > 0)  # ties start one tail
-    if not usable.any():
+    starts, sizes, slopes = _candidates(logs, min_tail)
+    if not len(starts):
         raise Absent("all eigenvalues are equal")
-    starts, sizes, slopes = starts[usable], sizes[usable], slopes[usable]
     bounds = _probe(logs, starts, sizes, slopes)
     order = np.argsort(bounds, kind="stable")
     best = Tail(math.nan, -1, math.inf)
@@ -112,17 +105,13 @@ def best_tail(logs: Floats, min_tail: int) -> Tail:
         if (found.ks, found.start) < (best.ks, best.start):
             best = found
         done += step
-        step = max(8, min(4 * step, BLOCK // count))
+        step = max(8, min(4 * step, BLOCK // len(logs)))
     return best
 
 
 def scan(logs: Floats, min_tail: int) -> tuple[Floats, Floats, Floats]:
     """(ln xmin, α, D) of every candidate: what a picture of the search shows."""
-    starts = np.arange(len(logs) - min_tail + 1)
-    sizes = len(logs) - starts
-    excess = np.cumsum(logs[::-1])[::-1][: len(starts)] - sizes * logs[: len(starts)]
-    keep = (excess > 1e-12 * sizes) & (np.diff(logs[: len(starts)], prepend=-np.inf) > 0)
-    starts, slopes = starts[keep], sizes[keep] / excess[keep]
+    starts, _, slopes = _candidates(logs, min_tail)
     step = max(1, BLOCK // len(logs))
     blocks = [slice(i, i + step) for i in range(0, len(starts), step)]
     distances = np.concatenate([_distances(logs, starts[b], slopes[b]) for b in blocks])
@@ -175,6 +164,16 @@ def modified_ks(ks: float, n: int) -> float:
     half-normal or lognormal tails of that size pass it. ``bootstrap`` is the one to trust.
     """
     return (ks - 0.2 / n) * (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n))
+
+
+def _candidates(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
+    """(starts, sizes, α − 1) of every tail of at least ``min_tail`` values; equal values start one tail."""
+    starts = np.arange(len(logs) - min_tail + 1)
+    sizes = len(logs) - starts
+    heads = logs[: len(starts)]
+    excess = np.cumsum(logs[::-1])[::-1][: len(starts)] - sizes * heads
+    keep = (excess > 1e-12 * sizes) & (np.diff(heads, prepend=-np.inf) > 0)
+    return starts[keep], sizes[keep], sizes[keep] / excess[keep]
 
 
 def _probe(logs: Floats, starts: Ints, sizes: Ints, slopes: Floats) -> Floats:

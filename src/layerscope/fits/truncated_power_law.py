@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -65,7 +66,7 @@ def log_exponential_integral(alpha: float, theta: float) -> float:
     return math.log(total) + top
 
 
-def _legendre(cache: list[tuple[np.ndarray, np.ndarray]] = []) -> tuple[np.ndarray, np.ndarray]:  # noqa: B006
-    if not cache:
-        cache.append(np.polynomial.legendre.leggauss(80))
-    return cache[0]
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    return nodes, weights
