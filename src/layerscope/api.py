@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from layerscope import engines, pipeline, sources
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UsageError
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
-from layerscope.settings import Settings
+from layerscope.settings import MEASURED, Settings
 from layerscope.types import Job, LayerReport, Report
 
 Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
@@ -28,25 +28,38 @@ def analyze(
     target: Any,
     *,
     layers: Iterable[Selector] | Selector | None = None,
+    base: Any = None,
+    intra: bool = False,
+    stacked: bool = False,
     settings: Settings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Report:
     """Measure and judge every layer of a model.
 
     :param target: a file, a folder, a hub id in the local cache, a live model, a dict of arrays, a Report or a saved
-        one (re-judged, no matrix touched).
-    :param layers: indices, kinds or globs on names; None for all.
+        one (re-judged, no matrix touched). A LoRA adapter's folder gives s·B·A of each adapted module.
+    :param layers: indices, kinds, names or globs on names; what begins with "-" drops instead; None for all.
+    :param base: another model: its weights are subtracted, layers matched by name. With a LoRA adapter as target: the
+        model that it is added to, W + s·B·A in full.
+    :param intra: products of consecutive layers instead of the layers.
+    :param stacked: all layers in one matrix instead of the layers.
     :param settings: how to measure and judge.
     :param engine: "threads" (default), "serial" or "processes".
     :param progress: called with (None, 0, total cost) at the start and after each layer.
+    :param options: single settings by name, as in ``analyze(model, randomize=True)``; see :class:`Settings`.
     :raises TargetError: the target cannot be read or is refused.
-    :raises UsageError: a selector, engine or setting that does not exist.
+    :raises UsageError: a selector, engine or setting that does not exist, or options that contradict each other.
     """
     saved = _saved(target)
     if saved is not None:
-        return rejudge(_only(saved, layers), settings)
-    settings = settings or Settings()
+        if base is not None or intra or stacked:
+            raise UsageError("base, intra and stacked need the weights; a saved report has none")
+        asked = (settings or saved.settings).changed(**options) if settings or options else None
+        return rejudge(_only(saved, layers), asked)
+    settings = (settings or Settings()).changed(**options)
+    target = _arranged(target, base, intra, stacked)
     run = engines.get(engine or DEFAULT_ENGINE)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     with sources.opened(target) as source:
@@ -54,40 +67,55 @@ def analyze(
         memory = int(MEMORY_SHARE * engines.available_memory())
         jobs, idle = pipeline.plan(source.spec, refs, settings, memory)
         workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
-        done = {layer.ref.index: layer for layer in idle}
+        done = {layer.name: layer for layer in idle}
         total = sum(job.cost for job in jobs)
         if progress:
             progress(None, 0.0, total)
         for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
             layer = _result(job, result)
-            done[layer.ref.index] = layer
+            done[layer.name] = layer
             if progress:
                 progress(layer, job.cost, total)
         meta = _meta(source.spec.target, source.spec.format, settings, engine or DEFAULT_ENGINE, workers)
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
-    rows = tuple(done[index] for index in sorted(done))
+    rows = tuple(sorted(done.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
     return Report(meta, rows, judge(rows, settings))
 
 
 def describe(
-    target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
+    target: Any,
+    *,
+    layers: Iterable[Selector] | Selector | None = None,
+    base: Any = None,
+    intra: bool = False,
+    stacked: bool = False,
+    settings: Settings | None = None,
+    **options: Any,
 ) -> Report:
     """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
     saved = _saved(target)
     if saved is not None:
         return _only(saved, layers)
-    settings = settings or Settings()
-    with sources.opened(target) as source:
-        rows = [pipeline.skipped(ref, ref.skipped) for ref in select(list(source.layers()), layers)]
+    settings = (settings or Settings()).changed(**options)
+    with sources.opened(_arranged(target, base, intra, stacked)) as source:
+        refs = (row for ref in select(list(source.layers()), layers) for row in pipeline.rows_of(ref, settings))
+        rows = [pipeline.skipped(ref, ref.skipped) for ref in refs]
         return Report(_meta(source.spec.target, source.spec.format, settings, "none", 0), tuple(rows))
 
 
 def plan(
-    target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
+    target: Any,
+    *,
+    layers: Iterable[Selector] | Selector | None = None,
+    base: Any = None,
+    intra: bool = False,
+    stacked: bool = False,
+    settings: Settings | None = None,
+    **options: Any,
 ) -> tuple[list[Job], list[LayerReport]]:
     """The jobs that analyze would run, with cost and memory, biggest first, and the layers it would skip."""
-    settings = settings or Settings()
-    with sources.opened(target) as source:
+    settings = (settings or Settings()).changed(**options)
+    with sources.opened(_arranged(target, base, intra, stacked)) as source:
         jobs, idle = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
     return engines.biggest_first(jobs), idle
 
@@ -95,22 +123,37 @@ def plan(
 def rejudge(report: Report, settings: Settings | None = None) -> Report:
     """The same spectra under other settings: fits, metrics and verdicts anew, no matrix touched.
 
-    Settings that shape the spectra themselves (``conv``, ``conv_factor``) stay what they were measured with.
+    Settings that shape the spectra themselves (``settings.MEASURED``) stay what they were measured with.
     """
     measured = report.settings
     settings = settings or measured
-    for name in ("conv", "conv_factor"):
+    for name in MEASURED:
         asked, had = getattr(settings, name), getattr(measured, name)
         if asked != had and asked != getattr(Settings(), name):
             raise LayerscopeError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
+    settings = settings.changed(**{name: getattr(measured, name) for name in MEASURED})
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
-    kept = settings.to_dict() | {name: getattr(measured, name) for name in ("conv", "conv_factor")}
-    return Report({**report.meta, "settings": kept}, rows, judge(rows, settings))
+    return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
 
 
 def load(path: str | Path) -> Report:
     """Read a saved report."""
     return Report.load(path)
+
+
+def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
+    """The target that is meant: a difference, an adapter on its base, products, a stack, or the model itself."""
+    from layerscope.sources import delta, lora
+    from layerscope.sources import intra as products
+    from layerscope.sources import stacked as stack
+
+    if intra and stacked:
+        raise UsageError("intra and stacked contradict each other: products of layers, or all layers in one matrix")
+    if base is not None:
+        target = lora.Merged(target, base) if lora.is_adapter(target) else delta.Delta(target, base)
+    if intra:
+        return products.Intra(target)
+    return stack.Stacked(target) if stacked else target
 
 
 def _saved(target: Any) -> Report | None:
@@ -143,9 +186,8 @@ def _result(job: Job, result: Any) -> LayerReport:
 
 
 def _meta(target: Any, format: str, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
-    named = str(target) if isinstance(target, str | Path) else f"{type(target).__module__}.{type(target).__qualname__}"
     return {
-        "target": named,
+        "target": sources.name_of(target),
         "format": format,
         "layerscope": version("layerscope"),
         "numpy": np.__version__,

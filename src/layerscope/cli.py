@@ -6,7 +6,6 @@ Data goes to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 find
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import sys
@@ -27,18 +26,35 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
 SEVERITIES = ("warn", "error")
+CONV = ("slices", "flat")
+FINGERS = ("clip_xmax", "xmin_peak")
 INTERRUPTED = 130
 LAYERS_FAILED = 4
 
 target_argument = click.argument("target")
 layers_option = click.option(
-    "--layers", "-l", multiple=True, metavar="GLOB|ID|KIND", help="Only these layers; may be given again."
+    "--layers", "-l", multiple=True, metavar="[-]GLOB|ID|KIND", help="Only these layers, or with - not these; repeatable."
+)
+matrix_options = (
+    click.option("--base", metavar="MODEL", help="Analyse W − W₀; of a LoRA adapter the base it is added to."),
+    click.option("--conv", type=click.Choice(CONV), help="Convolutions by kernel position, or as one flat matrix."),
+    click.option("--no-pool", is_flag=True, help="A row per kernel position, group, expert or head."),
+    click.option("--per-head", is_flag=True, help="Attention projections head by head."),
+    click.option("--intra", is_flag=True, help="Products of consecutive layers."),
+    click.option("--stacked", is_flag=True, help="All layers in one matrix."),
 )
 output_options = (
     click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="table", show_default=True),
     click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout."),
     click.option("--columns", metavar="A,B,…", help="Columns of the table, CSV or Markdown ('help' lists them)."),
 )
+
+
+def with_matrices(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which matrices are meant."""
+    for option in reversed(matrix_options):
+        command = option(command)
+    return command
 
 
 def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,8 +80,17 @@ def cli(debug: bool) -> None:
 @cli.command()
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @layers_option
+@with_matrices
 @click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
+@click.option("--max-evals", type=int, metavar="N", help="Skip layers with more, and say so.")
 @click.option("--evidence", is_flag=True, help="Bootstrap interval, goodness of fit, likelihood ratios (slower).")
+@click.option("--randomize", is_flag=True, help="Compare with shuffles of each layer: rand_distance, traps.")
+@click.option("--shuffles", type=int, metavar="N", help="How many.  [default: 3]")
+@click.option("--mp", is_flag=True, help="Show the Marchenko–Pastur columns.")
+@click.option("--vectors", is_flag=True, help="Localisation of the eigenvectors (slower).")
+@click.option("--window", type=int, metavar="N", help="FARMS: α over 2N×N windows; 100 in the paper.")
+@click.option("--inverse", is_flag=True, help="The spectrum of 1/λ.")
+@click.option("--fix-fingers", type=click.Choice(FINGERS), help="Clip fingers, or search xmin at the histogram's peak.")
 @click.option("--engine", metavar="NAME", help="threads, serial or processes.  [default: threads]")
 @click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
 @click.option("--seed", type=int, metavar="N", help="Of every random draw.  [default: 0]")
@@ -104,6 +129,7 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
 @cli.command()
 @target_argument
 @layers_option
+@with_matrices
 @with_output
 def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
     """Every tensor of TARGET: sizes, and analysed or why not."""
@@ -112,7 +138,7 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
 
     columns = _columns(options["columns"])
     _check_output(options["output"])
-    report = api.describe(target, layers=_selectors(layers))
+    report = api.describe(target, layers=_selectors(layers), **_arrangement(options), **_matrix_settings(options))
     if options["format_"] == "table":
         with _stdout(options["output"]) as stream:
             table.show_description(report, table.console_for(stream), columns=columns)
@@ -225,6 +251,7 @@ def _analyze(target: str, options: dict[str, Any]) -> Report:
         return api.analyze(
             target,
             layers=_selectors(options["layers"]),
+            **_arrangement(options),
             settings=_settings(target, options),
             engine=options["engine"],
             progress=progress,
@@ -233,17 +260,32 @@ def _analyze(target: str, options: dict[str, Any]) -> Report:
 
 def _settings(target: str, options: dict[str, Any]) -> Settings | None:
     """The settings of the options; a saved report keeps its own where nothing else is asked."""
-    from layerscope.settings import EVIDENCE_FITS, Settings
+    from layerscope.settings import Settings
     from layerscope.views import store
 
     base = store.load(target).settings if store.is_report(target) else Settings()
     if options["weightwatcher"]:
         base = Settings.weightwatcher()
-    names = ("min_evals", "jobs", "seed", "max_cost")
+    names = ("min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers")
     changes = {name: options[name] for name in names if options[name] is not None}
-    if options["evidence"]:
-        changes["fits"] = EVIDENCE_FITS
-    return dataclasses.replace(base, **changes)
+    flags = ("randomize", "vectors", "inverse", "evidence")
+    changes |= {name: True for name in flags if options[name]} | _matrix_settings(options)
+    if options["shuffles"] is not None and not (options["randomize"] or base.randomize):
+        raise click.UsageError("--shuffles says how many for --randomize, which is not there")
+    return base.changed(**changes)
+
+
+def _matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings among the options of ``with_matrices``."""
+    changes: dict[str, Any] = {"conv": options["conv"]} if options["conv"] else {}
+    if options["no_pool"]:
+        changes["pool"] = False
+    return changes | ({"per_head": True} if options["per_head"] else {})
+
+
+def _arrangement(options: dict[str, Any]) -> dict[str, Any]:
+    """What analyze, describe and plan are to make of the target."""
+    return {name: options[name] for name in ("base", "intra", "stacked") if options[name]}
 
 
 def _selectors(layers: tuple[str, ...]) -> list[str] | None:
@@ -285,7 +327,8 @@ def _write(reports: list[Report], options: dict[str, Any], columns: list[str]) -
             for i, report in enumerate(reports):
                 if i:
                     console.print()
-                table.show(report, console, columns=columns, verbose=int(options.get("verbose", False)))
+                verbose, bulk = int(options.get("verbose", False)), bool(options.get("mp"))
+                table.show(report, console, columns=columns, verbose=verbose, bulk=bulk)
             if len(reports) > 1:
                 console.print()
                 table.side_by_side(reports, console)
@@ -340,7 +383,8 @@ def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
         if store.is_report(target):
             console.print(f"{target}: a saved report; judging it again touches no matrix")
             continue
-        jobs, idle = api.plan(target, layers=_selectors(options["layers"]), settings=_settings(target, options))
+        settings = _settings(target, options)
+        jobs, idle = api.plan(target, layers=_selectors(options["layers"]), **_arrangement(options), settings=settings)
         console.print(plan_table(target, jobs, idle))
 
 

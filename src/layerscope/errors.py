@@ -78,7 +78,14 @@ class MissingExtra(TargetError):
 
 
 class Absent(LayerscopeError):
-    """A metric or fit is undefined for this layer; the message is the reason shown."""
+    """A metric or fit is undefined for this layer; the message is the reason shown.
+
+    ``failed`` is False where nothing went wrong: a layer that is the same as in the base model, say.
+    """
+
+    def __init__(self, reason: str, *, failed: bool = True) -> None:
+        super().__init__(reason)
+        self.failed = failed
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
-from layerscope.numerics import matrices, spectra
+from layerscope.fits.marchenko_pastur import marchenko_pastur
+from layerscope.numerics import localization, matrices, randommatrix, spectra
 from layerscope.settings import Settings
-from layerscope.types import Job, LayerRef, LayerReport, Measurement, SourceSpec, Spectrum
+from layerscope.types import Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+SHUFFLE, WINDOWS = "shuffle", "windows"  # roles of what is made from a layer's own entries
+MOST_MODES = 32  # outliers of one shuffle that are looked at closely
 
 
 def plan(
@@ -23,13 +30,15 @@ def plan(
     A layer that would not fit into ``memory`` bytes even alone is not begun.
     """
     jobs, idle = [], []
-    for ref in refs:
+    for ref in (row for ref in refs for row in rows_of(ref, settings)):
         if ref.skipped:
             idle.append(skipped(ref, ref.skipped))
             continue
         k, n, m = matrices.dimensions(ref, settings.conv)
-        job = Job(spec, (ref,), settings, spectra.cost(k, n, m), spectra.memory(k, n, m, ref.itemsize))
-        if settings.max_cost is not None and job.cost > settings.max_cost * 1e9:
+        job = Job(spec, (ref,), settings, _cost(k, n, m, ref, settings), _memory(k, n, m, ref, settings))
+        if settings.max_evals is not None and (ref.rank or k * m) > settings.max_evals:
+            idle.append(skipped(ref, f"{k * m} eigenvalues, more than max_evals = {settings.max_evals}"))
+        elif settings.max_cost is not None and job.cost > settings.max_cost * 1e9:
             idle.append(skipped(ref, f"costs {job.cost / 1e9:.3g} Gflop, more than max_cost = {settings.max_cost:g}"))
         elif memory is not None and job.memory > memory:
             need = f"needs {job.memory / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB are free"
@@ -39,22 +48,47 @@ def plan(
     return jobs, idle
 
 
+def rows_of(ref: LayerRef, settings: Settings) -> list[LayerRef]:
+    """The rows that a layer becomes: its heads apart with ``per_head``, a row per matrix without ``pool``."""
+    if ref.skipped:
+        return [ref]
+    if settings.per_head and ref.heads > 1 and ref.groups == 1:
+        axes = ref.axes if ref.heads_on == "o" else ref.axes.translate(str.maketrans("oi", "io"))
+        how = ", ".join(filter(None, (ref.how, f"{ref.heads} heads")))
+        ref = replace(ref, groups=ref.heads, axes=axes, how=how)
+    k, _, _ = matrices.dimensions(ref, settings.conv)
+    if settings.pool or k == 1 or ref.rank:
+        return [ref]
+    return [replace(ref, name=f"{ref.name}[{i}]", slice=i) for i in range(k)]
+
+
 def measure(job: Job) -> LayerReport:
     """Measure every role of one layer. A layer that cannot be measured says why; only bugs raise."""
-    parts = {ref.role: _measure(job, ref) for ref in job.refs}
+    parts: dict[str, Measurement] = {}
+    for ref in job.refs:
+        parts |= _measure(job, ref)
     return complete(job.refs[0].name, parts, job.settings)
 
 
 def complete(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:
     """Fits and metrics of measured spectra; also what re-judging a saved layer does."""
     fitted = {
-        role: replace(part, fits=fits.fit_all(part.spectrum, settings)) if part.spectrum is not None else part
+        role: replace(part, fits=fits.fit_all(part.spectrum, settings, families(role, settings)))
+        if part.spectrum is not None
+        else part
         for role, part in parts.items()
     }
     if fitted["weight"].skipped:
         return LayerReport(name, fitted)
     values, absent = metrics.compute(fitted, settings)
     return LayerReport(name, fitted, values, absent)
+
+
+def families(role: str, settings: Settings) -> tuple[str, ...]:
+    """What is fitted to the spectrum of a role: to a shuffle its bulk, to windows their tail."""
+    if role.startswith(SHUFFLE):
+        return ("marchenko_pastur",)
+    return ("power_law",) if role == WINDOWS else settings.fits
 
 
 def rejudge(layer: LayerReport, settings: Settings) -> LayerReport:
@@ -67,16 +101,81 @@ def skipped(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
     return LayerReport(ref.name, {"weight": Measurement(ref, skipped=reason, failed=failed)})
 
 
-def _measure(job: Job, ref: LayerRef) -> Measurement:
-    start = time.perf_counter()
+def _cost(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> float:
+    if ref.rank:
+        return spectra.cost(1, ref.rank, ref.rank) + 2.0 * (n + m) * ref.rank**2
+    times = 1 + settings.shuffles * settings.randomize + 10 * settings.vectors  # eigenvectors: about ten times
+    windows = spectra.cost(100 * k, 2 * settings.window, settings.window) if settings.window <= m else 0.0
+    return times * spectra.cost(k, n, m) + windows
+
+
+def _memory(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> int:
+    if ref.rank:
+        return (n + m) * ref.rank * (ref.itemsize + 8)
+    need = spectra.memory(k, n, m, ref.itemsize)
+    if settings.randomize:
+        need += k * n * m * (8 + 2 * ref.itemsize)
+    return need + 3 * 8 * m * m * settings.vectors
+
+
+def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
+    """The measurement of one role, and of what is made from its matrices."""
+    start, settings = time.perf_counter(), job.settings
     try:
-        spectrum = _spectrum(job, ref)
+        tensor = sources.reopen(job.spec).read(ref)
+        stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
+        spectrum = _spectrum(stack, ref, settings)
+        modes = localization.every_mode(stack) if settings.vectors and not (ref.rank or ref.symmetric) else ()
     except Absent as why:
-        return Measurement(ref, skipped=str(why), failed=True, seconds=time.perf_counter() - start)
-    return Measurement(ref, spectrum, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return {ref.role: Measurement(ref, skipped=str(why), failed=why.failed, seconds=seconds)}
+    parts = {ref.role: Measurement(ref, spectrum, seconds=time.perf_counter() - start, modes=modes)}
+    if ref.role == "weight" and not (ref.rank or ref.symmetric):
+        parts |= {part.ref.role: part for part in _made(stack, ref, settings)}
+    return parts
 
 
-def _spectrum(job: Job, ref: LayerRef) -> Spectrum:
-    tensor = sources.reopen(job.spec).read(ref)
-    spectrum = spectra.esd(matrices.unfold(tensor, ref, job.settings.conv), symmetric=ref.symmetric)
-    return spectra.scaled(spectrum, job.settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0)
+def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
+    spectrum = spectra.esd(stack, symmetric=ref.symmetric)
+    if ref.rank:
+        spectrum = spectra.of_product(spectrum, max(ref.shape), min(ref.shape))
+    spectrum = spectra.scaled(spectrum, settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0)
+    return spectra.inverted(spectrum) if settings.inverse else spectrum
+
+
+def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
+    """Shuffles and windows of a layer's matrices, each a role of its own."""
+    for number in range(settings.shuffles if settings.randomize else 0):
+        start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE}{number + 1}")
+        seed = [settings.seed, ref.index, ref.slice or 0, number]
+        mixed = randommatrix.shuffled(stack, seed)
+        spectrum = _spectrum(mixed, ref, settings)
+        modes = _outliers(stack, mixed, spectrum, ref, settings, seed)
+        yield Measurement(role, spectrum, seconds=time.perf_counter() - start, modes=modes)
+    if settings.window:
+        start, role = time.perf_counter(), replace(ref, role=WINDOWS)
+        if stack.shape[1] < 2 * settings.window or stack.shape[2] < settings.window:
+            yield Measurement(role, skipped=f"smaller than a window of {2 * settings.window}×{settings.window}")
+        else:
+            spectrum = _spectrum(matrices.windows(stack, settings.window), ref, settings)
+            yield Measurement(role, spectrum, seconds=time.perf_counter() - start)
+
+
+def _outliers(
+    stack: Array, mixed: Array, spectrum: Spectrum, ref: LayerRef, settings: Settings, seed: list[int]
+) -> tuple[Mode, ...]:
+    """The eigenvectors of a shuffle beyond the bulk's edge, and the weights, back in their places, that make them."""
+    try:
+        fit = marchenko_pastur(spectrum, settings)
+    except Absent:
+        return ()
+    spikes = int(fit.params["spikes"])
+    if not spikes:
+        return ()
+    factor = settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0
+    modes = []
+    for mode, places in localization.largest_modes(mixed, min(spikes, MOST_MODES), fit.params["edge"] / factor):
+        (place,) = randommatrix.unshuffle(stack, seed, mode.slice, [places])
+        entry = matrices.locate(ref, settings.conv, mode.slice, *divmod(place, stack.shape[2]))
+        modes.append(replace(mode, value=mode.value * factor, entry=entry))
+    return tuple(modes)

@@ -1,4 +1,7 @@
-"""Which layers a user means: by index, by kind, by name with or without ``.weight``, or by a glob on the name."""
+"""Which layers a user means: by index, by kind, by name with or without ``.weight``, or by a glob on the name.
+
+A selector that begins with "-" or "!", or a negative index, drops what it matches instead.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,23 @@ Selector = int | str
 
 
 def select(refs: Sequence[LayerRef], wanted: Iterable[Selector] | Selector | None) -> list[LayerRef]:
-    """The same refs, those not wanted marked as skipped; None wants all.
+    """The same refs, those not wanted marked as skipped; None wants all, as do selectors that only drop.
 
-    :raises NoLayerMatches: a selector matches nothing, or only tensors that are never analysed.
+    :raises NoLayerMatches: a selector matches nothing, or only tensors that are never analysed, or nothing is left.
     """
     if wanted is None:
         return list(refs)
-    selectors = [wanted] if isinstance(wanted, int | str) else list(wanted)
-    chosen = {ref.index for selector in selectors for ref in _matches(refs, selector)}
+    selectors = [str(s) for s in ([wanted] if isinstance(wanted, int | str) else wanted)]
+    dropped = {ref.index for s in selectors if s[:1] in ("-", "!") for ref in _matches(refs, s[1:])}
+    kept = [s for s in selectors if s[:1] not in ("-", "!")]
+    chosen = {ref.index for s in kept for ref in _matches(refs, s)} if kept else {ref.index for ref in refs}
+    chosen -= dropped
+    if not any(ref.index in chosen for ref in refs if not ref.skipped):
+        raise NoLayerMatches(f"layers {', '.join(selectors)!r} leave nothing to analyse")
     return [ref if ref.index in chosen or ref.skipped else replace(ref, skipped="not selected") for ref in refs]
 
 
-def _matches(refs: Sequence[LayerRef], selector: Selector) -> list[LayerRef]:
-    text = str(selector)
+def _matches(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:
     found = [
         ref
         for ref in refs

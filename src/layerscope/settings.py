@@ -11,9 +11,17 @@ from layerscope.errors import UnknownName, UsageError
 from layerscope.types import checked
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
-EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "bootstrap")
+EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "e_tpl", "fingers", "bootstrap")
 CONV = ("slices", "flat")
-FINGERS = ("", "clip_xmax")
+FINGERS = ("", "clip_xmax", "xmin_peak")
+# Settings that shape what is read off the matrices: a saved report cannot be judged anew under others.
+MEASURED = ("conv", "conv_factor", "pool", "per_head", "inverse", "randomize", "shuffles", "vectors", "window")
+
+
+LEAST = {
+    "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 1, "window": 0,
+    "max_fingers": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class Limits:
     rank_loss: float = 0.25  # fraction of eigenvalues that are numerically zero
     stable_rank: float = 1.1  # ‖W‖_F²/λmax below: one direction holds the layer (at least 16 eigenvalues)
     emptied: float = 1e-6  # λmax relative to the model's median λmax below: weight decay won
+    random_distance: float = 2.0  # rand_distance over that between shuffles below: no structure (99 % of Gaussian layers)
+    scale_outlier: float = 1.0  # |log10 λmax − that of its siblings| above, and 5 robust deviations: out of scale
+    weak_layers: float = 0.05  # share of layers with α > under_trained, at least two, that speaks about the model
+    weak_peak: float = 4.0  # peak of the histogram of α above: too little or too poor data (Nat. Commun. 12, Fig. 6)
 
 
 @dataclass(frozen=True)
@@ -37,14 +49,25 @@ class Settings:
     """How to measure and how to judge."""
 
     min_evals: int = 50  # fewest eigenvalues for a tail fit
+    max_evals: int | None = None  # layers with more are skipped and say so; None: no limit
     min_tail: int = 10  # fewest eigenvalues a tail may keep
     null_cut: float | None = None  # absolute eigenvalue cut; None: relative to the weights' precision
     fits: tuple[str, ...] = BASIC_FITS  # families fitted to each spectrum
-    fix_fingers: str = ""  # "clip_xmax": drop spurious largest eigenvalues (report raw_alpha)
+    fix_fingers: str = ""  # "clip_xmax": drop spurious largest values; "xmin_peak": xmin at the histogram's peak
     max_fingers: int = 10  # at most this many dropped
     finger_thresh: float = 1.0  # fall of α that makes them spurious
+    xmin_max: float | None = None  # largest xmin that "xmin_peak" may choose; None: 1.5 times the peak
+    drop_top: int = 0  # this many of the largest eigenvalues are kept out of the tail fit
     conv: str = "slices"  # "slices": one matrix per kernel position, pooled; "flat": (out, in·kh·kw)
     conv_factor: float = 1.0  # factor on convolution eigenvalues (WeightWatcher: 0.5)
+    pool: bool = True  # one spectrum per layer; False: a row per kernel position, group, expert or head
+    per_head: bool = False  # attention projections as one matrix per head, where the source knows the heads
+    inverse: bool = False  # the spectrum of (WᵀW)⁻¹: 1/λ of the eigenvalues that are not zero
+    randomize: bool = False  # compare with shuffles of each layer's own entries
+    shuffles: int = 3  # how many
+    spike_rate: float = 0.01  # chance that a random layer shows a spike beyond the Tracy–Widom edge
+    vectors: bool = False  # how far the eigenvectors are localised
+    window: int = 0  # smaller side of the 2:1 windows for α at fixed aspect ratio (FARMS: 100); 0: none
     confidence: float = 0.9  # level of intervals
     bootstrap: int = 100  # resamples for intervals and p-values
     seed: int = 0  # of every random draw
@@ -58,24 +81,49 @@ class Settings:
             checked(self.limits)
         except TypeError as error:
             raise UsageError(f"settings: {error}") from None
-        for name, least in (("min_evals", 2), ("min_tail", 2), ("bootstrap", 1), ("seed", 0), ("jobs", 0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value < least:
                 raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
         if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"confidence must lie between 0 and 1, not {self.confidence!r}")
-        for name in ("null_cut", "max_cost"):
+        for name in ("null_cut", "max_cost", "max_evals", "xmin_max"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} must be a number of at least 0, not {value!r}")
+        if not 0.0 < self.spike_rate <= 0.1:
+            raise UsageError(f"spike_rate must lie above 0 and be at most 0.1, not {self.spike_rate!r}")
         if self.conv not in CONV:
             raise UnknownName("conv setting", self.conv, CONV)
         if self.fix_fingers not in FINGERS:
             raise UnknownName("fix_fingers setting", self.fix_fingers, FINGERS[1:])
+        self._check_contradictions()
+
+    def _check_contradictions(self) -> None:
+        if self.max_evals is not None and self.max_evals < self.min_evals:
+            raise UsageError(f"max_evals = {self.max_evals} is below min_evals = {self.min_evals}: no layer has both")
+        if self.xmin_max is not None and self.fix_fingers != "xmin_peak":
+            raise UsageError('xmin_max limits fix_fingers = "xmin_peak", which was not asked for')
+        if self.inverse and (self.randomize or self.vectors or self.window):
+            other = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
+            raise UsageError(f"inverse and {other} contradict each other: one is of 1/λ, the other of λ")
+
+    def changed(self, **options: Any) -> Settings:
+        """The same with some fields changed; also ``evidence=True`` and ``mp_fit=True``, which stand for families.
+
+        :raises UnknownName: there is no such setting.
+        """
+        _check_names(Settings, options, also=("evidence", "mp_fit"))
+        fits = tuple(options.pop("fits", self.fits))
+        if options.pop("evidence", False):
+            fits = (*fits, *(name for name in EVIDENCE_FITS if name not in fits))
+        if options.pop("mp_fit", False) and "marchenko_pastur" not in fits:
+            fits = (*fits, "marchenko_pastur")
+        return dataclasses.replace(self, fits=fits, **options)
 
     def with_evidence(self) -> Settings:
         """The same, plus the dear evidence: bootstrap, goodness of fit, likelihood ratios."""
-        return dataclasses.replace(self, fits=EVIDENCE_FITS)
+        return self.changed(evidence=True)
 
     @classmethod
     def weightwatcher(cls, **changes: Any) -> Settings:
@@ -106,8 +154,8 @@ class Settings:
         return cls(**values, limits=Limits(**limits))
 
 
-def _check_names(cls: type[Any], values: Mapping[str, Any]) -> None:
-    known = [f.name for f in dataclasses.fields(cls)]
+def _check_names(cls: type[Any], values: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
+    known = [*(f.name for f in dataclasses.fields(cls)), *also]
     for name in values:
         if name not in known:
             raise UnknownName("setting", name, known)

@@ -63,6 +63,10 @@ class LayerRef:
     part: Part | None = None
     groups: int = 1  # convolution groups, blocks of the o axis
     symmetric: bool = False  # a covariance: eigenvalues of itself, not of its Gram matrix
+    rank: int = 0  # of a product that is never formed: reading gives a (rank, rank) core with its singular values
+    slice: int | None = None  # only this matrix of the stack
+    heads: int = 0  # attention heads, blocks of the axis ``heads_on``
+    heads_on: str = "o"
     aliases: tuple[str, ...] = ()  # other names of the same storage
     how: str = ""  # how it is read, for people: "split q,k,v", "tied with ..."
     skipped: str = ""  # why it is never analysed; "" otherwise
@@ -113,7 +117,7 @@ class Spectrum:
     m: int  # smaller side
     k: int  # number of matrices pooled
     floor: float  # eigenvalues at or below are zero to the precision of the weights
-    complete: bool = True  # all k·m eigenvalues are here
+    complete: bool = True  # all k·m eigenvalues are here; not of a low-rank product, nor of an inverse
 
     @property
     def live(self) -> Floats:
@@ -132,6 +136,21 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Mode:
+    """One eigenvector v of WᵀW, told by how it is spread over its m entries."""
+
+    slice: int  # matrix of the stack
+    value: float  # eigenvalue, W²
+    entropy: float  # −Σp ln p of the histogram of |v| − mean|v| in 100 bins
+    localization: float  # ‖v‖₁/‖v‖∞: 1 on a single entry, m when even
+    participation: float  # ‖v‖₂/‖v‖₄, (Σv⁴)^−¼: 1 on a single entry, m^¼ when even
+    mean: float  # (Σv)²/m: 1 along the constant vector, where a mean of the entries goes
+    entry: tuple[int, ...] = ()  # index in the layer's tensor of the weight that carries most of it
+    weight: float = 0.0  # that weight
+    share: float = 0.0  # of the singular value that this weight carries
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One role of one layer, measured."""
 
@@ -141,6 +160,7 @@ class Measurement:
     skipped: str = ""  # why there is no spectrum
     failed: bool = False  # skipped because something went wrong, not by design
     seconds: float = 0.0  # wall-clock
+    modes: tuple[Mode, ...] = ()  # of the weight: every eigenvector, where asked for; of a shuffle: the outliers
 
 
 @dataclass(frozen=True)
@@ -211,7 +231,7 @@ class Layers(Mapping[str, LayerReport]):
 
     def __init__(self, layers: tuple[LayerReport, ...]) -> None:
         self._by_name = {layer.name: layer for layer in layers}
-        self._by_index = {layer.ref.index: layer for layer in layers}
+        self._by_index = {layer.ref.index: layer for layer in reversed(layers)}  # of rows per slice, the first
 
     def __getitem__(self, key: str | int) -> LayerReport:
         if isinstance(key, int):

@@ -7,7 +7,7 @@ raising :class:`~layerscope.errors.Absent` is a failed fit with a reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from layerscope import registry
@@ -21,12 +21,13 @@ def family(name: str, *, ref: str) -> Callable[[Callable[..., Any]], Callable[..
     return registry.mark("fits", name, ref=ref)
 
 
-def fit_all(spectrum: Spectrum, settings: Settings) -> dict[str, Fit]:
-    """Every family of ``settings.fits``, those it builds on first."""
+def fit_all(spectrum: Spectrum, settings: Settings, families: Sequence[str] | None = None) -> dict[str, Fit]:
+    """Every one of ``families``, by default those of ``settings.fits``; what one builds on comes first."""
     done: dict[str, Fit] = {}
-    for name in settings.fits:
+    wanted = settings.fits if families is None else families
+    for name in wanted:
         _fit(registry.find("fits", name), spectrum, settings, done)
-    return {name: done[name] for name in settings.fits}
+    return {name: done[name] for name in wanted}
 
 
 def _fit(plugin: registry.Plugin, spectrum: Spectrum, settings: Settings, done: dict[str, Fit]) -> Fit:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.power_law import best_tail, positive
+from layerscope.fits.power_law import Tail, best_tail, modified_ks, positive, xmin_window
 from layerscope.settings import Settings
 from layerscope.types import Fit, Spectrum
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
+
+CANDIDATES = 256
+PLAUSIBLE = 0.75  # Stephens' statistic up to which a tail is taken for a power law
 
 
 @family("bootstrap", ref="Clauset, Shalizi & Newman 2009, §3.3 and §4.1")
@@ -16,21 +25,25 @@ def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     """Seeded bootstrap of the whole fit, the choice of xmin included.
 
     Interval: quantiles of α over resamples with replacement of all eigenvalues. p: the share of semi-parametric
-    samples (below xmin resampled, above it drawn from the fitted law) that fit worse than the data, (1+#)/(1+B).
+    samples (below a start resampled, above it drawn from the law) that fit worse than the data, (1+#)/(1+B). The start
+    is not the fitted xmin but the smallest one that the data do not contradict (``law_to_draw_from``): the xmin of the
+    best fit usually cuts off a part of the true tail, and samples with a shorter tail than the data's fit worse, which
+    would make p too large. So p is uniform for power laws (docs: How sure α is).
     """
     logs = np.log(positive(spectrum, settings))
     logs = logs[: len(logs) - int(power_law.params["fingers"])]
     alpha, ks, n = (power_law.params[name] for name in ("alpha", "ks", "n_tail"))
-    start = len(logs) - int(n)
+    start, alpha, n = law_to_draw_from(logs, Tail(alpha, len(logs) - int(n), ks), settings.min_tail)
     rng = np.random.default_rng([settings.seed, len(logs)])
+    window = xmin_window(logs, settings)
     alphas, distances = [], []
     for _ in range(settings.bootstrap):
-        alphas.append(_refit(np.sort(rng.choice(logs, len(logs))), settings.min_tail)[0])
+        alphas.append(_refit(np.sort(rng.choice(logs, len(logs))), settings.min_tail, window)[0])
         above = rng.random(len(logs)) < n / len(logs)
         sample = np.where(above, logs[start] + rng.standard_exponential(len(logs)) / (alpha - 1), 0.0)
         if start > 0:
             sample[~above] = rng.choice(logs[:start], int((~above).sum()))
-        distances.append(_refit(np.sort(sample), settings.min_tail)[1])
+        distances.append(_refit(np.sort(sample), settings.min_tail, window)[1])
     tail = (1 - settings.confidence) / 2
     low, high = np.nanquantile(alphas, [tail, 1 - tail])
     worse = int(np.sum(np.array(distances) >= ks))
@@ -41,9 +54,27 @@ def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     )
 
 
-def _refit(logs: np.ndarray, min_tail: int) -> tuple[float, float]:
+def law_to_draw_from(logs: Floats, tail: Tail, min_tail: int) -> tuple[int, float, int]:
+    """(start, α, n) of the longest tail that is at least as long as the fitted one and that its own KS test passes.
+
+    Stephens' statistic must be at most 0.75, which 60 % of true power laws pass; at most 256 starts are tried.
+    """
+    starts = np.unique(np.linspace(0, tail.start, CANDIDATES).astype(int))
+    for start in starts[:-1]:
+        n = len(logs) - int(start)
+        excess = float((logs[start:] - logs[start]).sum())
+        if excess <= 0:
+            continue
+        slope = n / excess
+        model = 1 - np.exp(slope * (logs[start] - logs[start:]))
+        if modified_ks(float(np.abs(model - np.arange(n) / n).max()), n) <= PLAUSIBLE:
+            return int(start), 1 + slope, n
+    return tail.start, tail.alpha, len(logs) - tail.start
+
+
+def _refit(logs: np.ndarray, min_tail: int, window: tuple[float, float] | None) -> tuple[float, float]:
     try:
-        tail = best_tail(logs, min_tail)
+        tail = best_tail(logs, min_tail, window)
     except Absent:  # a resample of one repeated value
         return np.nan, np.inf
     return tail.alpha, tail.ks

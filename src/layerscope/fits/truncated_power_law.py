@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from layerscope.fits import family
 from layerscope.fits._compare import nested_p, power_law_density, tail_of
 from layerscope.settings import Settings
 from layerscope.types import Fit, Spectrum
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
 
 
 @family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; test at the boundary: Self & Liang 1987")
@@ -20,31 +24,31 @@ def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) 
     With x = λ/xmin, p(x) = x^−α e^{−θx} / E_α(θ), E_α(θ) = ∫₁^∞ t^−α e^{−θt} dt, Λ = θ/xmin ≥ 0. The power law is
     the case Λ = 0, so ``p`` is the nested likelihood-ratio test: twice the gain is ½χ²₀ + ½χ²₁ on the boundary.
     """
+    tail = tail_of(spectrum, power_law)
+    alpha0 = power_law.params["alpha"]
+    alpha, cutoff, density = fit_truncated(tail, alpha0)
+    gain = max(0.0, float((density - power_law_density(tail, alpha0)).sum()))
+    params = {"alpha": alpha, "Lambda": cutoff, "ratio": -gain, "p": nested_p(gain), "loglik": float(density.sum())}
+    return Fit("truncated_power_law", ok=True, params=params)
+
+
+def fit_truncated(tail: Floats, alpha: float) -> tuple[float, float, Floats]:
+    """(α, Λ, ln p of each value) of the likeliest truncated power law on an ascending tail; ``alpha`` is a start."""
     from scipy.optimize import minimize
 
-    tail = tail_of(spectrum, power_law)
     x = tail / tail[0]
     mean_log, mean = float(np.log(x).mean()), float(x.mean())
 
     def loss(v: np.ndarray) -> float:
-        alpha, theta = float(v[0]), math.exp(float(v[1]))
-        return alpha * mean_log + theta * mean + log_exponential_integral(alpha, theta)
+        slope, theta = float(v[0]), math.exp(float(v[1]))
+        return slope * mean_log + theta * mean + log_exponential_integral(slope, theta)
 
-    alpha0 = power_law.params["alpha"]
-    tries = ([alpha0, math.log(1e-6)], [max(alpha0 - 1, 0.0), math.log(0.5 / mean)], [0.0, math.log(1 / mean)])
+    tries = ([alpha, math.log(1e-6)], [max(alpha - 1, 0.0), math.log(0.5 / mean)], [0.0, math.log(1 / mean)])
     bounds = [(-20.0, 100.0), (math.log(1e-12), math.log(1e4))]
     best = min((minimize(loss, v, method="L-BFGS-B", bounds=bounds) for v in tries), key=lambda r: float(r.fun))
     alpha, theta = float(best.x[0]), math.exp(float(best.x[1]))
     density = -alpha * np.log(x) - theta * x - log_exponential_integral(alpha, theta) - math.log(tail[0])
-    gain = max(0.0, float((density - power_law_density(tail, alpha0)).sum()))
-    params = {
-        "alpha": alpha,
-        "Lambda": theta / float(tail[0]),
-        "ratio": -gain,
-        "p": nested_p(gain),
-        "loglik": float(density.sum()),
-    }
-    return Fit("truncated_power_law", ok=True, params=params)
+    return alpha, theta / float(tail[0]), density
 
 
 def log_exponential_integral(alpha: float, theta: float) -> float:

@@ -1,8 +1,9 @@
 """Columns: facts about one layer → one number. ``@metric(...)`` on a function makes it a column.
 
 The parameters name the facts it needs: ``weight`` (its Spectrum; likewise ``base``, ``input``, ``gradient``), a fit
-family by name (its Fit, already successful), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is
-optional. A metric that is undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason.
+family by name (its Fit, already successful), ``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement)
+where they were asked for, ``modes`` (the eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a
+default is optional. A metric that is undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from layerscope.settings import Settings
 from layerscope.types import Measurement, Value
 
 ROLES = ("weight", "base", "input", "gradient")
+MADE = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
 
 
 def metric(
@@ -30,7 +32,7 @@ def metric(
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        known = {*ROLES, *registry.plugins("fits"), "ref", "settings"}
+        known = {*ROLES, *MADE, *registry.plugins("fits"), "ref", "settings"}
         for name in inspect.signature(function).parameters:
             if name not in known:
                 code = function.__code__
@@ -48,9 +50,11 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
     missing = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
     missing |= dict.fromkeys(registry.plugins("fits"), "not asked for")
+    missing |= dict.fromkeys(MADE, "not asked for")
     for role, part in parts.items():
-        if part.spectrum is not None:
+        if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum
+    facts |= _made(parts, missing)
     for name, fit in weight.fits.items():
         if fit.ok:
             facts[name] = fit
@@ -67,6 +71,24 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
         except Absent as why:
             absent[plugin.name] = str(why)
     return values, absent
+
+
+def _made(parts: Mapping[str, Measurement], missing: dict[str, str]) -> dict[str, Any]:
+    """Facts of what was made from the weight's matrix; why one is not there goes into ``missing``."""
+    facts: dict[str, Any] = {}
+    shuffles = [part for role, part in parts.items() if role.startswith("shuffle")]
+    if shuffles:
+        facts["shuffles"] = shuffles
+    if parts["weight"].modes:
+        facts["modes"] = parts["weight"].modes
+    windows = parts.get("windows")
+    if windows is not None:
+        fit = windows.fits.get("power_law")
+        if fit is not None and fit.ok:
+            facts["windows"] = windows
+        else:
+            missing["windows"] = windows.skipped or (fit.reason if fit else "not fitted")
+    return facts
 
 
 def _checked(value: Any) -> Value:

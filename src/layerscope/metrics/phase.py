@@ -23,6 +23,8 @@ def phase(weight: Spectrum, marchenko_pastur: Fit | None = None, power_law: Fit 
     deformed: heavy-tailed when a power law with α ≤ 6 was fitted, else bulk-decay. The borders are conventions; the
     paper draws them by eye. Small layers whose entries have heavy tails of exponent 3 or more still look random.
     """
+    if not weight.complete:
+        raise Absent("a low-rank product or an inverse has no phase")
     if len(weight.live) <= (1 - COLLAPSED) * len(weight.evals):
         return "rank-collapse"
     if marchenko_pastur is None:

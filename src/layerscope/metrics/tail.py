@@ -5,7 +5,7 @@ from __future__ import annotations
 from layerscope.errors import Absent
 from layerscope.metrics import metric
 from layerscope.settings import Settings
-from layerscope.types import Fit
+from layerscope.types import Fit, Measurement
 
 CLAUSET = "Clauset, Shalizi & Newman, SIAM Rev. 51 (2009)"
 HTSR = "Martin & Mahoney, JMLR 22(165)"
@@ -22,7 +22,7 @@ def alpha(power_law: Fit) -> float:
 
 @metric(unit="", ref=f"{CLAUSET}, §3.3", fmt=".2f", over_layers="")
 def alpha_low(power_law: Fit, bootstrap: Fit | None = None) -> float:
-    """Lower end of α's interval at ``Settings.confidence``: of the bootstrap where asked for, else for a fixed xmin."""
+    """Lower end of α's interval at ``Settings.confidence``: of the bootstrap where asked for, else by formula."""
     return (bootstrap or power_law).params["alpha_low"]
 
 
@@ -75,9 +75,21 @@ def raw_alpha(power_law: Fit) -> float:
 
 
 @metric(unit="", ref=HTSR, over_layers="", fmt="d")
-def num_fingers(power_law: Fit) -> int:
-    """Largest eigenvalues dropped as fingers."""
-    return int(power_law.params["fingers"])
+def num_fingers(power_law: Fit, fingers: Fit | None = None) -> int:
+    """Largest eigenvalues that stand apart as fingers: dropped with ``fix_fingers``, otherwise only counted."""
+    return int((fingers or power_law).params["fingers"])
+
+
+@metric(unit="", ref=HTSR, fmt=".2f", over_layers="")
+def alpha_clipped(fingers: Fit) -> float:
+    """α once the fingers are clipped; α itself where there are none."""
+    return fingers.params["alpha"]
+
+
+@metric(unit="", ref="Hu et al., FARMS, ICML 2025 (arXiv 2506.06280)", fmt=".2f")
+def alpha_farms(windows: Measurement) -> float:
+    """Hill estimate over windows of one shape, 2:1, from all over the matrix: layers of different Q can be compared."""
+    return windows.fits["power_law"].params["hill"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §4.1", fmt=".2f", over_layers="")
@@ -93,6 +105,30 @@ def p_value(bootstrap: Fit) -> float:
 def Lambda(truncated_power_law: Fit) -> float:
     """Cut-off Λ of the truncated power law λ^−α e^−Λλ; near 0 there is none."""
     return truncated_power_law.params["Lambda"]
+
+
+@metric(unit="", ref=f"{CLAUSET}, Table 2.1", fmt=".2f", over_layers="")
+def alpha_tpl(truncated_power_law: Fit) -> float:
+    """Exponent α of the truncated power law λ^−α e^−Λλ."""
+    return truncated_power_law.params["alpha"]
+
+
+@metric(unit="", ref="Yang et al., arXiv 2202.02842 (E_TPL_beta)", fmt=".2f")
+def alpha_e_tpl(e_tpl: Fit) -> float:
+    """Exponent of the truncated power law that begins at the peak of the spectrum's histogram."""
+    return e_tpl.params["alpha"]
+
+
+@metric(unit="1/W²", ref="Yang et al., arXiv 2202.02842 (E_TPL_lambda)", over_layers="")
+def Lambda_e_tpl(e_tpl: Fit) -> float:
+    """Cut-off Λ of the truncated power law that begins at the peak of the spectrum's histogram."""
+    return e_tpl.params["Lambda"]
+
+
+@metric(unit="1/W²", ref="Yang et al., arXiv 2202.02842 (EXP_lambda)", over_layers="")
+def Lambda_exponential(exponential: Fit) -> float:
+    """Rate of the exponential tail e^−Λλ above xmin."""
+    return exponential.params["rate"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §5.1; Vuong 1989", over_layers="", fmt=".1f")

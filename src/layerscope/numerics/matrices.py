@@ -22,7 +22,7 @@ def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
         into *= positions
     else:
         k *= positions
-    return k, max(out, into), min(out, into)
+    return (k if ref.slice is None else 1), max(out, into), min(out, into)
 
 
 def take(tensor: Array, part: Part | None) -> Array:
@@ -44,8 +44,9 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
     ``conv="flat"`` joins the kernel positions to the input side: one (out, in·positions) matrix per group.
     Axes come from ``ref.axes``; sizes never decide. No copy beyond what the axis order forces.
     """
-    if tensor.shape != ref.shape:
-        raise ValueError(f"{ref.name}: the header says {ref.shape}, the data has {tensor.shape}")
+    expected = (ref.rank, ref.rank) if ref.rank else ref.shape
+    if tensor.shape != expected:
+        raise ValueError(f"{ref.name}: the header says {expected}, the data has {tensor.shape}")
     letters = ref.axes
     positions = [letters.index(a) for a in letters if a not in "oie"]
     experts = [letters.index("e")] if "e" in letters else []
@@ -59,4 +60,35 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
         stack = moved.reshape(-1, tensor.shape[out], tensor.shape[into])
     if ref.groups > 1:
         stack = stack.reshape(-1, stack.shape[1] // ref.groups, stack.shape[2])
+    if ref.slice is not None:
+        stack = stack[ref.slice : ref.slice + 1]
     return stack if stack.shape[1] >= stack.shape[2] else np.swapaxes(stack, 1, 2)
+
+
+def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tuple[int, ...]:
+    """Index, in the layer's tensor, of one entry of the stack that :func:`unfold` makes: its inverse."""
+    sizes = dict(zip(ref.axes, ref.shape, strict=True))
+    positions = [a for a in ref.axes if a not in "oie"]
+    out, into = sizes["o"] // ref.groups, sizes["i"]
+    width = into * math.prod(sizes[a] for a in positions) if conv == "flat" else into
+    o, i = (row, column) if out >= width else (column, row)
+    matrix = matrix if ref.slice is None else ref.slice
+    matrix, group = divmod(matrix, ref.groups)
+    at = {"o": group * out + o}
+    for a in reversed(positions):
+        if conv == "flat":
+            i, at[a] = divmod(i, sizes[a])
+        else:
+            matrix, at[a] = divmod(matrix, sizes[a])
+    return tuple(at.get(a, i if a == "i" else matrix) for a in ref.axes)
+
+
+def windows(stack: Array, size: int, across: int = 10) -> Array:
+    """Evenly spaced windows of (2·size, size) from every matrix: (k·rows·columns, 2·size, size).
+
+    At most ``across`` positions along each side, none twice; FARMS (arXiv 2506.06280) takes 10 × 10.
+    """
+    _, n, m = stack.shape
+    rows = np.unique(np.linspace(0, n - 2 * size, across).astype(int))
+    columns = np.unique(np.linspace(0, m - size, across).astype(int))
+    return np.concatenate([stack[:, r : r + 2 * size, c : c + size] for r in rows for c in columns])

@@ -62,6 +62,19 @@ def scaled(spectrum: Spectrum, factor: float) -> Spectrum:
     return Spectrum(s.evals * factor, s.n, s.m, s.k, s.floor * factor, s.complete)
 
 
+def inverted(spectrum: Spectrum) -> Spectrum:
+    """1/λ of the eigenvalues above the floor, ascending: the spectrum of the pseudo-inverse's Gram matrix."""
+    s = spectrum
+    if not len(s.live):
+        raise Absent("every weight is zero: nothing to invert")
+    return Spectrum(1 / s.live[::-1], s.n, s.m, s.k, 0.0, complete=False)
+
+
+def of_product(spectrum: Spectrum, n: int, m: int) -> Spectrum:
+    """The spectrum of a low-rank product (n, m) from that of its core: the same eigenvalues, the other m − r are zero."""
+    return Spectrum(spectrum.evals, n, m, 1, spectrum.floor, complete=False)
+
+
 def cost(k: int, n: int, m: int) -> float:
     """Floating-point operations of :func:`esd`: k·(n·m² for the Gram matrix + 4/3·m³ for the eigenvalues)."""
     return k * (n * m * m + 4.0 / 3.0 * m**3)

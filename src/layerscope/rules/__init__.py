@@ -1,8 +1,9 @@
 """Verdicts: numbers → findings. One rule per file, ``@rule(code, title, ...)`` on a function.
 
-The function takes ``layer`` (a LayerReport) and, if it wants them, ``settings`` and ``model`` (all LayerReports). It
-returns a :class:`~layerscope.types.Verdict`, or None. Its docstring is what ``layerscope explain`` prints. It is only
-called where every metric in ``needs`` is present.
+The function takes ``layer`` (a LayerReport) and, if it wants them, ``settings`` and ``model`` (all LayerReports); one
+``over="model"`` takes no layer and speaks about the whole. It returns a :class:`~layerscope.types.Verdict`, or None. Its
+docstring is what ``layerscope explain`` prints. It is only called where every metric in ``needs`` is present, in the
+layer or, over a model, in one of its layers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from layerscope.types import SEVERITIES, Finding, LayerReport, Verdict
 
 
 def rule(
-    code: str, title: str, *, severity: str, needs: Sequence[str], ref: str
+    code: str, title: str, *, severity: str, needs: Sequence[str], ref: str, over: str = "layer"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function the verdict ``code``.
 
@@ -27,28 +28,31 @@ def rule(
     """
     if severity not in SEVERITIES:
         raise UnknownName("severity", severity, SEVERITIES)
-    return registry.mark("rules", code, title=title, severity=severity, metrics=tuple(needs), ref=ref)
+    return registry.mark("rules", code, title=title, severity=severity, metrics=tuple(needs), ref=ref, over=over)
 
 
 def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
-    """Every rule on every analysed layer, in the order of layers."""
+    """Every rule on every analysed layer, in the order of layers, then those about the whole model."""
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
+    facts: dict[str, Any] = {"settings": settings, "model": model}
     found = []
     for layer in model:
         if layer.skipped:
             continue
         for plugin in rules:
-            needs = plugin.meta["metrics"]
-            if all(name in layer.metrics for name in needs):
-                facts = {"layer": layer, "settings": settings, "model": model}
-                verdict = registry.call(plugin, facts)
+            if plugin.meta["over"] == "layer" and all(name in layer.metrics for name in plugin.meta["metrics"]):
+                verdict = registry.call(plugin, facts | {"layer": layer})
                 if verdict is not None:
-                    found.append(_finding(plugin, layer, verdict))
+                    found.append(_finding(plugin, layer.name, verdict))
+    for plugin in rules:
+        needs = plugin.meta["metrics"]
+        if plugin.meta["over"] == "model" and any(all(name in layer.metrics for name in needs) for layer in model):
+            verdict = registry.call(plugin, facts)
+            if verdict is not None:
+                found.append(_finding(plugin, None, verdict))
     return tuple(found)
 
 
-def _finding(plugin: registry.Plugin, layer: LayerReport, verdict: Verdict) -> Finding:
+def _finding(plugin: registry.Plugin, layer: str | None, verdict: Verdict) -> Finding:
     meta = plugin.meta
-    return Finding(
-        plugin.name, meta["severity"], layer.name, verdict.value, verdict.limit, verdict.message, meta["title"]
-    )
+    return Finding(plugin.name, meta["severity"], layer, verdict.value, verdict.limit, verdict.message, meta["title"])

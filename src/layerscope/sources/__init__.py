@@ -18,14 +18,28 @@ from layerscope import registry
 from layerscope.errors import LayerscopeError, Refused, TargetNotFound, UnknownFormat, Unreadable, did_you_mean
 from layerscope.types import Source, SourceSpec
 
+
+
+class Composed:
+    """A target made of other targets: a difference of two models, an adapter on its base. ``str`` names it."""
+
+
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
 _counter = itertools.count()
 _opened: dict[tuple[int, str], Source] = {}
 
 
-def spec(target: Any, format: str, *, portable: bool) -> SourceSpec:
-    """A spec with a key of its own."""
-    return SourceSpec(target, format, portable, f"{os.getpid()}.{next(_counter)}")
+def spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
+    """A spec with a key of its own; one that is made of others is as portable as they are."""
+    whole = portable and all(part.portable for part in parts)
+    return SourceSpec(target, format, whole, f"{os.getpid()}.{next(_counter)}", parts)
+
+
+def name_of(target: Any) -> str:
+    """How a target is called in a report: its path, or its type."""
+    if isinstance(target, str | Path | Composed):
+        return str(target)
+    return f"{type(target).__module__}.{type(target).__qualname__}"
 
 
 @contextmanager

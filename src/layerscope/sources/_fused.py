@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from layerscope.types import Part
+from layerscope.types import LayerRef, Part
 
 Config = Mapping[str, Any]
 Named = tuple[tuple[str, Part], ...]
@@ -39,6 +40,33 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | No
             )
             return fused if whole else Fused(fused.axes)
     return None
+
+
+QUERY = re.compile(r"(.*[._])?(q|q_proj|query|q_lin|wq|to_q)$")
+KEY_VALUE = re.compile(r"(.*[._])?(k|v|k_proj|v_proj|key|value|k_lin|v_lin|wk|wv|to_k|to_v)$")
+OUTPUT = re.compile(
+    r".*(attn|attention|self)[._](o_proj|out_proj|out_lin|c_proj|wo|dense|o|output\.dense|out)$|(.*[._])?o_proj$"
+)
+LONGEST = 200  # letters of a name that is matched
+
+
+def with_heads(ref: LayerRef, config: Config) -> LayerRef:
+    """The same ref, with the heads of an attention projection as the config counts them."""
+    if ref.skipped or set(ref.axes) != {"o", "i"} or not config or len(ref.name) > LONGEST:
+        return ref
+    name = ref.name.replace(".weight", "").replace("[", ".").removesuffix("]")
+    try:
+        heads, kv, size = _heads(config)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return ref
+    sizes = dict(zip(ref.axes, ref.shape, strict=True))
+    if QUERY.match(name) and sizes["o"] == heads * size:
+        return replace(ref, heads=heads)
+    if KEY_VALUE.match(name) and sizes["o"] == kv * size:
+        return replace(ref, heads=kv)
+    if OUTPUT.match(name) and sizes["i"] == heads * size:
+        return replace(ref, heads=heads, heads_on="i")
+    return ref
 
 
 def _pieces(axis: int, **lengths: int) -> Named:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layerscope.sources._fused import fused_parts
+from layerscope.sources._fused import fused_parts, with_heads
 from layerscope.types import LayerRef, Part
 
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
@@ -51,7 +51,7 @@ def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = 
             aliases.setdefault(owner, []).append(tensor.name)
             refs.append(_skip(tensor, "tied", f"same as {owner}"))
         else:
-            refs.extend(_layers(tensor, shapes, config or {}))
+            refs.extend(with_heads(ref, config or {}) for ref in _layers(tensor, shapes, config or {}))
     return number(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
 
 

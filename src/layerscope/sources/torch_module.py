@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources import spec
-from layerscope.sources._fused import fused_parts
+from layerscope.sources._fused import fused_parts, with_heads
 from layerscope.sources._layout import (
     CONV,
     GATES,
@@ -90,8 +90,23 @@ class Module:
                 if info.storage is not None and not callable(tensor):
                     first[info.storage] = len(refs)
                 self._tensors[name] = tensor
-                refs += [replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config)]
+                rows = (replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config))
+                refs += [_heads(with_heads(ref, config), root, owner, path) for ref in rows]
         return refs
+
+
+def _heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
+    """The same ref with the heads of torch's own MultiheadAttention."""
+    from torch import nn
+
+    if isinstance(owner, nn.MultiheadAttention) and ref.kind == "attention":
+        return replace(ref, heads=owner.num_heads)
+    parent, _, last = path.rpartition(".")
+    if last == "out_proj" and ref.axes == "oi":
+        above = root.get_submodule(parent) if parent else root
+        if isinstance(above, nn.MultiheadAttention):
+            return replace(ref, heads=above.num_heads, heads_on="i")
+    return ref
 
 
 def _tensors_of(owner: Any) -> Iterator[tuple[str, Any, str]]:

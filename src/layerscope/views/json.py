@@ -9,13 +9,13 @@ from typing import Any
 
 from layerscope import registry
 from layerscope.errors import Unreadable, UsageError
-from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Part, Report, Spectrum, checked, conforms
+from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Report, Spectrum, checked, conforms
 from layerscope.views.frame import sizes
 
 SCHEMA = 1
 RIVAL = {"ratio", "p"}
 NEEDED = {  # of a fit, by those who read it without its spectrum
-    "power_law": {"alpha", "n_tail", "ks"}, "exponential": RIVAL, "lognormal": RIVAL, "truncated_power_law": RIVAL,
+    "power_law": {"alpha", "n_tail", "ks", "spikes"}, "exponential": RIVAL, "lognormal": RIVAL, "truncated_power_law": RIVAL,
 }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report:
-    """A report from plain types and the spectra of (index, role); every field is checked against its type.
+    """A report from plain types and the spectra of (row, role); every field is checked against its type.
 
     :raises Unreadable: another schema, or a field that is missing or of another type.
     """
@@ -86,7 +86,7 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
         found = plain.get("schema") if isinstance(plain, Mapping) else None
         raise Unreadable(f"a report of schema {found!r:.40}; this version reads schema {SCHEMA}")
     try:
-        layers = tuple(_layer(layer, spectra) for layer in plain["layers"])
+        layers = tuple(_layer(number, layer, spectra) for number, layer in enumerate(plain["layers"]))
         findings = tuple(checked(Finding(**finding)) for finding in plain["findings"])
         meta = {str(key): value for key, value in plain["meta"].items()}
         if not conforms(meta["target"], str) or not conforms(meta["format"], str):
@@ -117,11 +117,12 @@ def _part_to_dict(part: Measurement) -> dict[str, Any]:
         "skipped": part.skipped,
         "failed": part.failed,
         "seconds": part.seconds,
+        **({"modes": [dataclasses.asdict(mode) for mode in part.modes]} if part.modes else {}),
     }
 
 
-def _layer(plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
-    parts = {role: _part(role, part, spectra) for role, part in plain["parts"].items()}
+def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
+    parts = {role: _part(number, role, part, spectra) for role, part in plain["parts"].items()}
     layer = LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
     if "weight" not in parts:
         raise TypeError("a layer without its weight")
@@ -135,15 +136,20 @@ def _layer(plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]
     return checked(layer, but=("parts",))
 
 
-def _part(role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> Measurement:
+def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> Measurement:
     raw = dict(plain["ref"])
     raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
     raw["part"] = checked(Part(**raw["part"])) if raw["part"] is not None else None
     ref = checked(LayerRef(**raw))
     fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
     skipped, failed, seconds = plain["skipped"], plain["failed"], plain["seconds"]
-    part = Measurement(ref, spectra.get((ref.index, role)), fits, skipped, failed, seconds)
-    return checked(part, but=("fits", "spectrum"))
+    modes = tuple(_mode(mode) for mode in plain.get("modes", ()))
+    part = Measurement(ref, spectra.get((number, role)), fits, skipped, failed, seconds, modes)
+    return checked(part, but=("fits", "spectrum", "modes"))
+
+
+def _mode(plain: Mapping[str, Any]) -> Mode:
+    return checked(Mode(**{**plain, "entry": tuple(plain["entry"])}))
 
 
 def _fit(name: str, plain: Mapping[str, Any]) -> Fit:

@@ -41,12 +41,12 @@ def save(report: Report, path: str | Path) -> None:
     buffer = io.BytesIO()
     spectra: dict[str, dict[str, Any]] = {}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for layer in report.rows:
+        for number, layer in enumerate(report.rows):
             for role, part in layer.parts.items():
                 if part.spectrum is not None:
-                    member = f"spectra/{part.ref.index}.{role}.npy"
+                    member = f"spectra/{number}.{role}.npy"
                     facts = {name: getattr(part.spectrum, name) for name in FACTS}
-                    spectra[member] = {"index": part.ref.index, "role": role, **facts}
+                    spectra[member] = {"index": number, "role": role, **facts}
                     archive.writestr(_dated(member), _npy(part.spectrum.evals))
         content = {**to_dict(report), "spectra": spectra}
         archive.writestr(_dated(MEMBER), json.dumps(content, allow_nan=False))
@@ -82,7 +82,8 @@ def _spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any]) -> S
     evals = np.frombuffer(raw.read(), np.float64)
     spectrum = Spectrum(evals, **{name: facts[name] for name in FACTS})
     counts = (spectrum.k, spectrum.m, spectrum.n)
-    whole = all(conforms(x, int) and x > 0 for x in counts) and len(evals) == spectrum.k * spectrum.m
+    whole = all(conforms(x, int) and x > 0 for x in counts) and 0 < len(evals) <= spectrum.k * spectrum.m
+    whole = whole and (len(evals) == spectrum.k * spectrum.m or spectrum.complete is False)
     floor = conforms(spectrum.floor, float) and spectrum.floor >= 0 and isinstance(spectrum.complete, bool)
     if not whole or not floor or spectrum.n < spectrum.m:
         raise Unreadable(f"{member}: impossible sizes")

@@ -22,6 +22,8 @@ from layerscope.views.text import abbreviate, cut, elide, number, plural, printa
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
 NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "phase", "verdicts")
+SHUFFLED = ("rand_distance", "rand_num_spikes")
+BULK = ("mp_softrank", "num_spikes")
 WIDE = (*NARROW[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW[5:])
 DESCRIBE = ("layer_id", "name", "layer_type", "shape", "size", "Q", "num_evals", "note")
 DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "note")
@@ -32,6 +34,9 @@ HEADS = {
     "verdicts": "verdict",
     "num_evals": "evals",
     "size": "N×M·rf",
+    "num_spikes": "spikes",
+    "mp_softrank": "mp.soft",
+    "alpha_farms": "α farms",
 }
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
@@ -41,15 +46,26 @@ LEAST = 22  # columns that a shortened cell keeps
 PIPE_WIDTH = 120
 
 
-def show(report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0) -> None:
-    """The table of analysed layers, the summary, the verdicts, what was skipped."""
-    chosen = list(columns) or list(WIDE if console.width >= 100 else NARROW)
+def show(
+    report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0, bulk: bool = False
+) -> None:
+    """The table of analysed layers, the summary, the verdicts, what was skipped; ``bulk`` shows the random matrix."""
+    chosen = list(columns) or _columns(report.settings, console.width >= 100, bulk)
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
     console.print(_title(report))
     if rows:
         _draw(report, console, rows, chosen)
     for line in (*_summary(report), *_verdicts(report, verbose), *_skipped(report)):
         console.print(line)
+
+
+def _columns(settings: Settings, wide: bool, bulk: bool) -> list[str]:
+    """The columns that suit the width and what was asked for."""
+    chosen = list(WIDE if wide else NARROW)
+    groups = ((("alpha_farms",), settings.window), (SHUFFLED, settings.randomize), (BULK, bulk))
+    more = [name for names, asked in groups if asked for name in names]
+    at = chosen.index("phase")
+    return chosen[:at] + more + chosen[at + (bool(more) and not wide) :]
 
 
 def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:
@@ -116,11 +132,11 @@ def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns
     by_layer: dict[str | None, list[Finding]] = {}
     for finding in report.findings:
         by_layer.setdefault(finding.layer, []).append(finding)
-    shown, settings = {layer.ref.index for layer in rows}, report.settings
+    shown, settings = {layer.name for layer in rows}, report.settings
     cells = [
         [_cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
         for layer, values in zip(report.rows, frame.rows(report), strict=True)
-        if layer.ref.index in shown
+        if layer.name in shown
     ]
     heads = [_head(column) for column in columns]
     shorten: list[tuple[str, grid.Shorten, int]] = [
@@ -229,9 +245,11 @@ def _verdicts(report: Report, verbose: int) -> list[Text]:
     for code in codes:
         found = [f for f in report.findings if f.code == code]
         style = STYLES[found[0].severity]
-        lines.append(
-            Text.assemble("  ", (printable(f"{code} {found[0].title}"), style), f": {plural(len(found), 'layer')}")
-        )
+        whole = found[0].layer is None
+        where = f": {printable(found[0].message)}" if whole else f": {plural(len(found), 'layer')}"
+        lines.append(Text.assemble("  ", (printable(f"{code} {found[0].title}"), style), where))
+        if whole:
+            continue
         if found[0].severity == "info" and not verbose:
             continue
         most = len(found) if verbose else MOST

@@ -1,0 +1,184 @@
+"""What tells a layer from a random matrix: its bulk, and shuffles of its own entries."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from layerscope.errors import Absent
+from layerscope.metrics import metric
+from layerscope.numerics.similarity import jensen_shannon
+from layerscope.types import Fit, Measurement, Mode, Spectrum
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
+MP = "Marchenko & Pastur 1967"
+HTSR = "Martin & Mahoney, JMLR 22(165)"
+TRAPS = "Martin et al., arXiv 2506.04434 (correlation traps)"
+CONSTANT = 0.5  # share of a mode along the constant vector above which it is the mean of the entries, not a trap
+NAMED = 3  # entries of traps that are written out
+
+
+@metric(unit="W", ref=MP, over_layers="")
+def sigma_mp(marchenko_pastur: Fit) -> float:
+    """σ of the entries that would make the bulk, spikes left out: the bulk ends at σ²(√N+√M)²."""
+    return marchenko_pastur.params["sigma"]
+
+
+@metric(unit="W²", ref=MP, over_layers="")
+def bulk_min(marchenko_pastur: Fit) -> float:
+    """Lower edge of the bulk, σ²(√N−√M)²."""
+    return marchenko_pastur.params["bulk_min"]
+
+
+@metric(unit="W²", ref=MP, over_layers="")
+def bulk_max(marchenko_pastur: Fit) -> float:
+    """Upper edge of the bulk, σ²(√N+√M)²."""
+    return marchenko_pastur.params["bulk_max"]
+
+
+@metric(unit="", ref=MP, fmt=".3f")
+def mp_ks(marchenko_pastur: Fit) -> float:
+    """Kolmogorov–Smirnov distance of the bulk to the Marchenko–Pastur law: up to 0.1 it still looks random."""
+    return marchenko_pastur.params["ks"]
+
+
+@metric(unit="", ref=f"{HTSR}, §3 (MP soft rank)", fmt=".3f")
+def mp_softrank(weight: Spectrum, marchenko_pastur: Fit) -> float:
+    """Upper edge of the bulk over λmax: 1 for a random matrix, near 0 when a few directions stand far out."""
+    return _over(marchenko_pastur.params["bulk_max"], float(weight.evals[-1]))
+
+
+@metric(unit="", ref="Johnstone, Ann. Statist. 29 (2001); Ma, Bernoulli 18 (2012)", over_layers="", fmt="d")
+def num_spikes(marchenko_pastur: Fit) -> int:
+    """Eigenvalues beyond the Tracy–Widom edge of the bulk, which a random layer has in at most 1 % of cases."""
+    return int(marchenko_pastur.params["spikes"])
+
+
+@metric(unit="", ref="Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance)", fmt=".3f", label="rand.d")
+def rand_distance(weight: Spectrum, shuffles: list[Measurement]) -> float:
+    """√JSD between the sorted spectrum and that of a shuffle, each divided by its sum; mean over the shuffles."""
+    return statistics.fmean(_to_shuffles(weight, shuffles))
+
+
+@metric(unit="", ref="standard deviation over Settings.shuffles", fmt=".4f", over_layers="")
+def rand_distance_sd(weight: Spectrum, shuffles: list[Measurement]) -> float:
+    """Spread of rand_distance from shuffle to shuffle."""
+    if len(shuffles) < 2:
+        raise Absent("one shuffle has no spread")
+    return statistics.stdev(_to_shuffles(weight, shuffles))
+
+
+@metric(unit="", ref="the same √JSD, between pairs of shuffles", fmt=".4f", over_layers="")
+def rand_null(shuffles: list[Measurement]) -> float:
+    """Mean √JSD between two shuffles: what rand_distance would be if the order of the entries meant nothing."""
+    if len(shuffles) < 2:
+        raise Absent("one shuffle cannot be compared with another")
+    pairs = combinations([_evals(part) for part in shuffles], 2)
+    return statistics.fmean(jensen_shannon(p, q) for p, q in pairs)
+
+
+@metric(unit="W²", ref=HTSR, over_layers="")
+def max_rand_eval(shuffles: list[Measurement]) -> float:
+    """Largest eigenvalue of any shuffle."""
+    return max(float(_evals(part)[-1]) for part in shuffles)
+
+
+@metric(unit="", ref=HTSR, fmt=".3f")
+def ww_softrank(weight: Spectrum, shuffles: list[Measurement]) -> float:
+    """λmax of a shuffle, mean over the shuffles, over λmax: the soft rank without a fit."""
+    return _over(_mean_top(shuffles), float(weight.evals[-1]))
+
+
+@metric(unit="W²", ref=HTSR, over_layers="")
+def ww_maxdist(weight: Spectrum, shuffles: list[Measurement]) -> float:
+    """λmax minus that of a shuffle, mean over the shuffles."""
+    return float(weight.evals[-1]) - _mean_top(shuffles)
+
+
+@metric(unit="", ref=TRAPS, fmt=".1f", over_layers="", label="traps")
+def rand_num_spikes(shuffles: list[Measurement]) -> float:
+    """Correlation traps per shuffle, mean: eigenvalues beyond its Tracy–Widom edge, that of the mean entry left out."""
+    return statistics.fmean(traps_of(shuffles))
+
+
+@metric(unit="", ref=TRAPS, fmt="d", over_layers="")
+def max_traps(shuffles: list[Measurement]) -> int:
+    """Correlation traps in the shuffle that has most."""
+    return max(traps_of(shuffles))
+
+
+@metric(unit="", ref=TRAPS, fmt=".2f", over_layers="")
+def trap_size(shuffles: list[Measurement]) -> float:
+    """How far the largest trap of any shuffle lies beyond the edge, λ/edge − 1."""
+    return _largest(shuffles)[1]
+
+
+@metric(unit="", ref=TRAPS, fmt=".1f", over_layers="")
+def trap_participation(shuffles: list[Measurement]) -> float:
+    """Entries of the largest trap's eigenvector that take part, 1/Σv⁴: near 1 when a single weight makes it."""
+    return _largest(shuffles)[0].participation ** 4
+
+
+@metric(unit="", ref=TRAPS, fmt="s", over_layers="")
+def trap_entries(shuffles: list[Measurement]) -> str:
+    """The weights that carry the traps, largest first, by their index in the tensor: those behind a tenth of a mode."""
+    found: dict[tuple[int, ...], float] = {}
+    for mode, _ in sorted(_traps(shuffles), key=lambda trap: -trap[0].value):
+        if mode.share > 0.1:
+            found.setdefault(mode.entry, mode.weight)
+    if not found:
+        raise Absent("no trap that a single weight carries")
+    named = [f"[{', '.join(map(str, at))}] = {weight:.3g}" for at, weight in list(found.items())[:NAMED]]
+    return "; ".join(named) + (f"; {len(found) - NAMED} more" if len(found) > NAMED else "")
+
+
+def traps_of(shuffles: list[Measurement]) -> list[int]:
+    """Traps of each shuffle: spikes beyond its edge but for the one that a mean of the entries makes in each matrix."""
+    return [int(_bulk(part).params["spikes"]) - sum(mode.mean > CONSTANT for mode in part.modes) for part in shuffles]
+
+
+def _traps(shuffles: list[Measurement]) -> list[tuple[Mode, float]]:
+    """(mode, edge) of the traps of every shuffle."""
+    edges = [float(_bulk(part).params["edge"]) for part in shuffles]
+    pairs = [(mode, edge) for part, edge in zip(shuffles, edges, strict=True) for mode in part.modes]
+    return [(mode, edge) for mode, edge in pairs if mode.mean <= CONSTANT and mode.value > edge]
+
+
+def _largest(shuffles: list[Measurement]) -> tuple[Mode, float]:
+    traps = _traps(shuffles)
+    if not traps:
+        raise Absent("no trap")
+    mode, edge = max(traps, key=lambda trap: trap[0].value / trap[1])
+    return mode, mode.value / edge - 1
+
+
+def _bulk(part: Measurement) -> Fit:
+    fit = part.fits["marchenko_pastur"]
+    if not fit.ok:
+        raise Absent(fit.reason)
+    return fit
+
+
+def _evals(part: Measurement) -> Floats:
+    if part.spectrum is None:
+        raise Absent(part.skipped or "spectra were not kept")
+    return part.spectrum.evals
+
+
+def _to_shuffles(weight: Spectrum, shuffles: list[Measurement]) -> list[float]:
+    if weight.evals[-1] <= 0:
+        raise Absent("every weight is zero")
+    return [jensen_shannon(weight.evals, _evals(part)) for part in shuffles]
+
+
+def _mean_top(shuffles: list[Measurement]) -> float:
+    return statistics.fmean(float(_evals(part)[-1]) for part in shuffles)
+
+
+def _over(value: float, top: float) -> float:
+    if top <= 0:
+        raise Absent("every weight is zero")
+    return value / top

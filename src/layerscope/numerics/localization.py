@@ -1,0 +1,82 @@
+"""How far the eigenvectors of a matrix are spread over its entries."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layerscope.numerics.similarity import top_vectors
+from layerscope.types import Mode
+
+if TYPE_CHECKING:
+    from layerscope.types import Array, Floats
+
+BINS = 100  # of the histogram of an eigenvector's entries (WeightWatcher's discrete_entropy)
+EMPTY = 1e-10  # added to each bin, there too
+
+
+def every_mode(stack: Array) -> tuple[Mode, ...]:
+    """All eigenvectors of each WᵀW, by rising eigenvalue over the whole stack."""
+    modes = []
+    for i, matrix in enumerate(stack):
+        wide = matrix.astype(np.float64)
+        values, vectors = np.linalg.eigh(wide.T @ wide)
+        modes += [_mode(i, max(0.0, float(value)), vectors[:, j]) for j, value in enumerate(values)]
+    return tuple(sorted(modes, key=lambda mode: mode.value))
+
+
+def largest_modes(stack: Array, most: int, threshold: float) -> list[tuple[Mode, int]]:
+    """(mode, place) of at most ``most`` eigenvectors with eigenvalues beyond ``threshold``, largest first.
+
+    ``place`` is where the entry lies, in the flattened matrix, that carries most of the mode: with singular vectors u
+    and v, the largest |uᵢvⱼ|. Its ``share`` of the singular value is Wᵢⱼuᵢvⱼ/σ.
+    """
+    found = []
+    for i, matrix in enumerate(stack):
+        wide = matrix.astype(np.float64)
+        gram = wide.T @ wide
+        values, vectors = top_vectors(gram, min(most, len(gram)))
+        for value, v in zip(values, vectors.T, strict=True):
+            if value > threshold:
+                left = wide @ v
+                row, column = int(np.abs(left).argmax()), int(np.abs(v).argmax())
+                weight = float(wide[row, column])
+                share = weight * float(left[row]) * float(v[column]) / float(value)
+                mode = _mode(i, float(value), v, weight, share)
+                found.append((mode, row * wide.shape[1] + column))
+    return sorted(found, key=lambda pair: -pair[0].value)[:most]
+
+
+def entropy(vector: Floats) -> float:
+    """−Σp ln p of the histogram of |v| − mean|v| in 100 bins (Martin & Mahoney, JMLR 22(165), §5)."""
+    size = np.abs(vector)
+    counts = np.histogram(size - size.mean(), density=True, bins=BINS)[0]
+    p = counts + EMPTY
+    p = p / p.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def localization_ratio(vector: Floats) -> float:
+    """‖v‖₁/‖v‖∞: how many entries as large as the largest the vector has."""
+    return float(np.abs(vector).sum() / np.abs(vector).max())
+
+
+def participation_ratio(vector: Floats) -> float:
+    """‖v‖₂/‖v‖₄: its fourth power is the number of entries that take part."""
+    squares = np.square(vector)
+    return float(math.sqrt(squares.sum()) / np.square(squares).sum() ** 0.25)
+
+
+def _mode(matrix: int, value: float, v: Floats, weight: float = 0.0, share: float = 0.0) -> Mode:
+    return Mode(
+        matrix,
+        value,
+        entropy(v),
+        localization_ratio(v),
+        participation_ratio(v),
+        float(v.sum()) ** 2 / len(v),
+        weight=weight,
+        share=share,
+    )

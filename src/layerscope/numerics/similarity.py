@@ -1,0 +1,91 @@
+"""How far two spectra, or two matrices, are from each other."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from layerscope.types import Array, Floats
+
+ANGLES = 10  # leading directions whose subspaces are compared
+DENSE = 256  # rows up to which all eigenvectors are cheaper than the leading few
+
+
+def jensen_shannon(p: Floats, q: Floats) -> float:
+    """√JSD of two vectors, each divided by its sum, natural logarithm: 0 when equal, at most √ln 2 (Endres & Schindelin
+    2003). Of sorted spectra it is WeightWatcher's rand_distance; nothing is binned.
+
+    :raises ValueError: their lengths differ.
+    """
+    if len(p) != len(q):
+        raise ValueError(f"spectra of {len(p)} and {len(q)} eigenvalues")
+    total_p, total_q = float(p.sum()), float(q.sum())
+    if total_p <= 0 or total_q <= 0:
+        return 0.0 if total_p == total_q else math.sqrt(math.log(2))
+    p, q = p / total_p, q / total_q
+    middle = (p + q) / 2
+    return math.sqrt(max(0.0, (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2))
+
+
+def _relative_entropy(p: Floats, q: Floats) -> float:
+    at = p > 0
+    return float((p[at] * np.log(p[at] / q[at])).sum())
+
+
+def distances(a: Array, b: Array) -> dict[str, float]:
+    """Distances of two stacks (k, n, m) of equal shape, in float64.
+
+    frobenius ‖A−B‖_F; relative ‖A−B‖_F / ‖A‖_F; cosine ⟨A,B⟩ / (‖A‖‖B‖); cka ‖AᵀB‖²_F / (‖AᵀA‖_F‖BᵀB‖_F), the
+    linear CKA of Kornblith et al. (ICML 2019) without centring, 1 when B = cAR for a rotation R of the smaller side,
+    mean over the stack; angle and overlap of the subspaces that the leading right singular vectors span (Björck & Golub
+    1973): the largest principal angle in degrees, and the mean squared cosine, 1 when they are one, r/m by chance.
+    """
+    products: dict[str, list[float]] = {"cka": [], "angle": [], "overlap": []}
+    difference = norm_a = norm_b = inner = 0.0
+    for one, other in zip(a, b, strict=True):
+        x, y = one.astype(np.float64), other.astype(np.float64)
+        difference += float(np.square(x - y).sum())
+        gram_x, gram_y = x.T @ x, y.T @ y
+        norm_a, norm_b = norm_a + float(np.trace(gram_x)), norm_b + float(np.trace(gram_y))
+        inner += float((x * y).sum())
+        scale = float(np.linalg.norm(gram_x) * np.linalg.norm(gram_y))
+        if scale > 0:
+            products["cka"].append(float(np.square(x.T @ y).sum()) / scale)
+            cosines = np.linalg.svd(_leading(gram_x).T @ _leading(gram_y), compute_uv=False).clip(0, 1)
+            products["angle"].append(math.degrees(math.acos(float(cosines[-1]))))
+            products["overlap"].append(float(np.square(cosines).mean()))
+    found = {"frobenius": math.sqrt(difference)}
+    if norm_a > 0:
+        found["relative"] = math.sqrt(difference / norm_a)
+    if norm_a > 0 and norm_b > 0:
+        found["cosine"] = inner / math.sqrt(norm_a * norm_b)
+    found |= {name: float(np.mean(values)) for name, values in products.items() if values}
+    return found
+
+
+def _leading(gram: Floats) -> Floats:
+    """The eigenvectors (m, r) of the largest eigenvalues; r is a tenth of m at most, and at most ``ANGLES``."""
+    m = len(gram)
+    r = max(1, min(ANGLES, m // 10))
+    return top_vectors(gram, r)[1]
+
+
+def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
+    """(eigenvalues, eigenvectors) of the r largest, ascending: all of them by LAPACK, or r of them by Lanczos."""
+    m = len(gram)
+    if m <= DENSE or r > m // 4:
+        values, vectors = np.linalg.eigh(gram)
+        return values[-r:], vectors[:, -r:]
+    from scipy.sparse.linalg import ArpackError, eigsh
+
+    start = np.random.default_rng(0).standard_normal(m)
+    try:
+        values, vectors = eigsh(gram, k=r, which="LA", v0=start)
+    except ArpackError:  # did not converge
+        values, vectors = np.linalg.eigh(gram)
+        return values[-r:], vectors[:, -r:]
+    order = np.argsort(values)
+    return values[order], vectors[:, order]

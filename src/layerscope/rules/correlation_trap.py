@@ -1,0 +1,46 @@
+"""LS104."""
+
+from __future__ import annotations
+
+from layerscope.metrics.random_matrix import traps_of
+from layerscope.rules import rule
+from layerscope.settings import Settings
+from layerscope.types import LayerReport, Verdict
+
+
+@rule(
+    "LS104",
+    "correlation trap",
+    severity="warn",
+    needs=("rand_num_spikes", "max_traps"),
+    ref="Martin et al., arXiv 2506.04434 (anti-grokking); Martin & Mahoney, JMLR 22(165), §6; Ma, Bernoulli 18 (2012)",
+)
+def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
+    """A few weights are so large that the spectrum has outliers even after its entries are shuffled.
+
+    **What it means.** In a shuffle every correlation is gone; an eigenvalue beyond the edge of its bulk is there because
+    of the size of single weights. Such traps appear when a layer is trained with too large a learning rate or too
+    small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
+
+    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge (a layer of independent entries of one size shows
+    one in at most 1 % of shuffles), in at least half of the shuffles; how far the largest lies beyond the edge, and
+    which weights carry them. The outlier that a mean of all entries makes is not counted. Only measured with --randomize.
+
+    **Caveats.** Outlying weights are common and harmless in embeddings, in the layers next to a norm, and in language
+    models, where a few channels carry large activations on purpose. Entries with a heavy-tailed distribution show
+    traps by chance. One trap is a place to look, not a defect.
+
+    **What to try.** Look at the weights named; compare with an earlier checkpoint; a smaller learning rate, gradient
+    clipping, or layerscope.edit.sharpen, and test accuracy before and after.
+    """
+    counts = traps_of([part for role, part in layer.parts.items() if role.startswith("shuffle")])
+    if 2 * sum(count > 0 for count in counts) < len(counts):
+        return None
+    m = layer.metrics
+    most = int(m["max_traps"])
+    message = f"{float(m['rand_num_spikes']):.1f} traps per shuffle (at most {most})"
+    if "trap_size" in m:
+        message += f", the largest {100 * float(m['trap_size']):.0f} % beyond the edge"
+    if "trap_entries" in m:
+        message += f"; weights {m['trap_entries']}"
+    return Verdict(message, m["rand_num_spikes"], 0)

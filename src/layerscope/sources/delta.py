@@ -1,0 +1,100 @@
+"""The difference of two models, W − W₀: layers are matched by name, never by order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Absent, Unreadable
+from layerscope.sources import Composed, name_of, open_target, spec
+from layerscope.sources._layout import number
+from layerscope.types import LayerRef, Source
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+PORTABLE = True
+WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.")  # what DistributedDataParallel and torch.compile put before names
+
+
+@dataclass(frozen=True)
+class Delta(Composed):
+    """What ``target`` learned since ``base``."""
+
+    target: Any
+    base: Any
+
+    def __str__(self) -> str:
+        return f"{name_of(self.target)} minus {name_of(self.base)}"
+
+
+def accepts(target: Any) -> bool:
+    """A Delta."""
+    return isinstance(target, Delta)
+
+
+def open(target: Delta) -> DeltaSource:
+    """Open both models and match their layers."""
+    return DeltaSource(target, open_target(target.target), open_target(target.base))
+
+
+class DeltaSource:
+    """Layers of the model that are in the base too; the others are listed with the reason."""
+
+    def __init__(self, target: Delta, model: Source, base: Source) -> None:
+        self.spec = spec(target, "delta", portable=True, parts=(model.spec, base.spec))
+        self.model, self.base = model, base
+        theirs = {plain_name(ref.name): ref for ref in base.layers()}
+        self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
+        rows = [self._match(ref, theirs) for ref in model.layers()]
+        if not self._pairs:
+            mine = [ref.name for ref in rows if ref.axes]
+            others = [ref.name for ref in theirs.values() if ref.axes]
+            raise Unreadable(
+                f"{target}: no layer of the one is in the other: {', '.join(mine[:2])} … against {', '.join(others[:2])} …"
+            )
+        known = {plain_name(row.name) for row in rows}
+        alone = [ref for name, ref in theirs.items() if name not in known]
+        self._layers = number([*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in alone)])
+
+    def layers(self) -> Iterator[LayerRef]:
+        """Every tensor of the model, then those of the base alone."""
+        return iter(self._layers)
+
+    def read(self, ref: LayerRef) -> Array:
+        """W − W₀ in the wider of float32 and the weights' own precision.
+
+        :raises Absent: nothing changed.
+        """
+        mine, theirs = self._pairs[ref.name]
+        a, b = self.model.read(mine), self.base.read(theirs)
+        wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
+        difference = np.subtract(a.astype(wide), b.astype(wide))
+        if not difference.any():
+            raise Absent("the same as in the base model", failed=False)
+        return difference
+
+    def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
+        if ref.skipped:
+            return ref
+        other = theirs.get(plain_name(ref.name))
+        if other is None:
+            return replace(ref, skipped="the base model has no layer of this name")
+        if other.skipped:
+            return replace(ref, skipped=f"in the base model: {other.skipped}")
+        if (other.shape, other.axes) != (ref.shape, ref.axes):
+            shapes = ("×".join(map(str, r.shape)) for r in (ref, other))
+            return replace(ref, skipped="is {} here and {} in the base model".format(*shapes))
+        self._pairs[ref.name] = (ref, other)
+        wide = "float64" if "float64" in (ref.dtype, other.dtype) else "float32"
+        return replace(ref, dtype=wide, how=", ".join(filter(None, (ref.how, "minus the base model"))))
+
+
+def plain_name(name: str) -> str:
+    """A name without what training wrappers put before it."""
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
