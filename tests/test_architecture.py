@@ -15,9 +15,9 @@ RANKS = {
     "registry": 1, "settings": 1, "numerics": 1,
     "fits": 2, "sources": 2, "engines": 2,
     "metrics": 3, "selection": 3,
-    "pipeline": 4, "rules": 4,
+    "pipeline": 4, "rules": 4, "comparison": 4, "edit": 4,
     "api": 5, "views": 5,
-    "demo": 6, "cli": 6, "__main__": 7, "__init__": 7,
+    "weightwatcher": 6, "demo": 6, "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -6,18 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import analyze, describe, load, plan, rejudge
+    from layerscope.api import analyze, compare, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
     from layerscope.settings import Limits, Settings
-    from layerscope.types import Finding, LayerReport, Report
+    from layerscope.types import Comparison, Finding, LayerReport, Report
 
 _HOMES = {
-    "api": ("analyze", "describe", "load", "plan", "rejudge"),
+    "api": ("analyze", "compare", "describe", "load", "plan", "rejudge"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
-    "types": ("Finding", "LayerReport", "Report"),
+    "types": ("Comparison", "Finding", "LayerReport", "Report"),
 }
 __all__ = [
+    "Comparison",
     "Finding",
     "LayerReport",
     "LayerscopeError",
@@ -27,6 +28,7 @@ __all__ = [
     "TargetError",
     "UsageError",
     "analyze",
+    "compare",
     "describe",
     "load",
     "plan",

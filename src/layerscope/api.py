@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from layerscope import engines, pipeline, sources
-from layerscope.errors import LayerscopeError, UsageError
+from layerscope import comparison, engines, pipeline, sources
+from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
 from layerscope.settings import MEASURED, Settings
-from layerscope.types import Job, LayerReport, Report
+from layerscope.types import Comparison, Job, LayerReport, Report
 
 Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
 DEFAULT_ENGINE = "threads"
@@ -134,6 +134,51 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
     settings = settings.changed(**{name: getattr(measured, name) for name in MEASURED})
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
     return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
+
+
+def compare(
+    *targets: Any,
+    layers: Iterable[Selector] | Selector | None = None,
+    distances: bool = True,
+    settings: Settings | None = None,
+    engine: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """Several models beside each other: summaries, layers matched by name, their distances, and what it says.
+
+    :param targets: two or more of what analyze takes; distances are from the first.
+    :param distances: measure them, which reads both models again; saved reports have no weights to measure.
+    :raises UsageError: fewer than two targets.
+    """
+    if len(targets) < 2:
+        raise UsageError(f"compare takes two models or more, not {len(targets)}")
+    chosen: dict[str, Any] = {"layers": layers, "settings": settings, "engine": engine, "progress": progress}
+    reports = [analyze(target, **chosen, **options) for target in targets]
+    measured: list[dict[str, dict[str, float]]] = [{}]
+    for target in targets[1:]:
+        weights = distances and _saved(target) is None and _saved(targets[0]) is None
+        used = (settings or Settings()).changed(**options)
+        measured.append(_distances(target, targets[0], layers, used, engine) if weights else {})
+    return comparison.compare(reports, measured)
+
+
+def _distances(
+    target: Any, base: Any, layers: Iterable[Selector] | Selector | None, settings: Settings, engine: str | None
+) -> dict[str, dict[str, float]]:
+    """Distances of each layer that both have, by name; none where they share no layer."""
+    from layerscope.sources.delta import Delta, plain_name
+
+    run = engines.get(engine or DEFAULT_ENGINE)
+    try:
+        with sources.opened(Delta(target, base)) as source:
+            jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
+            workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
+            memory = int(MEMORY_SHARE * engines.available_memory())
+            done = {job.refs[0].name: result for job, result in run(pipeline.distances, jobs, workers=workers, memory=memory)}
+    except (Unreadable, NoLayerMatches):  # no layer in common: the comparison says so
+        return {}
+    return {plain_name(name): result for name, result in done.items() if isinstance(result, dict)}
 
 
 def load(path: str | Path) -> Report:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerscope.types import LayerReport, Report
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
+COMPARED = ("table", "json", "csv", "md")
 SEVERITIES = ("warn", "error")
 CONV = ("slices", "flat")
 FINGERS = ("clip_xmax", "xmin_peak")
@@ -124,6 +125,42 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
     if problem is not None:
         raise problem
     return _exit_code(reports, options["fail_on"])
+
+
+@cli.command()
+@click.argument("targets", nargs=-1, required=True, metavar="A B [C…]")
+@layers_option
+@click.option("--no-distances", is_flag=True, help="Only spectra; do not read both models' weights again.")
+@click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
+@click.option("--engine", metavar="NAME", help="threads, serial or processes.  [default: threads]")
+@click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
+@click.option("--verbose", "-v", is_flag=True, help="Name every layer that only one model has.")
+@click.option("--format", "-f", "format_", type=click.Choice(COMPARED), default="table", show_default=True)
+@click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
+def compare(targets: tuple[str, ...], **options: Any) -> int:
+    """Several models side by side: layers matched by name, their distances, and what it says."""
+    from layerscope import api
+    from layerscope.views import comparison, table
+
+    _check_output(options["output"])
+    settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
+    with _progress(" ".join(targets), options["quiet"]) as progress:
+        found = api.compare(
+            *targets,
+            layers=_selectors(options["layers"]),
+            distances=not options["no_distances"],
+            engine=options["engine"],
+            progress=progress,
+            **settings,
+        )
+    with _stdout(options["output"]) as stream:
+        if options["format_"] == "table":
+            comparison.show(found, table.console_for(stream), verbose=options["verbose"])
+        else:
+            write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": comparison.to_markdown}
+            stream.write(write[options["format_"]](found))
+    return _exit_code(list(found.reports), None)
 
 
 @cli.command()

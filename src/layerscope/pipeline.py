@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
 from layerscope.fits.marchenko_pastur import marchenko_pastur
-from layerscope.numerics import localization, matrices, randommatrix, spectra
+from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra
 from layerscope.settings import Settings
 from layerscope.types import Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
 
@@ -68,6 +68,25 @@ def measure(job: Job) -> LayerReport:
     for ref in job.refs:
         parts |= _measure(job, ref)
     return complete(job.refs[0].name, parts, job.settings)
+
+
+def distances(job: Job) -> dict[str, float]:
+    """Distances of one layer of a :class:`~layerscope.sources.delta.Delta` from the base model's."""
+    ref, conv = job.refs[0], job.settings.conv
+    pair = sources.reopen(job.spec).both(ref)  # type: ignore[attr-defined]
+    mine, theirs = (matrices.unfold(tensor, ref, conv) for tensor in pair)
+    return similarity.distances(theirs, mine)
+
+
+def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings) -> list[Job]:
+    """A job per layer that both models have."""
+    jobs = []
+    for ref in refs:
+        if not ref.skipped:
+            k, n, m = matrices.dimensions(ref, settings.conv)
+            memory = 2 * ref.params * ref.itemsize + 8 * (3 * n * m + 6 * m * m)
+            jobs.append(Job(spec, (ref,), settings, 3 * spectra.cost(k, n, m), memory))
+    return jobs
 
 
 def complete(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:

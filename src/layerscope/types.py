@@ -216,6 +216,11 @@ class Finding:
     message: str
     title: str = ""
 
+    @property
+    def where(self) -> str:
+        """The layer's name, or what stands for all of them."""
+        return "the whole model" if self.layer is None else self.layer
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -337,6 +342,55 @@ class Report:
         from layerscope.views.notebook import html
 
         return html(self)
+
+
+@dataclass(frozen=True)
+class ComparedLayer:
+    """One layer that several models have."""
+
+    name: str
+    metrics: tuple[Mapping[str, Value], ...]  # of each model
+    distances: tuple[Mapping[str, float], ...] = ()  # of each model from the first; empty where they were not measured
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Several models beside each other, layers matched by name, distances from the first."""
+
+    names: tuple[str, ...]  # short names, distinct
+    reports: tuple[Report, ...]
+    layers: tuple[ComparedLayer, ...]
+    unmatched: tuple[tuple[str, ...], ...]  # analysed layers of each model that another one lacks
+    histogram: Mapping[str, Any]  # of α: "edges" (bins + 1) and "counts", a list per model
+    reading: tuple[str, ...]  # what it says, in plain language
+    warnings: tuple[str, ...]  # why to be careful with it
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """A, B, C, … by which the reading calls the models."""
+        return letters(len(self.names))
+
+    def frame(self) -> pd.DataFrame:
+        """One row per matched layer: metrics of each model, distances from the first; needs pandas."""
+        from layerscope.views.comparison import frame
+
+        return frame(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        from layerscope.views.comparison import to_dict
+
+        return to_dict(self)
+
+    def __repr__(self) -> str:
+        from layerscope.views.comparison import plain
+
+        return plain(self)
+
+
+def letters(count: int) -> tuple[str, ...]:
+    """A, B, …, Z, then M27, M28, …"""
+    return tuple(chr(ord("A") + i) if i < 26 else f"M{i + 1}" for i in range(count))
 
 
 def conforms(value: Any, hint: Any) -> bool:

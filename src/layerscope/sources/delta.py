@@ -69,13 +69,17 @@ class DeltaSource:
 
         :raises Absent: nothing changed.
         """
-        mine, theirs = self._pairs[ref.name]
-        a, b = self.model.read(mine), self.base.read(theirs)
+        a, b = self.both(ref)
         wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
         difference = np.subtract(a.astype(wide), b.astype(wide))
         if not difference.any():
             raise Absent("the same as in the base model", failed=False)
         return difference
+
+    def both(self, ref: LayerRef) -> tuple[Array, Array]:
+        """W and W₀."""
+        mine, theirs = self._pairs[ref.name]
+        return self.model.read(mine), self.base.read(theirs)
 
     def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
         if ref.skipped:

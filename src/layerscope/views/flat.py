@@ -53,7 +53,7 @@ def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
     for finding in report.findings:
         if finding.severity != "info":
             what = f"**{escape(finding.code)} {escape(finding.title)}**"
-            lines.append(f"- {what} {escape(finding.layer)}: {escape(finding.message)}")
+            lines.append(f"- {what} {escape(finding.where)}: {escape(finding.message)}")
     lines += [f"- failed: {escape(name)}" for name in summary["failed"]]
     return "\n".join(lines) + "\n"
 

@@ -24,7 +24,7 @@ def html(report: Report) -> str:
             cells = "".join(f"<td>{escape(printable(number(row[name], fmt)))}</td>" for name, fmt in formats)
             body.append(f"<tr>{cells}</tr>")
     findings = "".join(
-        f"<li><b>{escape(f.code)} {escape(f.title)}</b> {escape(printable(f.layer))}: {escape(f.message)}</li>"
+        f"<li><b>{escape(f.code)} {escape(f.title)}</b> {escape(printable(f.where))}: {escape(f.message)}</li>"
         for f in report.findings
         if f.severity != "info"
     )

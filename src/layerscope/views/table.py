@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope import registry
+from layerscope.comparison import distinct
 from layerscope.rules import accepted, doubt
 from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, Job, LayerReport, Report
@@ -77,11 +78,11 @@ def show_description(report: Report, console: Console, *, columns: Sequence[str]
     console.print(Text(f"{plural(len(report.rows), 'row')}: {usable} to analyse, {len(report.rows) - usable} not"))
 
 
-def side_by_side(reports: Sequence[Report], console: Console) -> None:
+def side_by_side(reports: Sequence[Report], console: Console, names: Sequence[str] = ()) -> None:
     """The summaries of several models, a column each."""
     table = _bare()
     table.add_column("median over layers")
-    names = _distinct([str(report.meta["target"]) for report in reports])
+    names = names or distinct([str(report.meta["target"]) for report in reports])
     width = max(12, (console.width - 26) // len(reports) - 2)
     for name in names:
         table.add_column(Text(elide(printable(name), width)), justify="right", no_wrap=True)
@@ -103,12 +104,14 @@ def side_by_side(reports: Sequence[Report], console: Console) -> None:
 
 def plain(report: Report) -> str:
     """The table without colours, as a repr shows it."""
+    measured = any(layer.spectrum is not None or layer.metrics for layer in report.rows)
+    return captured(lambda console: show(report, console) if measured else show_description(report, console))
+
+
+def captured(draw: Callable[[Console], None]) -> str:
+    """What is drawn on a console, as text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=_pipe_width(), color_system=None, highlight=False, emoji=False)
-    if any(layer.spectrum is not None or layer.metrics for layer in report.rows):
-        show(report, console)
-    else:
-        show_description(report, console)
+    draw(Console(file=buffer, width=_pipe_width(), color_system=None, highlight=False, emoji=False, markup=False))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
@@ -284,16 +287,6 @@ def _gravity(report: Report, code: str) -> int:
 
 def _worst(findings: Iterable[Finding]) -> str:
     return max((f.severity for f in findings), key=SEVERITIES.index, default="")
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The last parts of paths, as many as tell them apart."""
-    parts = [name.rstrip("/").split("/") for name in names]
-    for depth in range(1, max(map(len, parts)) + 1):
-        short = ["/".join(p[-depth:]) for p in parts]
-        if len(set(short)) == len(set(names)):
-            return short
-    return names
 
 
 def plugin_table(kind: str, plugins: Sequence[registry.Plugin]) -> Table:

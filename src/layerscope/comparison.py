@@ -1,0 +1,155 @@
+"""Several reports beside each other, and what they say in plain language; no weights are read here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import numpy as np
+
+from layerscope.rules.weak_model import peak_of
+from layerscope.settings import Limits
+from layerscope.sources.delta import plain_name
+from layerscope.types import ComparedLayer, Comparison, LayerReport, Report, letters
+
+BINS = 24  # of the α histogram
+CHANCE = 0.05  # sign-test p above which "lower in k of n" may be chance
+FEWEST = 5  # layers with an α in both models for a reading
+DEPTH = 0.1  # relative difference in the number of layers that makes depths differ
+
+
+def compare(reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[str, float]]]) -> Comparison:
+    """Match the layers by name, count, and put what is found into words.
+
+    ``distances`` holds, for each report, the distances of its layers from those of the first, by name.
+    """
+    names = distinct([str(report.meta["target"]) for report in reports])
+    tables = [{plain_name(row.name): row for row in report.rows if not row.skipped} for report in reports]
+    common = [name for name in tables[0] if all(name in table for table in tables)]
+    layers = tuple(
+        ComparedLayer(
+            name, tuple(table[name].metrics for table in tables), tuple(found.get(name, {}) for found in distances)
+        )
+        for name in common
+    )
+    unmatched = tuple(tuple(table[name].name for name in table if name not in common) for table in tables)
+    limits = reports[0].settings.limits
+    alphas = [[a for row in report.rows if (a := _alpha(row)) is not None] for report in reports]
+    called = letters(len(reports))
+    reading = [line for i in range(1, len(reports)) for line in _pair(called, layers, i)]
+    reading += [line for name, values in zip(called, alphas, strict=True) for line in _shape(name, values, limits)]
+    warnings = _warnings(called, reports, layers, alphas)
+    return Comparison(
+        tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings)
+    )
+
+
+def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, list[float] | list[list[int]]]:
+    """Counts of α in common bins, from the smallest to the largest of all models."""
+    everything = [a for values in alphas for a in values]
+    if not everything:
+        return {"edges": [], "counts": [[] for _ in alphas]}
+    low, high = math.floor(2 * min(everything)) / 2, math.ceil(2 * max(everything)) / 2
+    edges = np.linspace(low, max(high, low + 1), BINS + 1)
+    counts = [np.histogram(values, bins=edges)[0].tolist() for values in alphas]
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The last parts of paths, as many as tell them apart; equal ones are numbered."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    for depth in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-depth:]) for p in parts]
+        if len(set(short)) == len(set(names)):
+            break
+    return [f"{name} ({short[: i + 1].count(name)})" if short.count(name) > 1 else name for i, name in enumerate(short)]
+
+
+def sign_test(lower: int, higher: int) -> float:
+    """Two-sided p that so uneven a split is chance, each side equally likely (the exact binomial test)."""
+    n, k = lower + higher, min(lower, higher)
+    if n == 0:
+        return 1.0
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def _alpha(row: LayerReport) -> float | None:
+    if row.ref.kind == "embedding" or "alpha" not in row.metrics:
+        return None
+    return float(row.metrics["alpha"])
+
+
+def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> list[str]:
+    """What matched layers say of one model beside the first."""
+    both = [
+        (float(layer.metrics[0]["alpha"]), float(layer.metrics[other]["alpha"]))
+        for layer in layers
+        if "alpha" in layer.metrics[0] and "alpha" in layer.metrics[other]
+    ]
+    a, b = names[0], names[other]
+    if len(both) < FEWEST:
+        return [f"{a} and {b} share {len(both)} layers with an α: too few to read anything from them."]
+    lower, higher = sum(y < x for x, y in both), sum(y > x for x, y in both)
+    medians = f"median {median(y for _, y in both):.2f} against {median(x for x, _ in both):.2f}"
+    p = sign_test(lower, higher)
+    if lower == higher == 0:
+        return [f"Every α of {b} is that of {a}."]
+    if p > CHANCE:
+        return [f"{b}'s α are lower in {lower} of {len(both)} layers ({medians}): no clear difference (p = {p:.2f})."]
+    side, count = ("lower", lower) if lower > higher else ("higher", higher)
+    tails = "heavier" if lower > higher else "lighter"
+    chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+    return [f"{b}'s α are {side} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails, layer by layer."]
+
+
+def _shape(name: str, alphas: Sequence[float], limits: Limits) -> list[str]:
+    """What the α of one model say."""
+    if len(alphas) < FEWEST:
+        return []
+    over = sum(limits.under_trained < a for a in alphas)
+    under = sum(a < limits.over_trained for a in alphas)
+    peak = peak_of([a for a in alphas if a <= limits.spurious] or alphas)
+    text = f"{name} has {over} of {len(alphas)} layers over {limits.under_trained:g} and {under} below "
+    text += f"{limits.over_trained:g}; its α peak at {peak:.1f}"
+    if over >= max(2, limits.weak_layers * len(alphas)) and peak > limits.weak_peak:
+        return [f"{text}: the pattern of a model with too little or too poor data."]
+    if under > len(alphas) / 2:
+        return [f"{text}: most tails are very heavy, the pattern of over-training or of traps."]
+    return [f"{text}."]
+
+
+def _warnings(
+    names: Sequence[str], reports: Sequence[Report], layers: Sequence[ComparedLayer], alphas: Sequence[Sequence[float]]
+) -> list[str]:
+    found = []
+    counts = [len(values) for values in alphas]
+    if max(counts) - min(counts) > DEPTH * max(counts):
+        found.append(
+            f"The models differ in depth ({', '.join(map(str, counts))} layers with an α): norms and α-hat of models of "
+            "different depth must not be ranked against each other (Simpson's paradox, arXiv 2106.00734); α can be read."
+        )
+    for i, name in enumerate(names[1:], 1):
+        shape, scale = (_shift(layers, i, metric) for metric in ("alpha", "log_spectral_norm"))
+        if shape is not None and scale is not None and shape * scale < 0 and min(abs(shape), abs(scale)) > 0.02:
+            found.append(
+                f"Shape and scale disagree on {name}: α is {_word(shape)} than {names[0]}'s, log λmax {_word(scale)} (medians "
+                f"of the differences {shape:+.2f} and {scale:+.2f}). Neither alone ranks the models."
+            )
+    if not layers:
+        found.append("No layer of the one has the name of a layer of the other: only distributions can be compared.")
+    measured = {tuple(sorted(report.settings.to_dict().items(), key=str)).__repr__() for report in reports}
+    if len(measured) > 1:
+        found.append("The reports were measured under different settings; analyse them under the same before comparing.")
+    return found
+
+
+def _shift(layers: Sequence[ComparedLayer], other: int, metric: str) -> float | None:
+    pairs = [layer.metrics for layer in layers if "alpha" in layer.metrics[0] and "alpha" in layer.metrics[other]]
+    values = [float(m[other][metric]) - float(m[0][metric]) for m in pairs if metric in m[0] and metric in m[other]]
+    return median(values) if len(values) >= FEWEST else None
+
+
+def _word(shift: float) -> str:
+    return "lower" if shift < 0 else "higher"

@@ -1,0 +1,159 @@
+"""A comparison for people and for programs: table, CSV, Markdown, JSON, pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from layerscope.errors import MissingExtra
+from layerscope.types import Comparison
+from layerscope.views import grid, table
+from layerscope.views.flat import escape
+from layerscope.views.grid import Cell
+from layerscope.views.text import abbreviate, number, plural, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+METRICS = ("alpha", "log_spectral_norm", "alpha_weighted", "stable_rank", "entropy")
+DISTANCES = ("relative", "cosine", "cka", "overlap", "angle", "frobenius")
+SHOWN = (("relative", "rel.dist", ".3f"), ("cosine", "cosine", ".3f"), ("cka", "CKA", ".3f"), ("overlap", "overlap", ".2f"))
+BARS = " ▁▂▃▄▅▆▇█"
+MOST = 8  # unmatched layers that are named
+
+
+def show(comparison: Comparison, console: Console, *, verbose: bool = False) -> None:
+    """Summaries side by side, the layers, the α of each model as a row of bars, the reading and its warnings."""
+    for letter, name in zip(comparison.letters, comparison.names, strict=True):
+        console.print(Text.assemble((letter, "bold"), f"  {printable(name, console.width - 4)}"))
+    console.print()
+    table.side_by_side(comparison.reports, console, names=comparison.letters)
+    if comparison.layers:
+        console.print()
+        _layers(comparison, console)
+    _histogram(comparison, console)
+    console.print(Text("\nReading", style="bold"))
+    for line in comparison.reading:
+        console.print(Text(f"  {printable(line, 400)}"))
+    for line in comparison.warnings:
+        console.print(Text(f"  ! {printable(line, 400)}", style=table.STYLES["warn"]))
+    for name, missing in zip(comparison.letters, comparison.unmatched, strict=True):
+        if missing:
+            shown = missing if verbose else missing[:MOST]
+            listed = ", ".join(printable(x, 60) for x in shown) + (" …" if len(missing) > len(shown) else "")
+            console.print(Text(f"Only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
+
+
+def plain(comparison: Comparison) -> str:
+    """What ``show`` prints, without colours."""
+    return table.captured(lambda console: show(comparison, console))
+
+
+def rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """One dict per matched layer: ``alpha_1``, ``alpha_2``, …, ``relative_2``, …; None where absent."""
+    for layer in comparison.layers:
+        row: dict[str, Any] = {"name": layer.name}
+        for metric in METRICS:
+            row |= {f"{metric}_{i}": values.get(metric) for i, values in enumerate(layer.metrics, 1)}
+        for distance in DISTANCES:
+            row |= {f"{distance}_{i}": found.get(distance) for i, found in enumerate(layer.distances[1:], 2)}
+        yield row
+
+
+def frame(comparison: Comparison) -> pd.DataFrame:
+    """A pandas DataFrame of :func:`rows`."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtra("a data frame", "pandas") from None
+    return pd.DataFrame(list(rows(comparison)))
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """As plain JSON types; the reports themselves are left out, their summaries are in."""
+    return {
+        "schema": SCHEMA,
+        "record": "comparison",
+        "models": [
+            {"name": name, "target": report.meta["target"], "format": report.meta["format"], "summary": report.summary}
+            for name, report in zip(comparison.names, comparison.reports, strict=True)
+        ],
+        "layers": [
+            {"name": x.name, "metrics": [dict(m) for m in x.metrics], "distances": [dict(d) for d in x.distances]}
+            for x in comparison.layers
+        ],
+        "unmatched": [list(names) for names in comparison.unmatched],
+        "histogram": dict(comparison.histogram),
+        "reading": list(comparison.reading),
+        "warnings": list(comparison.warnings),
+    }
+
+
+def to_json(comparison: Comparison) -> str:
+    """Valid JSON."""
+    return json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line per matched layer."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    found = list(rows(comparison))
+    heads = list(found[0]) if found else ["name"]
+    writer.writerow(heads)
+    for row in found:
+        writer.writerow([printable(row[head], 32_000) if isinstance(row[head], str) else row[head] for head in heads])
+    return buffer.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The layers as a table under the reading: fit for a pull-request comment."""
+    heads = ["layer", *(f"α {letter}" for letter in comparison.letters), *(label for _, label, _ in SHOWN)]
+    lines = ["### layerscope: " + " against ".join(escape(name) for name in comparison.names), ""]
+    lines += [f"- {letter}: {escape(name)}" for letter, name in zip(comparison.letters, comparison.names, strict=True)]
+    lines += [f"- {escape(line)}" for line in comparison.reading]
+    lines += [f"- **{escape(line)}**" for line in comparison.warnings]
+    lines += ["", "| " + " | ".join(escape(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
+    for layer in comparison.layers:
+        last = layer.distances[-1] if layer.distances else {}
+        cells = [escape(layer.name), *(number(m.get("alpha"), ".2f") for m in layer.metrics)]
+        cells += [number(last.get(name), fmt) for name, _, fmt in SHOWN]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _layers(comparison: Comparison, console: Console) -> None:
+    several = len(comparison.names) > 2
+    shown = SHOWN[:1] if several else SHOWN
+    labels = comparison.letters
+    heads = ["layer", *(f"α {label}" for label in labels)]
+    heads += [f"{head} {label}" if several else head for label in labels[1:] for _, head, _ in shown]
+    cells = []
+    for layer in comparison.layers:
+        row = [Cell(printable(layer.name)), *(Cell(number(m.get("alpha"), ".2f")) for m in layer.metrics)]
+        row += [Cell(number(d.get(name), fmt)) for d in layer.distances[1:] for name, _, fmt in shown]
+        cells.append(row)
+    if not any(any(layer.distances[1:]) for layer in comparison.layers):
+        heads, cells = heads[: len(labels) + 1], [row[: len(labels) + 1] for row in cells]
+    grid.fit(heads, cells, console.width, [(0, abbreviate, 16)])
+    grid.draw(console, heads, cells, {0})
+
+
+def _histogram(comparison: Comparison, console: Console) -> None:
+    edges: Sequence[float] = comparison.histogram["edges"]
+    if not edges:
+        return
+    most = max(max(counts) for counts in comparison.histogram["counts"])
+    width = max(len(letter) for letter in comparison.letters)
+    span = f"{edges[0]:.1f}".ljust(len(edges) - 4) + f"{edges[-1]:.1f}"
+    console.print(Text(f"\n{'α'.rjust(width)}  {span}", style="dim"))
+    for letter, counts in zip(comparison.letters, comparison.histogram["counts"], strict=True):
+        bars = "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in counts)
+        console.print(Text(f"{letter.rjust(width)}  {bars}"))
