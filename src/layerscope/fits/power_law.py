@@ -61,7 +61,7 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
             "xmax": float(fitted[-1]),
             "ks": tail.ks,
             "n_tail": n,
-            "spikes": len(spectrum.evals) - int(np.searchsorted(spectrum.evals, fitted[tail.start])),
+            "spikes": len(spectrum.evals) - settings.drop_top - int(np.searchsorted(spectrum.evals, fitted[tail.start])),
             "hill": hill(logs),
             "raw_alpha": raw.alpha,
             "fingers": dropped,

@@ -83,6 +83,31 @@ def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tupl
     return tuple(at.get(a, i if a == "i" else matrix) for a in ref.axes)
 
 
+def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
+    """The tensor of one layer from its stack: the inverse of :func:`unfold`."""
+    sizes = dict(zip(ref.axes, ref.shape, strict=True))
+    positions = [a for a in ref.axes if a not in "oie"]
+    out, into = sizes["o"] // ref.groups, sizes["i"]
+    width = into * math.prod(sizes[a] for a in positions) if conv == "flat" else into
+    if out < width:
+        stack = np.swapaxes(stack, 1, 2)
+    order = ["e"] * ("e" in sizes) + (["o", "i", *positions] if conv == "flat" else [*positions, "o", "i"])
+    moved = stack.reshape([sizes[a] for a in order])
+    return moved.transpose([order.index(a) for a in ref.axes])
+
+
+def put(tensor: Array, part: Part | None, taken: Array) -> Array:
+    """The tensor with one part of it replaced, in its own dtype: the inverse of :func:`take`."""
+    if part is None:
+        return np.ascontiguousarray(taken.astype(tensor.dtype))
+    size = tensor.shape[part.axis]
+    before, after = tensor.shape[: part.axis], tensor.shape[part.axis + 1 :]
+    blocks = tensor.reshape(*before, size // part.stride, part.stride, *after)
+    window = (slice(None),) * (part.axis + 1) + (slice(part.offset, part.offset + part.length),)
+    blocks[window] = taken.reshape(*before, size // part.stride, part.length, *after).astype(tensor.dtype)
+    return blocks.reshape(tensor.shape)
+
+
 def windows(stack: Array, size: int, across: int = 10) -> Array:
     """Evenly spaced windows of (2·size, size) from every matrix: (k·rows·columns, 2·size, size).
 

@@ -1,0 +1,161 @@
+"""Smoothing and sharpening: layers with some of their singular values taken out, by an exact SVD in float64."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope import fits, sources
+from layerscope.errors import Absent, UnknownName, UsageError
+from layerscope.metrics.erg import detX_num
+from layerscope.numerics import matrices, randommatrix, spectra
+from layerscope.selection import Selector, select
+from layerscope.settings import Settings
+from layerscope.types import LayerRef, Source, Spectrum
+
+if TYPE_CHECKING:
+    from layerscope.types import Array, Floats
+
+KEEPS = ("power_law", "erg", "spikes")
+
+
+def smooth(
+    target: Any,
+    keep: str | int | float = "erg",
+    *,
+    layers: Iterable[Selector] | Selector | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Keep the tail of each layer's spectrum and drop the rest (SVDSmoothing, arXiv 2106.00734).
+
+    :param target: what analyze takes: a live module, a state dict, a file, a folder. It is not changed.
+    :param keep: "power_law" (eigenvalues from xmin on), "erg" (the tail whose eigenvalues multiply to one), "spikes" (those
+        beyond the Marchenko–Pastur bulk), a fraction of all (float) or a number per layer (int); of several matrices in a
+        layer the largest eigenvalues of all.
+    :return: tensor name → new weight, of the layers that were changed; layers without a tail to keep are left out.
+    :raises UsageError: ``keep`` is none of these.
+    """
+    settings = settings or Settings()
+    if isinstance(keep, str) and keep not in KEEPS:
+        raise UnknownName("part of the spectrum to keep", keep, KEEPS)
+    number = isinstance(keep, int | float) and not isinstance(keep, bool)
+    if not isinstance(keep, str) and (not number or keep <= 0 or (isinstance(keep, float) and keep > 1)):
+        raise UsageError(f"keep must be {', '.join(KEEPS)}, a fraction above 0 and at most 1, or a count, not {keep!r}")
+
+    def of(stack: Array, ref: LayerRef) -> Array | None:
+        spectrum = spectra.esd(stack)
+        count = tail_length(spectrum, keep, settings)
+        return None if count <= 0 or count >= len(spectrum.evals) else keep_largest(stack, count)
+
+    return _edited(target, layers, settings, of)
+
+
+def sharpen(
+    target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Take out as many of the largest singular values as the layer has correlation traps (SVDSharpness).
+
+    The traps are counted in ``Settings.shuffles`` seeded shuffles, the median of the counts is used.
+
+    :return: tensor name → new weight, of the layers that have traps.
+    """
+    settings = settings or Settings()
+
+    def of(stack: Array, ref: LayerRef) -> Array | None:
+        count = trap_count(stack, ref, settings)
+        return None if count == 0 else drop_largest(stack, count)
+
+    return _edited(target, layers, settings, of)
+
+
+def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings) -> int:
+    """How many of the largest eigenvalues are kept; 0 where there is nothing to go by."""
+    if isinstance(keep, int):
+        return keep
+    if isinstance(keep, float):
+        return int(keep * len(spectrum.evals))
+    if keep == "erg":
+        try:
+            return detX_num(spectrum)
+        except Absent:
+            return 0
+    family = "power_law" if keep == "power_law" else "marchenko_pastur"
+    fit = fits.fit_all(spectrum, settings, (family,))[family]
+    return int(fit.params["spikes"]) if fit.ok else 0
+
+
+def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
+    """Median over the shuffles of the eigenvalues beyond the bulk's edge."""
+    counts = []
+    for number in range(settings.shuffles):
+        mixed = randommatrix.shuffled(stack, [settings.seed, ref.index, ref.slice or 0, number])
+        fit = fits.fit_all(spectra.esd(mixed), settings, ("marchenko_pastur",))["marchenko_pastur"]
+        counts.append(int(fit.params["spikes"]) if fit.ok else 0)
+    return sorted(counts)[len(counts) // 2]
+
+
+def keep_largest(stack: Array, count: int) -> Floats:
+    """The stack with only its ``count`` largest singular values, of all matrices together."""
+    return _rebuilt(stack, lambda s: s >= np.sort(s, axis=None)[-count])
+
+
+def drop_largest(stack: Array, count: int) -> Floats:
+    """The stack without its ``count`` largest singular values."""
+    return _rebuilt(stack, lambda s: s < np.sort(s, axis=None)[-min(count, s.size)])
+
+
+def _rebuilt(stack: Array, keep: Callable[[Floats], Array]) -> Floats:
+    left, values, right = np.linalg.svd(stack.astype(np.float64), full_matrices=False)
+    whole: Floats = (left * np.where(keep(values), values, 0.0)[:, None, :]) @ right
+    return whole
+
+
+def _edited(
+    target: Any,
+    layers: Iterable[Selector] | Selector | None,
+    settings: Settings,
+    change: Callable[[Array, LayerRef], Array | None],
+) -> dict[str, Any]:
+    """Apply a change to each layer's stack and put the results back into whole tensors."""
+    done: dict[str, Array] = {}
+    with sources.opened(target) as source:
+        refs = [ref for ref in select(list(source.layers()), layers) if not ref.skipped]
+        for ref in refs:
+            if ref.rank:
+                raise UsageError(f"{ref.name}: a low-rank adapter; merge it with its base model first")
+            try:
+                stack = change(matrices.unfold(source.read(ref), ref, settings.conv), ref)
+            except Absent:  # not finite: nothing to edit
+                continue
+            if stack is not None:
+                whole = done[ref.tensor] if ref.tensor in done else _whole(source, ref)
+                done[ref.tensor] = matrices.put(whole, ref.part, matrices.fold(stack, ref, settings.conv))
+        originals = _originals(target)
+        return {name: _like(array, originals.get(name)) for name, array in done.items()}
+
+
+def _whole(source: Source, ref: LayerRef) -> Array:
+    """A writable copy of the whole tensor that a layer is part of."""
+    import dataclasses
+
+    return np.array(source.read(dataclasses.replace(ref, part=None)))
+
+
+def _originals(target: Any) -> Mapping[str, Any]:
+    """Live tensors by name, for their dtype and device."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(target, torch.nn.Module):
+        return dict(target.state_dict(keep_vars=True)) | dict(target.named_parameters(remove_duplicate=False))
+    return target if isinstance(target, Mapping) else {}
+
+
+def _like(array: Array, original: Any) -> Any:
+    """A torch tensor with the dtype and device of the original, where that is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(original, torch.Tensor):
+        return array
+    wide = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
+    return wide.to(dtype=original.dtype, device=original.device)
