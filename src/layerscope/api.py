@@ -175,7 +175,10 @@ def _distances(
             jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
             workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
             memory = int(MEMORY_SHARE * engines.available_memory())
-            done = {job.refs[0].name: result for job, result in run(pipeline.distances, jobs, workers=workers, memory=memory)}
+            done = {
+                job.refs[0].name: result
+                for job, result in run(pipeline.distances, jobs, workers=workers, memory=memory)
+            }
     except (Unreadable, NoLayerMatches):  # no layer in common: the comparison says so
         return {}
     return {plain_name(name): result for name, result in done.items() if isinstance(result, dict)}

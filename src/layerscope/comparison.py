@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from layerscope.rules.weak_model import peak_of
+from layerscope.numerics.density import peak_of
 from layerscope.settings import Limits
 from layerscope.sources.delta import plain_name
 from layerscope.types import ComparedLayer, Comparison, LayerReport, Report, letters
@@ -45,7 +46,7 @@ def compare(reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[
     )
 
 
-def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, list[float] | list[list[int]]]:
+def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Counts of α in common bins, from the smallest to the largest of all models."""
     everything = [a for values in alphas for a in values]
     if not everything:
@@ -72,7 +73,7 @@ def sign_test(lower: int, higher: int) -> float:
     if n == 0:
         return 1.0
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    return min(1.0, float(2 * tail))
 
 
 def _alpha(row: LayerReport) -> float | None:
@@ -101,7 +102,9 @@ def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> 
     side, count = ("lower", lower) if lower > higher else ("higher", higher)
     tails = "heavier" if lower > higher else "lighter"
     chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    return [f"{b}'s α are {side} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails, layer by layer."]
+    return [
+        f"{b}'s α are {side} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails, layer by layer."
+    ]
 
 
 def _shape(name: str, alphas: Sequence[float], limits: Limits) -> list[str]:
@@ -127,21 +130,23 @@ def _warnings(
     counts = [len(values) for values in alphas]
     if max(counts) - min(counts) > DEPTH * max(counts):
         found.append(
-            f"The models differ in depth ({', '.join(map(str, counts))} layers with an α): norms and α-hat of models of "
-            "different depth must not be ranked against each other (Simpson's paradox, arXiv 2106.00734); α can be read."
+            f"The models differ in depth ({', '.join(map(str, counts))} layers with an α): norms and α-hat of models "
+            "of different depth must not be ranked against each other (Simpson's paradox, arXiv 2106.00734)."
         )
     for i, name in enumerate(names[1:], 1):
         shape, scale = (_shift(layers, i, metric) for metric in ("alpha", "log_spectral_norm"))
         if shape is not None and scale is not None and shape * scale < 0 and min(abs(shape), abs(scale)) > 0.02:
             found.append(
-                f"Shape and scale disagree on {name}: α is {_word(shape)} than {names[0]}'s, log λmax {_word(scale)} (medians "
-                f"of the differences {shape:+.2f} and {scale:+.2f}). Neither alone ranks the models."
+                f"Shape and scale disagree on {name}: α is {_word(shape)} than {names[0]}'s, log λmax {_word(scale)} "
+                f"(medians of the differences {shape:+.2f} and {scale:+.2f}). Neither alone ranks the models."
             )
     if not layers:
         found.append("No layer of the one has the name of a layer of the other: only distributions can be compared.")
     measured = {tuple(sorted(report.settings.to_dict().items(), key=str)).__repr__() for report in reports}
     if len(measured) > 1:
-        found.append("The reports were measured under different settings; analyse them under the same before comparing.")
+        found.append(
+            "The reports were measured under different settings; analyse them under the same before comparing."
+        )
     return found
 
 

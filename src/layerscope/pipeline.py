@@ -30,7 +30,7 @@ def plan(
     A layer that would not fit into ``memory`` bytes even alone is not begun.
     """
     jobs, idle = [], []
-    for ref in (row for ref in refs for row in rows_of(ref, settings)):
+    for ref in (row for layer in refs for row in rows_of(layer, settings)):
         if ref.skipped:
             idle.append(skipped(ref, ref.skipped))
             continue
@@ -123,7 +123,9 @@ def skipped(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
 def _cost(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> float:
     if ref.rank:
         return spectra.cost(1, ref.rank, ref.rank) + 2.0 * (n + m) * ref.rank**2
-    times = 1 + settings.shuffles * settings.randomize + 10 * settings.vectors  # eigenvectors: about ten times
+    times = (
+        1 + settings.shuffles_of(k * m) * settings.randomize + 10 * settings.vectors
+    )  # eigenvectors: about ten times
     windows = spectra.cost(100 * k, 2 * settings.window, settings.window) if settings.window <= m else 0.0
     return times * spectra.cost(k, n, m) + windows
 
@@ -154,8 +156,8 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     return parts
 
 
-def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
-    spectrum = spectra.esd(stack, symmetric=ref.symmetric)
+def _spectrum(stack: Array, ref: LayerRef, settings: Settings, *, rough: bool = False) -> Spectrum:
+    spectrum = spectra.esd(stack, symmetric=ref.symmetric, rough=rough)
     if ref.rank:
         spectrum = spectra.of_product(spectrum, max(ref.shape), min(ref.shape))
     spectrum = spectra.scaled(spectrum, settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0)
@@ -164,12 +166,14 @@ def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
 
 def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
     """Shuffles and windows of a layer's matrices, each a role of its own."""
-    for number in range(settings.shuffles if settings.randomize else 0):
+    shuffler = randommatrix.Shuffler(stack) if settings.randomize else None
+    for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2]) if shuffler else 0):
+        assert shuffler is not None
         start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE}{number + 1}")
         seed = [settings.seed, ref.index, ref.slice or 0, number]
-        mixed = randommatrix.shuffled(stack, seed)
-        spectrum = _spectrum(mixed, ref, settings)
-        modes = _outliers(stack, mixed, spectrum, ref, settings, seed)
+        mixed = shuffler.shuffle(seed)
+        spectrum = _spectrum(mixed, ref, settings, rough=True)
+        modes = _outliers(shuffler, mixed, spectrum, ref, settings, seed)
         yield Measurement(role, spectrum, seconds=time.perf_counter() - start, modes=modes)
     if settings.window:
         start, role = time.perf_counter(), replace(ref, role=WINDOWS)
@@ -181,7 +185,12 @@ def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measureme
 
 
 def _outliers(
-    stack: Array, mixed: Array, spectrum: Spectrum, ref: LayerRef, settings: Settings, seed: list[int]
+    shuffler: randommatrix.Shuffler,
+    mixed: Array,
+    spectrum: Spectrum,
+    ref: LayerRef,
+    settings: Settings,
+    seed: list[int],
 ) -> tuple[Mode, ...]:
     """The eigenvectors of a shuffle beyond the bulk's edge, and the weights, back in their places, that make them."""
     try:
@@ -192,9 +201,18 @@ def _outliers(
     if not spikes:
         return ()
     factor = settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0
-    modes = []
-    for mode, places in localization.largest_modes(mixed, min(spikes, MOST_MODES), fit.params["edge"] / factor):
-        (place,) = randommatrix.unshuffle(stack, seed, mode.slice, [places])
-        entry = matrices.locate(ref, settings.conv, mode.slice, *divmod(place, stack.shape[2]))
-        modes.append(replace(mode, value=mode.value * factor, entry=entry))
-    return tuple(modes)
+    evals, edge = spectrum.evals / factor, fit.params["edge"] / factor
+    found = localization.largest_modes(mixed, evals, min(spikes, MOST_MODES), edge)
+    origins: dict[tuple[int, int], int] = {}
+    for matrix in {mode.slice for mode, _ in found}:
+        places = [place for mode, place in found if mode.slice == matrix]
+        back = shuffler.origins(seed, matrix, places)
+        origins |= {(matrix, place): origin for place, origin in zip(places, back, strict=True)}
+    return tuple(
+        replace(
+            mode,
+            value=mode.value * factor,
+            entry=matrices.locate(ref, settings.conv, mode.slice, *divmod(origins[mode.slice, place], mixed.shape[2])),
+        )
+        for mode, place in found
+    )

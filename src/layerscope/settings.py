@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from layerscope.conform import checked
 from layerscope.errors import UnknownName, UsageError
-from layerscope.types import checked
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
 EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "e_tpl", "fingers", "bootstrap")
@@ -19,7 +19,7 @@ MEASURED = ("conv", "conv_factor", "pool", "per_head", "inverse", "randomize", "
 
 
 LEAST = {
-    "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 1, "window": 0,
+    "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 0, "window": 0,
     "max_fingers": 0,
 }  # fmt: skip
 
@@ -38,7 +38,9 @@ class Limits:
     rank_loss: float = 0.25  # fraction of eigenvalues that are numerically zero
     stable_rank: float = 1.1  # ‖W‖_F²/λmax below: one direction holds the layer (at least 16 eigenvalues)
     emptied: float = 1e-6  # λmax relative to the model's median λmax below: weight decay won
-    random_distance: float = 2.0  # rand_distance over that between shuffles below: no structure (99 % of Gaussian layers)
+    random_distance: float = (
+        1.5  # rand_distance over that between shuffles below: no structure (95–99 % of random layers)
+    )
     scale_outlier: float = 1.0  # |log10 λmax − that of its siblings| above, and 5 robust deviations: out of scale
     weak_layers: float = 0.05  # share of layers with α > under_trained, at least two, that speaks about the model
     weak_peak: float = 4.0  # peak of the histogram of α above: too little or too poor data (Nat. Commun. 12, Fig. 6)
@@ -64,7 +66,7 @@ class Settings:
     per_head: bool = False  # attention projections as one matrix per head, where the source knows the heads
     inverse: bool = False  # the spectrum of (WᵀW)⁻¹: 1/λ of the eigenvalues that are not zero
     randomize: bool = False  # compare with shuffles of each layer's own entries
-    shuffles: int = 3  # how many
+    shuffles: int = 0  # how many; 0: five for layers of up to 125 eigenvalues, fewer for larger ones, two from 250 on
     spike_rate: float = 0.01  # chance that a random layer shows a spike beyond the Tracy–Widom edge
     vectors: bool = False  # how far the eigenvectors are localised
     window: int = 0  # smaller side of the 2:1 windows for α at fixed aspect ratio (FARMS: 100); 0: none
@@ -107,6 +109,10 @@ class Settings:
         if self.inverse and (self.randomize or self.vectors or self.window):
             other = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
             raise UsageError(f"inverse and {other} contradict each other: one is of 1/λ, the other of λ")
+
+    def shuffles_of(self, evals: int) -> int:
+        """Shuffles of a layer with so many eigenvalues: spectra of large random matrices hardly differ."""
+        return self.shuffles or max(2, min(5, -(-500 // max(evals, 1))))
 
     def changed(self, **options: Any) -> Settings:
         """The same with some fields changed; also ``evidence=True`` and ``mp_fit=True``, which stand for families.

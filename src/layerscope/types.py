@@ -6,9 +6,7 @@ r is a number of eigenvalues; λ = σ² always, of a matrix W as stored, with no
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
     from layerscope.settings import Settings
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.intp]
 
 Value = float | int | str
-Record = typing.TypeVar("Record", bound="DataclassInstance")
 SEVERITIES = ("info", "warn", "error")
 
 
@@ -391,35 +387,3 @@ class Comparison:
 def letters(count: int) -> tuple[str, ...]:
     """A, B, …, Z, then M27, M28, …"""
     return tuple(chr(ord("A") + i) if i < 26 else f"M{i + 1}" for i in range(count))
-
-
-def conforms(value: Any, hint: Any) -> bool:
-    """Is a value of the type that a field declares? Knows the types of which records that are saved consist."""
-    if hint is Any:
-        return True
-    if hint is float:  # an int will do, as in Python's own typing; a bool or NaN will not
-        return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < float("inf")
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(conforms(value, option) for option in inner)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(conforms(item, inner[0]) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            conforms(k, inner[0]) and conforms(v, inner[1]) for k, v in value.items()
-        )
-    return isinstance(value, hint)
-
-
-def checked(record: Record, *, but: Collection[str] = ()) -> Record:
-    """The same record, every field of its declared type.
-
-    :raises TypeError: a field is not.
-    """
-    hints = typing.get_type_hints(type(record))
-    for f in dataclasses.fields(record):
-        if f.name not in but and not conforms(getattr(record, f.name), hints[f.name]):
-            raise TypeError(f"{f.name} of a {type(record).__name__} cannot be {getattr(record, f.name)!r:.80}")
-    return record

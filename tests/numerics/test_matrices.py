@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerscope.numerics import matrices
 from layerscope.numerics.matrices import dimensions, take, unfold
 from layerscope.types import LayerRef, Part
 
@@ -79,3 +82,43 @@ def test_unfolding_keeps_every_entry(o: int, i: int, h: int, w: int) -> None:
     stack = unfold(tensor, ref(tensor.shape, "oihw"))
     assert stack.shape[1] >= stack.shape[2]
     assert sorted(stack.ravel()) == sorted(tensor.ravel())
+
+
+@pytest.mark.parametrize("conv", ["slices", "flat"])
+@pytest.mark.parametrize(
+    ("shape", "axes", "groups"),
+    [((6, 4), "oi", 1), ((4, 6), "io", 1), ((8, 4), "oi", 4), ((6, 4, 3, 2), "oihw", 1), ((6, 2, 3), "oiw", 3),
+     ((2, 3, 5, 4), "hwio", 1), ((3, 6, 4), "eoi", 1), ((4, 6, 2, 2), "iohw", 1)],
+)  # fmt: skip
+def test_folding_and_locating_undo_unfolding(conv: str, shape: tuple[int, ...], axes: str, groups: int) -> None:
+    ref = LayerRef(0, "w", shape, axes, "float64", "", groups=groups)
+    tensor = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    stack = matrices.unfold(tensor, ref, conv)
+    assert (matrices.fold(stack, ref, conv) == tensor).all()
+    for place in np.ndindex(stack.shape):
+        assert tensor[matrices.locate(ref, conv, *place)] == stack[place]
+    for i in range(len(stack)):
+        one = replace(ref, slice=i)
+        assert (matrices.unfold(tensor, one, conv) == stack[i : i + 1]).all()
+        assert matrices.dimensions(one, conv) == stack[i : i + 1].shape
+        assert tensor[matrices.locate(one, conv, 0, 1, 0)] == stack[i, 1, 0]
+
+
+def test_putting_undoes_taking(rng: np.random.Generator) -> None:
+    tensor = rng.standard_normal((12, 5)).astype(np.float32)
+    part = Part(0, 2, 2, 6)
+    taken = matrices.take(tensor, part)
+    assert (matrices.put(tensor.copy(), part, taken) == tensor).all()
+    changed = matrices.put(tensor.copy(), part, taken + 1)
+    assert (changed - tensor).sum() == pytest.approx(taken.size, rel=1e-6)
+    assert changed.dtype == np.float32
+
+
+def test_windows_are_evenly_spaced_and_none_is_taken_twice() -> None:
+    stack = np.arange(60.0 * 40).reshape(1, 60, 40)
+    assert matrices.windows(stack, 10).shape == (100, 20, 10)
+    assert matrices.windows(stack, 20).shape == (100, 40, 20)
+    few = matrices.windows(stack[:, :22, :11], 10)
+    assert few.shape == (3 * 2, 20, 10)
+    assert (few[0] == stack[0, :20, :10]).all()
+    assert (few[-1] == stack[0, 2:22, 1:11]).all()

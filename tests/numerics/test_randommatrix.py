@@ -69,3 +69,50 @@ def test_gaussian_matrices_exceed_the_edge_at_the_stated_rate(rng: np.random.Gen
     edge = rm.tracy_widom_edge(n, m, 1.0, probability=probability)
     over = sum(float(np.linalg.norm(rng.standard_normal((n, m)), 2) ** 2) > edge for _ in range(trials))
     assert over / trials == pytest.approx(probability, abs=0.035)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "m"), [(1, 8, 8), (1, 64, 8), (1, 32, 32), (1, 100, 100), (1, 300, 60), (9, 16, 16)]
+)
+def test_random_layers_show_a_spike_at_no_more_than_the_stated_rate(
+    rng: np.random.Generator, k: int, n: int, m: int
+) -> None:
+    trials, found = 500, 0
+    for i in range(trials):
+        w = rng.standard_normal((k, n, m)) if i % 2 else rng.random((k, n, m)) - 0.5
+        found += rm.spikes_and_sigma(esd(w).evals, n, m, k, 0.01)[0] > 0
+    assert found <= 0.01 * trials + 2.4 * (0.01 * trials) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 31, 17), (9, 8, 5)])
+def test_shuffles_permute_each_matrix_and_can_be_undone(
+    rng: np.random.Generator, dtype: str, shape: tuple[int, ...]
+) -> None:
+    import ml_dtypes
+
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    stack = rng.standard_normal(shape).astype(kind)
+    shuffler = rm.Shuffler(stack)
+    mixed = shuffler.shuffle([0, 1]).copy()
+    assert mixed.dtype == kind
+    assert mixed.shape == shape
+    assert not (mixed == stack).all()
+    assert (rm.Shuffler(stack).shuffle([0, 1]) == mixed).all()
+    assert not (shuffler.shuffle([0, 2]) == mixed).all()
+    flat, after = (a.reshape(shape[0], -1).astype(np.float64) for a in (stack, mixed))
+    assert (np.sort(flat, axis=1) == np.sort(after, axis=1)).all()
+    for i in range(shape[0]):
+        back = shuffler.origins([0, 1], i, list(range(flat.shape[1])))
+        assert sorted(back) == list(range(flat.shape[1]))
+        assert (flat[i, back] == after[i]).all()
+
+
+def test_every_place_is_equally_likely(rng: np.random.Generator) -> None:
+    stack = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+    counts, shuffler = np.zeros((12, 12)), rm.Shuffler(stack)
+    for seed in range(6000):
+        counts[np.arange(12), shuffler.shuffle([seed]).ravel().astype(int)] += 1
+    expected = 6000 / 12
+    chi2 = float((np.square(counts - expected) / expected).sum())
+    assert chi2 < 121 + 5 * np.sqrt(2 * 121)

@@ -122,7 +122,7 @@ def test_two_stage_reduction_equals_one_stage(rng: np.random.Generator, monkeypa
 def test_other_builds_of_numpy_fall_back_to_numpy(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     gram = np.cov(rng.standard_normal((100, 300)))[None]
     ours = eigen.eigvalsh(gram)
-    monkeypatch.setattr(eigen, "numpys_lapack", lambda: None)
+    monkeypatch.setattr(eigen, "numpys_lapack", lambda _: None)
     np.testing.assert_allclose(eigen.eigvalsh(gram), ours, rtol=1e-10)
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layerscope.comparison import distinct
 from layerscope.views.flat import escape
-from layerscope.views.table import _distinct
 from layerscope.views.text import abbreviate, elide, number, plural, printable
 
 
@@ -55,6 +55,6 @@ def test_markdown_cells_hold_no_html_and_no_bar(text: str) -> None:
 
 
 def test_paths_are_shortened_to_what_tells_them_apart() -> None:
-    assert _distinct(["/a/x/m.pt", "/a/y/m.pt"]) == ["x/m.pt", "y/m.pt"]
-    assert _distinct(["/a/x.pt", "/a/y.pt"]) == ["x.pt", "y.pt"]
-    assert _distinct(["/a/x.pt", "/a/x.pt"]) == ["x.pt", "x.pt"]
+    assert distinct(["/a/x/m.pt", "/a/y/m.pt"]) == ["x/m.pt", "y/m.pt"]
+    assert distinct(["/a/x.pt", "/a/y.pt"]) == ["x.pt", "y.pt"]
+    assert distinct(["/a/x.pt", "/a/x.pt"]) == ["x.pt (1)", "x.pt (2)"]

@@ -1,7 +1,7 @@
 """Acting on a diagnosis: new weights, and per-layer settings for training and pruning.
 
-Nothing here is called by a diagnosis, and nothing is changed in place: weights come back as a new mapping by tensor name,
-each with the dtype, device and kind (NumPy or torch) of the one it replaces; schedules as plain mappings.
+Nothing here is called by a diagnosis, and nothing is changed in place: weights come back as a new mapping by tensor
+name, each with the dtype, device and kind (NumPy or torch) of the one it replaces; schedules as plain mappings.
 """
 
 from layerscope.edit.schedules import alpha_decay as alpha_decay

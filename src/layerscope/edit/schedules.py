@@ -25,8 +25,8 @@ def temp_balance(
 ) -> dict[str, float]:
     """Learning rate of each layer: the better trained (the lower its α), the smaller (TempBalance, NeurIPS 2023).
 
-    linear: lr·[low + (high − low)(α − min)/(max − min)]; sqrt and log2: lr·n·f(α)/Σf(α); rank: evenly spaced from low to
-    high in the order of α. Layers without a value, and without ``ends`` the first and the last, keep lr.
+    linear: lr·[low + (high − low)(α − min)/(max − min)]; sqrt and log2: lr·n·f(α)/Σf(α); rank: evenly spaced from low
+    to high in the order of α. Layers without a value, and without ``ends`` the first and the last, keep lr.
 
     :return: layer name → learning rate, of every analysed layer.
     :raises UsageError: the report has fewer than two layers with the metric.
@@ -138,4 +138,3 @@ def _positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, int | float) and 0 < value < math.inf):
             raise UsageError(f"{name} must be a number above 0, not {value!r}")
-

@@ -10,7 +10,7 @@ import numpy as np
 
 from layerscope import fits, sources
 from layerscope.errors import Absent, UnknownName, UsageError
-from layerscope.metrics.erg import detX_num
+from layerscope.metrics.erg import crossing
 from layerscope.numerics import matrices, randommatrix, spectra
 from layerscope.selection import Selector, select
 from layerscope.settings import Settings
@@ -32,9 +32,9 @@ def smooth(
     """Keep the tail of each layer's spectrum and drop the rest (SVDSmoothing, arXiv 2106.00734).
 
     :param target: what analyze takes: a live module, a state dict, a file, a folder. It is not changed.
-    :param keep: "power_law" (eigenvalues from xmin on), "erg" (the tail whose eigenvalues multiply to one), "spikes" (those
-        beyond the Marchenko–Pastur bulk), a fraction of all (float) or a number per layer (int); of several matrices in a
-        layer the largest eigenvalues of all.
+    :param keep: "power_law" (eigenvalues from xmin on), "erg" (the tail whose eigenvalues multiply to one), "spikes"
+        (those beyond the Marchenko–Pastur bulk), a fraction of all (float) or a number per layer (int); of several
+        matrices in a layer the largest eigenvalues of all.
     :return: tensor name → new weight, of the layers that were changed; layers without a tail to keep are left out.
     :raises UsageError: ``keep`` is none of these.
     """
@@ -58,7 +58,7 @@ def sharpen(
 ) -> dict[str, Any]:
     """Take out as many of the largest singular values as the layer has correlation traps (SVDSharpness).
 
-    The traps are counted in ``Settings.shuffles`` seeded shuffles, the median of the counts is used.
+    The traps are counted in seeded shuffles, the median of the counts is used.
 
     :return: tensor name → new weight, of the layers that have traps.
     """
@@ -79,7 +79,7 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
         return int(keep * len(spectrum.evals))
     if keep == "erg":
         try:
-            return detX_num(spectrum)
+            return crossing(spectrum.evals)
         except Absent:
             return 0
     family = "power_law" if keep == "power_law" else "marchenko_pastur"
@@ -89,10 +89,10 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
     """Median over the shuffles of the eigenvalues beyond the bulk's edge."""
-    counts = []
-    for number in range(settings.shuffles):
-        mixed = randommatrix.shuffled(stack, [settings.seed, ref.index, ref.slice or 0, number])
-        fit = fits.fit_all(spectra.esd(mixed), settings, ("marchenko_pastur",))["marchenko_pastur"]
+    counts, shuffler = [], randommatrix.Shuffler(stack)
+    for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2])):
+        mixed = shuffler.shuffle([settings.seed, ref.index, ref.slice or 0, number])
+        fit = fits.fit_all(spectra.esd(mixed, rough=True), settings, ("marchenko_pastur",))["marchenko_pastur"]
         counts.append(int(fit.params["spikes"]) if fit.ok else 0)
     return sorted(counts)[len(counts) // 2]
 

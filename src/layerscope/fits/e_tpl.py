@@ -26,5 +26,11 @@ def e_tpl(spectrum: Spectrum, settings: Settings) -> Fit:
         raise Absent(f"{len(tail)} eigenvalues above the histogram's peak")
     excess = float(np.log(tail / tail[0]).mean())
     alpha, cutoff, density = fit_truncated(tail, 1 + 1 / excess)
-    params = {"alpha": alpha, "Lambda": cutoff, "xmin": float(tail[0]), "n_tail": len(tail), "loglik": float(density.sum())}
+    params = {
+        "alpha": alpha,
+        "Lambda": cutoff,
+        "xmin": float(tail[0]),
+        "n_tail": len(tail),
+        "loglik": float(density.sum()),
+    }
     return Fit("e_tpl", ok=True, params=params)

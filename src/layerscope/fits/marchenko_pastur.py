@@ -19,8 +19,9 @@ def marchenko_pastur(spectrum: Spectrum, settings: Settings) -> Fit:
 
     Spikes are taken out one by one, σ² is the mean of the rest over n, and the largest number of them is kept of which
     the last still lies beyond the Tracy–Widom edge: a layer of independent entries shows a spike in at most
-    ``Settings.spike_rate`` of cases (measured: 0.1–1 % at 1 %). ``ks`` is the Kolmogorov–Smirnov distance of the bulk to
-    the law. Of square layers the law is the quarter circle of the singular values. Zero eigenvalues are left out;
+    ``Settings.spike_rate`` of cases (measured: 0.1–1 % at 1 %). ``ks`` is the Kolmogorov–Smirnov distance of the bulk
+    to the law of n, m less the spikes, which is where ``edge`` lies too; ``bulk_min`` and ``bulk_max`` are those of n,
+    m. Of square layers the law is the quarter circle of the singular values. Zero eigenvalues are left out;
     pooled stacks are taken to share one σ, in units of W.
     """
     n, m, k = spectrum.n, spectrum.m, spectrum.k
@@ -34,7 +35,7 @@ def marchenko_pastur(spectrum: Spectrum, settings: Settings) -> Fit:
     m = max(FEWEST // 2, round(len(live) / k))
     spikes, sigma = spikes_and_sigma(live, n, m, k, settings.spike_rate)
     out = min(round(spikes / k), m - 1)
-    low, high = mp_edges(n - out, m - out, sigma)
+    low, high = mp_edges(n, m, sigma)
     bulk = live[: len(live) - spikes]
     steps = np.arange(len(bulk) + 1) / len(bulk)
     law = mp_cdf(bulk, n - out, m - out, sigma)

@@ -26,9 +26,9 @@ def mp_kde(spectrum: Spectrum, settings: Settings) -> Fit:
     """Least squares between the Marchenko–Pastur density and a kernel estimate of the eigenvalues' density.
 
     x = λ·r/Σλ; the kernel is a triangle of half-width 0.1. s minimises the squared difference of the densities where
-    the estimate exceeds 0.01, on a grid and then by Nelder & Mead; edges s²(1 ∓ 1/√Q)², spikes beyond the upper one plus
-    the square root of Q^−½·edge^⅔·M^−⅔. ``sigma`` is in the rescaled units, edges in those of λ. Square layers are left
-    to ``marchenko_pastur``: there weightwatcher's quarter circle has no σ in it.
+    the estimate exceeds 0.01, on a grid and then by Nelder & Mead; edges s²(1 ∓ 1/√Q)², spikes beyond the upper one
+    plus the square root of Q^−½·edge^⅔·M^−⅔. ``sigma`` is in the rescaled units, edges in those of λ. Square layers are
+    left to ``marchenko_pastur``: there weightwatcher's quarter circle has no σ in it.
     """
     from scipy.optimize import brute
 

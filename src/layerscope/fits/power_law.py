@@ -35,9 +35,9 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
     Every eigenvalue above the spectrum's floor is a candidate xmin that leaves at least ``min_tail`` values. For
     a tail of n values α = 1 + n / Σ ln(λ/xmin); the first candidate with the smallest Kolmogorov–Smirnov distance
     D wins (``best_tail``). σ = (α−1)/√n. With a known xmin, itself one of the values, 2n(α−1)/(α̂−1) is χ² with
-    2(n−1) degrees of freedom, since the other log-excesses are exponential. Choosing xmin by the same values makes α̂ vary
-    more, by as much as if a quarter of the tail were missing: the interval is that of 3n/4 values, and 90 % of them hold
-    the truth in 88–91 % of simulated samples (docs: How sure α is). Eigenvalues repel each other and are not
+    2(n−1) degrees of freedom, since the other log-excesses are exponential. Choosing xmin by the same values makes α̂
+    vary more, by as much as if a quarter of the tail were missing: the interval is that of 3n/4 values, and 90 % of
+    them hold the truth in 88–91 % of simulated samples (docs: How sure α is). Eigenvalues repel each other and are not
     independent draws, as all of this assumes.
     """
     values = positive(spectrum, settings)
@@ -61,7 +61,9 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
             "xmax": float(fitted[-1]),
             "ks": tail.ks,
             "n_tail": n,
-            "spikes": len(spectrum.evals) - settings.drop_top - int(np.searchsorted(spectrum.evals, fitted[tail.start])),
+            "spikes": len(spectrum.evals)
+            - settings.drop_top
+            - int(np.searchsorted(spectrum.evals, fitted[tail.start])),
             "hill": hill(logs),
             "raw_alpha": raw.alpha,
             "fingers": dropped,

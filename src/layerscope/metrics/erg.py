@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
 from layerscope.types import Fit, Spectrum
 
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
 SETOL = "Martin & Hinrichs, SETOL, arXiv 2507.17912 (trace-log condition)"
 
 
-@metric(unit="", ref=SETOL, over_layers="", fmt="d")
-def detX_num(weight: Spectrum) -> int:
+def crossing(evals: Floats) -> int:
     """Eigenvalues from the largest down until their product first falls below 1, with a mean eigenvalue of 1.
 
     By a cumulative sum of logarithms, which neither over- nor underflows; the crossing eigenvalue is counted.
     """
-    evals = weight.evals
     if len(evals) < 2 or evals[0] >= evals[-1]:
         raise Absent("a flat spectrum has no crossing")
     with np.errstate(divide="ignore"):
@@ -26,22 +29,32 @@ def detX_num(weight: Spectrum) -> int:
     return int(crossed[0]) + 1 if len(crossed) else len(evals)
 
 
+@metric(unit="", ref=SETOL, over_layers="", fmt="d")
+def detX_num(weight: Spectrum) -> int:
+    """Eigenvalues from the largest down until their product first falls below 1, with a mean eigenvalue of 1."""
+    return crossing(weight.evals)
+
+
 @metric(unit="W²", ref=SETOL, over_layers="")
 def detX_val(weight: Spectrum) -> float:
     """The eigenvalue at which the product crosses 1, λ_ERG."""
-    return float(weight.evals[len(weight.evals) - detX_num(weight)])
+    return _at_crossing(weight)
 
 
 @metric(unit="", ref=SETOL, over_layers="", fmt="d")
 def ERG_gap(weight: Spectrum, power_law: Fit) -> int:
     """detX_num − num_pl_spikes: above 0 when the power law begins to the right of λ_ERG; 0 with α = 2 is ideal."""
-    return detX_num(weight) - int(power_law.params["spikes"])
+    return crossing(weight.evals) - int(power_law.params["spikes"])
 
 
 @metric(unit="", ref=SETOL, fmt=".2f")
 def ERG_xmin(weight: Spectrum, power_law: Fit) -> float:
     """(xmin − λ_ERG) / λ_ERG, the same gap on the scale of the eigenvalues."""
-    at = detX_val(weight)
+    at = _at_crossing(weight)
     if at <= 0:
         raise Absent("the crossing lies at a zero eigenvalue")
     return power_law.params["xmin"] / at - 1
+
+
+def _at_crossing(weight: Spectrum) -> float:
+    return float(weight.evals[len(weight.evals) - crossing(weight.evals)])

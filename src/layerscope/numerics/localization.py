@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerscope.numerics.similarity import top_vectors
+from layerscope.numerics.eigen import eigvalsh
 from layerscope.types import Mode
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
 BINS = 100  # of the histogram of an eigenvector's entries (WeightWatcher's discrete_entropy)
+MOST_SOLVED = 8  # eigenvectors up to which solving for each is cheaper than finding all
+NUDGE = 1e-9  # relative shift that keeps the systems from being singular
 EMPTY = 1e-10  # added to each bin, there too
 
 
@@ -27,26 +29,49 @@ def every_mode(stack: Array) -> tuple[Mode, ...]:
     return tuple(sorted(modes, key=lambda mode: mode.value))
 
 
-def largest_modes(stack: Array, most: int, threshold: float) -> list[tuple[Mode, int]]:
+def largest_modes(stack: Array, evals: Floats, most: int, threshold: float) -> list[tuple[Mode, int]]:
     """(mode, place) of at most ``most`` eigenvectors with eigenvalues beyond ``threshold``, largest first.
 
-    ``place`` is where the entry lies, in the flattened matrix, that carries most of the mode: with singular vectors u
-    and v, the largest |uᵢvⱼ|. Its ``share`` of the singular value is Wᵢⱼuᵢvⱼ/σ.
+    ``evals`` are the eigenvalues of the whole stack. ``place`` is where the entry lies, in the flattened matrix, that
+    carries most of the mode: with singular vectors u and v, the largest |uᵢvⱼ|; its ``share`` of the singular value is
+    Wᵢⱼuᵢvⱼ/σ. Float32 matrices are multiplied as they are.
     """
     found = []
     for i, matrix in enumerate(stack):
-        wide = matrix.astype(np.float64)
-        gram = wide.T @ wide
-        values, vectors = top_vectors(gram, min(most, len(gram)))
-        for value, v in zip(values, vectors.T, strict=True):
-            if value > threshold:
-                left = wide @ v
-                row, column = int(np.abs(left).argmax()), int(np.abs(v).argmax())
-                weight = float(wide[row, column])
-                share = weight * float(left[row]) * float(v[column]) / float(value)
-                mode = _mode(i, float(value), v, weight, share)
-                found.append((mode, row * wide.shape[1] + column))
+        wide = np.ascontiguousarray(matrix, np.float32 if matrix.dtype == np.float32 else np.float64)
+        gram = (wide.T @ wide).astype(np.float64)
+        values = evals if len(stack) == 1 else eigvalsh(gram[None])[0]
+        beyond = values[values > threshold][-most:]
+        for value, v in zip(beyond, eigenvectors(gram, beyond).T, strict=True):
+            left = wide @ v.astype(wide.dtype)
+            row, column = int(np.abs(left).argmax()), int(np.abs(v).argmax())
+            weight = float(wide[row, column])
+            share = weight * float(left[row]) * float(v[column]) / float(value)
+            mode = _mode(i, float(value), v, weight, share)
+            found.append((mode, row * wide.shape[1] + column))
     return sorted(found, key=lambda pair: -pair[0].value)[:most]
+
+
+def eigenvectors(gram: Floats, values: Floats) -> Floats:
+    """(m, r): eigenvectors of a few known eigenvalues, by inverse iteration (Golub & Van Loan, §8.2.2), orthonormal.
+
+    Values need not be exact: two steps, the second with the Rayleigh quotient of the first.
+    """
+    m = len(gram)
+    if len(values) > MOST_SOLVED:
+        return np.linalg.eigh(gram)[1][:, -len(values) :]
+    made = np.empty((m, len(values)))
+    start = np.random.default_rng(0).standard_normal(m)
+    for j, value in enumerate(values):
+        v: Floats = start
+        shift = float(value)
+        for _ in range(2):
+            v = np.asarray(np.linalg.solve(gram - shift * (1 + NUDGE) * np.eye(m), v), np.float64)
+            v = v - made[:, :j] @ (made[:, :j].T @ v)
+            v = v / math.sqrt(float(v @ v))
+            shift = float(v @ (gram @ v))
+        made[:, j] = v
+    return made
 
 
 def entropy(vector: Floats) -> float:

@@ -93,7 +93,8 @@ def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
         stack = np.swapaxes(stack, 1, 2)
     order = ["e"] * ("e" in sizes) + (["o", "i", *positions] if conv == "flat" else [*positions, "o", "i"])
     moved = stack.reshape([sizes[a] for a in order])
-    return moved.transpose([order.index(a) for a in ref.axes])
+    tensor: Array = moved.transpose([order.index(a) for a in ref.axes])
+    return tensor
 
 
 def put(tensor: Array, part: Part | None, taken: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ TRACY_WIDOM = {
     0.1: 0.45014, 0.05: 0.97932, 0.01: 2.02345, 0.005: 2.42233, 0.001: 3.27220,
     1e-4: 4.35942, 1e-5: 5.34430, 1e-6: 6.25635, 1e-7: 7.11293,
 }  # fmt: skip
+BLOCK = 1 << 18  # random words drawn at a time
 LOW = 0 if sys.byteorder == "little" else 1  # the half of a 64-bit word that sorts last
 
 
@@ -52,15 +53,17 @@ def mp_cdf(evals: Floats, n: int, m: int, sigma: float) -> Floats:
     return below
 
 
-def tracy_widom_edge(n: float, m: float, sigma: float, k: int = 1, probability: float = 0.01) -> float:
+def tracy_widom_edge(
+    n: float | Floats, m: float | Floats, sigma: float | Floats, k: int = 1, probability: float = 0.01
+) -> Any:
     """The value that the largest of k independent λmax exceeds with about ``probability``.
 
     Centre (a+b)² and scale (a+b)(1/a+1/b)^⅓ with a = √(n−½), b = √(m−½) (Ma, Bernoulli 18 (2012): the error is of
     order m^−⅔); the k matrices are allowed for by testing each at probability/k.
     """
     a, b = np.sqrt(np.maximum(n - 0.5, 0.5)), np.sqrt(np.maximum(m - 0.5, 0.5))
-    edge: float = sigma**2 * ((a + b) ** 2 + (a + b) * (1 / a + 1 / b) ** (1 / 3) * tracy_widom_quantile(probability / k))
-    return edge
+    scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    return sigma**2 * ((a + b) ** 2 + scale * tracy_widom_quantile(probability / k))
 
 
 @functools.cache
@@ -98,38 +101,44 @@ def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) 
     return spikes, math.sqrt(variance[spikes])
 
 
-def shuffled(stack: Array, seed: list[int]) -> Array:
-    """The same matrices, the entries of each in random order.
+class Shuffler:
+    """Shuffles of the matrices of one stack, the entries of each in random order.
 
     Each entry gets 32 random bits above its own; sorting these words costs half of what Fisher–Yates does, and the
-    one pair in 2³² that draws the same bits is the only trace of it. Entries wider than 32 bits are permuted.
+    one pair in 2³² that draws the same bits is the only trace of it. Entries wider than 32 bits are permuted. The words
+    are kept from shuffle to shuffle: a large array that is new costs as much as sorting it.
     """
-    k = stack.shape[0]
-    flat = np.ascontiguousarray(stack).reshape(k, -1)
-    if flat.dtype.itemsize > 4:
-        return np.random.default_rng(seed).permuted(flat, axis=1).reshape(stack.shape)
-    words = _keyed(flat, seed)
-    words.sort(axis=1)
-    bits = words.view(np.uint32).reshape(*flat.shape, 2)[:, :, LOW]
-    return bits.astype(f"u{flat.dtype.itemsize}").view(flat.dtype).reshape(stack.shape)
 
+    def __init__(self, stack: Array) -> None:
+        self.shape = stack.shape
+        self.flat = np.ascontiguousarray(stack).reshape(stack.shape[0], -1)
+        self.wide = stack.dtype.itemsize > 4
+        self.words = np.empty(0 if self.wide else self.flat.shape, np.uint64)
 
-def unshuffle(stack: Array, seed: list[int], matrix: int, places: list[int]) -> list[int]:
-    """Where the entries at these places of a shuffled matrix were before: the same random numbers, drawn again."""
-    k = stack.shape[0]
-    flat = np.ascontiguousarray(stack).reshape(k, -1)
-    if flat.dtype.itemsize > 4:
-        order = np.random.default_rng(seed).permuted(np.broadcast_to(np.arange(flat.shape[1]), flat.shape), axis=1)[matrix]
-    else:
-        order = np.argsort(_keyed(flat, seed)[matrix], kind="stable")
-    return [int(order[place]) for place in places]
+    def shuffle(self, seed: list[int]) -> Array:
+        """One shuffle (k, n, m), valid until the next."""
+        if self.wide:
+            return np.random.default_rng(seed).permuted(self.flat, axis=1).reshape(self.shape)
+        self._key(self.words, seed)
+        self.words.sort(axis=1)
+        narrow = self.words.view(self.flat.dtype).reshape(*self.shape, -1)
+        return narrow[..., LOW * (narrow.shape[-1] - 1)]
 
+    def origins(self, seed: list[int], matrix: int, places: list[int]) -> list[int]:
+        """Where the entries at these places of a shuffled matrix were before: the same random numbers, drawn again."""
+        if self.wide:
+            numbers = np.broadcast_to(np.arange(self.flat.shape[1]), self.flat.shape)
+            order = np.random.default_rng(seed).permuted(numbers, axis=1)[matrix]
+            return [int(order[place]) for place in places]
+        words = np.empty_like(self.words)
+        self._key(words, seed)
+        ranked = np.partition(words[matrix], sorted(set(places)))
+        return [int((words[matrix] == ranked[place]).argmax()) for place in places]
 
-def _keyed(flat: Array, seed: list[int]) -> Array:
-    """Words of 64 bits: 32 random ones above those of the entry."""
-    words = np.empty((*flat.shape, 2), np.uint32)
-    half = -(-flat.size // 2)
-    keys = np.random.default_rng(seed).integers(0, 1 << 64, half, np.uint64, endpoint=False).view(np.uint32)
-    words[:, :, 1 - LOW] = keys[: flat.size].reshape(flat.shape)
-    words[:, :, LOW] = flat.view(f"u{flat.dtype.itemsize}")
-    return words.reshape(flat.shape[0], -1).view(np.uint64)
+    def _key(self, words: Array, seed: list[int]) -> None:
+        """Fill words with random bits, in blocks that stay in the cache, and put the entries below them."""
+        rng = np.random.Generator(np.random.SFC64(seed))
+        line = words.reshape(-1)
+        for i in range(0, line.size, BLOCK):
+            line[i : i + BLOCK] = rng.integers(0, 1 << 64, min(BLOCK, line.size - i), np.uint64)
+        line.view(np.uint32)[LOW::2] = self.flat.view(f"u{self.flat.dtype.itemsize}").reshape(-1)

@@ -21,13 +21,15 @@ from layerscope.types import Spectrum
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
-EPS64 = float(np.finfo(np.float64).eps)
+EPS64, EPS32 = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
+FLOAT64 = np.dtype(np.float64)
 BLOCK = 1 << 21  # entries converted to float64 at a time: 16 MiB, or half of a square layer
 SLICES = 1 << 22  # entries of the Gram matrices held at once
+SAFE32 = (1e-25, 1e30)  # the same of float32
 SAFE = (1e-200, 1e200)  # sums of squares that neither under- nor overflowed on the way
 
 
-def esd(stack: Array, *, symmetric: bool = False) -> Spectrum:
+def esd(stack: Array, *, symmetric: bool = False, rough: bool = False) -> Spectrum:
     """Empirical spectral density of a stack (k, n, m): all k·m eigenvalues, ascending.
 
     ``floor`` is the larger of what the arithmetic resolves, m·ε₆₄·λmax, and what the weights hold: rounding to a
@@ -35,12 +37,18 @@ def esd(stack: Array, *, symmetric: bool = False) -> Spectrum:
     (u·w·(√n+√m))². w is the size of the entries in the typical column or row (the lesser of the two medians), so that
     a few huge entries do not hide the rest. Both scale with W: no threshold depends on the scale of the weights.
 
+    ``rough`` is for random matrices, whose smallest eigenvalues mean nothing: float32 arithmetic where the weights are
+    no wider, half the time, eigenvalues to 10⁻⁶ of the largest.
+
     :raises Absent: NaN, infinity, or magnitudes beyond float64's squares.
     """
     k, n, m = stack.shape
-    evals, scale = (_eigenvalues if symmetric else _gram_eigenvalues)(stack)
+    fast = rough and not symmetric and stack.dtype.itemsize <= 4
+    evals, scale, eps = (
+        _rough_eigenvalues(stack) if fast else (*(_eigenvalues if symmetric else _gram_eigenvalues)(stack), EPS64)
+    )
     power = 1 if symmetric else 2
-    resolved = m * EPS64 * float(evals.max(initial=0.0))
+    resolved = m * eps * float(evals.max(initial=0.0))
     if not symmetric and stack.dtype == np.float64 and float(evals.min(initial=0.0)) <= resolved:
         evals = np.square(np.linalg.svd(stack * scale, compute_uv=False)).ravel()
         resolved = (n * EPS64) ** 2 * float(evals.max(initial=0.0))
@@ -71,7 +79,7 @@ def inverted(spectrum: Spectrum) -> Spectrum:
 
 
 def of_product(spectrum: Spectrum, n: int, m: int) -> Spectrum:
-    """The spectrum of a low-rank product (n, m) from that of its core: the same eigenvalues, the other m − r are zero."""
+    """The spectrum of a low-rank product (n, m) from that of its core; the other m − r eigenvalues are zero."""
     return Spectrum(spectrum.evals, n, m, 1, spectrum.floor, complete=False)
 
 
@@ -165,33 +173,44 @@ def _gram_eigenvalues(stack: Array) -> tuple[Floats, float]:
     return _decompose(stack, scale)[0], scale
 
 
-def _decompose(stack: Array, scale: float) -> tuple[Floats, float]:
+def _rough_eigenvalues(stack: Array) -> tuple[Floats, float, float]:
+    """(eigenvalues, scale, ε of the arithmetic): in float32, or in float64 where the squares leave its range."""
+    evals, trace = _decompose(stack, 1.0, np.dtype(np.float32))
+    if SAFE32[0] < trace < SAFE32[1]:
+        return evals, 1.0, EPS32
+    return (*_gram_eigenvalues(stack), EPS64)
+
+
+def _decompose(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[Floats, float]:
     """Eigenvalues and trace of the Gram matrices; a trace that is no number (NaN, overflow) ends it early."""
     k, _, m = stack.shape
     step = _slices_at_once(k, m)
     found, total = [], 0.0
     for i in range(0, k, step):
         with np.errstate(over="ignore", invalid="ignore"):  # the trace tells
-            gram = _gram(stack[i : i + step], scale)
+            gram = _gram(stack[i : i + step], scale, dtype)
         total += float(np.trace(gram, axis1=1, axis2=2).sum())
         if not math.isfinite(total):
             break
-        found.append(eigvalsh(gram).ravel())
+        found.append(eigvalsh(gram).ravel().astype(np.float64))
     return np.concatenate([np.empty(0), *found]), total
 
 
-def _gram(stack: Array, scale: float) -> Floats:
-    """WᵀW of each matrix, accumulated over blocks of rows so that no float64 copy of W is ever whole."""
+def _gram(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
+    """WᵀW of each matrix, accumulated over blocks of rows so that no wider copy of W is ever whole."""
     k, n, m = stack.shape
+    if stack.dtype == dtype and scale == 1.0 and stack.strides[-1] in (stack.itemsize, stack.itemsize * n):
+        product: Array = np.matmul(stack.transpose(0, 2, 1), stack)
+        return product
     rows = min(n, max(1, BLOCK // (k * m), m // 2))
-    wide = np.empty((k, rows, m))
-    gram: Floats | None = None
+    wide = np.empty((k, rows, m), dtype)
+    gram: Array | None = None
     for i in range(0, n, rows):
         block = wide[:, : min(rows, n - i)]
         np.copyto(block, stack[:, i : i + rows], casting="same_kind")
         if scale != 1.0:
             block *= scale
-        product: Floats = np.matmul(block.transpose(0, 2, 1), block)
+        product = np.matmul(block.transpose(0, 2, 1), block)
         gram = product if gram is None else np.add(gram, product, out=gram)
     assert gram is not None
     return gram

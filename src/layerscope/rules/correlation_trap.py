@@ -18,13 +18,14 @@ from layerscope.types import LayerReport, Verdict
 def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     """A few weights are so large that the spectrum has outliers even after its entries are shuffled.
 
-    **What it means.** In a shuffle every correlation is gone; an eigenvalue beyond the edge of its bulk is there because
-    of the size of single weights. Such traps appear when a layer is trained with too large a learning rate or too
-    small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
+    **What it means.** In a shuffle every correlation is gone; an eigenvalue beyond the edge of its bulk is there
+    because of the size of single weights. Such traps appear when a layer is trained with too large a learning rate or
+    too small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
 
-    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge (a layer of independent entries of one size shows
-    one in at most 1 % of shuffles), in at least half of the shuffles; how far the largest lies beyond the edge, and
-    which weights carry them. The outlier that a mean of all entries makes is not counted. Only measured with --randomize.
+    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge (a layer of independent entries of one size
+    shows one in at most 1 % of shuffles), in at least half of the shuffles; how far the largest lies beyond the edge,
+    and which weights carry them. The outlier that a mean of all entries makes is not counted. Only measured with
+    --randomize.
 
     **Caveats.** Outlying weights are common and harmless in embeddings, in the layers next to a norm, and in language
     models, where a few channels carry large activations on purpose. Entries with a heavy-tailed distribution show

@@ -22,7 +22,8 @@ def over_trained(layer: LayerReport, settings: Settings) -> Verdict | None:
     layer learns and below 2 when it begins to fit what does not generalise.
 
     **Evidence.** α with its interval, the number of eigenvalues in the tail, the distance D. The verdict needs at
-    least 20 eigenvalues in the tail and a power law that its goodness-of-fit test does not reject.
+    least 20 eigenvalues in the tail, a power law that its goodness-of-fit test does not reject, and a spectrum that is
+    not a Marchenko–Pastur bulk with a few spikes, of which α would only describe the upper part.
 
     **Caveats.** An α below 2 also comes from a few huge weights (a correlation trap), from embeddings with very
     frequent tokens, from small layers and from a power law that is none. It is no proof of over-fitting: compare
@@ -31,6 +32,7 @@ def over_trained(layer: LayerReport, settings: Settings) -> Verdict | None:
     **What to try.** Stop earlier, use a larger batch or lower learning rate for the layer, look for outlying weights.
     """
     limit = settings.limits.over_trained
-    if float(layer.metrics["alpha_high"]) < limit and accepted(layer, settings):
+    random = layer.metrics.get("phase") in ("random-like", "bleeding-out", "bulk+spikes")
+    if float(layer.metrics["alpha_high"]) < limit and not random and accepted(layer, settings):
         return Verdict(f"very heavy tail: {evidence(layer)}", layer.metrics["alpha"], limit)
     return None

@@ -25,8 +25,8 @@ ROBUST = 5.0  # deviations, each 1.4826 times the median absolute one
 def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerReport]) -> Verdict | None:
     """The layer's spectral norm is far from those of its siblings: the same place in other blocks.
 
-    **What it means.** λmax is ten times larger or smaller than the siblings' median, and five robust standard deviations
-    from it. The layer amplifies (or mutes) what passes through it as no other one of its kind does.
+    **What it means.** λmax is ten times larger or smaller than the siblings' median, and five robust standard
+    deviations from it. The layer amplifies (or mutes) what passes through it as no other one of its kind does.
 
     **Evidence.** log10 λmax beside the median of its siblings: the layers whose names differ only in numbers; at least
     five of them.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from layerscope.numerics.density import peak_of
 from layerscope.rules import rule
 from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
@@ -24,9 +23,9 @@ FEWEST = 8  # layers with α below which a histogram has no peak
 def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | None:
     """Several layers lie above 6 and the histogram of α peaks above 4: the pattern that told GPT from GPT-2.
 
-    **What it means.** The model as a whole has learned fewer correlations than well-trained ones of its kind. GPT, trained
-    on little data, showed a wider histogram with its peak at 4 and layers above 6; GPT-2, the same design with more and
-    better data, peaked at 3.5 with none.
+    **What it means.** The model as a whole has learned fewer correlations than well-trained ones of its kind. GPT,
+    trained on little data, showed a wider histogram with its peak at 4 and layers above 6; GPT-2, the same design with
+    more and better data, peaked at 3.5 with none.
 
     **Evidence.** The number of layers with α above 6 (at least two, and a twentieth of those with an α), the peak of
     the histogram of α (a Gaussian kernel of Silverman's width, embeddings and collapsed layers left out), of at least
@@ -35,7 +34,8 @@ def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
     **Caveats.** α depends on the shape of a layer: wide layers and pooled convolutions lie higher. Compare with a model
     of the same design rather than with a number. An untrained model shows the same pattern (LS111 with --randomize).
 
-    **What to try.** More or better data, longer training, fewer parameters; layerscope compare with a model that is good.
+    **What to try.** More or better data, longer training, fewer parameters; layerscope compare with a model that is
+    good.
     """
     alphas = [
         float(layer.metrics["alpha"])
@@ -49,18 +49,7 @@ def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
     peak, limit = peak_of(alphas), settings.limits.weak_peak
     if weak < max(2, settings.limits.weak_layers * len(alphas)) or peak <= limit:
         return None
-    message = f"{weak} of {len(alphas)} layers have α > {settings.limits.under_trained:g}; the histogram peaks at {peak:.1f}"
+    message = (
+        f"{weak} of {len(alphas)} layers have α > {settings.limits.under_trained:g}; the histogram peaks at {peak:.1f}"
+    )
     return Verdict(message, peak, limit)
-
-
-def peak_of(values: Sequence[float]) -> float:
-    """Where the density of the values is largest: a Gaussian kernel, width 0.9·min(sd, IQR/1.34)·n^−⅕ (Silverman 1986)."""
-    x = np.sort(np.asarray(values, np.float64))
-    quartiles = np.interp([0.25, 0.75], np.linspace(0, 1, len(x)), x)
-    spread = min(float(x.std(ddof=1)), float(quartiles[1] - quartiles[0]) / 1.34) if len(x) > 1 else 0.0
-    width = 0.9 * spread * len(x) ** -0.2
-    if width <= 0:
-        return float(x[len(x) // 2])
-    grid = np.linspace(x[0], x[-1], 512)
-    density = np.exp(-0.5 * np.square((grid[:, None] - x) / width)).sum(axis=1)
-    return float(grid[density.argmax()])

@@ -19,7 +19,6 @@ from layerscope.errors import LayerscopeError, Refused, TargetNotFound, UnknownF
 from layerscope.types import Source, SourceSpec
 
 
-
 class Composed:
     """A target made of other targets: a difference of two models, an adapter on its base. ``str`` names it."""
 

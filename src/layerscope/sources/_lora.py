@@ -104,8 +104,7 @@ def row_of(factors: Factors, scale: float) -> LayerRef:
 
 def core(a: Array, b: Array, scale: float) -> Floats:
     """An r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ of the QR decompositions of B and Aᵀ."""
-    r_a = np.linalg.qr(a.astype(np.float64).T, mode="r")
-    r_b = np.linalg.qr(b.astype(np.float64), mode="r")
+    r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
     small: Floats = scale * (r_b @ r_a.T)
     return small
 

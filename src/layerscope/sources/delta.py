@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = True
-WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.")  # what DistributedDataParallel and torch.compile put before names
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "model._orig_mod.",
+)  # what DistributedDataParallel and torch.compile put before names
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,12 @@ class DeltaSource:
         if not self._pairs:
             mine = [ref.name for ref in rows if ref.axes]
             others = [ref.name for ref in theirs.values() if ref.axes]
-            raise Unreadable(
-                f"{target}: no layer of the one is in the other: {', '.join(mine[:2])} … against {', '.join(others[:2])} …"
-            )
+            raise Unreadable(f"{target}: no layer in common: {', '.join(mine[:2])} … against {', '.join(others[:2])} …")
         known = {plain_name(row.name) for row in rows}
         alone = [ref for name, ref in theirs.items() if name not in known]
-        self._layers = number([*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in alone)])
+        self._layers = number(
+            [*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in alone)]
+        )
 
     def layers(self) -> Iterator[LayerRef]:
         """Every tensor of the model, then those of the base alone."""

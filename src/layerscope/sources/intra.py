@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ class IntraSource:
         self.model = model
         usable = [ref for ref in model.layers() if not ref.skipped]
         self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
-        rows = [self._row(first, second) for first, second in zip(usable, usable[1:], strict=False)]
+        rows = [self._row(first, second) for first, second in itertools.pairwise(usable)]
         if not self._pairs:
             raise Unreadable(f"{target}: no two consecutive layers fit together")
         self._layers = number(rows)

@@ -130,7 +130,8 @@ class MergedSource:
         alone = [
             replace(ref, skipped=ref.skipped or "the base model has no layer for it")
             for ref in adapter.layers()
-            if ref.skipped or (ref.tensor in adapter.factors and _match(adapter.factors[ref.tensor].stem, stems) not in used)
+            if ref.skipped
+            or (ref.tensor in adapter.factors and _match(adapter.factors[ref.tensor].stem, stems) not in used)
         ]
         self._layers = number([*rows, *alone])
 

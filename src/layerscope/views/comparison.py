@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 METRICS = ("alpha", "log_spectral_norm", "alpha_weighted", "stable_rank", "entropy")
 DISTANCES = ("relative", "cosine", "cka", "overlap", "angle", "frobenius")
-SHOWN = (("relative", "rel.dist", ".3f"), ("cosine", "cosine", ".3f"), ("cka", "CKA", ".3f"), ("overlap", "overlap", ".2f"))
+SHOWN = (
+    ("relative", "rel.dist", ".3f"),
+    ("cosine", "cosine", ".3f"),
+    ("cka", "CKA", ".3f"),
+    ("overlap", "overlap", ".2f"),
+)
 BARS = " ▁▂▃▄▅▆▇█"
 MOST = 8  # unmatched layers that are named
 

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from layerscope import registry
+from layerscope.conform import checked, conforms
 from layerscope.errors import Unreadable, UsageError
-from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Report, Spectrum, checked, conforms
+from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Report, Spectrum
 from layerscope.views.frame import sizes
 
 SCHEMA = 1
 RIVAL = {"ratio", "p"}
 NEEDED = {  # of a fit, by those who read it without its spectrum
-    "power_law": {"alpha", "n_tail", "ks", "spikes"}, "exponential": RIVAL, "lognormal": RIVAL, "truncated_power_law": RIVAL,
+    "power_law": {"alpha", "n_tail", "ks", "spikes"}, "exponential": RIVAL, "lognormal": RIVAL,
+    "truncated_power_law": RIVAL,
 }  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.conform import conforms
 from layerscope.errors import Unreadable
-from layerscope.types import Report, Spectrum, conforms
+from layerscope.types import Report, Spectrum
 from layerscope.views.files import write_whole
 from layerscope.views.json import from_dict, parse, to_dict
 

@@ -11,58 +11,38 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerscope.errors import LayerscopeError, OutputError
+from layerscope.cli.options import (
+    COMPARED,
+    FINGERS,
+    SEVERITIES,
+    arrangement,
+    layers_option,
+    matrix_settings,
+    selectors,
+    settings_of,
+    target_argument,
+    with_matrices,
+    with_output,
+)  # fmt: skip
+from layerscope.cli.output import (
+    check_output,
+    chosen_columns,
+    destination,
+    exit_code,
+    progress_bar,
+    save_report,
+    write_reports,
+)
+from layerscope.errors import LayerscopeError
 
 if TYPE_CHECKING:
-    from layerscope.api import Progress
-    from layerscope.settings import Settings
-    from layerscope.types import LayerReport, Report
+    from layerscope.types import Report
 
-FORMATS = ("table", "json", "jsonl", "csv", "md")
-COMPARED = ("table", "json", "csv", "md")
-SEVERITIES = ("warn", "error")
-CONV = ("slices", "flat")
-FINGERS = ("clip_xmax", "xmin_peak")
 INTERRUPTED = 130
-LAYERS_FAILED = 4
-
-target_argument = click.argument("target")
-layers_option = click.option(
-    "--layers", "-l", multiple=True, metavar="[-]GLOB|ID|KIND", help="Only these layers, or with - not these; repeatable."
-)
-matrix_options = (
-    click.option("--base", metavar="MODEL", help="Analyse W − W₀; of a LoRA adapter the base it is added to."),
-    click.option("--conv", type=click.Choice(CONV), help="Convolutions by kernel position, or as one flat matrix."),
-    click.option("--no-pool", is_flag=True, help="A row per kernel position, group, expert or head."),
-    click.option("--per-head", is_flag=True, help="Attention projections head by head."),
-    click.option("--intra", is_flag=True, help="Products of consecutive layers."),
-    click.option("--stacked", is_flag=True, help="All layers in one matrix."),
-)
-output_options = (
-    click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="table", show_default=True),
-    click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout."),
-    click.option("--columns", metavar="A,B,…", help="Columns of the table, CSV or Markdown ('help' lists them)."),
-)
-
-
-def with_matrices(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which matrices are meant."""
-    for option in reversed(matrix_options):
-        command = option(command)
-    return command
-
-
-def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how and where the result is written."""
-    for option in reversed(output_options):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -86,7 +66,7 @@ def cli(debug: bool) -> None:
 @click.option("--max-evals", type=int, metavar="N", help="Skip layers with more, and say so.")
 @click.option("--evidence", is_flag=True, help="Bootstrap interval, goodness of fit, likelihood ratios (slower).")
 @click.option("--randomize", is_flag=True, help="Compare with shuffles of each layer: rand_distance, traps.")
-@click.option("--shuffles", type=int, metavar="N", help="How many.  [default: 3]")
+@click.option("--shuffles", type=int, metavar="N", help="How many.  [default: 2 to 5]")
 @click.option("--mp", is_flag=True, help="Show the Marchenko–Pastur columns.")
 @click.option("--vectors", is_flag=True, help="Localisation of the eigenvectors (slower).")
 @click.option("--window", type=int, metavar="N", help="FARMS: α over 2N×N windows; 100 in the paper.")
@@ -105,9 +85,9 @@ def cli(debug: bool) -> None:
 @with_output
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
-    columns = _columns(options["columns"])
+    columns = chosen_columns(options["columns"])
     for name in ("output", "save"):
-        _check_output(options[name])
+        check_output(options[name])
     if options["dry_run"]:
         _dry_run(targets, options)
         return 0
@@ -118,13 +98,13 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
         reports.extend(_analyze(target, options) for target in targets)
     except BaseException:
         if reports:  # what is done is not lost
-            _write(reports, options, columns)
+            write_reports(reports, options, columns)
         raise
-    problem = _save(reports[0], options["save"]) if options["save"] else None
-    _write(reports, options, columns)
+    problem = save_report(reports[0], options["save"]) if options["save"] else None
+    write_reports(reports, options, columns)
     if problem is not None:
         raise problem
-    return _exit_code(reports, options["fail_on"])
+    return exit_code(reports, options["fail_on"])
 
 
 @cli.command()
@@ -143,24 +123,24 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
     from layerscope import api
     from layerscope.views import comparison, table
 
-    _check_output(options["output"])
+    check_output(options["output"])
     settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
-    with _progress(" ".join(targets), options["quiet"]) as progress:
+    with progress_bar(" ".join(targets), options["quiet"]) as progress:
         found = api.compare(
             *targets,
-            layers=_selectors(options["layers"]),
+            layers=selectors(options["layers"]),
             distances=not options["no_distances"],
             engine=options["engine"],
             progress=progress,
             **settings,
         )
-    with _stdout(options["output"]) as stream:
+    with destination(options["output"]) as stream:
         if options["format_"] == "table":
             comparison.show(found, table.console_for(stream), verbose=options["verbose"])
         else:
             write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": comparison.to_markdown}
             stream.write(write[options["format_"]](found))
-    return _exit_code(list(found.reports), None)
+    return exit_code(list(found.reports), None)
 
 
 @cli.command()
@@ -173,14 +153,14 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
     from layerscope import api
     from layerscope.views import frame, table
 
-    columns = _columns(options["columns"])
-    _check_output(options["output"])
-    report = api.describe(target, layers=_selectors(layers), **_arrangement(options), **_matrix_settings(options))
+    columns = chosen_columns(options["columns"])
+    check_output(options["output"])
+    report = api.describe(target, layers=selectors(layers), **arrangement(options), **matrix_settings(options))
     if options["format_"] == "table":
-        with _stdout(options["output"]) as stream:
+        with destination(options["output"]) as stream:
             table.show_description(report, table.console_for(stream), columns=columns)
     else:
-        _write([report], options, columns or [*frame.SIZES, "how"])
+        write_reports([report], options, columns or [*frame.SIZES, "how"])
     return 0
 
 
@@ -284,130 +264,15 @@ def _complain(message: str, code: int) -> int:
 def _analyze(target: str, options: dict[str, Any]) -> Report:
     from layerscope import api
 
-    with _progress(target, options["quiet"]) as progress:
+    with progress_bar(target, options["quiet"]) as progress:
         return api.analyze(
             target,
-            layers=_selectors(options["layers"]),
-            **_arrangement(options),
-            settings=_settings(target, options),
+            layers=selectors(options["layers"]),
+            **arrangement(options),
+            settings=settings_of(target, options),
             engine=options["engine"],
             progress=progress,
         )
-
-
-def _settings(target: str, options: dict[str, Any]) -> Settings | None:
-    """The settings of the options; a saved report keeps its own where nothing else is asked."""
-    from layerscope.settings import Settings
-    from layerscope.views import store
-
-    base = store.load(target).settings if store.is_report(target) else Settings()
-    if options["weightwatcher"]:
-        base = Settings.weightwatcher()
-    names = ("min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers")
-    changes = {name: options[name] for name in names if options[name] is not None}
-    flags = ("randomize", "vectors", "inverse", "evidence")
-    changes |= {name: True for name in flags if options[name]} | _matrix_settings(options)
-    if options["shuffles"] is not None and not (options["randomize"] or base.randomize):
-        raise click.UsageError("--shuffles says how many for --randomize, which is not there")
-    return base.changed(**changes)
-
-
-def _matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The settings among the options of ``with_matrices``."""
-    changes: dict[str, Any] = {"conv": options["conv"]} if options["conv"] else {}
-    if options["no_pool"]:
-        changes["pool"] = False
-    return changes | ({"per_head": True} if options["per_head"] else {})
-
-
-def _arrangement(options: dict[str, Any]) -> dict[str, Any]:
-    """What analyze, describe and plan are to make of the target."""
-    return {name: options[name] for name in ("base", "intra", "stacked") if options[name]}
-
-
-def _selectors(layers: tuple[str, ...]) -> list[str] | None:
-    return list(layers) or None
-
-
-def _columns(text: str | None) -> list[str]:
-    from layerscope.views import frame
-
-    if text == "help":
-        click.echo("\n".join(frame.columns()))
-        raise click.exceptions.Exit(0)
-    return frame.chosen([name.strip() for name in text.split(",") if name.strip()]) if text else []
-
-
-def _check_output(path: str | None) -> None:
-    if path is not None:
-        from layerscope.views.files import check_writable
-
-        check_writable(path)
-
-
-def _save(report: Report, path: str) -> OutputError | None:
-    try:
-        report.save(path)
-    except OutputError as error:
-        return error
-    return None
-
-
-def _write(reports: list[Report], options: dict[str, Any], columns: list[str]) -> None:
-    """Write the result; a result that cannot be written to its file goes to stdout rather than nowhere."""
-    from layerscope.views import flat, json, table
-
-    format_, output = options["format_"], options["output"]
-    if format_ == "table":
-        with _stdout(output) as stream:
-            console = table.console_for(stream)
-            for i, report in enumerate(reports):
-                if i:
-                    console.print()
-                verbose, bulk = int(options.get("verbose", False)), bool(options.get("mp"))
-                table.show(report, console, columns=columns, verbose=verbose, bulk=bulk)
-            if len(reports) > 1:
-                console.print()
-                table.side_by_side(reports, console)
-        return
-    if format_ == "json":
-        texts = [json.to_json(report, indent=2) for report in reports]
-        text = texts[0] + "\n" if len(texts) == 1 else "[" + ",\n".join(texts) + "]\n"
-    elif format_ == "jsonl":
-        text = "".join(f"{line}\n" for report in reports for line in json.to_jsonl(report))
-    elif format_ == "csv":
-        text = flat.to_csv(reports, columns)
-    else:
-        text = "\n".join(flat.to_markdown(report, columns) for report in reports)
-    with _stdout(output) as stream:
-        stream.write(text)
-
-
-@contextmanager
-def _stdout(output: str | None) -> Iterator[Any]:
-    """Standard output, or a buffer that becomes the file when the block ends."""
-    if output is None:
-        yield sys.stdout
-        return
-    from layerscope.views.files import write_whole
-
-    buffer = io.StringIO()
-    yield buffer
-    try:
-        write_whole(output, buffer.getvalue().encode("utf-8"))
-    except OutputError:
-        sys.stdout.write(buffer.getvalue())
-        raise
-
-
-def _exit_code(reports: list[Report], fail_on: str | None) -> int:
-    from layerscope.types import SEVERITIES as ORDER
-
-    if any(layer.failed for report in reports for layer in report.rows):
-        return LAYERS_FAILED
-    if fail_on and any(ORDER.index(f.severity) >= ORDER.index(fail_on) for report in reports for f in report.findings):
-        return 1
-    return 0
 
 
 def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -420,39 +285,9 @@ def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
         if store.is_report(target):
             console.print(f"{target}: a saved report; judging it again touches no matrix")
             continue
-        settings = _settings(target, options)
-        jobs, idle = api.plan(target, layers=_selectors(options["layers"]), **_arrangement(options), settings=settings)
+        settings = settings_of(target, options)
+        jobs, idle = api.plan(target, layers=selectors(options["layers"]), **arrangement(options), settings=settings)
         console.print(plan_table(target, jobs, idle))
-
-
-@contextmanager
-def _progress(target: str, quiet: bool) -> Iterator[Progress | None]:
-    """A bar by layer on a terminal, weighted by cost; none in a pipe."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from layerscope.views.text import printable
-
-    console = Console(stderr=True, highlight=False, markup=False)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[layer]}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", layer=printable(target, 40), total=None)
-
-        def update(layer: LayerReport | None, cost: float, total: float) -> None:
-            if layer is None:
-                bar.update(task, total=total)
-            else:
-                bar.update(task, advance=cost, layer=printable(layer.name, 40))
-
-        yield update
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The options that several commands share, and what they mean for the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from layerscope.settings import Settings
+
+FORMATS = ("table", "json", "jsonl", "csv", "md")
+COMPARED = ("table", "json", "csv", "md")
+SEVERITIES = ("warn", "error")
+CONV = ("slices", "flat")
+FINGERS = ("clip_xmax", "xmin_peak")
+
+target_argument = click.argument("target")
+layers_option = click.option(
+    "--layers",
+    "-l",
+    multiple=True,
+    metavar="[-]GLOB|ID|KIND",
+    help="Only these layers, or with - not these; repeatable.",
+)
+matrix_options = (
+    click.option("--base", metavar="MODEL", help="Analyse W − W₀; of a LoRA adapter the base it is added to."),
+    click.option("--conv", type=click.Choice(CONV), help="Convolutions by kernel position, or as one flat matrix."),
+    click.option("--no-pool", is_flag=True, help="A row per kernel position, group, expert or head."),
+    click.option("--per-head", is_flag=True, help="Attention projections head by head."),
+    click.option("--intra", is_flag=True, help="Products of consecutive layers."),
+    click.option("--stacked", is_flag=True, help="All layers in one matrix."),
+)
+output_options = (
+    click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="table", show_default=True),
+    click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout."),
+    click.option("--columns", metavar="A,B,…", help="Columns of the table, CSV or Markdown ('help' lists them)."),
+)
+
+
+def with_matrices(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which matrices are meant."""
+    for option in reversed(matrix_options):
+        command = option(command)
+    return command
+
+
+def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how and where the result is written."""
+    for option in reversed(output_options):
+        command = option(command)
+    return command
+
+
+def settings_of(target: str, options: dict[str, Any]) -> Settings | None:
+    """The settings of the options; a saved report keeps its own where nothing else is asked."""
+    from layerscope.settings import Settings
+    from layerscope.views import store
+
+    base = store.load(target).settings if store.is_report(target) else Settings()
+    if options["weightwatcher"]:
+        base = Settings.weightwatcher()
+    names = ("min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers")
+    changes = {name: options[name] for name in names if options[name] is not None}
+    flags = ("randomize", "vectors", "inverse", "evidence")
+    changes |= {name: True for name in flags if options[name]} | matrix_settings(options)
+    if options["shuffles"] is not None and not (options["randomize"] or base.randomize):
+        raise click.UsageError("--shuffles says how many for --randomize, which is not there")
+    return base.changed(**changes)
+
+
+def matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings among the options of ``with_matrices``."""
+    changes: dict[str, Any] = {"conv": options["conv"]} if options["conv"] else {}
+    if options["no_pool"]:
+        changes["pool"] = False
+    return changes | ({"per_head": True} if options["per_head"] else {})
+
+
+def arrangement(options: dict[str, Any]) -> dict[str, Any]:
+    """What analyze, describe and plan are to make of the target."""
+    return {name: options[name] for name in ("base", "intra", "stacked") if options[name]}
+
+
+def selectors(layers: tuple[str, ...]) -> list[str] | None:
+    return list(layers) or None

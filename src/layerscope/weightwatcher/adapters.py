@@ -1,0 +1,88 @@
+"""LoRA adapters of a live model or of a folder: B·A alone, or beside W and W + B·A."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope import api
+from layerscope.errors import UnknownName, UsageError
+from layerscope.sources import _lora, lora, open_target
+from layerscope.sources._layout import TensorInfo
+from layerscope.types import Report
+from layerscope.weightwatcher.columns import Wanted, row_of
+from layerscope.weightwatcher.layers import Layer, is_module
+from layerscope.weightwatcher.names import PEFT_WITH_BASE
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+
+def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
+    """B·A of each adapter; with the base also W and W + B·A."""
+    if peft not in (True, PEFT_WITH_BASE):
+        raise UnknownName("peft setting", str(peft), ("True", PEFT_WITH_BASE))
+    weights = {layer.longname: layer for layer in layers}
+    arrays: dict[str, Array] = {}
+    rows: list[tuple[str, str, tuple[int, ...]]] = []
+    for factors, a, b, scale in adapters_of(model, layers):
+        update = _lora.product(factors, a, b, scale)
+        base = weights.get(factors.stem) or weights.get(f"{factors.stem}.base_layer")
+        matrices_of = {"lora_BA": update}
+        if peft == PEFT_WITH_BASE:
+            if base is None or base.shape != update.shape:
+                raise UsageError(f"peft='with_base': {factors.stem} has no base weight of shape {update.shape}")
+            whole = base.array().astype(np.float64)
+            matrices_of = {"base": whole, "lora_W_plus_AB": whole + update, **matrices_of}
+        for kind, matrix in matrices_of.items():
+            core = _lora.core(a, b, scale) if kind == "lora_BA" and factors.rank <= min(update.shape) else matrix
+            arrays[f"{factors.label}.{kind}.weight"] = core
+            rows.append((f"{factors.label}.{kind}", kind, update.shape))
+    if not arrays:
+        raise UsageError("peft: the model has no LoRA factors (lora_A, lora_B)")
+    report = api.analyze(arrays, settings=want.settings)
+    made = []
+    for i, (name, kind, shape) in enumerate(rows):
+        found = report.layers[f"{name}.weight"]
+        count = len(found.spectrum.evals) if found.spectrum is not None else 0
+        sizes = {"layer_id": i, "name": kind, "longname": name, "layer_type": "dense", "N": max(shape), "M": min(shape),
+                 "Q": max(shape) / min(shape), "rf": 1, "num_evals": count, "peft": True}  # fmt: skip
+        made.append(row_of(sizes, found, want))
+    return report, made
+
+
+def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[_lora.Factors, Array, Array, float]]:
+    """(factors, A, B, scale) of each adapter of a live model or an adapter's folder."""
+    if isinstance(model, str | Path) and lora.is_adapter(model):
+        source = open_target(model)
+        assert isinstance(source, lora.AdapterSource)
+        weights, scale = source.weights.fetch, source.scales
+    elif is_module(model):
+        by_name = {f"{layer.longname}.weight": layer for layer in layers}
+        scale, weights = {}, lambda name: by_name[name].array()
+    else:
+        raise UsageError(
+            "peft needs a live model with its scaling, or an adapter's folder with its adapter_config.json"
+        )
+    infos = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
+    found = []
+    for factors in _lora.factors_of(infos)[0]:
+        if factors.fault():
+            raise UsageError(f"peft: {factors.label}: {factors.fault()}")
+        a, b = (weights(factors.tensors[which].name) for which in "AB")
+        found.append((factors, a, b, scale.get(factors.label) or _live_scale(model, factors)))
+    return found
+
+
+def _live_scale(model: Any, factors: _lora.Factors) -> float:
+    """``scaling`` of the module that has the adapter, as PEFT keeps it."""
+    for path, owner in model.named_modules():
+        if path.removeprefix(_lora.PREFIX) == factors.stem:
+            scaling = getattr(owner, "scaling", None)
+            value = scaling.get(factors.adapter or "default") if isinstance(scaling, Mapping) else scaling
+            if isinstance(value, int | float):
+                return float(value)
+    raise UsageError(f"peft: {factors.stem} does not say its scaling lora_alpha / r")

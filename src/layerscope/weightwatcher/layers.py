@@ -1,0 +1,210 @@
+"""The layers of a model as 0.7.7 counts, names and filters them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import TargetError, UnknownFormat, UnknownName, UsageError
+from layerscope.numerics import matrices
+from layerscope.sources import lora, name_of, open_target
+from layerscope.types import LayerRef
+from layerscope.weightwatcher.names import SUPPORTED, TYPES
+
+if TYPE_CHECKING:
+    from layerscope.types import Array, Floats
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as 0.7.7 counts and names it."""
+
+    id: int
+    name: str
+    longname: str
+    type: str
+    weight: Any  # array or torch tensor
+    bias: Any = None
+    owner: Any = None  # the torch module
+
+    def array(self) -> Array:
+        return as_array(self.weight)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(N, M, rf)."""
+        rf = math.prod(self.shape[2:])
+        return max(self.shape[:2]), min(self.shape[:2]), rf
+
+
+def is_module(model: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def as_array(weight: Any) -> Array:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(weight, torch.Tensor):
+        from layerscope.sources._torch_tensor import to_numpy
+
+        return to_numpy(weight)
+    return np.asarray(weight)
+
+
+def as_float64(weight: Any) -> Floats:
+    wide: Floats = as_array(weight).astype(np.float64)
+    return wide
+
+
+def layers_of(model: Any, start_ids: int) -> list[Layer]:
+    """Every module or ``.weight`` with the id and the names that 0.7.7 gives it."""
+    if is_module(model):
+        return _modules(model, start_ids)
+    if isinstance(model, Mapping):
+        return _entries(model, start_ids or 1)
+    if isinstance(model, str | Path):
+        source = open_target(model)
+        tensors, fetch = getattr(source, "tensors", None), getattr(source, "fetch", None)
+        if tensors is None or fetch is None:
+            if isinstance(source, lora.AdapterSource):
+                tensors, fetch = source.weights.tensors, source.weights.fetch
+            else:
+                raise UnknownFormat(f"{model}: its tensors cannot be listed by name; use layerscope.analyze")
+        wanted = [info for info in tensors if info.name.endswith((".weight", ".bias")) and not info.fault]
+        return _entries({info.name: fetch(info.name) for info in wanted}, start_ids)
+    raise UnknownFormat(f"cannot analyse a {name_of(model)}; known: torch modules, state dicts, files, folders")
+
+
+def _modules(model: Any, start_ids: int) -> list[Layer]:
+    found = []
+    for number, (path, owner) in enumerate(model.named_modules(), start_ids):
+        weight = getattr(owner, "weight", None)
+        torch = sys.modules["torch"]
+        if not isinstance(weight, torch.Tensor) or weight.is_meta or weight.layout is not torch.strided:
+            continue
+        name = path.rpartition(".")[2] or type(owner).__name__
+        bias = getattr(owner, "bias", None)
+        found.append(Layer(number, name, path or name, _module_type(owner, weight), weight.detach(), bias, owner))
+    return found
+
+
+def _module_type(owner: Any, weight: Any) -> str:
+    from torch import nn
+
+    name, axes = type(owner).__name__.lower(), weight.ndim
+    if not weight.is_floating_point():
+        return "unknown"
+    for kind, classes, word, dims in (
+        ("dense", nn.Linear, "linear", 2), ("conv1d", nn.Conv1d, "conv1d", 3), ("conv2d", nn.Conv2d, "conv2d", 4),
+        ("embedding", (nn.Embedding, nn.EmbeddingBag), "embedding", 2),
+    ):  # fmt: skip
+        if axes == dims and (isinstance(owner, classes) or (word in name and "transpose" not in name)):
+            return kind
+    if name == "conv1d" and axes == 2:  # transformers' Conv1D is a Linear stored (in, out)
+        return "dense"
+    return "norm" if "norm" in name else "unknown"
+
+
+def _entries(state: Mapping[str, Any], start: int) -> list[Layer]:
+    if "state_dict" in state and isinstance(state["state_dict"], Mapping):
+        state = state["state_dict"]
+    found = []
+    for number, key in enumerate((key for key in state if str(key).endswith(".weight")), start):
+        weight = state[key]
+        if not hasattr(weight, "shape"):
+            raise TargetError(f"{key} is no tensor but a {type(weight).__name__}; give a state dict of tensors")
+        stem = str(key).removesuffix(".weight")
+        kind = {2: "dense", 4: "conv2d", 1: "norm"}.get(len(weight.shape), "unknown")
+        found.append(Layer(number, stem, stem, kind, weight, state.get(f"{stem}.bias")))
+    return found
+
+
+def filtered(layers: Sequence[Layer], wanted: Any) -> list[Layer]:
+    """Filter as 0.7.7 documents it: ids, types or names; negative ids, or a "-" before a name, drop."""
+    items = [wanted] if isinstance(wanted, str | numbers.Integral) else list(wanted or ())
+    if not items:
+        return list(layers)
+    ids = [int(item) for item in items if isinstance(item, numbers.Integral)]
+    types = [item for item in items if isinstance(item, str) and item in TYPES]
+    names = [item for item in items if isinstance(item, str) and item not in TYPES]
+    if len(ids) + len(types) + len(names) < len(items):
+        raise UsageError(f"layers takes ids, types and names, not {items!r:.100}")
+    if ids and min(ids) < 0 <= max(ids):
+        raise UsageError(f"layers = {ids}: ids are all kept (0 or above) or all dropped (below 0)")
+    drops = [name for name in names if name.startswith("-")]
+    if drops and len(drops) < len(names):
+        raise UsageError(f"layers = {names}: names are all kept, or all dropped by a '-' before them")
+    known = {layer.id for layer in layers}, {x for layer in layers for x in (layer.name, layer.longname)}
+    for item in ids:
+        if abs(item) not in known[0]:
+            raise UsageError(f"layers: no layer has the id {abs(item)}; describe() lists them")
+    for name in names:
+        if name.removeprefix("-") not in known[1]:
+            raise UnknownName("layer", name.removeprefix("-"), known[1])
+
+    def keeps(layer: Layer) -> bool:
+        if types and layer.type not in types:
+            return False
+        if ids and (layer.id in ids if ids[0] >= 0 else -layer.id not in ids) is False:
+            return False
+        if drops:
+            return f"-{layer.name}" not in drops and f"-{layer.longname}" not in drops
+        return not names or layer.name in names or layer.longname in names
+
+    return [layer for layer in layers if keeps(layer)]
+
+
+def supported(layers: list[Layer], wanted: Any, min_evals: int, max_evals: int, max_n: int, pool: bool) -> list[Layer]:
+    """The layers that 0.7.7 would analyse."""
+    if max_evals and max_evals < min_evals:
+        raise UsageError(f"max_evals = {max_evals} is below min_evals = {min_evals}: no layer has both")
+    found = []
+    for layer in filtered(layers, wanted):
+        if layer.type in SUPPORTED and 0 not in layer.shape:
+            n, m, rf = layer.sizes
+            count = m * rf if pool else m
+            if count >= min_evals and (not max_evals or count <= max_evals) and n <= max_n:
+                found.append(layer)
+    return found
+
+
+def sizes_of(layer: Layer, pool: bool, matrix: int) -> dict[str, Any]:
+    n, m, rf = layer.sizes
+    sizes = {"layer_id": layer.id, "name": layer.name, "M": m, "N": n, "Q": n / m, "layer_type": layer.type,
+             "longname": layer.longname, "num_evals": m * rf if pool else m, "rf": rf}  # fmt: skip
+    return sizes if pool else sizes | {"slice_id": matrix}
+
+
+def key_of(layer: Layer, matrix: int | None) -> str:
+    return f"{layer.longname}.weight" if matrix is None else f"{layer.longname}/{matrix}.weight"
+
+
+def tensors_of(layers: Iterable[Layer], pool: bool, conv2d_norm: bool) -> dict[str, Array]:
+    """The arrays to analyse: whole tensors, or their kernel positions, scaled by √(rf/2) as 0.7.7 scales those."""
+    if pool:
+        return {key_of(layer, None): layer.array() for layer in layers}
+    found = {}
+    for layer in layers:
+        stack = stack_of(layer)[1]
+        factor = math.sqrt(len(stack) / 2) if conv2d_norm and layer.type == "conv2d" else 1.0
+        for i, matrix in enumerate(stack):
+            found[key_of(layer, i)] = matrix if factor == 1.0 else factor * matrix.astype(np.float64)
+    return found
+
+
+def stack_of(layer: Layer) -> tuple[LayerRef, Array]:
+    array = layer.array()
+    axes = "oi" + "dhw"[-(array.ndim - 2) :] * (array.ndim > 2)
+    ref = LayerRef(layer.id, layer.longname, array.shape, axes, str(array.dtype), layer.type)
+    return ref, matrices.unfold(array, ref)

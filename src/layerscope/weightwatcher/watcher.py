@@ -1,0 +1,415 @@
+"""The class itself."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import numbers
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.edit import weights as surgery
+from layerscope.errors import UnknownName, UsageError
+from layerscope.numerics import localization, randommatrix, spectra
+from layerscope.settings import Settings
+from layerscope.sources import name_of
+from layerscope.types import LayerRef
+from layerscope.weightwatcher import adapters, analysis
+from layerscope.weightwatcher.columns import Wanted, data_frame
+from layerscope.weightwatcher.distances import compared
+from layerscope.weightwatcher.layers import (
+    Layer,
+    filtered,
+    is_module,
+    layers_of,
+    sizes_of,
+    stack_of,
+    supported,
+)  # fmt: skip
+from layerscope.weightwatcher.names import (
+    ACCURATE_SVD,
+    AUTO,
+    CKA,
+    CLIP_XMAX,
+    DEF_SAVE_DIR,
+    DEFAULT_MAX_EVALS,
+    DEFAULT_MAX_N,
+    DEFAULT_MIN_EVALS,
+    DETX,
+    EUCLIDEAN,
+    FAILED,
+    FAST_SVD,
+    FITS,
+    FRAMEWORK,
+    LAMBDA_MIN,
+    NO_FFT,
+    NO_PICTURES,
+    NO_SLICES,
+    PL,
+    POWERLAW_PACKAGE,
+    RAW,
+    RMT,
+    SIZES,
+    SUMMED,
+    SUPPORTED,
+    SVD,
+    WW_POWERLAW,
+)  # fmt: skip
+from layerscope.weightwatcher.surgery import kept_by, truncate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerscope.types import Array, Floats
+
+
+class WeightWatcher:
+    """Analyse a model, layer by layer.
+
+    :param model: a torch module, a state dict, a file or a folder; may be given to each method instead.
+    :param framework: accepted for the sake of old code where it names what the model is; otherwise an error.
+    :param base_model: every layer becomes W − W₀, matched by name.
+    :param log_level: of the logger ``layerscope``.
+    """
+
+    def __init__(
+        self, model: Any = None, framework: str | None = None, base_model: Any = None, log_level: Any = None
+    ) -> None:
+        self.model, self.base_model = model, base_model
+        self.details: pd.DataFrame | None = None
+        self.report: Any = None
+        if log_level is not None:
+            logging.getLogger("layerscope").setLevel(log_level)
+        if framework is not None and model is not None and framework != self.infer_framework(model):
+            raise UsageError(f"framework = {framework!r}, but the model is {self.infer_framework(model)!r}")
+
+    def __repr__(self) -> str:
+        return f"<layerscope's WeightWatcher of {name_of(self.model) if self.model is not None else 'no model'}>"
+
+    # ------------------------------------------------------------------ looking
+
+    def describe(
+        self,
+        model: Any = None,
+        layers: Any = (),
+        min_evals: int = DEFAULT_MIN_EVALS,
+        max_evals: int = DEFAULT_MAX_EVALS,
+        max_N: int = DEFAULT_MAX_N,
+        min_size: Any = None,
+        max_size: Any = None,
+        glorot_fix: bool = False,
+        savefig: Any = DEF_SAVE_DIR,
+        conv2d_fft: bool = False,
+        conv2d_norm: bool = True,
+        ww2x: bool = False,
+        pool: bool = True,
+        fft: bool = False,
+        intra: bool = False,
+        channels: Any = None,
+        stacked: bool = False,
+        start_ids: int = 0,
+        base_model: Any = None,
+        peft: Any = False,
+    ) -> pd.DataFrame:
+        """The layers that analyze would look at, with their sizes."""
+        refuse(
+            min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
+            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"), savefig=(savefig, DEF_SAVE_DIR, NO_PICTURES),
+            conv2d_fft=(conv2d_fft, False, NO_FFT), fft=(fft, False, NO_FFT),
+            channels=(channels, None, "the layout is known from the model"),
+            intra=(intra, False, "layerscope.describe(model, intra=True) lists the products"),
+            stacked=(stacked, False, "layerscope.describe(model, stacked=True) lists them"),
+            peft=(peft, False, "analyze(peft=True) lists the adapters"),
+        )  # fmt: skip
+        del conv2d_norm, base_model  # neither changes a size
+        pool = pool and not ww2x
+        chosen = supported(self._layers(model, start_ids), layers, min_evals, max_evals, max_N, pool)
+        rows = [sizes_of(layer, pool, i) for layer in chosen for i in range(1 if pool else layer.sizes[2])]
+        return data_frame(rows, SIZES if pool else [*SIZES, "slice_id"])
+
+    def analyze(
+        self,
+        model: Any = None,
+        layers: Any = (),
+        min_evals: int = DEFAULT_MIN_EVALS,
+        max_evals: int = DEFAULT_MAX_EVALS,
+        min_size: Any = None,
+        max_size: Any = None,
+        max_N: int = DEFAULT_MAX_N,
+        glorot_fix: bool = False,
+        plot: bool = False,
+        randomize: bool = False,
+        savefig: Any = DEF_SAVE_DIR,
+        mp_fit: bool = False,
+        conv2d_norm: bool = True,
+        ww2x: bool = False,
+        pool: bool = True,
+        conv2d_fft: bool = False,
+        fft: bool = False,
+        deltas: bool = False,
+        intra: bool = False,
+        vectors: bool = False,
+        channels: Any = None,
+        stacked: bool = False,
+        fix_fingers: Any = False,
+        xmin_max: float | None = None,
+        max_fingers: int = 10,
+        finger_thresh: float = 1.0,
+        fit: str = PL,
+        sparsify: bool = True,
+        detX: bool = False,
+        ERG: bool = False,
+        svd_method: str = FAST_SVD,
+        tolerance: float = 1e-6,
+        start_ids: int = 0,
+        pl_package: str = WW_POWERLAW,
+        xmax: Any = None,
+        base_model: Any = None,
+        peft: Any = False,
+        inverse: bool = False,
+        *,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """One row per layer; also kept as ``details``. ``seed`` is of the shuffles.
+
+        :raises UsageError: an argument, or a combination, that is not supported.
+        """
+        refuse(
+            min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
+            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"), plot=(plot, False, NO_PICTURES),
+            savefig=(savefig, DEF_SAVE_DIR, NO_PICTURES), conv2d_fft=(conv2d_fft, False, NO_FFT),
+            fft=(fft, False, NO_FFT), deltas=(deltas, False, NO_PICTURES),
+            channels=(channels, None, "the layout is known from the model"),
+        )  # fmt: skip
+        pool = pool and not ww2x
+        if fit not in FITS:
+            raise UnknownName("fit", str(fit), FITS)
+        if svd_method not in (FAST_SVD, ACCURATE_SVD):
+            raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
+        if pl_package not in (WW_POWERLAW, POWERLAW_PACKAGE):
+            raise UnknownName("pl_package", str(pl_package), (WW_POWERLAW, POWERLAW_PACKAGE))
+        if intra and sparsify:
+            raise UsageError("intra multiplies the layers themselves here: pass sparsify=False (0.7.7 puts a random "
+                             "matrix between them)")  # fmt: skip
+        whole = [name for name, on in (("intra", intra), ("stacked", stacked), ("peft", peft)) if on]
+        if len(whole) > 1 or (whole and not pool):
+            raise UsageError(f"{' and '.join([*whole, *([] if pool else ['pool=False'])])} contradict each other")
+        base = base_model if base_model is not None else self.base_model
+        if whole and base is not None:
+            raise UsageError(f"base_model and {whole[0]} contradict each other")
+        settings = Settings.weightwatcher(
+            min_evals=max(2, min_evals) if not whole else 2,
+            conv_factor=0.5 if conv2d_norm else 1.0,
+            fix_fingers=fix_fingers or "",
+            xmin_max=xmin_max,
+            max_fingers=max_fingers,
+            finger_thresh=float(finger_thresh),
+            drop_top=_dropped(xmax),
+            fits=("power_law", "marchenko_pastur", *(("mp_kde",) if mp_fit else ()), *FITS[fit]),
+            randomize=randomize,
+            vectors=vectors,
+            inverse=inverse,
+            seed=seed,
+        )
+        want = Wanted(randomize, mp_fit, vectors, detX or ERG, fit, bool(fix_fingers == CLIP_XMAX), tolerance, settings)
+        everything = self._layers(model, start_ids)
+        if peft:
+            self.report, rows = adapters.analyzed(self._model(model), everything, peft, want)
+        elif whole:
+            self.report, rows = analysis.arranged(everything, whole[0], want)
+        else:
+            chosen = supported(everything, layers, min_evals, max_evals, max_N, pool)
+            theirs = self._layers(base, start_ids) if base is not None else None
+            self.report, rows = analysis.rows_of(chosen, theirs, pool, conv2d_norm, want)
+        lead, names = ["layer_id", "name"], sorted({name for row in rows for name in row} - {"layer_id", "name"})
+        self.details = data_frame(rows, lead + names)
+        return self.details
+
+    def get_details(self) -> pd.DataFrame | None:
+        """What the last analyze returned."""
+        return self.details
+
+    def get_summary(self, details: pd.DataFrame | None = None) -> dict[str, float]:
+        """Mean of the generalisation metrics over the fitted layers that are no embeddings."""
+        frame = self.details if details is None else details
+        if frame is None:
+            raise UsageError("get_summary needs details: call analyze first")
+        counted = frame[frame["layer_type"] != "embedding"] if "layer_type" in frame else frame
+        counted = counted[counted["status"] != FAILED] if "status" in counted else counted
+        return {name: float(counted[name].mean()) for name in SUMMED if name in counted and counted[name].notna().any()}
+
+    def get_ESD(self, model: Any = None, layer: Any = None, random: bool = False, params: Any = None) -> Floats:
+        """Eigenvalues of one layer, by id or name, ascending; ``random`` shuffles its entries first."""
+        refuse(params=(params, None, "call analyze with the arguments you want"))
+        found = self._one(model, layer)
+        ref, stack = stack_of(found)
+        if random:
+            stack = randommatrix.Shuffler(stack).shuffle([0, found.id])
+        factor = 0.5 if ref.kind == "conv2d" else 1.0
+        return spectra.scaled(spectra.esd(stack), factor).evals
+
+    def get_Weights(self, model: Any = None, layer: Any = None, params: Any = None) -> list[Array]:
+        """The matrices of one layer, by id or name: one, or one per kernel position."""
+        refuse(params=(params, None, "there are no other matrices"))
+        return list(stack_of(self._one(model, layer))[1])
+
+    def get_framework_layer(self, model: Any = None, layer: Any = None, params: Any = None) -> Any:
+        """The torch module of one layer, by id or name."""
+        refuse(params=(params, None, "there is nothing to choose"))
+        found = self._one(model, layer)
+        if found.owner is None:
+            raise UsageError(f"{found.longname} comes from a state dict or a file: there is no module")
+        return found.owner
+
+    def distances(
+        self, model_1: Any, model_2: Any, method: str = RAW, layers: Any = (), start_ids: int = 0, pool: bool = True,
+        channels: Any = None,
+    ) -> tuple[float, float, pd.DataFrame]:  # fmt: skip
+        """(mean ΔW, mean Δb, a row per layer) of two models, layers matched by name.
+
+        raw: ‖W₁−W₂‖_F of the tensors and of their biases; euclidean: mean over kernel positions; cka: a similarity,
+        ‖W₁ᵀW₂‖_F / √(‖W₁ᵀW₁‖_F‖W₂ᵀW₂‖_F).
+
+        :raises UsageError: the models have no layer in common.
+        """
+        refuse(
+            channels=(channels, None, "the layout is known from the model"), pool=(pool, True, "each layer is a row")
+        )
+        method = str(method).lower()
+        if method not in (RAW, EUCLIDEAN, CKA):
+            raise UnknownName("method", method, (RAW, EUCLIDEAN, CKA))
+        rows = compared(self._layers(model_1, start_ids), self._layers(model_2, start_ids), method, layers)
+        frame = data_frame(rows, list(rows[0])).set_index("layer_id")
+        return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
+
+    def vector_metrics(self, vectors: Any) -> pd.DataFrame:
+        """Length, entropies and localisation of one vector, of a list of them, or of the rows of a matrix."""
+        many = [vectors] if getattr(vectors, "ndim", 0) == 1 else list(vectors)
+        rows = []
+        for vector in many:
+            v = np.asarray(vector, np.float64)
+            if v.ndim != 1 or not v.any():
+                raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")
+            gauss = math.exp(-float(np.linalg.norm(v)) / 2) / math.sqrt(2 * math.pi)
+            rows.append({"length": len(v), "entropy": gauss, "discrete_entropy": localization.entropy(v),
+                         "localization_ratio": localization.localization_ratio(v),
+                         "participation_ratio": localization.participation_ratio(v)})  # fmt: skip
+        return data_frame(rows, list(rows[0]) if rows else ["length"])
+
+    # ------------------------------------------------------------------ changing
+
+    def SVDSmoothing(
+        self, model: Any = None, percent: float = 0.8, pool: bool = True, layers: Any = (), method: str = DETX,
+        fit: str = PL, plot: bool = False, start_ids: int = 0, svd_method: str = FAST_SVD,
+    ) -> Any:  # fmt: skip
+        """Keep the largest singular values of each layer, in place, and return the model.
+
+        ``method``: "detX" keeps detX_num, "alpha_min" num_pl_spikes, "rmt" num_spikes, "svd" the share ``percent``
+        (below 0: all but that share of the largest), "auto" rmt where α > 6, else detX. layerscope.edit.smooth changes
+        nothing in place.
+        """
+        refuse(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES), fit=(fit, PL, "only PL gives xmin here"))
+        if svd_method not in (FAST_SVD, ACCURATE_SVD):
+            raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
+        if method not in (DETX, LAMBDA_MIN, RMT, SVD, AUTO):
+            raise UnknownName("method", str(method), (DETX, LAMBDA_MIN, RMT, SVD, AUTO))
+        if not 0 < abs(percent) <= 1:
+            raise UsageError(f"percent must lie between -1 and 1 and not be 0, not {percent!r}")
+        kept = functools.partial(kept_by, method, percent)
+        return truncate(self._model(model), self._all(model, layers, start_ids), kept)
+
+    def SVDSharpness(
+        self, model: Any = None, pool: bool = True, layers: Any = (), plot: bool = False, start_ids: int = 0,
+        *, seed: int = 0,
+    ) -> Any:  # fmt: skip
+        """Drop as many of the largest singular values as a shuffle has spikes, in place; return the model."""
+        refuse(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES))
+        settings = Settings.weightwatcher(seed=seed)
+        ref = LayerRef(0, "", (), "", "", "")
+        chosen = self._all(model, layers, start_ids)
+        return truncate(self._model(model), chosen, lambda stack: -surgery.trap_count(stack, ref, settings))
+
+    # ------------------------------------------------------------------ files
+
+    @staticmethod
+    def describe_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
+        """describe of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
+        return _each_bin(model_dir, "describe", options)
+
+    @staticmethod
+    def analyze_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
+        """analyze of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
+        return _each_bin(model_dir, "analyze", options)
+
+    @staticmethod
+    def extract_pytorch_bins(*_: Any, **__: Any) -> None:
+        """Not needed: files are read where they lie, one tensor at a time.
+
+        :raises UsageError: always.
+        """
+        raise UsageError(
+            "extract_pytorch_bins is not needed: give the folder itself to WeightWatcher, it is read lazily"
+        )
+
+    @staticmethod
+    def infer_framework(model: Any) -> str:
+        """ "pytorch", "pystatedict" or "pystatedict_dir"."""
+        if is_module(model):
+            return FRAMEWORK.PYTORCH
+        return FRAMEWORK.PYSTATEDICT if isinstance(model, Mapping) else FRAMEWORK.PYSTATEDICT_DIR
+
+    # ------------------------------------------------------------------ inside
+
+    def _model(self, model: Any) -> Any:
+        chosen = self.model if model is None else model
+        if chosen is None:
+            raise UsageError("no model: give one to WeightWatcher(model=…) or to the method")
+        return chosen
+
+    def _layers(self, model: Any, start_ids: int) -> list[Layer]:
+        return layers_of(self._model(model), start_ids)
+
+    def _all(self, model: Any, layers: Any, start_ids: int) -> list[Layer]:
+        """The layers that smoothing and sharpening change."""
+        return supported(self._layers(model, start_ids), layers, DEFAULT_MIN_EVALS, 0, sys.maxsize, True)
+
+    def _one(self, model: Any, layer: Any) -> Layer:
+        found = filtered(self._layers(model, 0), [layer] if layer is not None else [])
+        if layer is None or len(found) != 1:
+            many = f"{len(found)} layers" if layer is not None else "no layer"
+            raise UsageError(f"{many} named by {layer!r}; give one id or one name (describe lists them)")
+        if found[0].type not in SUPPORTED:
+            raise UsageError(f"{found[0].longname} is of type {found[0].type}: it has no spectrum")
+        return found[0]
+
+
+def refuse(**arguments: tuple[Any, Any, str]) -> None:
+    for name, (value, default, why) in arguments.items():
+        if value is not default and value != default:
+            raise UsageError(f"{name} = {value!r} is not supported: {why}")
+
+
+def _dropped(xmax: Any) -> int:
+    if xmax is None:
+        return 0
+    if isinstance(xmax, bool) or not isinstance(xmax, numbers.Integral):
+        raise UsageError(f"xmax = {xmax!r} is not supported: None, or how many of the largest eigenvalues to leave out")
+    return abs(int(xmax))
+
+
+def _each_bin(folder: str | Path, what: str, options: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    files = sorted(Path(folder).glob("pytorch_model*bin"))
+    if not files:
+        raise UsageError(f"{folder}: no pytorch_model*bin in it")
+    frames = []
+    for file in files:
+        frame = getattr(WeightWatcher(model=file), what)(**options)
+        frames.append(frame.assign(model_name=Path(folder).name, model_filename=file.name))
+    return pd.concat(frames, ignore_index=True)
