@@ -16,8 +16,10 @@ from layerscope.types import LayerRef
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
-FACTOR = re.compile(r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?P<adapter>[^.]+))?(\.weight)?$")
-MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(\.(?P<adapter>[^.]+))?(\.weight)?$")
+FACTOR = re.compile(
+    r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$"
+)
+MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$")
 PREFIX = "base_model.model."
 
 

@@ -1,4 +1,4 @@
-"""Distances of two models, layer by layer."""
+"""Distances of two models, layer by layer, and metrics of vectors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from layerscope.errors import UsageError
+from layerscope.numerics import localization
 from layerscope.sources.delta import plain_name
 from layerscope.weightwatcher.layers import Layer, as_float64, filtered, stack_of
 from layerscope.weightwatcher.names import EUCLIDEAN, RAW, SUPPORTED, UNKNOWN
@@ -52,3 +53,18 @@ def distance(one: Layer, other: Layer, method: str) -> float:
             scale = math.sqrt(float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
             found.append(float(np.linalg.norm(x.T @ y)) / scale if scale > 0 else 0.0)
     return fmean(found)
+
+
+def localized(vectors: Any) -> list[dict[str, Any]]:
+    """Length, entropies and localisation of each vector."""
+    many = [vectors] if getattr(vectors, "ndim", 0) == 1 else list(vectors)
+    rows = []
+    for vector in many:
+        v = np.asarray(vector, np.float64)
+        if v.ndim != 1 or not v.any():
+            raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")
+        gauss = math.exp(-float(np.linalg.norm(v)) / 2) / math.sqrt(2 * math.pi)
+        rows.append({"length": len(v), "entropy": gauss, "discrete_entropy": localization.entropy(v),
+                     "localization_ratio": localization.localization_ratio(v),
+                     "participation_ratio": localization.participation_ratio(v)})  # fmt: skip
+    return rows

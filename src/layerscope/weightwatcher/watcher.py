@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import numbers
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from layerscope.edit import weights as surgery
 from layerscope.errors import UnknownName, UsageError
-from layerscope.numerics import localization, randommatrix, spectra
+from layerscope.numerics import randommatrix, spectra
 from layerscope.settings import Settings
 from layerscope.sources import name_of
 from layerscope.types import LayerRef
 from layerscope.weightwatcher import adapters, analysis
 from layerscope.weightwatcher.columns import Wanted, data_frame
-from layerscope.weightwatcher.distances import compared
+from layerscope.weightwatcher.distances import compared, localized
 from layerscope.weightwatcher.layers import (
     Layer,
     filtered,
@@ -90,8 +87,6 @@ class WeightWatcher:
 
     def __repr__(self) -> str:
         return f"<layerscope's WeightWatcher of {name_of(self.model) if self.model is not None else 'no model'}>"
-
-    # ------------------------------------------------------------------ looking
 
     def describe(
         self,
@@ -289,19 +284,8 @@ class WeightWatcher:
 
     def vector_metrics(self, vectors: Any) -> pd.DataFrame:
         """Length, entropies and localisation of one vector, of a list of them, or of the rows of a matrix."""
-        many = [vectors] if getattr(vectors, "ndim", 0) == 1 else list(vectors)
-        rows = []
-        for vector in many:
-            v = np.asarray(vector, np.float64)
-            if v.ndim != 1 or not v.any():
-                raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")
-            gauss = math.exp(-float(np.linalg.norm(v)) / 2) / math.sqrt(2 * math.pi)
-            rows.append({"length": len(v), "entropy": gauss, "discrete_entropy": localization.entropy(v),
-                         "localization_ratio": localization.localization_ratio(v),
-                         "participation_ratio": localization.participation_ratio(v)})  # fmt: skip
+        rows = localized(vectors)
         return data_frame(rows, list(rows[0]) if rows else ["length"])
-
-    # ------------------------------------------------------------------ changing
 
     def SVDSmoothing(
         self, model: Any = None, percent: float = 0.8, pool: bool = True, layers: Any = (), method: str = DETX,
@@ -334,8 +318,6 @@ class WeightWatcher:
         chosen = self._all(model, layers, start_ids)
         return truncate(self._model(model), chosen, lambda stack: -surgery.trap_count(stack, ref, settings))
 
-    # ------------------------------------------------------------------ files
-
     @staticmethod
     def describe_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
         """describe of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
@@ -362,8 +344,6 @@ class WeightWatcher:
         if is_module(model):
             return FRAMEWORK.PYTORCH
         return FRAMEWORK.PYSTATEDICT if isinstance(model, Mapping) else FRAMEWORK.PYSTATEDICT_DIR
-
-    # ------------------------------------------------------------------ inside
 
     def _model(self, model: Any) -> Any:
         chosen = self.model if model is None else model
