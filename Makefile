@@ -3,13 +3,15 @@
 # make check  what CI runs: lint, types, docs, tests
 # make docs   build the documentation (warnings are errors)
 # make bench  measure beside WeightWatcher and write docs/benchmarks.md
+# make truth  measure intervals, p-values and verdicts on samples with known truth, and write docs/how-sure.md
+# make accuracy  which metric moves with accuracy on real networks: writes docs/accuracy.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 
-.PHONY: demo test check lint types docs bench format lock clean
+.PHONY: demo test check lint types docs bench truth accuracy format lock clean
 
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
@@ -31,6 +33,12 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
+
+truth: $(VENV)/.test
+	$(BIN)/python benchmarks/truth.py --write docs/how-sure.md
+
+accuracy: $(VENV)/.test
+	$(BIN)/python benchmarks/accuracy.py --write docs/accuracy.md
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -13,10 +13,11 @@ from pathlib import Path
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("side", choices=("layerscope", "weightwatcher", "bare", "fit"))
+    parser.add_argument("side", choices=("layerscope", "weightwatcher", "bare", "fit", "large-fit"))
     parser.add_argument("model", type=Path)
     parser.add_argument("--engine", default="serial")
     parser.add_argument("--jobs", type=int, default=0)
+    parser.add_argument("--randomize", action="store_true")
     options = parser.parse_args()
     print(json.dumps(SIDES[options.side](options)))
 
@@ -33,7 +34,7 @@ def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
     settings = layerscope.Settings(jobs=options.jobs)
     before = peak()
     with Clock() as clock:
-        report = api.analyze(options.model, settings=settings, engine=options.engine)
+        report = api.analyze(options.model, settings=settings, engine=options.engine, randomize=options.randomize)
     matrices = sum(not layer.skipped for layer in report.rows)
     return {**clock.figures, "peak": peak() - before, "matrices": matrices}
 
@@ -45,13 +46,16 @@ def weightwatcher_side(options: argparse.Namespace) -> dict[str, float]:
 
         weights = state_dict(options.model)
         with Clock() as clock:
-            details = weightwatcher.WeightWatcher(model=weights).analyze()
+            more = {"randomize": True, "mp_fit": True} if options.randomize else {}
+            details = weightwatcher.WeightWatcher(model=weights).analyze(**more)
     return {**clock.figures, "matrices": len(details)}
 
 
 def bare_side(options: argparse.Namespace) -> dict[str, float]:
-    """Gram matrix in float64 and its eigenvalues for every matrix that the default analysis looks at."""
+    """Gram matrix in float64 and its eigenvalues for every matrix that is looked at, shuffles included."""
     import numpy as np
+
+    from layerscope.settings import Settings
 
     matrices = []
     for weight in state_dict(options.model).values():
@@ -65,7 +69,9 @@ def bare_side(options: argparse.Namespace) -> dict[str, float]:
             wide = stack.astype(np.float64)
             if wide.shape[1] < wide.shape[2]:
                 wide = wide.transpose(0, 2, 1)
-            np.linalg.eigvalsh(np.matmul(wide.transpose(0, 2, 1), wide))
+            shuffles = Settings().shuffles_of(wide.shape[0] * wide.shape[2]) if options.randomize else 0
+            for _ in range(1 + shuffles):  # a shuffle is an eigenproblem of the same size
+                np.linalg.eigvalsh(np.matmul(wide.transpose(0, 2, 1), wide))
     return {**clock.figures, "matrices": len(matrices)}
 
 
@@ -87,6 +93,27 @@ def fit_side(options: argparse.Namespace) -> dict[str, float]:
         "esd": statistics.median(cpu(lambda: esd(stack)) for _ in range(repeats)),
         "fit": statistics.median(cpu(lambda: power_law(spectrum, settings)) for _ in range(repeats)),
     }
+
+
+def large_fit_side(options: argparse.Namespace) -> dict[str, float]:
+    """The power-law fit to 15,000 eigenvalues, and 100 bootstrap resamples of 1,000."""
+    import numpy as np
+
+    from layerscope.fits import fit_all
+    from layerscope.settings import Settings
+    from layerscope.types import Spectrum
+
+    def spectrum(n: int) -> Spectrum:
+        evals = np.sort((1 - np.random.default_rng(n).random(n)) ** -0.5)
+        return Spectrum(evals, n, n, 1, 0.0)
+
+    small, large = spectrum(1_000), spectrum(15_000)
+    fit_all(small, Settings(), ("power_law",))
+    before = peak()
+    seconds = cpu(lambda: fit_all(large, Settings(), ("power_law",)))
+    taken = peak() - before
+    resampled = cpu(lambda: fit_all(small, Settings(bootstrap=100), ("bootstrap",)))
+    return {"fit": seconds, "peak": taken, "bootstrap": resampled}
 
 
 def state_dict(model: Path) -> dict:
@@ -130,7 +157,10 @@ def peak() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) << 10
 
 
-SIDES = {"layerscope": layerscope_side, "weightwatcher": weightwatcher_side, "bare": bare_side, "fit": fit_side}
+SIDES = {
+    "layerscope": layerscope_side, "weightwatcher": weightwatcher_side, "bare": bare_side, "fit": fit_side,
+    "large-fit": large_fit_side,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -121,6 +121,32 @@ def test_hostile_layers_are_measured_or_have_a_reason(name: str, evidence: bool)
         assert "of" in bad.skipped
 
 
+OPTIONS = [
+    {"randomize": True}, {"randomize": True, "conv": "flat"}, {"vectors": True}, {"window": 4}, {"inverse": True},
+    {"pool": False, "randomize": True}, {"per_head": True}, {"fix_fingers": "clip_xmax"}, {"fix_fingers": "xmin_peak"},
+    {"drop_top": 3}, {"max_evals": 55}, {"fits": ("mp_kde", "e_tpl", "fingers")}, {"stacked": True}, {"intra": True},
+    {"base": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_hostile_layers_under_every_option(name: str, options: dict[str, object]) -> None:
+    layers = {"w.weight": LAYERS[name], "ok.weight": np.random.default_rng(1).standard_normal((60, 50))}
+    base = {"base": {n: np.asarray(a) * 0.5 if a.dtype.kind == "f" else a for n, a in layers.items()}}
+    try:
+        report = layerscope.analyze(layers, **({**options, **base} if "base" in options else options))
+    except layerscope.LayerscopeError as error:
+        assert "\n" not in str(error)
+        return
+    for row in report.rows:
+        assert row.skipped or row.metrics or row.absent
+        values = [v for v in row.metrics.values() if isinstance(v, float)]
+        assert all(math.isfinite(v) for v in values)
+    assert json.loads(report.to_json())
+    assert repr(report)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_scale_changes_no_verdict(scale: float) -> None:
     rng = np.random.default_rng(1)

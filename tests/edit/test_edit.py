@@ -152,7 +152,8 @@ def test_blocks_are_pruned_alike(minilm: Path) -> None:
 
 def test_schedules_refuse_what_they_cannot_do(report: layerscope.Report) -> None:
     for wrong in (lambda: edit.temp_balance(report, -1), lambda: edit.alpha_pruning(report, 1.0),
-                  lambda: edit.alpha_pruning(report, 0.5, eps=1.0), lambda: edit.alpha_decay(report, float("nan"))):  # fmt: skip
+                  lambda: edit.alpha_pruning(report, 0.5, eps=1.0),
+        lambda: edit.alpha_decay(report, float("nan"))):  # fmt: skip
         with pytest.raises(UsageError):
             wrong()
     with pytest.raises(UnknownName, match="did you mean 'alpha_hill'"):

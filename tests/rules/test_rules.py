@@ -115,3 +115,76 @@ def test_bulk_with_many_spikes_is_not_over_trained(rng: np.random.Generator) -> 
 def test_flat_spectra_are_no_tails(rng: np.random.Generator) -> None:
     flat = np.linalg.qr(rng.standard_normal((300, 300)))[0] + 1e-3 * rng.standard_normal((300, 300))
     assert codes(layerscope.analyze({"w.weight": flat}), "w.weight") == []
+
+
+def test_spikes_on_a_random_bulk_are_not_called_over_trained(rng: np.random.Generator) -> None:
+    u, v = np.linalg.qr(rng.standard_normal((400, 20)))[0], np.linalg.qr(rng.standard_normal((300, 20)))[0]
+    w = rng.standard_normal((400, 300)) + u * (37.0 * np.arange(1, 21) ** 1.5) @ v.T
+    report = layerscope.analyze({"w.weight": w})
+    assert report.layers["w.weight"].metrics["phase"] == "bulk+spikes"
+    assert float(report.layers["w.weight"].metrics["alpha"]) < 2
+    assert "LS101" not in codes(report, "w.weight")
+
+
+def test_a_trap_is_named_with_its_place_and_size(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((100, 80))
+    w[7, 9] = 50
+    report = layerscope.analyze({"w.weight": w, "v.weight": rng.standard_normal((100, 80))}, randomize=True)
+    assert "LS104" in codes(report, "w.weight")
+    (finding,) = [f for f in report.findings if f.code == "LS104"]
+    assert "1.0 traps per shuffle" in finding.message
+    assert "[7, 9] = 50" in finding.message
+    assert "% beyond the edge" in finding.message
+    assert "LS104" not in codes(layerscope.analyze({"w.weight": w}), "w.weight")
+
+
+def test_fingers_are_seen_with_evidence_and_clipped_on_request() -> None:
+    rng = np.random.default_rng(8)
+    evals = np.sort(np.concatenate([pareto(rng, 2.3, 200).clip(max=20), [400.0, 410, 420, 425]]))
+    evals[-14:-4] = np.linspace(395, 399, 10)
+    w = {"w.weight": layer_with(rng, evals)}
+    settings = Settings(bootstrap=5, finger_thresh=0.2).with_evidence()
+    row = layerscope.analyze(w, settings=settings).rows[0]
+    clipped = layerscope.analyze(w, fix_fingers="clip_xmax", finger_thresh=0.2).rows[0]
+    assert row.metrics["num_fingers"] == clipped.metrics["num_fingers"]
+    assert row.metrics["alpha_clipped"] == clipped.metrics["alpha"]
+    assert row.metrics["alpha"] == clipped.metrics["raw_alpha"]
+    fires = int(row.metrics["num_fingers"]) > 0
+    assert ("LS108" in codes(layerscope.analyze(w, settings=settings), "w.weight")) == fires
+
+
+def test_fingers_fire_where_clipping_moves_alpha(rng: np.random.Generator) -> None:
+    steep = np.concatenate([np.linspace(1, 2, 80) ** 0.5, 40 + rng.random(9) * 1e-3])
+    report = layerscope.analyze({"w.weight": layer_with(rng, steep)}, evidence=True, bootstrap=5, min_tail=8)
+    row = report.rows[0]
+    assert int(row.metrics["num_fingers"]) > 0
+    (finding,) = [f for f in report.findings if f.code == "LS108"]
+    assert float(finding.value) > 1
+    assert f"without the {row.metrics['num_fingers']} largest" in finding.message
+
+
+def test_scale_outliers_are_judged_among_siblings(rng: np.random.Generator) -> None:
+    layers = {f"h.{i}.fc.weight": rng.standard_normal((80, 60)) for i in range(8)}
+    layers |= {f"h.{i}.proj.weight": 40 * rng.standard_normal((80, 60)) for i in range(8)}
+    assert not [f for f in layerscope.analyze(layers).findings if f.code == "LS109"]
+    layers["h.3.fc.weight"] = 6 * layers["h.3.fc.weight"]
+    found = [f for f in layerscope.analyze(layers).findings if f.code == "LS109"]
+    assert [f.layer for f in found] == ["h.3.fc.weight"]
+    assert "times larger than the median of 8 siblings" in found[0].message
+    few = {name: w for name, w in layers.items() if int(name.split(".")[1]) < 4}
+    assert not [f for f in layerscope.analyze(few).findings if f.code == "LS109"]
+
+
+def test_rules_about_the_model_have_no_layer(rng: np.random.Generator) -> None:
+    layers = {f"l{i}.weight": rng.standard_normal((100, 80)) for i in range(4)}
+    report = layerscope.analyze(layers, randomize=True)
+    (finding,) = [f for f in report.findings if f.layer is None]
+    assert (finding.code, finding.where) == ("LS111", "the whole model")
+    assert "4 of 4 layers" in finding.message
+    text = repr(report)
+    assert "LS111 looks untrained: 4 of 4 layers" in text
+    assert "None" not in text
+    from layerscope.views.flat import to_markdown
+
+    assert "the whole model" in to_markdown(report)
+    assert layerscope.Report.from_json(report.to_json()).findings == report.findings

@@ -166,7 +166,8 @@ def test_adapters_of_convolutions_and_of_too_high_a_rank(tmp_path: Path, rng: np
     tall_a, tall_b = rng.standard_normal((100, 30)), rng.standard_normal((60, 100))
     save(
         folder / "adapter_model.safetensors",
-        {"m.conv.lora_A.weight": a, "m.conv.lora_B.weight": b, "m.fc.lora_A.weight": tall_a, "m.fc.lora_B.weight": tall_b,
+        {"m.conv.lora_A.weight": a, "m.conv.lora_B.weight": b, "m.fc.lora_A.weight": tall_a,
+         "m.fc.lora_B.weight": tall_b,
          "m.half.lora_A.weight": a, "m.odd.lora_A.weight": tall_a, "m.odd.lora_B.weight": b[:, :, 0, 0],
          "m.none.lora_A.weight": np.zeros((0, 30)), "m.none.lora_B.weight": np.zeros((60, 0))},
     )  # fmt: skip

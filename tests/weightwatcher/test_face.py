@@ -21,7 +21,8 @@ BASE = ["layer_id", "name", "D", "M", "N", "Q", "alpha", "alpha_weighted", "entr
         "num_pl_spikes", "rank_loss", "rf", "sigma", "spectral_norm", "stable_rank", "status", "sv_max", "sv_min",
         "warning", "weak_rank_loss", "xmax", "xmin"]  # fmt: skip
 MP = {"W_scale", "bulk_max", "bulk_min", "mp_softrank", "num_spikes", "sigma_mp"}
-RANDOM = {"max_rand_eval", "rand_distance", "ww_softrank", "ww_maxdist", "rand_W_scale", "rand_bulk_max", "rand_bulk_min",
+RANDOM = {"max_rand_eval", "rand_distance", "ww_softrank", "ww_maxdist", "rand_W_scale", "rand_bulk_max",
+          "rand_bulk_min",
           "rand_mp_softrank", "rand_num_spikes", "num_traps", "rand_sigma_mp"}  # fmt: skip
 ERG = {"detX_num", "num_ERG_spikes", "ERG_gap", "detX_val", "detX_val_unrescaled"}
 
@@ -177,8 +178,8 @@ def test_summary_leaves_out_embeddings_and_failed_fits(net: Net) -> None:
     assert failed.warning == ""
     assert np.isnan(failed.alpha)
     summary = watcher.get_summary()
-    assert list(summary) == ["log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm", "stable_rank",
-                             "mp_softrank"]  # fmt: skip
+    assert list(summary) == ["log_norm", "alpha", "alpha_weighted", "log_alpha_norm", "log_spectral_norm",
+                             "stable_rank", "mp_softrank"]  # fmt: skip
     assert summary["alpha"] == pytest.approx(details[details.longname.isin(["conv", "block.0"])].alpha.mean())
     assert watcher.get_summary(details.iloc[:1]) == pytest.approx(details.iloc[0][list(summary)].to_dict())
 
