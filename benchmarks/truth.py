@@ -91,7 +91,8 @@ def goodness(samples: int) -> list[str]:
         rivals = [any(beats(f[name]) for name in ("exponential", "lognormal", "truncated_power_law")) for f in found]
         uniform = f"p = {kstest(p, 'uniform').pvalue:.2f}" if null else ""
         lines.append(
-            f"| {name} | {np.median(p):.2f} | {100 * np.mean(p < 0.1):.0f} % | {100 * np.mean(rivals):.0f} % | {uniform} |"
+            f"| {name} | {np.median(p):.2f} | {100 * np.mean(p < 0.1):.0f} % | {100 * np.mean(rivals):.0f} % "
+            f"| {uniform} |"
         )
         print(lines[-1], flush=True)
     return lines
@@ -174,24 +175,24 @@ about 1.5 points near 90 %.
 
 ## The interval of α
 
-How often the 90 % interval holds the exponent that {coverage} samples were drawn with ({quarter} for the bootstrap). xmin
-is searched in every sample, as in every analysis. Eigenvalues of a matrix repel each other; these samples are independent
-draws, as the estimator assumes.
+How often the 90 % interval holds the exponent that {coverage} samples were drawn with ({quarter} for the bootstrap).
+xmin is searched in every sample, as in every analysis. Eigenvalues of a matrix repel each other; these samples are
+independent draws, as the estimator assumes.
 
 {tables[0]}
 
 ## Goodness of fit
 
 p must be uniform where the power law is true (the last column is the p of a Kolmogorov–Smirnov test of that). The test
-judges the tail that the search chose: of an exponential sample it finds a short tail that looks like a power law, and has
-little to say against it. Where the tail is the whole sample it rejects. The likelihood ratios (LS106) see more.
+judges the tail that the search chose: of an exponential sample it finds a short tail that looks like a power law, and
+has little to say against it. Where the tail is the whole sample it rejects. The likelihood ratios (LS106) see more.
 
 {tables[1]}
 
 ## Verdicts on random layers
 
-Layers of independent entries, {verdicts} of each shape, with --randomize. LS103 (nearly random) is due, LS101, LS104 and
-LS105 are not; LS102 (under-trained) depends on the shape, which is why LS103 is there.
+Layers of independent entries, {verdicts} of each shape, with --randomize. LS103 (nearly random) is due, LS101, LS104
+and LS105 are not; LS102 (under-trained) depends on the shape, which is why LS103 is there.
 
 {tables[2]}
 

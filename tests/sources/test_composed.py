@@ -339,7 +339,7 @@ def test_options_on_the_command_line(tmp_path: Path, weights: Arrays) -> None:
 
     done = run("analyze", b, "--base", a, "--randomize", "--mp", "--window", 20, "--vectors", "--layers", "-embedding")
     assert done.returncode == 0, done.stderr
-    assert "mp.soft" in done.stdout
+    assert "mp.sr" in done.stdout
     assert "traps" in done.stdout
     assert run("analyze", a, "--stacked", "--dry-run").returncode == 0
     assert "[3]" in run("describe", a, "--no-pool").stdout

@@ -23,7 +23,7 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     too small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
 
     **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge (a layer of independent entries of one size
-    shows one in at most 1 % of shuffles), in at least half of the shuffles; how far the largest lies beyond the edge,
+    shows one in at most 1 % of shuffles), in more than half of the shuffles; how far the largest lies beyond the edge,
     and which weights carry them. The outlier that a mean of all entries makes is not counted. Only measured with
     --randomize.
 
@@ -35,7 +35,7 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     clipping, or layerscope.edit.sharpen, and test accuracy before and after.
     """
     counts = traps_of([part for role, part in layer.parts.items() if role.startswith("shuffle")])
-    if 2 * sum(count > 0 for count in counts) < len(counts):
+    if 2 * sum(count > 0 for count in counts) <= len(counts):
         return None
     m = layer.metrics
     most = int(m["max_traps"])

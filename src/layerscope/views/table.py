@@ -36,7 +36,7 @@ HEADS = {
     "num_evals": "evals",
     "size": "N×M·rf",
     "num_spikes": "spikes",
-    "mp_softrank": "mp.soft",
+    "mp_softrank": "mp.sr",
     "alpha_farms": "α farms",
 }
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
@@ -66,7 +66,10 @@ def _columns(settings: Settings, wide: bool, bulk: bool) -> list[str]:
     groups = ((("alpha_farms",), settings.window), (SHUFFLED, settings.randomize), (BULK, bulk))
     more = [name for names, asked in groups if asked for name in names]
     at = chosen.index("phase")
-    return chosen[:at] + more + chosen[at + (bool(more) and not wide) :]
+    chosen[at : at + (bool(more) and not wide)] = more
+    if len(more) > 2 and not wide:
+        chosen.remove("size")
+    return chosen
 
 
 def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:
