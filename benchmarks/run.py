@@ -181,8 +181,8 @@ def main() -> None:
         "randomize": (
             "With shuffles and the Marchenko–Pastur fit",
             lambda: [
-                "`analyze(randomize=True, mp_fit=True)`, as above; layerscope shuffles two to five times, weightwatcher "
-                "two to six times. Bare: as many float64 eigenproblems as layerscope solves.",
+                "`analyze(randomize=True, mp_fit=True)`, as above; layerscope shuffles two to five times, "
+                "weightwatcher two to six times. Bare: as many float64 eigenproblems as layerscope solves.",
                 "",
                 *compare(small, options.repeats, "--randomize"),
             ],

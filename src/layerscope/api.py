@@ -56,6 +56,8 @@ def analyze(
     if saved is not None:
         if base is not None or intra or stacked:
             raise UsageError("base, intra and stacked need the weights; a saved report has none")
+        saved.settings.check_measured(options)
+        engines.get(engine or DEFAULT_ENGINE)
         asked = (settings or saved.settings).changed(**options) if settings or options else None
         return rejudge(_only(saved, layers), asked)
     settings = (settings or Settings()).changed(**options)
@@ -64,6 +66,8 @@ def analyze(
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     with sources.opened(target) as source:
         refs = select(list(source.layers()), layers)
+        if settings.per_head and not any(ref.heads > 1 for ref in refs):
+            raise UsageError(f"per_head: {sources.name_of(target)} does not say how many heads its attention has")
         memory = int(MEMORY_SHARE * engines.available_memory())
         jobs, idle = pipeline.plan(source.spec, refs, settings, memory)
         workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
@@ -95,11 +99,14 @@ def describe(
     """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
     saved = _saved(target)
     if saved is not None:
+        if base is not None or intra or stacked:
+            raise UsageError("base, intra and stacked need the weights; a saved report has none")
+        saved.settings.check_measured(options)
         return _only(saved, layers)
     settings = (settings or Settings()).changed(**options)
     with sources.opened(_arranged(target, base, intra, stacked)) as source:
-        refs = (row for ref in select(list(source.layers()), layers) for row in pipeline.rows_of(ref, settings))
-        rows = [pipeline.skipped(ref, ref.skipped) for ref in refs]
+        refs = select(list(source.layers()), layers)
+        rows = [pipeline.skipped(ref, ref.skipped) for ref in pipeline.rows_of(refs, settings)]
         return Report(_meta(source.spec.target, source.spec.format, settings, "none", 0), tuple(rows))
 
 
@@ -130,7 +137,7 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
     for name in MEASURED:
         asked, had = getattr(settings, name), getattr(measured, name)
         if asked != had and asked != getattr(Settings(), name):
-            raise LayerscopeError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
+            raise UsageError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
     settings = settings.changed(**{name: getattr(measured, name) for name in MEASURED})
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
     return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))

@@ -17,6 +17,7 @@ from layerscope.types import ComparedLayer, Comparison, LayerReport, Report, let
 BINS = 24  # of the α histogram
 CHANCE = 0.05  # sign-test p above which "lower in k of n" may be chance
 FEWEST = 5  # layers with an α in both models for a reading
+PEAKED = 12  # layers from which a histogram has a peak
 DEPTH = 0.1  # relative difference in the number of layers that makes depths differ
 
 
@@ -91,14 +92,15 @@ def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> 
     ]
     a, b = names[0], names[other]
     if len(both) < FEWEST:
-        return [f"{a} and {b} share {len(both)} layers with an α: too few to read anything from them."]
+        return [f"Layers with an α in both {a} and {b}: {len(both)}, too few to read anything from them."]
     lower, higher = sum(y < x for x, y in both), sum(y > x for x, y in both)
-    medians = f"median {median(y for _, y in both):.2f} against {median(x for x, _ in both):.2f}"
+    medians = f"their median {median(y for _, y in both):.2f} against {median(x for x, _ in both):.2f}"
     p = sign_test(lower, higher)
     if lower == higher == 0:
         return [f"Every α of {b} is that of {a}."]
     if p > CHANCE:
-        return [f"{b}'s α are lower in {lower} of {len(both)} layers ({medians}): no clear difference (p = {p:.2f})."]
+        counts = f"lower in {lower} and higher in {higher} of {len(both)} layers"
+        return [f"{b}'s α are {counts} ({medians}): no clear difference (p = {p:.2f})."]
     side, count = ("lower", lower) if lower > higher else ("higher", higher)
     tails = "heavier" if lower > higher else "lighter"
     chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
@@ -113,10 +115,12 @@ def _shape(name: str, alphas: Sequence[float], limits: Limits) -> list[str]:
         return []
     over = sum(limits.under_trained < a for a in alphas)
     under = sum(a < limits.over_trained for a in alphas)
-    peak = peak_of([a for a in alphas if a <= limits.spurious] or alphas)
     text = f"{name} has {over} of {len(alphas)} layers over {limits.under_trained:g} and {under} below "
-    text += f"{limits.over_trained:g}; its α peak at {peak:.1f}"
-    if over >= max(2, limits.weak_layers * len(alphas)) and peak > limits.weak_peak:
+    text += f"{limits.over_trained:g}"
+    peak = peak_of([a for a in alphas if a <= limits.spurious] or alphas)
+    if len(alphas) >= PEAKED:
+        text += f"; its α peak at {peak:.1f}"
+    if len(alphas) >= PEAKED and over >= max(2, limits.weak_layers * len(alphas)) and peak > limits.weak_peak:
         return [f"{text}: the pattern of a model with too little or too poor data."]
     if under > len(alphas) / 2:
         return [f"{text}: most tails are very heavy, the pattern of over-training or of traps."]
@@ -135,13 +139,13 @@ def _warnings(
         )
     for i, name in enumerate(names[1:], 1):
         shape, scale = (_shift(layers, i, metric) for metric in ("alpha", "log_spectral_norm"))
-        if shape is not None and scale is not None and shape * scale < 0 and min(abs(shape), abs(scale)) > 0.02:
+        if shape is not None and scale is not None and shape * scale < 0:
             found.append(
                 f"Shape and scale disagree on {name}: α is {_word(shape)} than {names[0]}'s, log λmax {_word(scale)} "
                 f"(medians of the differences {shape:+.2f} and {scale:+.2f}). Neither alone ranks the models."
             )
     if not layers:
-        found.append("No layer of the one has the name of a layer of the other: only distributions can be compared.")
+        found.append("No layer of the same name is analysed in all of them: only distributions can be compared.")
     measured = {tuple(sorted(report.settings.to_dict().items(), key=str)).__repr__() for report in reports}
     if len(measured) > 1:
         found.append(
@@ -153,7 +157,8 @@ def _warnings(
 def _shift(layers: Sequence[ComparedLayer], other: int, metric: str) -> float | None:
     pairs = [layer.metrics for layer in layers if "alpha" in layer.metrics[0] and "alpha" in layer.metrics[other]]
     values = [float(m[other][metric]) - float(m[0][metric]) for m in pairs if metric in m[0] and metric in m[other]]
-    return median(values) if len(values) >= FEWEST else None
+    p = sign_test(sum(v < 0 for v in values), sum(v > 0 for v in values))
+    return median(values) if len(values) >= FEWEST and p <= CHANCE else None
 
 
 def _word(shift: float) -> str:

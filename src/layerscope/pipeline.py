@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
-from layerscope.fits.marchenko_pastur import marchenko_pastur
-from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra
+from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra, traps
 from layerscope.settings import Settings
 from layerscope.types import Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 SHUFFLE, WINDOWS = "shuffle", "windows"  # roles of what is made from a layer's own entries
-MOST_MODES = 32  # outliers of one shuffle that are looked at closely
 
 
 def plan(
@@ -30,7 +28,7 @@ def plan(
     A layer that would not fit into ``memory`` bytes even alone is not begun.
     """
     jobs, idle = [], []
-    for ref in (row for layer in refs for row in rows_of(layer, settings)):
+    for ref in rows_of(refs, settings):
         if ref.skipped:
             idle.append(skipped(ref, ref.skipped))
             continue
@@ -48,7 +46,21 @@ def plan(
     return jobs, idle
 
 
-def rows_of(ref: LayerRef, settings: Settings) -> list[LayerRef]:
+def rows_of(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
+    """The rows of a report, under names that are unique: layers, or their matrices without ``pool``."""
+    layers = list(refs)
+    taken = {ref.name for ref in layers}
+    for layer in layers:
+        for row in _rows(layer, settings):
+            name, again = row.name, 1
+            while row.slice is not None and name in taken:  # a tensor may be called what a matrix of another is called
+                again += 1
+                name = f"{row.name}#{again}"
+            taken.add(name)
+            yield row if name == row.name else replace(row, name=name)
+
+
+def _rows(ref: LayerRef, settings: Settings) -> list[LayerRef]:
     """The rows that a layer becomes: its heads apart with ``per_head``, a row per matrix without ``pool``."""
     if ref.skipped:
         return [ref]
@@ -59,7 +71,7 @@ def rows_of(ref: LayerRef, settings: Settings) -> list[LayerRef]:
     k, _, _ = matrices.dimensions(ref, settings.conv)
     if settings.pool or k == 1 or ref.rank:
         return [ref]
-    return [replace(ref, name=f"{ref.name}[{i}]", slice=i) for i in range(k)]
+    return [replace(ref, name=f"{ref.name}[{i}]", slice=i, entries=ref.params // k) for i in range(k)]
 
 
 def measure(job: Job) -> LayerReport:
@@ -147,6 +159,7 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
         stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
         spectrum = _spectrum(stack, ref, settings)
         modes = localization.every_mode(stack) if settings.vectors and not (ref.rank or ref.symmetric) else ()
+        modes = tuple(replace(mode, value=mode.value * _factor(ref, settings)) for mode in modes)
     except Absent as why:
         seconds = time.perf_counter() - start
         return {ref.role: Measurement(ref, skipped=str(why), failed=why.failed, seconds=seconds)}
@@ -156,12 +169,16 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     return parts
 
 
-def _spectrum(stack: Array, ref: LayerRef, settings: Settings, *, rough: bool = False) -> Spectrum:
-    spectrum = spectra.esd(stack, symmetric=ref.symmetric, rough=rough)
+def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
+    spectrum = spectra.esd(stack, symmetric=ref.symmetric)
     if ref.rank:
         spectrum = spectra.of_product(spectrum, max(ref.shape), min(ref.shape))
-    spectrum = spectra.scaled(spectrum, settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0)
+    spectrum = spectra.scaled(spectrum, _factor(ref, settings))
     return spectra.inverted(spectrum) if settings.inverse else spectrum
+
+
+def _factor(ref: LayerRef, settings: Settings) -> float:
+    return settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0
 
 
 def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
@@ -171,9 +188,10 @@ def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measureme
         assert shuffler is not None
         start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE}{number + 1}")
         seed = [settings.seed, ref.index, ref.slice or 0, number]
-        mixed = shuffler.shuffle(seed)
-        spectrum = _spectrum(mixed, ref, settings, rough=True)
-        modes = _outliers(shuffler, mixed, spectrum, ref, settings, seed)
+        spectrum, found = traps.shuffled(shuffler, seed, settings.spike_rate)
+        factor = _factor(ref, settings)
+        modes = tuple(_placed(mode, origin, ref, settings, factor, stack.shape[2]) for mode, origin in found)
+        spectrum = spectra.scaled(spectrum, factor)
         yield Measurement(role, spectrum, seconds=time.perf_counter() - start, modes=modes)
     if settings.window:
         start, role = time.perf_counter(), replace(ref, role=WINDOWS)
@@ -184,35 +202,9 @@ def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measureme
             yield Measurement(role, spectrum, seconds=time.perf_counter() - start)
 
 
-def _outliers(
-    shuffler: randommatrix.Shuffler,
-    mixed: Array,
-    spectrum: Spectrum,
-    ref: LayerRef,
-    settings: Settings,
-    seed: list[int],
-) -> tuple[Mode, ...]:
-    """The eigenvectors of a shuffle beyond the bulk's edge, and the weights, back in their places, that make them."""
-    try:
-        fit = marchenko_pastur(spectrum, settings)
-    except Absent:
-        return ()
-    spikes = int(fit.params["spikes"])
-    if not spikes:
-        return ()
-    factor = settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0
-    evals, edge = spectrum.evals / factor, fit.params["edge"] / factor
-    found = localization.largest_modes(mixed, evals, min(spikes, MOST_MODES), edge)
-    origins: dict[tuple[int, int], int] = {}
-    for matrix in {mode.slice for mode, _ in found}:
-        places = [place for mode, place in found if mode.slice == matrix]
-        back = shuffler.origins(seed, matrix, places)
-        origins |= {(matrix, place): origin for place, origin in zip(places, back, strict=True)}
-    return tuple(
-        replace(
-            mode,
-            value=mode.value * factor,
-            entry=matrices.locate(ref, settings.conv, mode.slice, *divmod(origins[mode.slice, place], mixed.shape[2])),
-        )
-        for mode, place in found
-    )
+def _placed(mode: Mode, origin: int, ref: LayerRef, settings: Settings, factor: float, columns: int) -> Mode:
+    """A trap in the layer's units, its entry by its index in the layer's tensor."""
+    scaled = replace(mode, value=mode.value * factor, edge=mode.edge * factor)
+    if origin < 0:
+        return scaled
+    return replace(scaled, entry=matrices.locate(ref, settings.conv, mode.slice, *divmod(origin, columns)))

@@ -15,7 +15,18 @@ EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law",
 CONV = ("slices", "flat")
 FINGERS = ("", "clip_xmax", "xmin_peak")
 # Settings that shape what is read off the matrices: a saved report cannot be judged anew under others.
-MEASURED = ("conv", "conv_factor", "pool", "per_head", "inverse", "randomize", "shuffles", "vectors", "window")
+MEASURED = (
+    "conv",
+    "conv_factor",
+    "pool",
+    "per_head",
+    "inverse",
+    "randomize",
+    "shuffles",
+    "vectors",
+    "window",
+    "spike_rate",
+)
 
 
 LEAST = {
@@ -41,6 +52,7 @@ class Limits:
     random_distance: float = (
         1.5  # rand_distance over that between shuffles below: no structure (95–99 % of random layers)
     )
+    trap_size: float = 0.1  # λ of a trap over its edge − 1 below: too near to speak of
     scale_outlier: float = 1.0  # |log10 λmax − that of its siblings| above, and 5 robust deviations: out of scale
     weak_layers: float = 0.05  # share of layers with α > under_trained, at least two, that speaks about the model
     weak_peak: float = 4.0  # peak of the histogram of α above: too little or too poor data (Nat. Commun. 12, Fig. 6)
@@ -107,8 +119,19 @@ class Settings:
         if self.xmin_max is not None and self.fix_fingers != "xmin_peak":
             raise UsageError('xmin_max limits fix_fingers = "xmin_peak", which was not asked for')
         if self.inverse and (self.randomize or self.vectors or self.window):
-            other = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
+            other = next(name for name in ("randomize", "vectors", "window", "spike_rate") if getattr(self, name))
             raise UsageError(f"inverse and {other} contradict each other: one is of 1/λ, the other of λ")
+
+    def check_measured(self, options: Mapping[str, Any]) -> None:
+        """Refuse what a saved report, measured with these settings, can no longer be asked for.
+
+        :raises UsageError: an option that needs the weights, or that chooses which of them are read.
+        """
+        fixed = (*MEASURED, "max_evals", "max_cost", *(("seed",) if self.randomize else ()))
+        for name in fixed:
+            if name in options and options[name] != getattr(self, name):
+                had = getattr(self, name)
+                raise UsageError(f"{name} = {options[name]!r} needs the weights: the report was measured with {had!r}")
 
     def shuffles_of(self, evals: int) -> int:
         """Shuffles of a layer with so many eigenvalues: spectra of large random matrices hardly differ."""

@@ -63,6 +63,9 @@ class LayerRef:
     slice: int | None = None  # only this matrix of the stack
     heads: int = 0  # attention heads, blocks of the axis ``heads_on``
     heads_on: str = "o"
+    flipped: bool = False  # a transposed convolution in groups: the positions of a flat kernel belong to the o axis
+    derived: str = ""  # what is diagnosed where it is no model's own weight: "delta", "lora"
+    entries: int = 0  # of a row that is one matrix of a tensor; 0: all of the shape
     aliases: tuple[str, ...] = ()  # other names of the same storage
     how: str = ""  # how it is read, for people: "split q,k,v", "tied with ..."
     skipped: str = ""  # why it is never analysed; "" otherwise
@@ -70,6 +73,8 @@ class LayerRef:
     @property
     def params(self) -> int:
         """Number of entries."""
+        if self.entries:
+            return self.entries
         count = 1
         for size in self.shape:
             count *= size
@@ -139,8 +144,8 @@ class Mode:
     value: float  # eigenvalue, W²
     entropy: float  # −Σp ln p of the histogram of |v| − mean|v| in 100 bins
     localization: float  # ‖v‖₁/‖v‖∞: 1 on a single entry, m when even
-    participation: float  # ‖v‖₂/‖v‖₄, (Σv⁴)^−¼: 1 on a single entry, m^¼ when even
-    mean: float  # (Σv)²/m: 1 along the constant vector, where a mean of the entries goes
+    participation: float  # ‖v‖₂/‖v‖₄, (Σv⁴)^−¼: 1 on a single entry, m^¼ when even; 0 where v was not looked at
+    edge: float = 0.0  # of a trap: what it lies beyond, W²
     entry: tuple[int, ...] = ()  # index in the layer's tensor of the weight that carries most of it
     weight: float = 0.0  # that weight
     share: float = 0.0  # of the singular value that this weight carries

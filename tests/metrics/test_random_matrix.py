@@ -81,6 +81,41 @@ def test_traps_in_a_pooled_convolution_are_named_by_their_index(rng: np.random.G
     assert one(w, conv="flat").metrics["trap_entries"] == "[4, 30, 2, 1] = 40"
 
 
+@pytest.mark.parametrize("ratio", [1.1, 1.5, 3.0])
+def test_kernel_positions_of_different_sizes_are_no_traps(rng: np.random.Generator, ratio: float) -> None:
+    layers = {f"c{i}.weight": rng.standard_normal((64, 64, 3, 3)).astype(np.float32) for i in range(6)}
+    for w in layers.values():
+        w[:, :, 1, 1] *= ratio
+    report = shuffled(layers)
+    assert sum(float(row.metrics["rand_num_spikes"]) for row in report.rows) < 1
+    assert not [f for f in report.findings if f.code == "LS104"]
+
+
+@pytest.mark.parametrize("theta", [0.4, 0.9, 1.1, 1.3, 2.0, 10.0])
+@pytest.mark.parametrize("shape", [(300, 300), (400, 100), (32, 32, 7, 7)])
+def test_a_mean_of_any_size_is_no_trap(rng: np.random.Generator, theta: float, shape: tuple[int, ...]) -> None:
+    w = rng.standard_normal(shape) + theta / (shape[0] * shape[1]) ** 0.25
+    layer = one(w.astype(np.float32))
+    assert float(layer.metrics["rand_num_spikes"]) < 0.6
+    w[(3, 4, *[0] * (len(shape) - 2))] = 80
+    assert "[3, 4" in str(one(w).metrics["trap_entries"])
+
+
+@pytest.mark.parametrize("size", [10.0, 100.0, 1e4])
+def test_however_large_a_weight_it_is_found(rng: np.random.Generator, size: float) -> None:
+    w = (0.02 * rng.standard_normal((512, 256))).astype(np.float32)
+    w[9, 200] = size
+    assert one(w).metrics["max_traps"] == 1
+    assert "[9, 200]" in str(one(w).metrics["trap_entries"])
+
+
+def test_pruned_layers_carry_no_verdict_on_traps(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((512, 512)) * (rng.random((512, 512)) < 0.05)
+    report = shuffled({"w.weight": w})
+    assert float(report.rows[0].metrics["rand_num_spikes"]) > 1
+    assert not [f for f in report.findings if f.code == "LS104"]
+
+
 def test_the_mean_of_the_entries_is_no_trap(rng: np.random.Generator) -> None:
     layer = one(rng.random((200, 150)))
     assert layer.metrics["num_spikes"] == 1
@@ -105,7 +140,8 @@ def test_verdicts_on_random_layers_keep_to_their_rates(shape: tuple[int, ...], l
     assert counts["LS105"] == 0
     if min(shape[:2]) >= 10:
         assert counts["LS103"] >= 0.93 * trials
-    assert [f.code for f in report.findings if f.layer is None and f.code == "LS111"] == ["LS111"]
+    large = int(report.rows[0].metrics["num_evals"]) >= 50
+    assert any(f.layer is None and f.code == "LS111" for f in report.findings) == large
 
 
 def test_trained_layers_do_not_look_like_their_shuffles() -> None:
@@ -173,7 +209,5 @@ def test_saved_reports_keep_shuffles_and_traps(rng: np.random.Generator, tmp_pat
     again = layerscope.rejudge(layerscope.load(path))
     assert [row.metrics for row in again.rows] == [row.metrics for row in report.rows]
     assert again.findings == report.findings
-    strict = layerscope.rejudge(report, Settings(spike_rate=1e-6))
-    assert float(strict.rows[1].metrics["rand_num_spikes"]) <= float(report.rows[1].metrics["rand_num_spikes"])
     with pytest.raises(layerscope.LayerscopeError, match="window = 20 needs the weights"):
         layerscope.rejudge(report, Settings(window=20))

@@ -91,8 +91,12 @@ def test_unfolding_keeps_every_entry(o: int, i: int, h: int, w: int) -> None:
      ((2, 3, 5, 4), "hwio", 1), ((3, 6, 4), "eoi", 1), ((4, 6, 2, 2), "iohw", 1)],
 )  # fmt: skip
 def test_folding_and_locating_undo_unfolding(conv: str, shape: tuple[int, ...], axes: str, groups: int) -> None:
-    ref = LayerRef(0, "w", shape, axes, "float64", "", groups=groups)
-    tensor = np.arange(np.prod(shape), dtype=float).reshape(shape)
+    for flipped in (False, True)[: 1 + (axes == "oiw")]:
+        check_folding(conv, LayerRef(0, "w", shape, axes, "float64", "", groups=groups, flipped=flipped))
+
+
+def check_folding(conv: str, ref: LayerRef) -> None:
+    tensor = np.arange(np.prod(ref.shape), dtype=float).reshape(ref.shape)
     stack = matrices.unfold(tensor, ref, conv)
     assert (matrices.fold(stack, ref, conv) == tensor).all()
     for place in np.ndindex(stack.shape):

@@ -81,9 +81,9 @@ def test_modes_are_the_eigenvectors(rng: np.random.Generator) -> None:
     solved = localization.eigenvectors(gram, exact[-4:] * (1 + 1e-7))
     assert np.abs(solved.T @ vectors[:, -4:]) == pytest.approx(np.eye(4), abs=1e-6)
     w[1, 7, 9] = 60
-    evals = np.sort(np.linalg.eigvalsh(np.swapaxes(w, 1, 2).astype(float) @ w).ravel())
-    (mode, place), *_ = localization.largest_modes(w, evals, 3, 0.0)
-    assert (mode.slice, divmod(place, 30)) == (1, (7, 9))
+    gram = w[1].T.astype(float) @ w[1]
+    ((mode, place),) = localization.carried(w[1], gram, np.linalg.eigvalsh(gram)[-1:], 1, 10.0)
+    assert (mode.slice, mode.edge, divmod(place, 30)) == (1, 10.0, (7, 9))
     assert mode.weight == 60
     assert mode.share == pytest.approx(1, abs=0.1)
     assert mode.participation == pytest.approx(1, abs=0.1)

@@ -52,7 +52,7 @@ def test_a_difference_is_matched_by_name_and_everything_else_is_listed(weights: 
     reasons = {row.name: row.skipped for row in report.rows}
     assert reasons["module.fc1.weight"] == "the same as in the base model"
     assert not report.layers["module.fc1.weight"].failed
-    assert reasons["module.head.weight"] == "is 12×64 here and 10×64 in the base model"
+    assert reasons["module.head.weight"] == "its shape is 12×64 here and 10×64 in the base model"
     assert reasons["module.new.weight"] == "the base model has no layer of this name"
     assert reasons["embed.weight"] == "only in the base model"
     assert "minus" in report.meta["target"]
@@ -188,7 +188,9 @@ def test_adapters_of_convolutions_and_of_too_high_a_rank(tmp_path: Path, rng: np
 @pytest.mark.parametrize(
     ("config", "message"),
     [(None, "without its adapter_config.json"), ("{", "is not JSON"), ("[]", "no table"), ("{}", "lora_alpha"),
-     ('{"lora_alpha": "x"}', "lora_alpha"), ('{"lora_alpha": 1, "rank_pattern": {"q_proj": "x"}}', "scale")],
+     ('{"lora_alpha": "x"}', "lora_alpha"), ('{"lora_alpha": 1, "alpha_pattern": {"q_proj": "x"}}', "scale"),
+     ('{"lora_alpha": 1, "alpha_pattern": {"layers.[0-9]+.q_proj": 2}}', "regular expression, which is not run"),
+     ('{"lora_alpha": true}', "lora_alpha"), ('{"lora_alpha": 1, "use_rslora": "false"}', "use_rslora")],
 )  # fmt: skip
 def test_adapters_that_do_not_say_their_scale_are_refused(
     tmp_path: Path, rng: np.random.Generator, config: str | None, message: str

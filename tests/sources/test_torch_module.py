@@ -157,3 +157,12 @@ def test_half_precision_and_gradients_are_left_alone() -> None:
 class _nothing:
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
+
+
+def test_flat_transposed_convolutions_in_groups_join_positions_to_the_input() -> None:
+    layer = torch.nn.ConvTranspose2d(8, 12, 3, groups=2)
+    report = layerscope.analyze(layer, conv="flat")
+    w = layer.weight.detach().numpy().astype(np.float64)  # (in, out/g, kh, kw)
+    blocks = [w[g * 4 : g * 4 + 4].transpose(1, 0, 2, 3).reshape(6, -1) for g in (0, 1)]
+    expected = np.sort(np.concatenate([np.linalg.svd(b, compute_uv=False) ** 2 for b in blocks]))
+    np.testing.assert_allclose(report.rows[0].spectrum.evals, expected, rtol=1e-9)

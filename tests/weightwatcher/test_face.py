@@ -146,7 +146,7 @@ def test_filters_that_mean_nothing_are_refused(net: Net, layers: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"plot": True}, {"glorot_fix": True}, {"savefig": False}, {"conv2d_fft": True}, {"fft": True}, {"deltas": True},
+    [{"plot": True}, {"glorot_fix": True}, {"conv2d_fft": True}, {"fft": True}, {"deltas": True},
      {"channels": "first"}, {"min_size": 3}, {"max_size": 3}, {"fit": "LN"}, {"svd_method": "truncated"},
      {"pl_package": "other"}, {"xmax": "force"}, {"xmax": True}, {"intra": True}, {"stacked": True, "peft": True},
      {"stacked": True, "pool": False}, {"fix_fingers": "x"}, {"peft": True}, {"peft": "only"}, {"max_evals": 3},

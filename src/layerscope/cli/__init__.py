@@ -173,6 +173,9 @@ def explain(code: str) -> int:
 
     known = {**registry.plugins("metrics"), **registry.plugins("rules")}
     labels = {plugin.meta["label"]: plugin for plugin in registry.plugins("metrics").values()}
+    from layerscope.views.frame import ALIASES
+
+    code = ALIASES.get(code, code)
     plugin = known.get(code) or known.get(code.upper()) or labels.get(code)
     if plugin is None:
         raise UnknownName("verdict or column", code, known)
@@ -221,6 +224,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    sys.warnoptions.append("ignore:resource_tracker")  # workers interrupted as they start; the system frees the rest
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing

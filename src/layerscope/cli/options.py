@@ -58,7 +58,8 @@ def settings_of(target: str, options: dict[str, Any]) -> Settings | None:
     from layerscope.settings import Settings
     from layerscope.views import store
 
-    base = store.load(target).settings if store.is_report(target) else Settings()
+    saved = store.load(target).settings if store.is_report(target) else None
+    base = saved or Settings()
     if options["weightwatcher"]:
         base = Settings.weightwatcher()
     names = ("min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers")
@@ -67,6 +68,8 @@ def settings_of(target: str, options: dict[str, Any]) -> Settings | None:
     changes |= {name: True for name in flags if options[name]} | matrix_settings(options)
     if options["shuffles"] is not None and not (options["randomize"] or base.randomize):
         raise click.UsageError("--shuffles says how many for --randomize, which is not there")
+    if saved is not None:
+        saved.check_measured(changes)
     return base.changed(**changes)
 
 
@@ -80,7 +83,7 @@ def matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 def arrangement(options: dict[str, Any]) -> dict[str, Any]:
     """What analyze, describe and plan are to make of the target."""
-    return {name: options[name] for name in ("base", "intra", "stacked") if options[name]}
+    return {name: options[name] for name in ("base", "intra", "stacked") if options[name] not in (None, False)}
 
 
 def selectors(layers: tuple[str, ...]) -> list[str] | None:

@@ -69,7 +69,7 @@ def alpha_pruning(
     :return: layer name → share of its weights to prune.
     :raises UsageError: sparsity is not between 0 and 1, or fewer than two layers have the metric.
     """
-    if not 0 < sparsity < 1:
+    if not (isinstance(sparsity, int | float) and 0 < sparsity < 1):
         raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity!r}")
     if not 0 <= eps < 1:
         raise UsageError(f"eps must be at least 0 and below 1, not {eps!r}")
@@ -112,6 +112,8 @@ def _shares(values: Mapping[str, float], low: float, high: float, form: str) -> 
         order = sorted(values, key=lambda name: values[name])
         return {name: low + (high - low) * i / (len(order) - 1) for i, name in enumerate(order)}
     if form in ("sqrt", "log2"):
+        if least <= (1 if form == "log2" else 0):
+            raise UsageError(f"{form} needs values above {1 if form == 'log2' else 0}; the least is {least:.3g}")
         shape = math.sqrt if form == "sqrt" else math.log2
         raw = {name: shape(value) for name, value in values.items()}
         total = sum(raw.values())

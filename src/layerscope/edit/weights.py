@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from layerscope import fits, sources
 from layerscope.errors import Absent, UnknownName, UsageError
 from layerscope.metrics.erg import crossing
-from layerscope.numerics import matrices, randommatrix, spectra
+from layerscope.numerics import matrices, randommatrix, spectra, traps
 from layerscope.selection import Selector, select
 from layerscope.settings import Settings
 from layerscope.types import LayerRef, Source, Spectrum
@@ -41,8 +42,10 @@ def smooth(
     settings = settings or Settings()
     if isinstance(keep, str) and keep not in KEEPS:
         raise UnknownName("part of the spectrum to keep", keep, KEEPS)
+    if not isinstance(keep, str | bool) and isinstance(keep, numbers.Real):  # NumPy's numbers too
+        keep = int(keep) if isinstance(keep, numbers.Integral) else float(keep)
     number = isinstance(keep, int | float) and not isinstance(keep, bool)
-    if not isinstance(keep, str) and (not number or keep <= 0 or (isinstance(keep, float) and keep > 1)):
+    if not isinstance(keep, str) and (not number or not keep > 0 or (isinstance(keep, float) and keep > 1)):
         raise UsageError(f"keep must be {', '.join(KEEPS)}, a fraction above 0 and at most 1, or a count, not {keep!r}")
 
     def of(stack: Array, ref: LayerRef) -> Array | None:
@@ -88,12 +91,10 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
 
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
-    """Median over the shuffles of the eigenvalues beyond the bulk's edge."""
-    counts, shuffler = [], randommatrix.Shuffler(stack)
-    for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2])):
-        mixed = shuffler.shuffle([settings.seed, ref.index, ref.slice or 0, number])
-        fit = fits.fit_all(spectra.esd(mixed, rough=True), settings, ("marchenko_pastur",))["marchenko_pastur"]
-        counts.append(int(fit.params["spikes"]) if fit.ok else 0)
+    """Median over the shuffles of their traps."""
+    shuffler, times = randommatrix.Shuffler(stack), settings.shuffles_of(stack.shape[0] * stack.shape[2])
+    seeds = ([settings.seed, ref.index, ref.slice or 0, number] for number in range(times))
+    counts = [len(traps.shuffled(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
     return sorted(counts)[len(counts) // 2]
 
 
@@ -132,7 +133,10 @@ def _edited(
                 continue
             if stack is not None:
                 whole = done[ref.tensor] if ref.tensor in done else _whole(source, ref)
-                done[ref.tensor] = matrices.put(whole, ref.part, matrices.fold(stack, ref, settings.conv))
+                with np.errstate(over="ignore"):
+                    done[ref.tensor] = matrices.put(whole, ref.part, matrices.fold(stack, ref, settings.conv))
+                if not np.isfinite(done[ref.tensor].astype(np.float64)).all():
+                    raise UsageError(f"{ref.name}: the new weights leave the range of {ref.dtype}; widen them first")
         originals = _originals(target)
         return {name: _like(array, originals.get(name)) for name, array in done.items()}
 

@@ -28,7 +28,8 @@ def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     samples (below a start resampled, above it drawn from the law) that fit worse than the data, (1+#)/(1+B). The start
     is not the fitted xmin but the smallest one that the data do not contradict (``law_to_draw_from``): the xmin of the
     best fit usually cuts off a part of the true tail, and samples with a shorter tail than the data's fit worse, which
-    would make p too large. So p is uniform for power laws (docs: How sure α is).
+    would make p too large. So p is uniform for power laws; it
+    judges the tail that was found, and says little against a short one (docs: How sure α is, and other rates).
     """
     logs = np.log(positive(spectrum, settings))
     logs = logs[: len(logs) - int(power_law.params["fingers"])]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from layerscope.types import Floats
 
 
+LEAST = 1.0  # α below which there is no power law to cut off, only an exponential
+
+
 @family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; test at the boundary: Self & Liang 1987")
 def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     """Truncated power law above the power law's xmin, by maximum likelihood.
@@ -43,8 +46,8 @@ def fit_truncated(tail: Floats, alpha: float) -> tuple[float, float, Floats]:
         slope, theta = float(v[0]), math.exp(float(v[1]))
         return slope * mean_log + theta * mean + log_exponential_integral(slope, theta)
 
-    tries = ([alpha, math.log(1e-6)], [max(alpha - 1, 0.0), math.log(0.5 / mean)], [0.0, math.log(1 / mean)])
-    bounds = [(-20.0, 100.0), (math.log(1e-12), math.log(1e4))]
+    tries = ([alpha, math.log(1e-6)], [max(alpha - 1, LEAST), math.log(0.5 / mean)], [LEAST, math.log(1 / mean)])
+    bounds = [(LEAST, 100.0), (math.log(1e-12), math.log(1e4))]
     best = min((minimize(loss, v, method="L-BFGS-B", bounds=bounds) for v in tries), key=lambda r: float(r.fun))
     alpha, theta = float(best.x[0]), math.exp(float(best.x[1]))
     density = -alpha * np.log(x) - theta * x - log_exponential_integral(alpha, theta) - math.log(tail[0])

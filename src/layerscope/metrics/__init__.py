@@ -50,7 +50,7 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
     missing = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
     missing |= dict.fromkeys(registry.plugins("fits"), "not asked for")
-    missing |= dict.fromkeys(MADE, "not asked for")
+    missing |= dict.fromkeys(MADE, "not of a low-rank product" if weight.ref.rank else "not asked for")
     for role, part in parts.items():
         if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum

@@ -97,11 +97,17 @@ def bulk_var_part_ratio(modes: tuple[Mode, ...], power_law: Fit) -> float:
 
 
 def _tail(modes: tuple[Mode, ...], power_law: Fit, of: Callable[[Mode], float]) -> list[float]:
-    return [of(mode) for mode in modes[len(modes) - int(power_law.params["spikes"]) :]]
+    return [of(mode) for mode in modes[_start(modes, power_law) :]]
 
 
 def _bulk(modes: tuple[Mode, ...], power_law: Fit, of: Callable[[Mode], float]) -> list[float]:
-    values = [of(mode) for mode in modes[: len(modes) - int(power_law.params["spikes"])]]
+    values = [of(mode) for mode in modes[: _start(modes, power_law)]]
     if not values:
         raise Absent("the tail is the whole spectrum")
     return values
+
+
+def _start(modes: tuple[Mode, ...], power_law: Fit) -> int:
+    """The first mode at xmin or above; the two were computed by different routines."""
+    least = power_law.params["xmin"] * (1 - 1e-9)
+    return sum(mode.value < least for mode in modes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MP = "Marchenko & Pastur 1967"
 HTSR = "Martin & Mahoney, JMLR 22(165)"
 TRAPS = "Martin et al., arXiv 2506.04434 (correlation traps)"
-CONSTANT = 0.5  # share of a mode along the constant vector above which it is the mean of the entries, not a trap
+CARRIED = 0.1  # share of a mode that a single weight must carry to be named
 NAMED = 3  # entries of traps that are written out
 
 
@@ -100,7 +100,7 @@ def ww_maxdist(weight: Spectrum, shuffles: list[Measurement]) -> float:
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="", label="traps")
 def rand_num_spikes(shuffles: list[Measurement]) -> float:
-    """Correlation traps per shuffle, mean: eigenvalues beyond its Tracy–Widom edge, that of the mean entry left out."""
+    """Correlation traps per shuffle, mean: eigenvalues beyond the edge of their own matrix, its mean taken out."""
     return statistics.fmean(traps_of(shuffles))
 
 
@@ -113,21 +113,22 @@ def max_traps(shuffles: list[Measurement]) -> int:
 @metric(unit="", ref=TRAPS, fmt=".2f", over_layers="")
 def trap_size(shuffles: list[Measurement]) -> float:
     """How far the largest trap of any shuffle lies beyond the edge, λ/edge − 1."""
-    return _largest(shuffles)[1]
+    mode = _largest(shuffles)
+    return mode.value / mode.edge - 1
 
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="")
 def trap_participation(shuffles: list[Measurement]) -> float:
     """Entries of the largest trap's eigenvector that take part, 1/Σv⁴: near 1 when a single weight makes it."""
-    return _largest(shuffles)[0].participation ** 4
+    return _largest(shuffles).participation ** 4
 
 
 @metric(unit="", ref=TRAPS, fmt="s", over_layers="")
 def trap_entries(shuffles: list[Measurement]) -> str:
     """The weights that carry the traps, largest first, by their index in the tensor: those behind a tenth of a mode."""
     found: dict[tuple[int, ...], float] = {}
-    for mode, _ in sorted(_traps(shuffles), key=lambda trap: -trap[0].value):
-        if mode.share > 0.1:
+    for mode in sorted(_traps(shuffles), key=lambda mode: -mode.value):
+        if mode.share > CARRIED:
             found.setdefault(mode.entry, mode.weight)
     if not found:
         raise Absent("no trap that a single weight carries")
@@ -136,23 +137,26 @@ def trap_entries(shuffles: list[Measurement]) -> str:
 
 
 def traps_of(shuffles: list[Measurement]) -> list[int]:
-    """Traps of each shuffle: spikes beyond its edge but for the one that a mean of the entries makes in each matrix."""
-    return [int(_bulk(part).params["spikes"]) - sum(mode.mean > CONSTANT for mode in part.modes) for part in shuffles]
+    """How many traps each shuffle has."""
+    for part in shuffles:
+        _bulk(part)
+    return [len(part.modes) for part in shuffles]
 
 
-def _traps(shuffles: list[Measurement]) -> list[tuple[Mode, float]]:
-    """(mode, edge) of the traps of every shuffle."""
-    edges = [float(_bulk(part).params["edge"]) for part in shuffles]
-    pairs = [(mode, edge) for part, edge in zip(shuffles, edges, strict=True) for mode in part.modes]
-    return [(mode, edge) for mode, edge in pairs if mode.mean <= CONSTANT and mode.value > edge]
+def grave(mode: Mode, size: float) -> bool:
+    """Does a single weight carry more than a tenth of a trap that lies further than ``size`` beyond its edge?"""
+    return mode.share > CARRIED and mode.value > (1 + size) * mode.edge
 
 
-def _largest(shuffles: list[Measurement]) -> tuple[Mode, float]:
-    traps = _traps(shuffles)
-    if not traps:
+def _traps(shuffles: list[Measurement]) -> list[Mode]:
+    return [mode for part in shuffles for mode in part.modes]
+
+
+def _largest(shuffles: list[Measurement]) -> Mode:
+    found = [mode for mode in _traps(shuffles) if mode.participation > 0]
+    if not found:
         raise Absent("no trap")
-    mode, edge = max(traps, key=lambda trap: trap[0].value / trap[1])
-    return mode, mode.value / edge - 1
+    return max(found, key=lambda mode: mode.value / mode.edge)
 
 
 def _bulk(part: Measurement) -> Fit:
@@ -171,6 +175,8 @@ def _evals(part: Measurement) -> Floats:
 def _to_shuffles(weight: Spectrum, shuffles: list[Measurement]) -> list[float]:
     if weight.evals[-1] <= 0:
         raise Absent("every weight is zero")
+    if weight.m < 2:
+        raise Absent("matrices of one column: a shuffle has the same spectrum")
     return [jensen_shannon(weight.evals, _evals(part)) for part in shuffles]
 
 

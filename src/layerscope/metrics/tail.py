@@ -58,7 +58,7 @@ def D(power_law: Fit) -> float:
 
 @metric(unit="", ref=HTSR, over_layers="", fmt="d", label="n tail")
 def num_pl_spikes(power_law: Fit) -> int:
-    """Eigenvalues at or above xmin."""
+    """Eigenvalues from xmin on; those that ``drop_top`` keeps out of the fit are not counted."""
     return int(power_law.params["spikes"])
 
 
@@ -96,7 +96,8 @@ def alpha_farms(windows: Measurement) -> float:
 def p_value(bootstrap: Fit) -> float:
     """Goodness of fit: how often a true power law would fit worse; below 0.1 the law is rejected.
 
-    Of 100 resamples its standard error near 0.1 is 0.03, and on fewer than 200 eigenvalues it errs upwards.
+    Of 100 resamples its standard error near 0.1 is 0.03. It judges the tail that the search found: in an exponential
+    sample that is a short one, and p is small in half of the cases only; best_fit sees more.
     """
     return bootstrap.params["p"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerscope.numerics.eigen import eigvalsh
 from layerscope.types import Mode
 
 if TYPE_CHECKING:
@@ -29,27 +29,21 @@ def every_mode(stack: Array) -> tuple[Mode, ...]:
     return tuple(sorted(modes, key=lambda mode: mode.value))
 
 
-def largest_modes(stack: Array, evals: Floats, most: int, threshold: float) -> list[tuple[Mode, int]]:
-    """(mode, place) of at most ``most`` eigenvectors with eigenvalues beyond ``threshold``, largest first.
+def carried(wide: Array, gram: Floats, values: Floats, matrix: int, edge: float) -> list[tuple[Mode, int]]:
+    """(mode, place) of a few eigenvalues of one matrix W (n, m) whose Gram matrix is given.
 
-    ``evals`` are the eigenvalues of the whole stack. ``place`` is where the entry lies, in the flattened matrix, that
-    carries most of the mode: with singular vectors u and v, the largest |uᵢvⱼ|; its ``share`` of the singular value is
-    Wᵢⱼuᵢvⱼ/σ. Float32 matrices are multiplied as they are.
+    ``place`` is where the entry lies, in the flattened matrix, that carries most of the mode: with singular vectors u
+    and v, the largest |uᵢvⱼ|; its ``share`` of the singular value is Wᵢⱼuᵢvⱼ/σ.
     """
     found = []
-    for i, matrix in enumerate(stack):
-        wide = np.ascontiguousarray(matrix, np.float32 if matrix.dtype == np.float32 else np.float64)
-        gram = (wide.T @ wide).astype(np.float64)
-        values = evals if len(stack) == 1 else eigvalsh(gram[None])[0]
-        beyond = values[values > threshold][-most:]
-        for value, v in zip(beyond, eigenvectors(gram, beyond).T, strict=True):
-            left = wide @ v.astype(wide.dtype)
-            row, column = int(np.abs(left).argmax()), int(np.abs(v).argmax())
-            weight = float(wide[row, column])
-            share = weight * float(left[row]) * float(v[column]) / float(value)
-            mode = _mode(i, float(value), v, weight, share)
-            found.append((mode, row * wide.shape[1] + column))
-    return sorted(found, key=lambda pair: -pair[0].value)[:most]
+    for value, v in zip(values, eigenvectors(gram, values).T, strict=True):
+        left = wide @ v.astype(wide.dtype)
+        row, column = int(np.abs(left).argmax()), int(np.abs(v).argmax())
+        weight = float(wide[row, column])
+        share = weight * float(left[row]) * float(v[column]) / float(value)
+        mode = replace(_mode(matrix, float(value), v), edge=edge, weight=weight, share=share)
+        found.append((mode, row * wide.shape[1] + column))
+    return found
 
 
 def eigenvectors(gram: Floats, values: Floats) -> Floats:
@@ -94,14 +88,5 @@ def participation_ratio(vector: Floats) -> float:
     return float(math.sqrt(squares.sum()) / np.square(squares).sum() ** 0.25)
 
 
-def _mode(matrix: int, value: float, v: Floats, weight: float = 0.0, share: float = 0.0) -> Mode:
-    return Mode(
-        matrix,
-        value,
-        entropy(v),
-        localization_ratio(v),
-        participation_ratio(v),
-        float(v.sum()) ** 2 / len(v),
-        weight=weight,
-        share=share,
-    )
+def _mode(matrix: int, value: float, v: Floats) -> Mode:
+    return Mode(matrix, value, entropy(v), localization_ratio(v), participation_ratio(v))

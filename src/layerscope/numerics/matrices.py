@@ -18,7 +18,9 @@ def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
     experts = sizes.pop("e", 1)
     positions = math.prod(sizes.values())
     k = ref.groups * experts
-    if conv == "flat":
+    if conv == "flat" and ref.flipped:
+        out *= positions
+    elif conv == "flat":
         into *= positions
     else:
         k *= positions
@@ -51,6 +53,9 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
     positions = [letters.index(a) for a in letters if a not in "oie"]
     experts = [letters.index("e")] if "e" in letters else []
     out, into = letters.index("o"), letters.index("i")
+    if conv == "flat" and ref.flipped:  # one group at a time, its positions beside its rows
+        moved = tensor.transpose(out, *positions, into)
+        return _tall(moved.reshape(ref.groups, -1, tensor.shape[into]), ref)
     if conv == "flat":
         moved = tensor.transpose(*experts, out, into, *positions)
         k = math.prod(tensor.shape[a] for a in experts)
@@ -60,6 +65,11 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
         stack = moved.reshape(-1, tensor.shape[out], tensor.shape[into])
     if ref.groups > 1:
         stack = stack.reshape(-1, stack.shape[1] // ref.groups, stack.shape[2])
+    return _tall(stack, ref)
+
+
+def _tall(stack: Array, ref: LayerRef) -> Array:
+    """The one matrix that is meant, or all, the longer side first."""
     if ref.slice is not None:
         stack = stack[ref.slice : ref.slice + 1]
     return stack if stack.shape[1] >= stack.shape[2] else np.swapaxes(stack, 1, 2)
@@ -70,16 +80,20 @@ def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tupl
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     positions = [a for a in ref.axes if a not in "oie"]
     out, into = sizes["o"] // ref.groups, sizes["i"]
-    width = into * math.prod(sizes[a] for a in positions) if conv == "flat" else into
-    o, i = (row, column) if out >= width else (column, row)
+    joined = math.prod(sizes[a] for a in positions) if conv == "flat" else 1
+    height, width = (out * joined, into) if ref.flipped else (out, into * joined)
+    o, i = (row, column) if height >= width else (column, row)
     matrix = matrix if ref.slice is None else ref.slice
     matrix, group = divmod(matrix, ref.groups)
-    at = {"o": group * out + o}
+    at: dict[str, int] = {}
     for a in reversed(positions):
-        if conv == "flat":
+        if conv == "flat" and ref.flipped:
+            o, at[a] = divmod(o, sizes[a])
+        elif conv == "flat":
             i, at[a] = divmod(i, sizes[a])
         else:
             matrix, at[a] = divmod(matrix, sizes[a])
+    at["o"] = group * out + o
     return tuple(at.get(a, i if a == "i" else matrix) for a in ref.axes)
 
 
@@ -88,10 +102,12 @@ def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     positions = [a for a in ref.axes if a not in "oie"]
     out, into = sizes["o"] // ref.groups, sizes["i"]
-    width = into * math.prod(sizes[a] for a in positions) if conv == "flat" else into
-    if out < width:
+    joined = math.prod(sizes[a] for a in positions) if conv == "flat" else 1
+    height, width = (out * joined, into) if ref.flipped else (out, into * joined)
+    if height < width:
         stack = np.swapaxes(stack, 1, 2)
-    order = ["e"] * ("e" in sizes) + (["o", "i", *positions] if conv == "flat" else [*positions, "o", "i"])
+    flat = ["o", *positions, "i"] if ref.flipped else ["o", "i", *positions]
+    order = ["e"] * ("e" in sizes) + (flat if conv == "flat" else [*positions, "o", "i"])
     moved = stack.reshape([sizes[a] for a in order])
     tensor: Array = moved.transpose([order.index(a) for a in ref.axes])
     return tensor

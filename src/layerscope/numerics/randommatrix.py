@@ -113,6 +113,7 @@ class Shuffler:
         self.shape = stack.shape
         self.flat = np.ascontiguousarray(stack).reshape(stack.shape[0], -1)
         self.wide = stack.dtype.itemsize > 4
+        self.means = self.flat.mean(axis=1, dtype=np.float64)
         self.words = np.empty(0 if self.wide else self.flat.shape, np.uint64)
 
     def shuffle(self, seed: list[int]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,11 +43,16 @@ def distances(a: Array, b: Array) -> dict[str, float]:
     linear CKA of Kornblith et al. (ICML 2019) without centring, 1 when B = cAR for a rotation R of the smaller side,
     mean over the stack; angle and overlap of the subspaces that the leading right singular vectors span (Björck & Golub
     1973): the largest principal angle in degrees, and the mean squared cosine, 1 when they are one, r/m by chance.
+    Empty where an entry is not finite.
     """
     products: dict[str, list[float]] = {"cka": [], "angle": [], "overlap": []}
     difference = norm_a = norm_b = inner = 0.0
+    peak = max(float(np.abs(w.astype(np.float64)).max()) for w in (*a, *b))
+    if not math.isfinite(peak):
+        return {}
+    unit = 1.0 if peak == 0.0 else math.ldexp(1.0, min(1000, math.frexp(peak)[1]))  # keeps fourth powers within range
     for one, other in zip(a, b, strict=True):
-        x, y = one.astype(np.float64), other.astype(np.float64)
+        x, y = one.astype(np.float64) / unit, other.astype(np.float64) / unit
         difference += float(np.square(x - y).sum())
         gram_x, gram_y = x.T @ x, y.T @ y
         norm_a, norm_b = norm_a + float(np.trace(gram_x)), norm_b + float(np.trace(gram_y))
@@ -57,12 +63,12 @@ def distances(a: Array, b: Array) -> dict[str, float]:
             cosines = np.linalg.svd(_leading(gram_x).T @ _leading(gram_y), compute_uv=False).clip(0, 1)
             products["angle"].append(math.degrees(math.acos(float(cosines[-1]))))
             products["overlap"].append(float(np.square(cosines).mean()))
-    found = {"frobenius": math.sqrt(difference)}
+    found = {"frobenius": unit * math.sqrt(difference)}
     if norm_a > 0:
         found["relative"] = math.sqrt(difference / norm_a)
     if norm_a > 0 and norm_b > 0:
         found["cosine"] = inner / math.sqrt(norm_a * norm_b)
-    found |= {name: float(np.mean(values)) for name, values in products.items() if values}
+    found |= {name: statistics.fmean(values) for name, values in products.items() if values}
     return found
 
 

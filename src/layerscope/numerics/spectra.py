@@ -42,17 +42,31 @@ def esd(stack: Array, *, symmetric: bool = False, rough: bool = False) -> Spectr
 
     :raises Absent: NaN, infinity, or magnitudes beyond float64's squares.
     """
+    evals, scale, eps = eigenvalues(stack, symmetric=symmetric, rough=rough)
+    return collected(stack, evals, scale, eps, symmetric=symmetric)
+
+
+def eigenvalues(stack: Array, *, symmetric: bool = False, rough: bool = False) -> tuple[Floats, float, float]:
+    """(eigenvalues of each matrix (k, m) times scale², scale, ε of the arithmetic that found them)."""
+    k, _, m = stack.shape
+    if rough and not symmetric and stack.dtype.itemsize <= 4:
+        evals, trace = _decompose(stack, 1.0, np.dtype(np.float32))
+        # float32 loses the bulk beside a few huge entries: then, and where squares leave its range, float64
+        if SAFE32[0] < trace < SAFE32[1] and float(evals.min()) > m * EPS32 * float(evals.max()):
+            return evals.reshape(k, m), 1.0, EPS32
+    evals, scale = (_eigenvalues if symmetric else _gram_eigenvalues)(stack)
+    return evals.reshape(-1, m), scale, EPS64
+
+
+def collected(stack: Array, evals: Floats, scale: float, eps: float, *, symmetric: bool = False) -> Spectrum:
+    """The spectrum of a stack from the eigenvalues of its matrices."""
     k, n, m = stack.shape
-    fast = rough and not symmetric and stack.dtype.itemsize <= 4
-    evals, scale, eps = (
-        _rough_eigenvalues(stack) if fast else (*(_eigenvalues if symmetric else _gram_eigenvalues)(stack), EPS64)
-    )
     power = 1 if symmetric else 2
     resolved = m * eps * float(evals.max(initial=0.0))
     if not symmetric and stack.dtype == np.float64 and float(evals.min(initial=0.0)) <= resolved:
         evals = np.square(np.linalg.svd(stack * scale, compute_uv=False)).ravel()
         resolved = (n * EPS64) ** 2 * float(evals.max(initial=0.0))
-    evals = np.sort(np.maximum(evals, 0.0))
+    evals = np.sort(np.maximum(evals, 0.0), axis=None)
     floor = resolved if symmetric else max(resolved, _held(stack, evals, scale))
     with np.errstate(over="ignore", under="ignore"):
         for _ in range(power):
@@ -171,14 +185,6 @@ def _gram_eigenvalues(stack: Array) -> tuple[Floats, float]:
         return evals, 1.0
     scale = math.ldexp(1.0, min(1023, -math.frexp(peak)[1]))
     return _decompose(stack, scale)[0], scale
-
-
-def _rough_eigenvalues(stack: Array) -> tuple[Floats, float, float]:
-    """(eigenvalues, scale, ε of the arithmetic): in float32, or in float64 where the squares leave its range."""
-    evals, trace = _decompose(stack, 1.0, np.dtype(np.float32))
-    if SAFE32[0] < trace < SAFE32[1]:
-        return evals, 1.0, EPS32
-    return (*_gram_eigenvalues(stack), EPS64)
 
 
 def _decompose(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[Floats, float]:

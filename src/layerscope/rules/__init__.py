@@ -20,33 +20,40 @@ from layerscope.types import SEVERITIES, Finding, LayerReport, Verdict
 
 
 def rule(
-    code: str, title: str, *, severity: str, needs: Sequence[str], ref: str, over: str = "layer"
+    code: str, title: str, *, severity: str, needs: Sequence[str], ref: str, over: str = "layer", own: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function the verdict ``code``.
 
-    ``needs`` names the metrics without which it cannot be judged; ``ref`` cites where the claim comes from.
+    ``needs`` names the metrics without which it cannot be judged; ``ref`` cites where the claim comes from. ``own``: it
+    speaks about the weights of a model itself, not about what changed in them or an adapter adds.
     """
     if severity not in SEVERITIES:
         raise UnknownName("severity", severity, SEVERITIES)
-    return registry.mark("rules", code, title=title, severity=severity, metrics=tuple(needs), ref=ref, over=over)
+    return registry.mark(
+        "rules", code, title=title, severity=severity, metrics=tuple(needs), ref=ref, over=over, own=own
+    )
 
 
 def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
     """Every rule on every analysed layer, in the order of layers, then those about the whole model."""
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
     facts: dict[str, Any] = {"settings": settings, "model": model}
-    found = []
+    found: list[Finding] = []
+    if settings.inverse:  # every rule speaks about λ, not about 1/λ
+        return ()
     for layer in model:
         if layer.skipped:
             continue
         for plugin in rules:
-            if plugin.meta["over"] == "layer" and all(name in layer.metrics for name in plugin.meta["metrics"]):
+            meant = plugin.meta["over"] == "layer" and not (plugin.meta["own"] and layer.ref.derived)
+            if meant and all(name in layer.metrics for name in plugin.meta["metrics"]):
                 verdict = registry.call(plugin, facts | {"layer": layer})
                 if verdict is not None:
                     found.append(_finding(plugin, layer.name, verdict))
+    whole = [layer for layer in model if not layer.ref.derived]
     for plugin in rules:
         needs = plugin.meta["metrics"]
-        if plugin.meta["over"] == "model" and any(all(name in layer.metrics for name in needs) for layer in model):
+        if plugin.meta["over"] == "model" and any(all(name in layer.metrics for name in needs) for layer in whole):
             verdict = registry.call(plugin, facts)
             if verdict is not None:
                 found.append(_finding(plugin, None, verdict))

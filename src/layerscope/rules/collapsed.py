@@ -17,6 +17,7 @@ FEWEST = 16  # eigenvalues below which a stable rank near 1 says nothing
     "rank collapse",
     severity="error",
     needs=("lambda_max", "rank_loss", "num_evals"),
+    own=True,
     ref="Martin & Mahoney, JMLR 22(165) (rank-collapse phase)",
 )
 def collapsed(layer: LayerReport, settings: Settings, model: Sequence[LayerReport]) -> Verdict | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerscope.metrics.random_matrix import traps_of
+from layerscope.metrics.random_matrix import grave
 from layerscope.rules import rule
 from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
@@ -22,19 +22,22 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     because of the size of single weights. Such traps appear when a layer is trained with too large a learning rate or
     too small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
 
-    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge (a layer of independent entries of one size
-    shows one in at most 1 % of shuffles), in more than half of the shuffles; how far the largest lies beyond the edge,
-    and which weights carry them. The outlier that a mean of all entries makes is not counted. Only measured with
-    --randomize.
+    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge of their own matrix, its mean taken out (a
+    layer of independent entries of one size shows one in at most 1 % of shuffles), in more than half of the shuffles;
+    how far the largest lies beyond the edge, and which weights carry them. At least one trap must lie a tenth
+    beyond the edge and have more than a tenth of it carried by a single weight. Only measured with --randomize.
 
     **Caveats.** Outlying weights are common and harmless in embeddings, in the layers next to a norm, and in language
     models, where a few channels carry large activations on purpose. Entries with a heavy-tailed distribution show
-    traps by chance. One trap is a place to look, not a defect.
+    traps by chance, and so do sparse layers, where what is left is large beside the zeros. One trap is a place to
+    look, not a defect.
 
     **What to try.** Look at the weights named; compare with an earlier checkpoint; a smaller learning rate, gradient
     clipping, or layerscope.edit.sharpen, and test accuracy before and after.
     """
-    counts = traps_of([part for role, part in layer.parts.items() if role.startswith("shuffle")])
+    shuffles = [part for role, part in layer.parts.items() if role.startswith("shuffle")]
+    size = settings.limits.trap_size
+    counts = [sum(grave(mode, size) for mode in part.modes) for part in shuffles]
     if 2 * sum(count > 0 for count in counts) <= len(counts):
         return None
     m = layer.metrics

@@ -13,6 +13,7 @@ from layerscope.types import LayerReport, Verdict
     "over-trained",
     severity="warn",
     needs=("alpha", "alpha_low", "alpha_high", "D"),
+    own=True,
     ref="Martin & Mahoney, JMLR 22(165), Table 1; Martin, Peng & Mahoney, Nat. Commun. 12, 4122 (2021)",
 )
 def over_trained(layer: LayerReport, settings: Settings) -> Verdict | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from layerscope.rules import rule
+from layerscope.rules.collapsed import collapsed
 from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
 
@@ -20,6 +21,7 @@ ROBUST = 5.0  # deviations, each 1.4826 times the median absolute one
     "scale outlier",
     severity="warn",
     needs=("log_spectral_norm",),
+    own=True,
     ref="Yoshida & Miyato, arXiv 1705.10941 (spectral norm and sensitivity); Hampel 1974 (median absolute deviation)",
 )
 def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerReport]) -> Verdict | None:
@@ -28,8 +30,8 @@ def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerR
     **What it means.** λmax is ten times larger or smaller than the siblings' median, and five robust standard
     deviations from it. The layer amplifies (or mutes) what passes through it as no other one of its kind does.
 
-    **Evidence.** log10 λmax beside the median of its siblings: the layers whose names differ only in numbers; at least
-    five of them.
+    **Evidence.** log10 λmax beside the median of its siblings: the layers of the same shape whose
+    names differ only in the numbers between dots; at least five of them.
 
     **Caveats.** First and last blocks are often different and right so. A norm before or after the layer can make up
     for any scale. Collapsed layers are LS105's.
@@ -41,9 +43,11 @@ def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerR
     tops = [
         float(other.metrics["log_spectral_norm"])
         for other in model
-        if "log_spectral_norm" in other.metrics and slot_of(other.name) == slot
+        if "log_spectral_norm" in other.metrics
+        and slot_of(other.name) == slot
+        and sorted(other.ref.shape) == sorted(layer.ref.shape)
     ]
-    if len(tops) < FEWEST:
+    if len(tops) < FEWEST or collapsed(layer, settings, model) is not None:
         return None
     middle = median(tops)
     spread = 1.4826 * median(abs(top - middle) for top in tops)
@@ -57,5 +61,5 @@ def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerR
 
 
 def slot_of(name: str) -> str:
-    """The place of a layer in its block: its name, the numbers left out."""
-    return re.sub(r"\d+", "#", name)
+    """The place of a layer in its block: its name, the numbers between dots left out."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "#", name)

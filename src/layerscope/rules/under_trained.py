@@ -13,6 +13,7 @@ from layerscope.types import LayerReport, Verdict
     "under-trained",
     severity="warn",
     needs=("alpha", "alpha_low", "alpha_high", "D"),
+    own=True,
     ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122 (2021), Fig. 6 (GPT against GPT-2)",
 )
 def under_trained(layer: LayerReport, settings: Settings) -> Verdict | None:

@@ -10,6 +10,7 @@ from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
 
 NEEDS = ("rand_distance", "rand_null", "num_spikes")
+FEWEST = 4  # layers large enough to be told from random ones
 
 
 @rule(
@@ -26,15 +27,20 @@ def untrained_model(model: Sequence[LayerReport], settings: Settings) -> Verdict
     **What it means.** The weights are at, or close to, a random initialisation: a checkpoint saved before training, one
     loaded in part, or a network far wider than its task.
 
-    **Evidence.** The number of layers on which LS103 fires, of those that were compared with shuffles; at least three.
+    **Evidence.** The number of layers on which LS103 fires, of those that were compared with shuffles
+    and are large enough for a tail fit; at least four.
 
     **Caveats.** LS103's. Lazily trained wide networks can work well while their spectra hardly move.
 
     **What to try.** Check that the checkpoint was loaded, and which one; compare with the initial weights (--base).
     """
-    compared = [layer for layer in model if all(need in layer.metrics for need in NEEDS)]
+    compared = [
+        layer
+        for layer in model
+        if all(need in layer.metrics for need in NEEDS) and int(layer.metrics["num_evals"]) >= settings.min_evals
+    ]
     random = sum(nearly_random(layer, settings) is not None for layer in compared)
-    if len(compared) < 3 or 2 * random <= len(compared):
+    if len(compared) < FEWEST or 2 * random <= len(compared):
         return None
     message = f"{random} of {len(compared)} layers look like their own shuffles"
     return Verdict(message, random, len(compared) / 2)

@@ -9,7 +9,7 @@ from layerscope.rules import rule
 from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
 
-FEWEST = 8  # layers with α below which a histogram has no peak
+FEWEST = 12  # layers with α below which a histogram has no peak
 
 
 @rule(
@@ -29,7 +29,7 @@ def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
 
     **Evidence.** The number of layers with α above 6 (at least two, and a twentieth of those with an α), the peak of
     the histogram of α (a Gaussian kernel of Silverman's width, embeddings and collapsed layers left out), of at least
-    eight layers.
+    twelve layers.
 
     **Caveats.** α depends on the shape of a layer: wide layers and pooled convolutions lie higher. Compare with a model
     of the same design rather than with a number. An untrained model shows the same pattern (LS111 with --randomize).

@@ -34,6 +34,11 @@ def spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, .
     return SourceSpec(target, format, whole, f"{os.getpid()}.{next(_counter)}", parts)
 
 
+def short(target: Any) -> str:
+    """The last part of a target's name."""
+    return name_of(target).rstrip("/").rpartition("/")[2]
+
+
 def name_of(target: Any) -> str:
     """How a target is called in a report: its path, or its type."""
     if isinstance(target, str | Path | Composed):

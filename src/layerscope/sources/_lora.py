@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.errors import Unreadable
 from layerscope.sources._layout import TensorInfo
 from layerscope.types import LayerRef
 
@@ -35,7 +36,7 @@ class Factors:
     @property
     def label(self) -> str:
         """Name of its row."""
-        return f"{self.stem}.lora" + (f".{self.adapter}" if self.adapter not in ("", "default") else "")
+        return f"{self.stem}.lora" + (f".{self.adapter}" if self.adapter else "")
 
     @property
     def rank(self) -> int:
@@ -50,19 +51,24 @@ class Factors:
 
     def fault(self) -> str:
         """Why there is no product, or ""."""
-        if set(self.tensors) < {"A", "B"}:
-            missing = "B" if "A" in self.tensors else "A"
-            return f"its factor {missing} is missing"
+        missing = [which for which in "AB" if which not in self.tensors]
+        if missing:
+            return f"its factor {' and '.join(missing)} is missing"
         a, b = self.tensors["A"], self.tensors["B"]
         for info in (a, b):
-            if info.fault:
-                return info.fault
+            if info.fault or "float" not in info.dtype:
+                return info.fault or f"factors of {info.dtype}: codes, not decoded"
         if len(a.shape) not in (2, 4) or len(b.shape) != len(a.shape):
             return f"factors of {len(a.shape)} and {len(b.shape)} axes"
         if a.shape[0] == 0 or 0 in a.shape or 0 in b.shape:
             return "rank 0: an adapter without parameters"
         if b.shape[1] != a.shape[0]:
             return f"A has rank {a.shape[0]}, B has rank {b.shape[1]}"
+        if any(size != 1 for size in b.shape[2:]):
+            return f"B is {'×'.join(map(str, b.shape))}: its kernel should be of size 1"
+        magnitude = self.tensors.get("magnitude")
+        if magnitude is not None and math.prod(magnitude.shape) != b.shape[0]:
+            return f"{math.prod(magnitude.shape)} DoRA magnitudes for {b.shape[0]} outputs"
         return ""
 
 
@@ -79,9 +85,11 @@ def factors_of(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[Tenso
         if not match:
             others.append(info)
             continue
-        stem, adapter = match["stem"].removeprefix(PREFIX), match["adapter"] or ""
+        stem, adapter = match["stem"].removeprefix(PREFIX), (match["adapter"] or "").replace("default", "")
         factors = found.setdefault((stem, adapter), Factors(stem, adapter))
         factors.embedding = factors.embedding or bool(which in "AB" and match["embedding"])
+        if which in factors.tensors:
+            raise Unreadable(f"two tensors are factor {which} of {stem}: {factors.tensors[which].name} and {info.name}")
         factors.tensors[which] = info
     return list(found.values()), others
 
@@ -97,49 +105,61 @@ def row_of(factors: Factors, scale: float) -> LayerRef:
     if "magnitude" in factors.tensors:
         how += ", without DoRA's magnitudes"
     if len(shape) == 4:
-        return LayerRef(0, name, shape, "oihw", "float64", "lora", tensor=name, how=how)
+        return LayerRef(0, name, shape, "oihw", "float64", "lora", tensor=name, how=how, derived="lora")
     if rank > min(shape):
         how += f", more than the matrix has ({min(shape)}): formed in full"
-        return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how)
-    return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how)
+        return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how, derived="lora")
+    return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
 
 
 def core(a: Array, b: Array, scale: float) -> Floats:
     """An r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ of the QR decompositions of B and Aᵀ."""
     r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
-    small: Floats = scale * (r_b @ r_a.T)
+    with np.errstate(over="ignore", invalid="ignore"):
+        small: Floats = scale * (r_b @ r_a.T)
     return small
 
 
 def product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
     """s·B·A in float64, laid out as the module's weight."""
     x, y = a.astype(np.float64), b.astype(np.float64)
-    whole: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))
     return whole.T if factors.embedding else whole.reshape(factors.shape)
 
 
 def scaling(config: Mapping[str, Any]) -> Callable[[Factors], float]:
     """The scale of each module as an adapter_config.json says: lora_alpha / r, over √r for rsLoRA, patterns first.
 
-    :raises KeyError, TypeError, ValueError: it says none.
+    r is the rank that the factors have.
+
+    :raises ValueError: it says none, or says it in a way that is not read: a regular expression of a stranger is not
+        run.
     """
-    alpha, ranks, alphas = config["lora_alpha"], config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    root = bool(config.get("use_rslora"))
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError("lora_alpha is no number")
+    root, alphas = config.get("use_rslora") or False, config.get("alpha_pattern") or {}
+    if not isinstance(root, bool) or not isinstance(alphas, Mapping):
+        raise ValueError("use_rslora or alpha_pattern is not what it should be")
+    for key, value in {"lora_alpha": config.get("lora_alpha"), **alphas}.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number:
+            raise ValueError(f"{key} is {value!r:.40}, no number")
+    plain = {_plain(key): float(value) for key, value in alphas.items()}
 
     def of(factors: Factors) -> float:
-        own = float(_pattern(alphas, factors.stem, alpha))
-        rank = int(_pattern(ranks, factors.stem, factors.rank if not factors.fault() else config.get("r", 1))) or 1
+        named = [key for key in plain if factors.stem == key or factors.stem.endswith(f".{key}")]
+        own = plain[named[0]] if named else float(config["lora_alpha"])
+        rank = 1 if factors.fault() else factors.rank
         return own / (math.sqrt(rank) if root else rank)
 
     return of
 
 
-def _pattern(table: Mapping[str, Any], stem: str, default: Any) -> Any:
-    """The value whose key is the module's name or its end, as PEFT matches them; a pattern is not run as one."""
-    for key, value in table.items():
-        plain = key.removeprefix("^").removesuffix("$").replace("\\.", ".").removeprefix(".*")
-        if stem == plain or stem.endswith(f".{plain.removeprefix('.')}"):
-            return value
-    return default
+def _plain(key: str) -> str:
+    """The module's name, or its end, that a pattern means.
+
+    :raises ValueError: it is more than a name.
+    """
+    name = str(key).removeprefix("^").removeprefix(".*").removeprefix("\\.").removesuffix("$").replace("\\.", ".")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"alpha_pattern {str(key)[:60]!r} is a regular expression, which is not run")
+    return name

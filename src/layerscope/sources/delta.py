@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Absent, Unreadable
-from layerscope.sources import Composed, name_of, open_target, spec
+from layerscope.sources import Composed, open_target, short, spec
 from layerscope.sources._layout import number
 from layerscope.types import LayerRef, Source
 
@@ -32,7 +32,7 @@ class Delta(Composed):
     base: Any
 
     def __str__(self) -> str:
-        return f"{name_of(self.target)} minus {name_of(self.base)}"
+        return f"{short(self.target)} minus {short(self.base)}"
 
 
 def accepts(target: Any) -> bool:
@@ -57,7 +57,8 @@ class DeltaSource:
         if not self._pairs:
             mine = [ref.name for ref in rows if ref.axes]
             others = [ref.name for ref in theirs.values() if ref.axes]
-            raise Unreadable(f"{target}: no layer in common: {', '.join(mine[:2])} … against {', '.join(others[:2])} …")
+            names = [f"{', '.join(some[:2])} …" if some else "no layers" for some in (mine, others)]
+            raise Unreadable(f"{target}: no layer in common: {' against '.join(names)}")
         known = {plain_name(row.name) for row in rows}
         alone = [ref for name, ref in theirs.items() if name not in known]
         self._layers = number(
@@ -75,7 +76,8 @@ class DeltaSource:
         """
         a, b = self.both(ref)
         wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
-        difference = np.subtract(a.astype(wide), b.astype(wide))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told when it is analysed
+            difference = np.subtract(a.astype(wide), b.astype(wide))
         if not difference.any():
             raise Absent("the same as in the base model", failed=False)
         return difference
@@ -83,7 +85,8 @@ class DeltaSource:
     def both(self, ref: LayerRef) -> tuple[Array, Array]:
         """W and W₀."""
         mine, theirs = self._pairs[ref.name]
-        return self.model.read(mine), self.base.read(theirs)
+        a = self.model.read(replace(mine, rank=0))  # a low-rank core has a basis of its own
+        return a, self.base.read(replace(theirs, rank=0))
 
     def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
         if ref.skipped:
@@ -93,12 +96,16 @@ class DeltaSource:
             return replace(ref, skipped="the base model has no layer of this name")
         if other.skipped:
             return replace(ref, skipped=f"in the base model: {other.skipped}")
-        if (other.shape, other.axes) != (ref.shape, ref.axes):
+        if (other.shape, other.axes, other.part) != (ref.shape, ref.axes, ref.part):
+            if other.shape == ref.shape:
+                return replace(ref, skipped="lies otherwise in its tensor than in the base model (other heads or axes)")
             shapes = ("×".join(map(str, r.shape)) for r in (ref, other))
-            return replace(ref, skipped="is {} here and {} in the base model".format(*shapes))
+            return replace(ref, skipped="its shape is {} here and {} in the base model".format(*shapes))
         self._pairs[ref.name] = (ref, other)
         wide = "float64" if "float64" in (ref.dtype, other.dtype) else "float32"
-        return replace(ref, dtype=wide, how=", ".join(filter(None, (ref.how, "minus the base model"))))
+        return replace(
+            ref, rank=0, dtype=wide, derived="delta", how=", ".join(filter(None, (ref.how, "minus the base model")))
+        )
 
 
 def plain_name(name: str) -> str:

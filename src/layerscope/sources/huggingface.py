@@ -83,7 +83,7 @@ def _config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(inside(folder, "config.json").read_text("utf-8"))
     except (ValueError, RecursionError):
         raise Unreadable(f"{path}: is not JSON") from None
     if not isinstance(config, dict):

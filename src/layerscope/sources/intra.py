@@ -60,7 +60,8 @@ class IntraSource:
     def read(self, ref: LayerRef) -> Array:
         """W₂W₁ in float64."""
         first, second = self._pairs[ref.name]
-        product: Array = _out_in(self.model, second) @ _out_in(self.model, first)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told when it is analysed
+            product: Array = _out_in(self.model, second) @ _out_in(self.model, first)
         return product
 
     def _row(self, first: LayerRef, second: LayerRef) -> LayerRef:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import Unreadable
+from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.matrices import take
-from layerscope.sources import Composed, _lora, inside, name_of, open_target, safetensors, spec, torch_file
+from layerscope.sources import Composed, _lora, inside, name_of, open_target, safetensors, short, spec, torch_file
 from layerscope.sources._layout import layers_of, number
 from layerscope.sources._lora import Factors
 from layerscope.sources._state_dict import StateDict
@@ -34,7 +34,7 @@ class Merged(Composed):
     base: Any
 
     def __str__(self) -> str:
-        return f"{name_of(self.base)} with {name_of(self.adapter)}"
+        return f"{short(self.base)} with {short(self.adapter)}"
 
 
 def is_adapter(target: Any) -> bool:
@@ -102,7 +102,10 @@ class AdapterSource:
         """W + s·B·A in float64, renormalised by DoRA's magnitudes where there are any."""
         a, b = (self.weights.fetch(factors.tensors[which].name) for which in "AB")
         update = _lora.product(factors, a, b, self.scales[factors.label])
-        whole: Array = weight.astype(np.float64) + (update.T if transposed else update)
+        update = update.T if transposed else update
+        if update.shape != weight.shape:
+            raise Absent(f"the adapter makes {update.shape}, the weight is {weight.shape}")
+        whole: Array = weight.astype(np.float64) + update
         if "magnitude" in factors.tensors:
             magnitude = self.weights.fetch(factors.tensors["magnitude"].name).astype(np.float64).ravel()
             axes = tuple(i for i in range(whole.ndim) if i != (1 if transposed else 0))
@@ -119,19 +122,25 @@ class MergedSource:
         self.adapter, self.base = adapter, base
         refs = list(base.layers())
         stems = {ref.tensor.removesuffix(".weight") for ref in refs}
-        self._owner = {_match(f.stem, stems): f for f in adapter.factors.values() if not f.fault()}
-        self._saved = {_match(ref.tensor.removeprefix(_lora.PREFIX).removesuffix(".weight"), stems): ref
-                       for ref in adapter.others if not ref.skipped}  # fmt: skip
+        self._owner: dict[str, Factors] = {}
+        for factors in adapter.factors.values():
+            owner = _match(factors.stem, stems)
+            if not factors.fault() and owner in self._owner:
+                both = f"{self._owner[owner].label} and {factors.label}"
+                raise Unreadable(f"{target}: {both} are both for {owner}; analyse one adapter at a time")
+            if not factors.fault():
+                self._owner[owner] = factors
+        self._saved = {_match(_saved_name(ref.tensor), stems): ref for ref in adapter.others if not ref.skipped}
         rows = [self._row(ref) for ref in refs]
         if all(row.skipped for row in rows):
+            why = next((row.skipped for row in rows if row.tensor.removesuffix(".weight") in self._owner), "")
             names = ", ".join(f.stem for f in list(adapter.factors.values())[:2])
-            raise Unreadable(f"{target}: the base model has none of the adapted modules ({names} …)")
+            raise Unreadable(f"{target}: the base model has none of the adapted modules ({why or names})")
         used = {row.tensor.removesuffix(".weight") for row in rows if not row.skipped}
         alone = [
             replace(ref, skipped=ref.skipped or "the base model has no layer for it")
             for ref in adapter.layers()
-            if ref.skipped
-            or (ref.tensor in adapter.factors and _match(adapter.factors[ref.tensor].stem, stems) not in used)
+            if ref.skipped or _match(self._stem(ref), stems) not in used
         ]
         self._layers = number([*rows, *alone])
 
@@ -148,6 +157,10 @@ class MergedSource:
         weight = self.base.read(replace(ref, part=None))
         return take(self.adapter.merged(factors, weight, ref.axes == "io"), ref.part)
 
+    def _stem(self, ref: LayerRef) -> str:
+        factors = self.adapter.factors.get(ref.tensor)
+        return factors.stem if factors is not None else _saved_name(ref.tensor)
+
     def _row(self, ref: LayerRef) -> LayerRef:
         if ref.skipped:
             return ref
@@ -162,6 +175,11 @@ class MergedSource:
         if stem in self._saved and self._saved[stem].shape == ref.shape:
             return replace(ref, how="replaced by the adapter's own")
         return replace(ref, skipped="not adapted")
+
+
+def _saved_name(tensor: str) -> str:
+    """The base model's module of a tensor that was trained in full."""
+    return tensor.removeprefix(_lora.PREFIX).removesuffix(".weight").replace(".modules_to_save", "")
 
 
 def _match(stem: str, stems: set[str]) -> str:

@@ -71,7 +71,10 @@ class StackedSource:
         stack = np.zeros(self.shape)
         at = 0
         for member in self.members:
-            matrices = unfold(self.model.read(member), member).astype(np.float64)
+            try:
+                matrices = unfold(self.model.read(member), member).astype(np.float64)
+            except Absent as why:
+                raise Absent(f"{member.name}: {why}") from None
             flat = np.concatenate(list(matrices), axis=1)
             middle = float(np.median(flat))
             deviation = float(np.median(np.abs(flat - middle)))

@@ -189,7 +189,9 @@ def _grouped(ref: LayerRef, owner: Any) -> LayerRef:
     if not owner.transposed:
         return replace(ref, groups=owner.groups, how=f"{owner.groups} groups")
     # in each group (in/g, out/g): read as if the blocked axis were the output, which transposes every matrix
-    return replace(ref, groups=owner.groups, axes="oi" + ref.axes[2:], how=f"{owner.groups} groups, transposed")
+    return replace(
+        ref, groups=owner.groups, flipped=True, axes="oi" + ref.axes[2:], how=f"{owner.groups} groups, transposed"
+    )
 
 
 def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:

@@ -53,7 +53,7 @@ def show(comparison: Comparison, console: Console, *, verbose: bool = False) -> 
         if missing:
             shown = missing if verbose else missing[:MOST]
             listed = ", ".join(printable(x, 60) for x in shown) + (" …" if len(missing) > len(shown) else "")
-            console.print(Text(f"Only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
+            console.print(Text(f"Analysed only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
 
 
 def plain(comparison: Comparison) -> str:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 SIZES = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "params", "skipped")
 
+HEADS = {
+    "layer_id": "#", "name": "layer", "layer_type": "type", "verdicts": "verdict", "num_evals": "evals",
+    "size": "N×M·rf", "num_spikes": "spikes", "mp_softrank": "mp.sr", "alpha_farms": "α farms",
+}  # fmt: skip
+ALIASES = {head: name for name, head in HEADS.items() if name != "size"} | {"num_traps": "rand_num_spikes"}
+
 
 def sizes(layer: LayerReport, conv: str) -> dict[str, Any]:
     """The columns that the header alone gives; N, M, Q and rf are None for tensors that are no matrix."""
@@ -70,7 +76,8 @@ def columns() -> list[str]:
 
 
 def chosen(names: list[str]) -> list[str]:
-    """The same names, checked."""
+    """The same names, checked; headings of the table will do too."""
+    names = [ALIASES.get(name, name) for name in names]
     for name in names:
         if name not in columns():
             raise UnknownName("column", name, columns())

@@ -128,6 +128,14 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
     layer = LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
     if "weight" not in parts:
         raise TypeError("a layer without its weight")
+    whole = parts["weight"].spectrum
+    for role, part in parts.items():
+        if role.startswith("shuffle") and whole is not None and part.spectrum is not None:
+            sizes = [(s.n, s.m, s.k, len(s.evals)) for s in (whole, part.spectrum)]
+            if sizes[0] != sizes[1] or "marchenko_pastur" not in part.fits:
+                raise TypeError(f"{role} is no shuffle of its layer")
+        if any(not mode.value > mode.edge >= 0 for mode in part.modes if role.startswith("shuffle")):
+            raise TypeError(f"{role} has traps that are none")
     for name, value in layer.metrics.items():
         plugin = registry.plugins("metrics").get(name)
         if plugin is not None and isinstance(value, str) != (plugin.meta["fmt"] == "s"):

@@ -28,17 +28,6 @@ BULK = ("mp_softrank", "num_spikes")
 WIDE = (*NARROW[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW[5:])
 DESCRIBE = ("layer_id", "name", "layer_type", "shape", "size", "Q", "num_evals", "note")
 DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "note")
-HEADS = {
-    "layer_id": "#",
-    "name": "layer",
-    "layer_type": "type",
-    "verdicts": "verdict",
-    "num_evals": "evals",
-    "size": "N×M·rf",
-    "num_spikes": "spikes",
-    "mp_softrank": "mp.sr",
-    "alpha_farms": "α farms",
-}
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
@@ -52,6 +41,8 @@ def show(
 ) -> None:
     """The table of analysed layers, the summary, the verdicts, what was skipped; ``bulk`` shows the random matrix."""
     chosen = list(columns) or _columns(report.settings, console.width >= 100, bulk)
+    if not {"name", "layer_id"} & set(chosen):
+        chosen.insert(0, "name")
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
     console.print(_title(report))
     if rows:
@@ -101,7 +92,7 @@ def side_by_side(reports: Sequence[Report], console: Console, names: Sequence[st
         table.add_row(f"{code} {title}", *(str(s["findings"].get(code, 0)) for s in summaries))
     console.print(Text("Side by side", style="bold"))
     console.print(table)
-    if len({s["averaged"] for s in summaries}) > 1:
+    if len({s["analysed"] for s in summaries}) > 1:
         console.print(Text("The models differ in their number of layers: compare shape (alpha), not scale (norms)."))
 
 
@@ -158,8 +149,8 @@ def _no_suffix(name: str, longest: int) -> str:
 
 
 def _head(column: str) -> str:
-    if column in HEADS:
-        return HEADS[column]
+    if column in frame.HEADS:
+        return frame.HEADS[column]
     plugin = registry.plugins("metrics").get(column)
     return str(plugin.meta["label"]) if plugin else column
 
@@ -190,7 +181,7 @@ def _alpha(settings: Settings, layer: LayerReport, findings: list[Finding]) -> C
     half = max(float(m["alpha_high"]) - float(m["alpha"]), float(m["alpha"]) - float(m["alpha_low"]))
     digits = 2 if float(m["alpha"]) < 10 and half < 10 else 1
     text = f"{m['alpha']:.{digits}f} ±{half:.{digits}f}"
-    if not accepted(layer, settings):
+    if not accepted(layer, settings) or any(f.code == "LS105" for f in findings):
         return Cell(f"{text}?", "dim")
     return Cell(f"{text} ", STYLES[_worst([f for f in findings if f.code in ("LS101", "LS102")])])
 
@@ -232,7 +223,7 @@ def _summary(report: Report) -> list[Text]:
         why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
         lines.append(Text(f"{doubts.total()} α marked ? carry no verdict: {why}"))
     random = sum(x.metrics.get("phase") == "random-like" for x in report.rows)
-    if random:
+    if random and not settings.randomize:  # with shuffles LS103 says it better
         of = plural(summary["analysed"], "layer")
         lines.append(Text(f"{random} of {of} look random: untrained, or little learned"))
     return lines

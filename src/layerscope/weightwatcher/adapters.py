@@ -59,21 +59,22 @@ def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[_lora.Factors, Ar
     if isinstance(model, str | Path) and lora.is_adapter(model):
         source = open_target(model)
         assert isinstance(source, lora.AdapterSource)
-        weights, scale = source.weights.fetch, source.scales
+        weights, scale, infos = source.weights.fetch, source.scales, source.weights.tensors
     elif is_module(model):
         by_name = {f"{layer.longname}.weight": layer for layer in layers}
         scale, weights = {}, lambda name: by_name[name].array()
+        infos = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
     else:
         raise UsageError(
             "peft needs a live model with its scaling, or an adapter's folder with its adapter_config.json"
         )
-    infos = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
     found = []
     for factors in _lora.factors_of(infos)[0]:
         if factors.fault():
             raise UsageError(f"peft: {factors.label}: {factors.fault()}")
         a, b = (weights(factors.tensors[which].name) for which in "AB")
-        found.append((factors, a, b, scale.get(factors.label) or _live_scale(model, factors)))
+        known = scale.get(factors.label)
+        found.append((factors, a, b, _live_scale(model, factors) if known is None else known))
     return found
 
 
@@ -85,4 +86,4 @@ def _live_scale(model: Any, factors: _lora.Factors) -> float:
             value = scaling.get(factors.adapter or "default") if isinstance(scaling, Mapping) else scaling
             if isinstance(value, int | float):
                 return float(value)
-    raise UsageError(f"peft: {factors.stem} does not say its scaling lora_alpha / r")
+    raise UsageError(f"peft: the module {factors.stem!r} does not say its scaling lora_alpha / r")

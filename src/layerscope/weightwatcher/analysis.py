@@ -53,3 +53,18 @@ def arranged(layers: list[Layer], how: str, want: Wanted) -> tuple[Report, list[
                  "num_evals": len(s.evals)}  # fmt: skip
         rows.append(row_of(sizes, found, want) | ({"Xflag": True} if how == "intra" else {}))
     return report, rows
+
+
+def left_out(layers: list[Layer], rows: list[dict[str, Any]], report: Report | None) -> dict[str, str]:
+    """Layer → why there is no row for it, or none with an α."""
+    shown = {row["longname"] for row in rows}
+    found = {
+        layer.longname: f"{layer.type}: not among the layers asked for"
+        for layer in layers
+        if layer.longname not in shown
+    }
+    for row in report.rows if report is not None else ():
+        why = row.skipped or row.absent.get("alpha", "")
+        if why:
+            found[row.name.removesuffix(".weight")] = why
+    return found

@@ -57,10 +57,13 @@ def distance(one: Layer, other: Layer, method: str) -> float:
 
 def localized(vectors: Any) -> list[dict[str, Any]]:
     """Length, entropies and localisation of each vector."""
-    many = [vectors] if getattr(vectors, "ndim", 0) == 1 else list(vectors)
+    try:
+        many = [vectors] if getattr(vectors, "ndim", 0) == 1 else [as_float64(v) for v in vectors]
+    except (TypeError, ValueError):
+        raise UsageError(f"vector_metrics takes vectors, not {vectors!r:.60}") from None
     rows = []
     for vector in many:
-        v = np.asarray(vector, np.float64)
+        v = as_float64(vector)
         if v.ndim != 1 or not v.any():
             raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")
         gauss = math.exp(-float(np.linalg.norm(v)) / 2) / math.sqrt(2 * math.pi)

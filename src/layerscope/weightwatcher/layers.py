@@ -69,6 +69,8 @@ def as_float64(weight: Any) -> Floats:
 
 def layers_of(model: Any, start_ids: int) -> list[Layer]:
     """Every module or ``.weight`` with the id and the names that 0.7.7 gives it."""
+    if isinstance(start_ids, bool) or not isinstance(start_ids, numbers.Integral):
+        raise UsageError(f"start_ids must be a whole number, not {start_ids!r:.40}")
     if is_module(model):
         return _modules(model, start_ids)
     if isinstance(model, Mapping):
@@ -89,9 +91,13 @@ def layers_of(model: Any, start_ids: int) -> list[Layer]:
 def _modules(model: Any, start_ids: int) -> list[Layer]:
     found = []
     for number, (path, owner) in enumerate(model.named_modules(), start_ids):
-        weight = getattr(owner, "weight", None)
         torch = sys.modules["torch"]
-        if not isinstance(weight, torch.Tensor) or weight.is_meta or weight.layout is not torch.strided:
+        try:
+            weight = getattr(owner, "weight", None)
+        except Exception:  # a property of a stranger's class
+            continue
+        lazy = isinstance(weight, torch.nn.parameter.UninitializedTensorMixin)
+        if lazy or not isinstance(weight, torch.Tensor) or weight.is_meta or weight.layout is not torch.strided:
             continue
         name = path.rpartition(".")[2] or type(owner).__name__
         bias = getattr(owner, "bias", None)
@@ -126,13 +132,18 @@ def _entries(state: Mapping[str, Any], start: int) -> list[Layer]:
             raise TargetError(f"{key} is no tensor but a {type(weight).__name__}; give a state dict of tensors")
         stem = str(key).removesuffix(".weight")
         kind = {2: "dense", 4: "conv2d", 1: "norm"}.get(len(weight.shape), "unknown")
+        if "float" not in str(weight.dtype) or "sparse" in str(getattr(weight, "layout", "")):
+            kind = "unknown"
         found.append(Layer(number, stem, stem, kind, weight, state.get(f"{stem}.bias")))
     return found
 
 
 def filtered(layers: Sequence[Layer], wanted: Any) -> list[Layer]:
     """Filter as 0.7.7 documents it: ids, types or names; negative ids, or a "-" before a name, drop."""
-    items = [wanted] if isinstance(wanted, str | numbers.Integral) else list(wanted or ())
+    try:
+        items = [wanted] if isinstance(wanted, str | numbers.Integral) else list(wanted or ())
+    except TypeError:
+        raise UsageError(f"layers takes ids, types and names, not {wanted!r:.100}") from None
     if not items:
         return list(layers)
     ids = [int(item) for item in items if isinstance(item, numbers.Integral)]
@@ -145,13 +156,13 @@ def filtered(layers: Sequence[Layer], wanted: Any) -> list[Layer]:
     drops = [name for name in names if name.startswith("-")]
     if drops and len(drops) < len(names):
         raise UsageError(f"layers = {names}: names are all kept, or all dropped by a '-' before them")
-    known = {layer.id for layer in layers}, {x for layer in layers for x in (layer.name, layer.longname)}
-    for item in ids:
-        if abs(item) not in known[0]:
+    last, known = max((x.id for x in layers), default=0), {x for y in layers for x in (y.name, y.longname)}
+    for item in ids:  # an id between others may belong to a module without weights
+        if abs(item) > last:
             raise UsageError(f"layers: no layer has the id {abs(item)}; describe() lists them")
     for name in names:
-        if name.removeprefix("-") not in known[1]:
-            raise UnknownName("layer", name.removeprefix("-"), known[1])
+        if name.removeprefix("-") not in known:
+            raise UnknownName("layer", name.removeprefix("-"), known)
 
     def keeps(layer: Layer) -> bool:
         if types and layer.type not in types:
@@ -167,6 +178,9 @@ def filtered(layers: Sequence[Layer], wanted: Any) -> list[Layer]:
 
 def supported(layers: list[Layer], wanted: Any, min_evals: int, max_evals: int, max_n: int, pool: bool) -> list[Layer]:
     """The layers that 0.7.7 would analyse."""
+    for name, value in (("min_evals", min_evals), ("max_evals", max_evals), ("max_N", max_n)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise UsageError(f"{name} must be a whole number, not {value!r:.40}")
     if max_evals and max_evals < min_evals:
         raise UsageError(f"max_evals = {max_evals} is below min_evals = {min_evals}: no layer has both")
     found = []

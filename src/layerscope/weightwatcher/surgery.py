@@ -27,7 +27,13 @@ def truncate(target: Any, layers: Sequence[Layer], kept: Callable[[Array], int])
         raise UsageError(
             "weights are changed in place: give a torch module or a state dict (layerscope.edit reads files)"
         )
+    changed: list[tuple[Layer, Array]] = []
+    seen: set[int] = set()
     for layer in layers:
+        address = layer.weight.data_ptr() if hasattr(layer.weight, "data_ptr") else id(layer.weight)
+        if address in seen:  # a weight that two modules share is changed once
+            continue
+        seen.add(address)
         ref, stack = stack_of(layer)
         count = kept(stack)
         if count == 0:
@@ -35,7 +41,9 @@ def truncate(target: Any, layers: Sequence[Layer], kept: Callable[[Array], int])
         each = math.ceil(abs(count) / len(stack)) if count > 0 else abs(count) // len(stack) or 1
         change = surgery.keep_largest if count > 0 else surgery.drop_largest
         parts = [change(matrix[None], each)[0] if each < matrix.shape[1] else matrix for matrix in stack]
-        write_back(target, layer, matrices.fold(np.stack(parts), ref))
+        changed.append((layer, matrices.fold(np.stack(parts), ref)))
+    for layer, array in changed:  # all or none
+        write_back(target, layer, array)
     return target
 
 

@@ -17,6 +17,7 @@ from layerscope.settings import Settings
 from layerscope.sources import name_of
 from layerscope.types import LayerRef
 from layerscope.weightwatcher import adapters, analysis
+from layerscope.weightwatcher.bins import each_bin
 from layerscope.weightwatcher.columns import Wanted, data_frame
 from layerscope.weightwatcher.distances import compared, localized
 from layerscope.weightwatcher.layers import (
@@ -79,10 +80,11 @@ class WeightWatcher:
     ) -> None:
         self.model, self.base_model = model, base_model
         self.details: pd.DataFrame | None = None
+        self.left_out: dict[str, str] = {}  # layer → why the last analyze has no row or no α for it
         self.report: Any = None
         if log_level is not None:
             logging.getLogger("layerscope").setLevel(log_level)
-        if framework is not None and model is not None and framework != self.infer_framework(model):
+        if framework is not None and model is not None and str(framework).lower() != self.infer_framework(model):
             raise UsageError(f"framework = {framework!r}, but the model is {self.infer_framework(model)!r}")
 
     def __repr__(self) -> str:
@@ -114,14 +116,14 @@ class WeightWatcher:
         """The layers that analyze would look at, with their sizes."""
         refuse(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
-            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"), savefig=(savefig, DEF_SAVE_DIR, NO_PICTURES),
+            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
             conv2d_fft=(conv2d_fft, False, NO_FFT), fft=(fft, False, NO_FFT),
             channels=(channels, None, "the layout is known from the model"),
             intra=(intra, False, "layerscope.describe(model, intra=True) lists the products"),
             stacked=(stacked, False, "layerscope.describe(model, stacked=True) lists them"),
             peft=(peft, False, "analyze(peft=True) lists the adapters"),
         )  # fmt: skip
-        del conv2d_norm, base_model  # neither changes a size
+        del conv2d_norm, base_model, savefig  # none changes a size
         pool = pool and not ww2x
         chosen = supported(self._layers(model, start_ids), layers, min_evals, max_evals, max_N, pool)
         rows = [sizes_of(layer, pool, i) for layer in chosen for i in range(1 if pool else layer.sizes[2])]
@@ -177,10 +179,11 @@ class WeightWatcher:
         refuse(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
             glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"), plot=(plot, False, NO_PICTURES),
-            savefig=(savefig, DEF_SAVE_DIR, NO_PICTURES), conv2d_fft=(conv2d_fft, False, NO_FFT),
+            conv2d_fft=(conv2d_fft, False, NO_FFT),
             fft=(fft, False, NO_FFT), deltas=(deltas, False, NO_PICTURES),
             channels=(channels, None, "the layout is known from the model"),
         )  # fmt: skip
+        del savefig  # without pictures it means nothing, in 0.7.7 too
         pool = pool and not ww2x
         if fit not in FITS:
             raise UnknownName("fit", str(fit), FITS)
@@ -195,10 +198,15 @@ class WeightWatcher:
         if len(whole) > 1 or (whole and not pool):
             raise UsageError(f"{' and '.join([*whole, *([] if pool else ['pool=False'])])} contradict each other")
         base = base_model if base_model is not None else self.base_model
+        if whole and any(item not in ((), [], None) for item in (layers,)):
+            raise UsageError(f"layers and {whole[0]} contradict each other: {whole[0]} is about the whole model")
         if whole and base is not None:
             raise UsageError(f"base_model and {whole[0]} contradict each other")
+        for name, value in (("tolerance", tolerance), ("finger_thresh", finger_thresh)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise UsageError(f"{name} must be a number, not {value!r:.40}")
         settings = Settings.weightwatcher(
-            min_evals=max(2, min_evals) if not whole else 2,
+            min_evals=max(2, min_evals) if not whole and isinstance(min_evals, int) else 2,
             conv_factor=0.5 if conv2d_norm else 1.0,
             fix_fingers=fix_fingers or "",
             xmin_max=xmin_max,
@@ -223,6 +231,7 @@ class WeightWatcher:
             self.report, rows = analysis.rows_of(chosen, theirs, pool, conv2d_norm, want)
         lead, names = ["layer_id", "name"], sorted({name for row in rows for name in row} - {"layer_id", "name"})
         self.details = data_frame(rows, lead + names)
+        self.left_out = analysis.left_out(everything, rows, self.report)
         return self.details
 
     def get_details(self) -> pd.DataFrame | None:
@@ -302,7 +311,7 @@ class WeightWatcher:
             raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
         if method not in (DETX, LAMBDA_MIN, RMT, SVD, AUTO):
             raise UnknownName("method", str(method), (DETX, LAMBDA_MIN, RMT, SVD, AUTO))
-        if not 0 < abs(percent) <= 1:
+        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 < abs(percent) <= 1:
             raise UsageError(f"percent must lie between -1 and 1 and not be 0, not {percent!r}")
         kept = functools.partial(kept_by, method, percent)
         return truncate(self._model(model), self._all(model, layers, start_ids), kept)
@@ -321,12 +330,12 @@ class WeightWatcher:
     @staticmethod
     def describe_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
         """describe of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
-        return _each_bin(model_dir, "describe", options)
+        return each_bin(WeightWatcher, model_dir, "describe", options)
 
     @staticmethod
     def analyze_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
         """analyze of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
-        return _each_bin(model_dir, "analyze", options)
+        return each_bin(WeightWatcher, model_dir, "analyze", options)
 
     @staticmethod
     def extract_pytorch_bins(*_: Any, **__: Any) -> None:
@@ -380,16 +389,3 @@ def _dropped(xmax: Any) -> int:
     if isinstance(xmax, bool) or not isinstance(xmax, numbers.Integral):
         raise UsageError(f"xmax = {xmax!r} is not supported: None, or how many of the largest eigenvalues to leave out")
     return abs(int(xmax))
-
-
-def _each_bin(folder: str | Path, what: str, options: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
-    files = sorted(Path(folder).glob("pytorch_model*bin"))
-    if not files:
-        raise UsageError(f"{folder}: no pytorch_model*bin in it")
-    frames = []
-    for file in files:
-        frame = getattr(WeightWatcher(model=file), what)(**options)
-        frames.append(frame.assign(model_name=Path(folder).name, model_filename=file.name))
-    return pd.concat(frames, ignore_index=True)
