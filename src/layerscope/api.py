@@ -205,7 +205,8 @@ def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
     if intra and stacked:
         raise UsageError("intra and stacked contradict each other: products of layers, or all layers in one matrix")
     if base is not None:
-        target = lora.Merged(target, base) if lora.is_adapter(target) else delta.Delta(target, base)
+        added = lora.is_adapter(target) and not lora.is_adapter(base)
+        target = lora.Merged(target, base) if added else delta.Delta(target, base)
     if intra:
         return products.Intra(target)
     return stack.Stacked(target) if stacked else target

@@ -1,4 +1,4 @@
-"""What the reviewers of the face found: shared weights, adapters twice, odd modules."""
+"""Edges between the parts: shared weights, two adapters, odd modules, options that a report cannot take."""
 
 from __future__ import annotations
 
