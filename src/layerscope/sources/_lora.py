@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
 FACTOR = re.compile(
-    r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$"
+    r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$",
+    re.DOTALL,
 )
-MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$")
+MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$", re.DOTALL)
 PREFIX = "base_model.model."
 
 
