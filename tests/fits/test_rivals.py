@@ -119,3 +119,57 @@ def test_a_rival_of_a_failed_fit_fails_for_the_same_reason() -> None:
     fits = fits_of(np.arange(1.0, 10))
     assert not fits["lognormal"].ok
     assert fits["lognormal"].reason == fits["power_law"].reason
+
+
+def test_e_tpl_recovers_a_truncated_power_law_from_its_peak(rng: np.random.Generator) -> None:
+    """Draws of x^−α e^−Λx above 1 by rejection from the power law; the peak of their histogram is where they begin."""
+    alpha, cutoff = 2.2, 0.02
+    draws = pareto(rng, alpha, 60_000)
+    values = draws[rng.random(len(draws)) < np.exp(-cutoff * (draws - 1))][:8000]
+    fit = fit_all(spectrum_of(values), Settings(), ("e_tpl",))["e_tpl"]
+    assert fit.ok, fit.reason
+    assert fit.params["alpha"] == pytest.approx(alpha, abs=0.08)
+    assert fit.params["Lambda"] == pytest.approx(cutoff, rel=0.25)
+    assert fit.params["xmin"] == pytest.approx(1.0, rel=0.12)
+
+
+def test_xmin_is_searched_at_the_peak_where_that_is_asked_for(rng: np.random.Generator) -> None:
+    values = np.concatenate([np.exp(0.3 * rng.standard_normal(400)), pareto(rng, 2.5, 400)])
+    logs = np.log(np.sort(values))
+    counts, edges = np.histogram(logs, bins=100)
+    peak = np.exp(edges[counts.argmax()])
+    free, held = (
+        fit_all(spectrum_of(values), Settings(fix_fingers=how), ("power_law",))["power_law"].params["xmin"]
+        for how in ("", "xmin_peak")
+    )
+    assert 0.95 * peak <= held <= 1.5 * peak
+    limited = Settings(fix_fingers="xmin_peak", xmin_max=1.1 * float(peak))
+    assert fit_all(spectrum_of(values), limited, ("power_law",))["power_law"].params["xmin"] <= 1.1 * peak
+    assert free > 0
+    nowhere = Settings(fix_fingers="xmin_peak", xmin_max=0.5 * float(peak))
+    assert "window of xmin" in fit_all(spectrum_of(values), nowhere, ("power_law",))["power_law"].reason
+
+
+def test_the_goodness_of_fit_is_uniform_for_power_laws_and_rejects_other_tails() -> None:
+    from scipy.stats import kstest
+
+    rng = np.random.default_rng(5)
+    settings = Settings(bootstrap=40)
+
+    def p_of(values: np.ndarray, least: int = 10) -> float:
+        chosen = settings.changed(min_tail=least)
+        return float(fit_all(spectrum_of(values), chosen, ("bootstrap",))["bootstrap"].params["p"])
+
+    null = [p_of(pareto(rng, 3.0, 150)) for _ in range(120)]
+    assert kstest(np.array(null) - rng.random(120) / 41, "uniform").pvalue > 0.01
+    for draw in (lambda: 1 + rng.exponential(1, 500), lambda: np.exp(np.abs(rng.standard_normal(500)))):
+        assert np.median([p_of(draw(), 400) for _ in range(5)]) < 0.05
+
+
+def test_spectra_of_one_size_do_not_share_random_draws(rng: np.random.Generator) -> None:
+    values = pareto(rng, 3.0, 100)
+    fits = [
+        fit_all(spectrum_of(v), Settings(bootstrap=20), ("bootstrap",))["bootstrap"].params
+        for v in (values, 7 * values)
+    ]
+    assert fits[0] == pytest.approx(fits[1])  # the same layer, rescaled

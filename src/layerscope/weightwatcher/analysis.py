@@ -16,6 +16,7 @@ from layerscope.weightwatcher.names import SUPPORTED
 def rows_of(
     chosen: list[Layer], base: list[Layer] | None, pool: bool, conv2d_norm: bool, want: Wanted
 ) -> tuple[Report | None, list[dict[str, Any]]]:
+    """A row per layer, or per kernel position without ``pool``; of W − W₀ where there is a base."""
     arrays = tensors_of(chosen, pool, conv2d_norm)
     if not arrays:
         return None, []
@@ -41,6 +42,7 @@ def rows_of(
 
 
 def arranged(layers: list[Layer], how: str, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
+    """A row per product of consecutive layers ("intra"), or one of all layers ("stacked")."""
     arrays = tensors_of([layer for layer in layers if layer.type in SUPPORTED], True, True)
     report = api.analyze(arrays, settings=want.settings, intra=how == "intra", stacked=how == "stacked")
     rows: list[dict[str, Any]] = []
@@ -58,13 +60,14 @@ def arranged(layers: list[Layer], how: str, want: Wanted) -> tuple[Report, list[
 def left_out(layers: list[Layer], rows: list[dict[str, Any]], report: Report | None) -> dict[str, str]:
     """Layer → why there is no row for it, or none with an α."""
     shown = {row["longname"] for row in rows}
+    why = "not among the layers asked for, or outside min_evals, max_evals and max_N"
     found = {
-        layer.longname: f"{layer.type}: not among the layers asked for"
+        layer.longname: why if layer.type in SUPPORTED else f"of type {layer.type}"
         for layer in layers
         if layer.longname not in shown
     }
     for row in report.rows if report is not None else ():
-        why = row.skipped or row.absent.get("alpha", "")
-        if why:
-            found[row.name.removesuffix(".weight")] = why
+        reason = row.skipped or row.absent.get("alpha", "")
+        if reason:
+            found[row.name.removesuffix(".weight")] = reason
     return found

@@ -198,7 +198,7 @@ class WeightWatcher:
         if len(whole) > 1 or (whole and not pool):
             raise UsageError(f"{' and '.join([*whole, *([] if pool else ['pool=False'])])} contradict each other")
         base = base_model if base_model is not None else self.base_model
-        if whole and any(item not in ((), [], None) for item in (layers,)):
+        if whole and layers not in ((), [], None):
             raise UsageError(f"layers and {whole[0]} contradict each other: {whole[0]} is about the whole model")
         if whole and base is not None:
             raise UsageError(f"base_model and {whole[0]} contradict each other")
