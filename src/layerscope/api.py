@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from layerscope import comparison, engines, pipeline, sources
+from layerscope import comparison, engines, fits, pipeline, sources
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
@@ -61,6 +61,7 @@ def analyze(
         asked = (settings or saved.settings).changed(**options) if settings or options else None
         return rejudge(_only(saved, layers), asked)
     settings = (settings or Settings()).changed(**options)
+    fits.check(settings.fits)
     target = _arranged(target, base, intra, stacked)
     run = engines.get(engine or DEFAULT_ENGINE)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -139,6 +140,7 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
         if asked != had and asked != getattr(Settings(), name):
             raise UsageError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
     settings = settings.changed(**{name: getattr(measured, name) for name in MEASURED})
+    fits.check(settings.fits)
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
     return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
 

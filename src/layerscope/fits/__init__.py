@@ -21,6 +21,15 @@ def family(name: str, *, ref: str) -> Callable[[Callable[..., Any]], Callable[..
     return registry.mark("fits", name, ref=ref)
 
 
+def check(families: Sequence[str]) -> None:
+    """Every name is a family's.
+
+    :raises UnknownName: one is not.
+    """
+    for name in families:
+        registry.find("fits", name)
+
+
 def fit_all(spectrum: Spectrum, settings: Settings, families: Sequence[str] | None = None) -> dict[str, Fit]:
     """Every one of ``families``, by default those of ``settings.fits``; what one builds on comes first."""
     done: dict[str, Fit] = {}
