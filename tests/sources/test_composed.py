@@ -324,7 +324,8 @@ def test_negated_filters(weights: Arrays) -> None:
     [({"intra": True, "stacked": True}, "contradict"), ({"inverse": True, "randomize": True}, "contradict"),
      ({"max_evals": 10}, "below min_evals"), ({"xmin_max": 3.0}, "xmin_peak"), ({"shuffles": -1}, "at least 0"),
      ({"spike_rate": 0.5}, "spike_rate"), ({"windw": 3}, "did you mean 'window'"), ({"window": -1}, "at least 0"),
-     ({"fits": ("powerlaw",)}, "did you mean 'power_law'"), ({"drop_top": True}, "drop_top"), ({"fix_fingers": "clip"}, "fix_fingers"), ({"pool": 1}, "pool")],
+     ({"fits": ("powerlaw",)}, "did you mean 'power_law'"),
+     ({"drop_top": True}, "drop_top"), ({"fix_fingers": "clip"}, "fix_fingers"), ({"pool": 1}, "pool")],
 )  # fmt: skip
 def test_options_that_are_wrong_or_contradict_each_other(weights: Arrays, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
