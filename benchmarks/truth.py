@@ -79,7 +79,7 @@ TAILS: dict[str, tuple[Callable[..., np.ndarray], int]] = {
 def goodness(samples: int) -> list[str]:
     """Goodness-of-fit p: uniform under the null, small where another law made the tail."""
     lines = [
-        "| sample | median p | p < 0.1 | LS106 with --evidence | p uniform? (KS) |",
+        "| sample | median p | p < 0.1 | LS106 with `--evidence` | p uniform? (KS) |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, (draw, least) in TAILS.items():
@@ -191,7 +191,7 @@ has little to say against it. Where the tail is the whole sample it rejects. The
 
 ## Verdicts on random layers
 
-Layers of independent entries, {verdicts} of each shape, with --randomize. LS103 (nearly random) is due, LS101, LS104
+Layers of independent entries, {verdicts} of each shape, with `--randomize`. LS103 (nearly random) is due, LS101, LS104
 and LS105 are not; LS102 (under-trained) depends on the shape, which is why LS103 is there.
 
 {tables[2]}
