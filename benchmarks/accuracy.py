@@ -9,6 +9,7 @@ weights are looked for in ../shared or $LAYERSCOPE_SHARED.
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 
 from scipy.stats import kendalltau
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="Markdown page to write")
     parser.add_argument("--min-evals", type=int, default=30)
     options = parser.parse_args()
+    if not MODELS.is_dir():
+        sys.exit(f"no weights at {MODELS}; $LAYERSCOPE_SHARED says where they are")
     made = {name: table(found, options.min_evals) for name, found in series().items()}
     if options.write:
         page = (HERE / "accuracy.md.in").read_text("utf-8")
