@@ -214,3 +214,43 @@ def test_notebook_html_escapes_names(rng: np.random.Generator) -> None:
     html = layerscope.analyze({name: rng.standard_normal((60, 60))})._repr_html_()
     assert "<img" not in html
     assert "&lt;img" in html
+
+
+def test_saved_reports_refuse_what_needs_the_weights(tmp_path: Path) -> None:
+    report = layerscope.analyze({"w.weight": np.random.default_rng(0).standard_normal((60, 50))}, randomize=True)
+    for options in (
+        {"conv": "flat"},
+        {"seed": 9},
+        {"max_evals": 100},
+        {"base": {"w.weight": np.eye(3)}},
+        {"window": 5},
+    ):
+        with pytest.raises(UsageError, match="need"):
+            layerscope.analyze(report, **options)
+    flat = layerscope.analyze({"w.weight": np.random.default_rng(0).standard_normal((60, 50))}, conv="flat")
+    with pytest.raises(UsageError, match="was measured with 'flat'"):
+        layerscope.analyze(flat, conv="slices")
+
+
+def test_heads_that_nobody_knows_are_an_error() -> None:
+    with pytest.raises(UsageError, match="how many heads"):
+        layerscope.analyze({"q_proj.weight": np.eye(60)}, per_head=True)
+
+
+def test_rows_per_matrix_do_not_take_the_names_of_others() -> None:
+    rng = np.random.default_rng(0)
+    layers = {"c.weight": rng.standard_normal((32, 16, 2, 2)), "c.weight[0]": rng.standard_normal((60, 50))}
+    report = layerscope.analyze(layers, pool=False)
+    assert len(report.rows) == 5
+    assert len({row.name for row in report.rows}) == 5
+    assert sum(row.ref.params for row in report.rows) == 32 * 16 * 4 + 60 * 50
+
+
+def test_inverse_spectra_and_differences_carry_no_verdict_about_training() -> None:
+    rng = np.random.default_rng(0)
+    layers = {f"l{i}.weight": rng.standard_normal((100, 100)) for i in range(4)}
+    assert layerscope.analyze(layers, inverse=True).findings == ()
+    low = {name: w + np.outer(rng.standard_normal(100), rng.standard_normal(100)) for name, w in layers.items()}
+    assert not [
+        f for f in layerscope.analyze(low, base=layers).findings if f.code in ("LS101", "LS102", "LS105", "LS109")
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from layerscope import comparison, engines, fits, pipeline, sources
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
-from layerscope.settings import MEASURED, Settings
+from layerscope.settings import Settings
 from layerscope.types import Comparison, Job, LayerReport, Report
 
 Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
@@ -54,9 +54,7 @@ def analyze(
     """
     saved = _saved(target)
     if saved is not None:
-        if base is not None or intra or stacked:
-            raise UsageError("base, intra and stacked need the weights; a saved report has none")
-        saved.settings.check_measured(options)
+        _check_saved(saved, base is not None or intra or stacked, options)
         engines.get(engine or DEFAULT_ENGINE)
         asked = (settings or saved.settings).changed(**options) if settings or options else None
         return rejudge(_only(saved, layers), asked)
@@ -100,9 +98,7 @@ def describe(
     """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
     saved = _saved(target)
     if saved is not None:
-        if base is not None or intra or stacked:
-            raise UsageError("base, intra and stacked need the weights; a saved report has none")
-        saved.settings.check_measured(options)
+        _check_saved(saved, base is not None or intra or stacked, options)
         return _only(saved, layers)
     settings = (settings or Settings()).changed(**options)
     with sources.opened(_arranged(target, base, intra, stacked)) as source:
@@ -133,13 +129,7 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
 
     Settings that shape the spectra themselves (``settings.MEASURED``) stay what they were measured with.
     """
-    measured = report.settings
-    settings = settings or measured
-    for name in MEASURED:
-        asked, had = getattr(settings, name), getattr(measured, name)
-        if asked != had and asked != getattr(Settings(), name):
-            raise UsageError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
-    settings = settings.changed(**{name: getattr(measured, name) for name in MEASURED})
+    settings = (settings or report.settings).judging(report.settings)
     fits.check(settings.fits)
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
     return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
@@ -223,6 +213,12 @@ def _saved(target: Any) -> Report | None:
         if store.is_report(target):
             return store.load(target)
     return None
+
+
+def _check_saved(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
+    if composed:
+        raise UsageError("base, intra and stacked need the weights; a saved report has none")
+    report.settings.check_measured(options)
 
 
 def _only(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
@@ -14,6 +14,7 @@ from layerscope.settings import Settings
 from layerscope.types import Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
 
 if TYPE_CHECKING:
+    from layerscope.sources.delta import DeltaSource
     from layerscope.types import Array
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -85,8 +86,8 @@ def measure(job: Job) -> LayerReport:
 def distances(job: Job) -> dict[str, float]:
     """Distances of one layer of a :class:`~layerscope.sources.delta.Delta` from the base model's."""
     ref, conv = job.refs[0], job.settings.conv
-    pair = sources.reopen(job.spec).both(ref)  # type: ignore[attr-defined]
-    mine, theirs = (matrices.unfold(tensor, ref, conv) for tensor in pair)
+    source = cast("DeltaSource", sources.reopen(job.spec))
+    mine, theirs = (matrices.unfold(tensor, ref, conv) for tensor in source.both(ref))
     return similarity.distances(theirs, mine)
 
 

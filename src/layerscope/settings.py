@@ -16,19 +16,9 @@ CONV = ("slices", "flat")
 FINGERS = ("", "clip_xmax", "xmin_peak")
 # Settings that shape what is read off the matrices: a saved report cannot be judged anew under others.
 MEASURED = (
-    "conv",
-    "conv_factor",
-    "pool",
-    "per_head",
-    "inverse",
-    "randomize",
-    "shuffles",
-    "vectors",
-    "window",
-    "spike_rate",
-)
-
-
+    "conv", "conv_factor", "pool", "per_head", "inverse",
+    "randomize", "shuffles", "spike_rate", "vectors", "window",
+)  # fmt: skip
 LEAST = {
     "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 0, "window": 0,
     "max_fingers": 0,
@@ -49,9 +39,7 @@ class Limits:
     rank_loss: float = 0.25  # fraction of eigenvalues that are numerically zero
     stable_rank: float = 1.1  # ‖W‖_F²/λmax below: one direction holds the layer (at least 16 eigenvalues)
     emptied: float = 1e-6  # λmax relative to the model's median λmax below: weight decay won
-    random_distance: float = (
-        1.5  # rand_distance over that between shuffles below: no structure (95–99 % of random layers)
-    )
+    random_distance: float = 1.5  # rand_distance over that between shuffles below: no structure (docs: How sure α is)
     trap_size: float = 0.1  # λ of a trap over its edge − 1 below: too near to speak of
     scale_outlier: float = 1.0  # |log10 λmax − that of its siblings| above, and 5 robust deviations: out of scale
     weak_layers: float = 0.05  # share of layers with α > under_trained, at least two, that speaks about the model
@@ -119,7 +107,7 @@ class Settings:
         if self.xmin_max is not None and self.fix_fingers != "xmin_peak":
             raise UsageError('xmin_max limits fix_fingers = "xmin_peak", which was not asked for')
         if self.inverse and (self.randomize or self.vectors or self.window):
-            other = next(name for name in ("randomize", "vectors", "window", "spike_rate") if getattr(self, name))
+            other = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
             raise UsageError(f"inverse and {other} contradict each other: one is of 1/λ, the other of λ")
 
     def check_measured(self, options: Mapping[str, Any]) -> None:
@@ -130,8 +118,19 @@ class Settings:
         fixed = (*MEASURED, "max_evals", "max_cost", *(("seed",) if self.randomize else ()))
         for name in fixed:
             if name in options and options[name] != getattr(self, name):
-                had = getattr(self, name)
-                raise UsageError(f"{name} = {options[name]!r} needs the weights: the report was measured with {had!r}")
+                raise _needs_weights(name, options[name], getattr(self, name))
+
+    def judging(self, measured: Settings) -> Settings:
+        """These settings for a report that was measured with others: fields in ``MEASURED`` stay what they were.
+
+        :raises UsageError: one of them was asked for, other than by default.
+        """
+        default = Settings()
+        for name in MEASURED:
+            asked, had = getattr(self, name), getattr(measured, name)
+            if asked not in (had, getattr(default, name)):
+                raise _needs_weights(name, asked, had)
+        return self.changed(**{name: getattr(measured, name) for name in MEASURED})
 
     def shuffles_of(self, evals: int) -> int:
         """Shuffles of a layer with so many eigenvalues: spectra of large random matrices hardly differ."""
@@ -157,12 +156,7 @@ class Settings:
     @classmethod
     def weightwatcher(cls, **changes: Any) -> Settings:
         """weightwatcher 0.7.7: min_evals 8, tails of 2, absolute cut 1e-5, conv eigenvalues halved."""
-        compatible: dict[str, Any] = {
-            "min_evals": 8,
-            "min_tail": 2,
-            "null_cut": 1e-5,
-            "conv_factor": 0.5,
-        }
+        compatible: dict[str, Any] = {"min_evals": 8, "min_tail": 2, "null_cut": 1e-5, "conv_factor": 0.5}
         return cls(**(compatible | changes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,6 +175,10 @@ class Settings:
         if "fits" in values:
             values["fits"] = tuple(values["fits"]) if isinstance(values["fits"], list | tuple) else values["fits"]
         return cls(**values, limits=Limits(**limits))
+
+
+def _needs_weights(name: str, asked: Any, had: Any) -> UsageError:
+    return UsageError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
 
 
 def _check_names(cls: type[Any], values: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:

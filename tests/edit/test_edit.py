@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope import edit
+from layerscope import Settings, edit, fits
+from layerscope.edit.weights import tail_length
 from layerscope.errors import UnknownName, UsageError
+from layerscope.numerics import spectra
 
 torch = pytest.importorskip("torch")
 
@@ -160,3 +162,17 @@ def test_schedules_refuse_what_they_cannot_do(report: layerscope.Report) -> None
         edit.temp_balance(report, 0.1, metric="alpha_hil")
     with pytest.raises(UnknownName, match="known|Known"):
         edit.temp_balance(report, 0.1, form="cubic")
+
+
+def test_editing_keeps_to_the_range_of_the_dtype() -> None:
+    w = (65000 * np.sign(np.random.default_rng(0).standard_normal((80, 60)))).astype(np.float16)
+    with pytest.raises(UsageError, match="leave the range of float16"):
+        edit.smooth({"w.weight": w}, 20)
+
+
+def test_eigenvalues_kept_out_of_the_fit_stay_in_the_layer() -> None:
+    rng = np.random.default_rng(0)
+    spectrum = spectra.esd((rng.standard_normal((200, 100)) * rng.pareto(1.5, 100))[None])
+    settings = Settings(drop_top=3)
+    xmin = fits.fit_all(spectrum, settings, ("power_law",))["power_law"].params["xmin"]
+    assert tail_length(spectrum, "power_law", settings) == (spectrum.evals >= xmin).sum()

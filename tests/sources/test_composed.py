@@ -351,3 +351,29 @@ def test_options_on_the_command_line(tmp_path: Path, weights: Arrays) -> None:
         assert done.returncode in (2, 3)
         assert len(done.stderr.strip().splitlines()) <= 1 or "Usage" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_two_adapters_of_one_module_are_not_added_silently(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {f"m.q.lora_{x}.{name}.weight": rng.standard_normal((4, 60) if x == "A" else (50, 4))
+               for x in "AB" for name in ("one", "my_default")}  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 4}')
+    save(tmp_path / "adapter_model.safetensors", tensors)
+    assert [row.name for row in layerscope.analyze(tmp_path).rows] == ["m.q.lora.my_default", "m.q.lora.one"]
+    with pytest.raises(Unreadable, match="analyse one adapter at a time"):
+        layerscope.analyze(tmp_path, base={"m.q.weight": rng.standard_normal((50, 60))})
+
+
+def test_adapters_are_compared_by_their_products(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((8, 60)), rng.standard_normal((50, 8))
+    turn, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    for name, (first, second) in {"x": (a, b), "y": (turn @ a, b @ turn.T)}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 8}')
+        save(tmp_path / name / "adapter_model.safetensors", {"q.lora_A.weight": first, "q.lora_B.weight": second})
+    found = layerscope.compare(tmp_path / "x", tmp_path / "y").layers[0].distances[1]
+    assert found["relative"] == pytest.approx(0, abs=1e-12)
+    assert found["overlap"] == pytest.approx(1)
+    delta = layerscope.analyze(tmp_path / "x", base=tmp_path / "y", layers=["*"])
+    assert float(delta.rows[0].metrics.get("norm", 0.0)) < 1e-20

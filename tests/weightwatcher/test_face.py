@@ -331,3 +331,54 @@ def test_the_model_is_left_as_it_was(net: Net) -> None:
     ww.WeightWatcher(model=net).analyze(randomize=True, mp_fit=True, vectors=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert {name: set(vars(module)) for name, module in net.named_modules()} == attributes
+
+
+def test_a_weight_that_two_modules_share_is_changed_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    model[2].weight = model[0].weight
+    ww.WeightWatcher(model=model).SVDSmoothing(method="svd", percent=-0.05)
+    assert np.linalg.matrix_rank(model[0].weight.detach().double().numpy(), tol=1e-5) == 61
+
+
+def test_smoothing_changes_all_layers_or_none() -> None:
+    state = {"a.weight": np.random.default_rng(0).standard_normal((60, 50)), "b.weight": np.full((60, 50), np.nan)}
+    before = state["a.weight"].copy()
+    with pytest.raises((LayerscopeError, np.linalg.LinAlgError)):
+        ww.WeightWatcher().SVDSmoothing(model=state, method="svd")
+    assert (state["a.weight"] == before).all()
+
+
+def test_modules_of_every_odd_kind_are_passed_over() -> None:
+    class Odd(nn.Module):  # type: ignore[misc,name-defined]
+        @property
+        def weight(self) -> Any:
+            raise RuntimeError("no")
+
+    model = nn.ModuleList([nn.LazyLinear(10), Odd(), nn.Linear(60, 50), nn.LayerNorm(5, elementwise_affine=False)])
+    model.append(nn.Linear(60, 50, device="meta"))
+    watcher = ww.WeightWatcher(model=model)
+    assert watcher.analyze().longname.tolist() == ["2"]
+    assert len(watcher.analyze(layers=[1])) == 0  # a module without weights, as in 0.7.7
+
+
+def test_left_out_layers_are_listed_with_the_reason() -> None:
+    rng = np.random.default_rng(0)
+    state = {"a.weight": rng.standard_normal((60, 50)), "nan.weight": np.full((60, 50), np.nan),
+             "tiny.weight": rng.standard_normal((3, 3))}  # fmt: skip
+    watcher = ww.WeightWatcher(model=state)
+    details = watcher.analyze()
+    assert details.status.tolist() == ["success", "failed"]
+    assert set(watcher.left_out) == {"nan", "tiny"}
+    assert "NaN" in watcher.left_out["nan"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"min_evals": "x"}, {"max_N": None}, {"start_ids": "x"}, {"tolerance": None}, {"finger_thresh": "x"},
+     {"layers": 3.7}, {"stacked": True, "layers": ["a"]},
+     {"stacked": True, "layers": np.array([1, 2])}],
+)  # fmt: skip
+def test_arguments_of_the_wrong_type_are_refused(options: Any) -> None:
+    with pytest.raises(UsageError):
+        ww.WeightWatcher(model={"a.weight": np.eye(60)}).analyze(**options)

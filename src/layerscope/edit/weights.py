@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,10 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
             return 0
     family = "power_law" if keep == "power_law" else "marchenko_pastur"
     fit = fits.fit_all(spectrum, settings, (family,))[family]
-    return int(fit.params["spikes"]) if fit.ok else 0
+    if not fit.ok:
+        return 0
+    above = settings.drop_top if family == "power_law" else 0  # kept out of the fit, not out of the layer
+    return int(fit.params["spikes"]) + above
 
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
@@ -143,9 +147,7 @@ def _edited(
 
 def _whole(source: Source, ref: LayerRef) -> Array:
     """A writable copy of the whole tensor that a layer is part of."""
-    import dataclasses
-
-    return np.array(source.read(dataclasses.replace(ref, part=None)))
+    return np.array(source.read(replace(ref, part=None)))
 
 
 def _originals(target: Any) -> Mapping[str, Any]:

@@ -47,9 +47,10 @@ def distances(a: Array, b: Array) -> dict[str, float]:
     """
     products: dict[str, list[float]] = {"cka": [], "angle": [], "overlap": []}
     difference = norm_a = norm_b = inner = 0.0
-    peak = max(float(np.abs(w.astype(np.float64)).max()) for w in (*a, *b))
-    if not math.isfinite(peak):
+    peaks = [float(max(w.max(), -w.min())) for w in (*a, *b)]
+    if not all(map(math.isfinite, peaks)):
         return {}
+    peak = max(peaks)
     unit = 1.0 if peak == 0.0 else math.ldexp(1.0, min(1000, math.frexp(peak)[1]))  # keeps fourth powers within range
     for one, other in zip(a, b, strict=True):
         x, y = one.astype(np.float64) / unit, other.astype(np.float64) / unit

@@ -86,7 +86,8 @@ def factors_of(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[Tenso
         if not match:
             others.append(info)
             continue
-        stem, adapter = match["stem"].removeprefix(PREFIX), (match["adapter"] or "").replace("default", "")
+        stem, adapter = match["stem"].removeprefix(PREFIX), match["adapter"] or ""
+        adapter = "" if adapter == "default" else adapter
         factors = found.setdefault((stem, adapter), Factors(stem, adapter))
         factors.embedding = factors.embedding or bool(which in "AB" and match["embedding"])
         if which in factors.tensors:

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = True
-WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "model._orig_mod.",
-)  # what DistributedDataParallel and torch.compile put before names
+WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 @dataclass(frozen=True)

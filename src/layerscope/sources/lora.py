@@ -77,9 +77,8 @@ class AdapterSource:
         try:
             scale = _lora.scaling(self.config)
             self.scales = {factors.label: scale(factors) for factors in found}
-        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            why = f"{type(error).__name__}: {error}"
-            raise Unreadable(f"{folder / CONFIG}: does not say the scale lora_alpha / r ({why})") from None
+        except (ValueError, OverflowError) as error:
+            raise Unreadable(f"{folder / CONFIG}: does not say the scale lora_alpha / r ({error})") from None
         self.factors = {factors.label: factors for factors in found}
         self.others = layers_of(others)
         rows = [_lora.row_of(factors, self.scales[factors.label]) for factors in found]

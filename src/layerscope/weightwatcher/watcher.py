@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerscope.edit import weights as surgery
 from layerscope.errors import UnknownName, UsageError
 from layerscope.numerics import randommatrix, spectra
@@ -28,7 +30,7 @@ from layerscope.weightwatcher.layers import (
     sizes_of,
     stack_of,
     supported,
-)  # fmt: skip
+)
 from layerscope.weightwatcher.names import (
     ACCURATE_SVD,
     AUTO,
@@ -57,7 +59,7 @@ from layerscope.weightwatcher.names import (
     SUPPORTED,
     SVD,
     WW_POWERLAW,
-)  # fmt: skip
+)
 from layerscope.weightwatcher.surgery import kept_by, truncate
 
 if TYPE_CHECKING:
@@ -198,7 +200,7 @@ class WeightWatcher:
         if len(whole) > 1 or (whole and not pool):
             raise UsageError(f"{' and '.join([*whole, *([] if pool else ['pool=False'])])} contradict each other")
         base = base_model if base_model is not None else self.base_model
-        if whole and layers not in ((), [], None):
+        if whole and layers is not None and np.size(layers):
             raise UsageError(f"layers and {whole[0]} contradict each other: {whole[0]} is about the whole model")
         if whole and base is not None:
             raise UsageError(f"base_model and {whole[0]} contradict each other")
@@ -254,7 +256,7 @@ class WeightWatcher:
         ref, stack = stack_of(found)
         if random:
             stack = randommatrix.Shuffler(stack).shuffle([0, found.id])
-        factor = 0.5 if ref.kind == "conv2d" else 1.0
+        factor = Settings.weightwatcher().conv_factor if ref.kind == "conv2d" else 1.0
         return spectra.scaled(spectra.esd(stack), factor).evals
 
     def get_Weights(self, model: Any = None, layer: Any = None, params: Any = None) -> list[Array]:
