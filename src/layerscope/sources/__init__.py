@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from layerscope import registry
-from layerscope.errors import LayerscopeError, Refused, TargetNotFound, UnknownFormat, Unreadable, did_you_mean
+from layerscope.errors import (
+    LayerscopeError,
+    MissingExtra,
+    Refused,
+    TargetNotFound,
+    UnknownFormat,
+    Unreadable,
+    did_you_mean,
+)
+from layerscope.sources._files import is_path, whole
 from layerscope.types import Source, SourceSpec
 
 
@@ -24,6 +33,7 @@ class Composed:
 
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
+URL = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.ASCII)
 _counter = itertools.count()
 _opened: dict[tuple[int, str], Source] = {}
 
@@ -41,7 +51,7 @@ def short(target: Any) -> str:
 
 def name_of(target: Any) -> str:
     """How a target is called in a report: its path, or its type."""
-    if isinstance(target, str | Path | Composed):
+    if isinstance(target, str | Composed) or is_path(target):
         return str(target)
     return f"{type(target).__module__}.{type(target).__qualname__}"
 
@@ -72,12 +82,12 @@ def open_target(target: Any) -> Source:
     :raises TargetNotFound: nothing at that path, nor in the local hub cache.
     :raises UnknownFormat: no source recognises it.
     """
-    found = _locate(target) if isinstance(target, str | os.PathLike) else target
+    found = _locate(target) if isinstance(target, str | Path) else target
     for plugin in registry.plugins("sources").values():
         if _accepts(plugin, found):
             return _open(plugin, found)
     formats = ", ".join(registry.plugins("sources"))
-    if isinstance(found, Path):
+    if is_path(found):
         raise UnknownFormat(f"{found}: {_content(found)}; not a model in any known format ({formats})")
     raise UnknownFormat(f"cannot analyse a {type(found).__module__}.{type(found).__qualname__}; known: {formats}")
 
@@ -96,17 +106,41 @@ def _open(plugin: registry.Plugin, target: Any) -> Source:
     except LayerscopeError:
         raise
     except Exception as error:
-        named = target if isinstance(target, str | Path) else type(target).__name__
+        named = target if isinstance(target, str) or is_path(target) else type(target).__name__
         why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise Unreadable(f"{named}: cannot be read as {plugin.name}: {why}") from error
     return source
 
 
-def _locate(target: str | os.PathLike[str]) -> Path | str:
+def _in_store(url: str) -> Any:
+    """The path of a URL in an fsspec store.
+
+    :raises MissingExtra: no library for stores, or none for this one.
+    :raises TargetNotFound: nothing there, or no access.
+    """
+    try:
+        from upath import UPath
+    except ImportError:
+        raise MissingExtra(f"{url}: a URL", "remote") from None
+    try:
+        path = UPath(url)
+        there = path.exists()
+    except ImportError as error:
+        raise TargetNotFound(f"{url}: {error}") from None
+    except Exception as error:  # each store has its own
+        raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
+    if not there:
+        raise TargetNotFound(f"{url} does not exist")
+    return Path(path.path) if path.protocol in ("", "file", "local") else path
+
+
+def _locate(target: str | os.PathLike[str]) -> Any:
     """An existing path, or a string that may be a hub id."""
     text = os.fspath(target)
     if not text or "\0" in text:
         raise TargetNotFound(f"{text!r} is no path")
+    if URL.match(text):
+        return _in_store(text)
     try:
         path = Path(text).expanduser()
         if path.exists():
@@ -126,7 +160,10 @@ def inside(folder: Path, name: str) -> Path:
     """
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise Refused(f"{folder}: names {name!r}, which is not a file beside it")
-    path, home = folder / name, folder.resolve()
+    path = folder / name
+    if not isinstance(path, Path):
+        return path  # a store has no links
+    home = folder.resolve()
     real = path.resolve()
     hub = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if real.parent not in (home, hub) and home not in real.parents:
@@ -152,8 +189,7 @@ def _content(path: Path) -> str:
     if not path.is_file():
         return "neither a file nor a folder"
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        head = whole(path).read(0, 64)
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
     if not head:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerscope.errors import Unreadable
+from layerscope.sources._files import whole
 
 MOST_AXES = 64  # of a NumPy array
 LONGEST = 100_000_000  # bytes of header, the limit of the format's own library
+MOST_TENSORS = 1 << 19  # the largest models have a quarter of them
 DTYPES = {  # name in the file → (numpy-style name, bits per entry)
     "F64": ("float64", 64),
     "F32": ("float32", 32),
@@ -56,15 +57,16 @@ def read_header(path: Path) -> dict[str, Entry]:
     :raises Unreadable: truncated, no JSON, a duplicate name, offsets that are negative, overlap, leave holes or end
         elsewhere than the file, or a size that is not shape × dtype.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise Unreadable(f"{path}: {size} bytes are no safetensors file (truncated?)")
-        length = int.from_bytes(prefix, "little")
-        if length > min(size - 8, LONGEST):
-            raise Unreadable(f"{path}: not safetensors, or truncated: header of {length:,} bytes in a file of {size:,}")
-        raw = file.read(length)
+    extent = whole(path)
+    size, prefix = extent.length, extent.read(0, 8)
+    if len(prefix) < 8:
+        raise Unreadable(f"{path}: {size} bytes are no safetensors file (truncated?)")
+    length = int.from_bytes(prefix, "little")
+    if length > min(size - 8, LONGEST):
+        raise Unreadable(f"{path}: not safetensors, or truncated: header of {length:,} bytes in a file of {size:,}")
+    raw = extent.read(8, length)
+    if raw.count(b'"dtype"') > MOST_TENSORS:
+        raise Unreadable(f"{path}: a header of more than {MOST_TENSORS:,} tensors")
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -81,15 +83,11 @@ def read_header(path: Path) -> dict[str, Entry]:
 def looks_like_header(path: Path) -> bool:
     """Do the first bytes read as a length that fits the file and the start of a JSON table?"""
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-            return (
-                len(head) == 9
-                and head[8:9] == b"{"
-                and int.from_bytes(head[:8], "little") <= os.fstat(file.fileno()).st_size - 8
-            )
+        extent = whole(path)
+        head = extent.read(0, 9)
     except OSError:
         return False
+    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= extent.length - 8
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

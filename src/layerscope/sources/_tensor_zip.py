@@ -1,208 +1,109 @@
-"""torch.save's zip files without torch: an unpickler that knows tensors and nothing else.
-
-A pickle is a program. This one may call four functions, all of them ours and harmless; any other name in it ends the
-reading. Storages are described, never loaded: the numbers stay in the zip, where they lie uncompressed.
-"""
+"""torch.save's files without torch: storages are described, never loaded, and the numbers stay where they lie."""
 
 from __future__ import annotations
 
-import io
-import math
-import pickle
-import struct
-import zipfile
-from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import Refused, Unreadable
-from layerscope.sources._header import MOST_AXES
-from layerscope.sources._pickle import LONGEST, check_pickle
+from layerscope.errors import Unreadable
+from layerscope.sources._files import Archive, Extent
+from layerscope.sources._layout import TensorInfo
+from layerscope.sources._pickle import LONGEST
+from layerscope.sources._unpickler import Storage, Tensor, unpickle
 from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array
 
-STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-}
-DTYPES = {  # torch.<name>, where a pickle names a dtype instead of a storage class
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
-    "float8_e4m3fn", "float8_e5m2",
-}  # fmt: skip
-HARMLESS = {("torch", "Size"), ("torch", "device"), ("torch.serialization", "_get_layout"), ("collections", "Counter")}
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens torch.save's files of before 1.6
+MOST_STORAGES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A stretch of numbers in the file."""
-
-    key: str
-    dtype: str
-    count: int
+def open_checkpoint(extent: Extent) -> TensorZip | TensorStream:
+    """A file of torch.save: a zip since 1.6, a stream of pickles before."""
+    return TensorZip(extent) if extent.read(0, 2) == b"PK" else TensorStream(extent)
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as its pickle describes it."""
+class _Checkpoint:
+    """Tensors over storages that lie in a file."""
 
-    storage: Storage
-    offset: int  # entries
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # entries
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+        self.content: Any = None
 
-    @property
-    def dtype(self) -> str:
-        """numpy-style name."""
-        return self.storage.dtype
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        """Where the numbers of a storage begin."""
+        raise NotImplementedError
 
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError("a pickle that changes a tensor after it is made")
-
-    @property
-    def expanded(self) -> bool:
-        """Does it show the same numbers more than once?"""
-        return math.prod(self.shape) > self.storage.count
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """Equal for tensors that are the same memory in the same shape."""
-        return (self.storage.key, self.offset, self.shape, self.strides)
-
-
-class TensorZip:
-    """A zip written by torch.save, opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.members = {info.filename: info for info in archive.infolist()}
-                self.prefix = _prefix(path, self.members)
-                info = self.members[self.prefix + "data.pkl"]
-                order = self.members.get(self.prefix + "byteorder")
-                if order is not None and _member(path, archive, order, 16) != b"little":
-                    raise Unreadable(f"{path}: big-endian tensors are not supported")
-                self.content = _unpickle(path, _member(path, archive, info, LONGEST))
-        except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError) as error:
-            raise Unreadable(f"{path}: damaged or truncated zip: {error}") from None
+    def describe(self, name: str, tensor: Tensor) -> TensorInfo:
+        """What a header would say of a tensor."""
+        fault = tensor.fault or ("expanded: it repeats the same numbers" if tensor.expanded else "")
+        where = (str(self.extent.path), self.extent.start, *tensor.identity)
+        return TensorInfo(name, tensor.shape, tensor.dtype, where, fault)
 
     def read(self, tensor: Tensor) -> Array:
         """Map one tensor's numbers."""
-        storage = tensor.storage
-        name = f"{self.prefix}data/{storage.key}"
-        dtype = as_dtype(storage.dtype)
+        dtype = as_dtype(tensor.dtype)
+        extent, start = self.place(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
-        info = self.members.get(name)
-        if info is None:
-            raise Unreadable(f"{self.path}: {name} is missing")
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise Unreadable(f"{self.path}: {name} is compressed, which torch.save never does")
-        if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or (last + 1) * dtype.itemsize > info.file_size:
-            raise Unreadable(f"{self.path}: a tensor reaches beyond {name}")
-        with self.path.open("rb") as file:
-            file.seek(info.header_offset)
-            header = file.read(30)
-        name_length, extra_length = struct.unpack("<HH", header[26:30])
-        start = info.header_offset + 30 + name_length + extra_length
-        if start + info.file_size > self.path.stat().st_size:
-            raise Unreadable(f"{self.path}: truncated")
-        flat = np.memmap(self.path, dtype=dtype, mode="r", offset=start, shape=(info.file_size // dtype.itemsize,))
+        if tensor.offset < 0 or min(tensor.strides, default=0) < 0:
+            raise Unreadable(f"{self.extent.path}: a tensor reaches beyond its storage")
+        flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
         strides = tuple(s * dtype.itemsize for s in tensor.strides)
-        return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
+        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, longest: int) -> bytes:
-    """A member as it lies in the file: torch.save compresses nothing, so that nothing can be larger than the file."""
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > longest:
-        raise Unreadable(f"{path}: {info.filename} is compressed or too long, which torch.save never makes it")
-    return archive.read(info)
+class TensorZip(_Checkpoint):
+    """A zip written by torch.save or torch.jit.save, opened."""
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(extent)
+        self.archive = Archive(extent)
+        found = [name for name in self.archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(found) != 1 or found[0].count("/") > 1:
+            raise Unreadable(f"{extent.path}: a zip without one data.pkl was not written by torch.save")
+        self.prefix = found[0].removesuffix("data.pkl")
+        order = self.prefix + "byteorder"
+        if order in self.archive.members and self.archive.read(order, 16) != b"little":
+            raise Unreadable(f"{extent.path}: big-endian tensors are not supported")
+        member = self.archive.stored(found[0])
+        if member.length > LONGEST:
+            raise Unreadable(f"{extent.path}: a pickle of {member.length:,} bytes is no checkpoint's")
+        self.content = unpickle(extent.path, member.read())
+
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        return self.archive.stored(f"{self.prefix}data/{storage.key}"), 0
 
 
-def _prefix(path: Path, members: dict[str, zipfile.ZipInfo]) -> str:
-    found = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
-    if len(found) != 1 or found[0].count("/") > 1:
-        raise Unreadable(f"{path}: a zip without one data.pkl was not written by torch.save")
-    if f"{found[0].removesuffix('data.pkl')}constants.pkl" in members:
-        raise Unreadable(f"{path}: a TorchScript archive; save its state_dict")
-    return found[0].removesuffix("data.pkl")
+class TensorStream(_Checkpoint):
+    """A file of torch.save from before 1.6: magic, protocol, system, the content, keys, then the storages."""
 
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(extent)
+        path = extent.path
+        with extent.open() as file:
+            first = unpickle(path, file)
+            if first != LEGACY_MAGIC:  # any other pickle: it may hold tensors of no storage
+                raise Unreadable(f"{path}: a pickle that torch.save did not write")
+            storages: dict[str, Storage] = {}
+            _, system, self.content, keys = (unpickle(path, file, storages) for _ in range(4))
+            if not isinstance(keys, list) or len(keys) > MOST_STORAGES:
+                raise Unreadable(f"{path}: damaged torch checkpoint: no list of storages")
+            if isinstance(system, dict) and system.get("little_endian") is False:
+                raise Unreadable(f"{path}: big-endian tensors are not supported")
+            at = file.tell()
+        self._starts: dict[str, int] = {}
+        for key in keys:
+            head = extent.read(at, 8)
+            storage = storages.get(str(key))
+            if len(head) < 8 or storage is None:
+                raise Unreadable(f"{path}: truncated, or a storage that nothing names")
+            count = int.from_bytes(head, "little")
+            self._starts[str(key)] = at + 8
+            at += 8 + count * as_dtype(storage.dtype).itemsize
 
-def _unpickle(path: Path, raw: bytes) -> Any:
-    try:
-        check_pickle(raw)
-        return _Unpickler(io.BytesIO(raw)).load()
-    except Refused as refused:
-        raise Refused(f"{path}: {refused}") from None
-    except MemoryError:
-        raise Unreadable(f"{path}: the pickle asks for more memory than there is") from None
-    except Exception as error:
-        raise Unreadable(f"{path}: damaged pickle: {type(error).__name__}: {error}") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")):
-            return _rebuild_tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Table
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return STORAGES[name]
-        if module == "torch" and name in DTYPES:
-            return name
-        if (module, name) == ("torch.storage", "UntypedStorage"):
-            return "uint8"
-        if (module, name) in HARMLESS:
-            return _nothing
-        raise Refused(
-            f"its pickle asks for {module}.{name}; only tensors are read, nothing is executed. "
-            "Save model.state_dict(), or convert to safetensors"
-        )
-
-    def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, str) or not isinstance(key, str) or not isinstance(count, int):
-            raise ValueError(f"unknown persistent id {pid!r}")
-        return Storage(key, dtype, count)
-
-
-class _Table(OrderedDict[Any, Any]):
-    """An OrderedDict that a pickle may fill and not otherwise change."""
-
-    def __setstate__(self, state: Any) -> None:
-        """State dicts carry version numbers as an attribute; nothing here needs them."""
-
-
-def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
-    shape, strides = tuple(shape), tuple(strides)
-    sizes = [offset, *shape, *strides]
-    possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MOST_AXES
-    if not possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
-        raise ValueError("a tensor with impossible sizes")
-    if math.prod(shape) and offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) >= storage.count:
-        raise ValueError("a tensor larger than its storage")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-def _nothing(*_: Any) -> None:
-    return None
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        if storage.key not in self._starts:
+            raise Unreadable(f"{self.extent.path}: truncated, or a storage that is not there")
+        return self.extent, self._starts[storage.key]

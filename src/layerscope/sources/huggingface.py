@@ -13,6 +13,7 @@ from typing import Any
 
 from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
 from layerscope.sources import HUB_ID, inside, lora, safetensors, torch_file
+from layerscope.sources._files import is_folder
 from layerscope.sources._state_dict import StateDict
 
 PORTABLE = True
@@ -24,7 +25,7 @@ def accepts(target: Any) -> bool:
     """A folder with weights in it, or a string in the form of a hub id."""
     if isinstance(target, str):
         return HUB_ID.fullmatch(target) is not None
-    return isinstance(target, Path) and target.is_dir() and bool(_weights(target)) and not lora.is_adapter(target)
+    return is_folder(target) and bool(_weights(target)) and not lora.is_adapter(target)
 
 
 def open(target: Path | str) -> StateDict:

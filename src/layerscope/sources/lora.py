@@ -13,6 +13,7 @@ import numpy as np
 from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.matrices import take
 from layerscope.sources import Composed, _lora, inside, name_of, open_target, safetensors, short, spec, torch_file
+from layerscope.sources._files import is_path
 from layerscope.sources._layout import layers_of, number
 from layerscope.sources._lora import Factors
 from layerscope.sources._state_dict import StateDict
@@ -39,9 +40,9 @@ class Merged(Composed):
 
 def is_adapter(target: Any) -> bool:
     """A folder with an adapter in it, or the adapter's own file."""
-    if isinstance(target, str):
+    if isinstance(target, str) and "://" not in target:
         target = Path(target).expanduser()
-    if not isinstance(target, Path):
+    if not is_path(target):
         return False
     if target.is_dir():
         return any((target / name).is_file() for name in (*FILES, CONFIG))

@@ -13,6 +13,7 @@ import numpy as np
 
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources import spec
+from layerscope.sources._files import Archive, is_file, unzipping, whole, zip_names
 from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
@@ -26,40 +27,34 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, ValueErr
 
 def accepts(target: Any) -> bool:
     """A zip whose members are all .npy files, or a file called .npz."""
-    if not isinstance(target, Path) or not target.is_file():
+    if not is_file(target):
         return False
     if target.suffix == ".npz":
         return True
-    try:
-        with zipfile.ZipFile(target) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+    names = zip_names(target)
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def open(target: Path) -> StateDict:
     """Read the header of every member."""
     try:
-        with zipfile.ZipFile(target) as archive:
-            members = {info.filename: info for info in archive.infolist() if info.filename.endswith(".npy")}
-            if len(members) < sum(info.filename.endswith(".npy") for info in archive.infolist()):
-                raise Unreadable(f"{target}: two arrays have the same name")
-            tensors = [_header(archive, info) for info in members.values()]
+        members = {name: info for name, info in Archive(whole(target)).members.items() if name.endswith(".npy")}
+        with unzipping(whole(target)) as archive:
+            tensors = [_header(archive, info, target) for info in members.values()]
     except DAMAGE as error:
         raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
     if not tensors:
         raise Unreadable(f"{target}: holds no arrays")
 
     def fetch(name: str) -> Array:
-        with zipfile.ZipFile(target) as archive, archive.open(members[f"{name}.npy"]) as member:
+        with unzipping(whole(target)) as archive, archive.open(members[f"{name}.npy"]) as member:
             array: Array = np.lib.format.read_array(member, allow_pickle=False)
             return array
 
     return StateDict(spec(target, "npz", portable=True), tensors, fetch)
 
 
-def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> TensorInfo:
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> TensorInfo:
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version not in ((1, 0), (2, 0)):
@@ -67,7 +62,7 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> TensorInfo:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(member)
         if dtype.hasobject:
-            raise Refused(f"{archive.filename}: {info.filename} holds pickled objects; only numbers are read")
+            raise Refused(f"{path}: {info.filename} holds pickled objects; only numbers are read")
         size = dtype.itemsize * math.prod(shape) if len(shape) <= MOST_AXES and min(shape, default=0) >= 0 else -1
         if member.tell() + size != info.file_size:
             raise ValueError(f"{info.filename} claims {str(shape)[:80]} of {dtype}, which is not what it holds")

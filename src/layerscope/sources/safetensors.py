@@ -11,6 +11,7 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.sources import inside, spec
+from layerscope.sources._files import Extent, is_file
 from layerscope.sources._header import Entry, looks_like_header, read_header
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
@@ -24,7 +25,7 @@ INDEX = ".safetensors.index.json"
 
 def accepts(target: Any) -> bool:
     """A file whose first bytes are a safetensors header, or whose name says that they should be."""
-    if not isinstance(target, Path) or not target.is_file():
+    if not is_file(target):
         return False
     return target.name.endswith((".safetensors", INDEX)) or looks_like_header(target)
 
@@ -89,10 +90,7 @@ def check_index(target: Path, listed: Mapping[str, Path], found: Mapping[str, Pa
 
 def read_entry(file: Path, entry: Entry) -> Array:
     """Map one tensor; nothing else of the file is touched, and the mapping goes with the array."""
-    dtype = as_dtype(entry.dtype)
-    if file.stat().st_size < entry.stop:
-        raise Unreadable(f"{file}: became shorter while it was read")
-    return np.memmap(file, dtype=dtype, mode="r", offset=entry.start, shape=entry.shape)
+    return Extent(file, 0, entry.stop).array(as_dtype(entry.dtype), entry.start, entry.shape)
 
 
 def as_dtype(name: str) -> np.dtype[Any]:

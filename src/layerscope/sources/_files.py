@@ -1,0 +1,225 @@
+"""Files, on this machine or in a store: stretches of them, read only when asked for.
+
+A path is a :class:`pathlib.Path`, or universal_pathlib's UPath for a URL (``s3://``, ``gs://``, ``hf://``).
+Local arrays are mapped, remote ones are fetched as one range each.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+END_OF_ZIP = b"PK\x05\x06"
+LONGEST_DIRECTORY = 64 << 20  # bytes of a zip's table of members: half a million of them
+DAMAGE = (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError, ValueError)
+
+
+def is_path(target: Any) -> bool:
+    """A path, here or in a store."""
+    upath = sys.modules.get("upath")
+    return isinstance(target, Path) or (upath is not None and isinstance(target, upath.UPath))
+
+
+def is_file(target: Any) -> bool:
+    """A path to a file that is there."""
+    return is_path(target) and bool(target.is_file())
+
+
+def is_folder(target: Any) -> bool:
+    """A path to a folder that is there."""
+    return is_path(target) and bool(target.is_dir())
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return int(path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A stretch of a file that stands for a file of its own: all of it, or a member of an archive."""
+
+    path: Path
+    start: int  # byte
+    length: int  # bytes
+
+    def read(self, offset: int = 0, count: int | None = None) -> bytes:
+        """At most ``count`` bytes from ``offset``, as far as there are any."""
+        count = self.length - offset if count is None else min(count, self.length - offset)
+        if count <= 0 or offset < 0:
+            return b""
+        if not isinstance(self.path, Path):
+            begin = self.start + offset
+            return bytes(cast("Any", self.path).fs.cat_file(self.path.path, start=begin, end=begin + count))
+        with self.path.open("rb") as file:
+            file.seek(self.start + offset)
+            return file.read(count)
+
+    def array(self, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
+        """The numbers that lie there; nothing else of the file is touched, and a mapping goes with its array.
+
+        :raises Unreadable: they would reach beyond the end.
+        """
+        count = math.prod(shape) * dtype.itemsize
+        if offset < 0 or offset + count > self.length or self.start + offset + count > size_of(self.path):
+            raise Unreadable(f"{self.path}: became shorter while it was read, or was cut")
+        if count == 0:
+            return np.empty(shape, dtype)
+        if isinstance(self.path, Path):
+            return np.memmap(self.path, dtype=dtype, mode="r", offset=self.start + offset, shape=shape)
+        return np.frombuffer(self.read(offset, count), dtype).reshape(shape)
+
+    def open(self) -> BinaryIO:
+        """A file object on it, for libraries that want one."""
+        file = self.path.open("rb")
+        if self.start == 0 and self.length == size_of(self.path):
+            return cast("BinaryIO", file)
+        return cast("BinaryIO", io.BufferedReader(_Window(file, self.start, self.length)))
+
+
+def whole(path: Path) -> Extent:
+    """All of a file."""
+    return Extent(path, 0, size_of(path))
+
+
+class _Window(io.RawIOBase):
+    """The bytes from ``start`` on as a file of their own."""
+
+    def __init__(self, file: Any, start: int, length: int) -> None:
+        self.file, self.start, self.length, self.at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, (0, self.at, self.length)[whence] + offset)
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self.length - self.at))
+        self.file.seek(self.start + self.at)
+        data = self.file.read(count)
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+class Archive:
+    """The members of a zip, none of them unpacked.
+
+    :raises Unreadable: damaged, a table of members beyond any use, or two of one name.
+    """
+
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        path = extent.path
+        try:
+            if _directory_size(extent) > LONGEST_DIRECTORY:
+                raise Unreadable(f"{path}: a zip with a table of members longer than any model's")
+            with unzipping(extent) as archive:
+                for info in archive.infolist():
+                    if info.filename in self.members:
+                        raise Unreadable(f"{path}: two members of the zip are called {info.filename[:80]!r}")
+                    self.members[info.filename] = info
+        except DAMAGE as error:
+            raise Unreadable(f"{path}: damaged or truncated zip: {error}") from None
+
+    def stored(self, name: str) -> Extent:
+        """Where a member lies that is not compressed.
+
+        :raises Unreadable: it is missing, compressed, or lies elsewhere than the table says.
+        """
+        info = self._info(name)
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise Unreadable(f"{self.extent.path}: {name} is compressed, which its writer never does")
+        header = self.extent.read(info.header_offset, 30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise Unreadable(f"{self.extent.path}: truncated")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        start = info.header_offset + 30 + name_length + extra_length
+        if start + info.file_size > self.extent.length:
+            raise Unreadable(f"{self.extent.path}: truncated")
+        return Extent(self.extent.path, self.extent.start + start, info.file_size)
+
+    def read(self, name: str, longest: int) -> bytes:
+        """A small member, unpacked if need be.
+
+        :raises Unreadable: it is missing, damaged, or longer than ``longest`` bytes.
+        """
+        info = self._info(name)
+        if info.file_size > longest:
+            raise Unreadable(f"{self.extent.path}: {name} has {info.file_size:,} bytes, at most {longest:,} are read")
+        try:
+            with unzipping(self.extent) as archive, archive.open(info) as member:
+                return member.read(longest + 1)[:longest]
+        except Exception as error:  # zlib, lzma and bz2 have each their own
+            raise Unreadable(f"{self.extent.path}: {name} is damaged: {error}") from None
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        if name not in self.members:
+            raise Unreadable(f"{self.extent.path}: {name} is missing")
+        return self.members[name]
+
+
+@contextmanager
+def unzipping(extent: Extent) -> Iterator[zipfile.ZipFile]:
+    """The library's view of a zip, its file closed afterwards."""
+    with extent.open() as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def zip_names(path: Path) -> tuple[str, ...]:
+    """Names in a zip; empty when it is none, or a damaged one."""
+    stat = path.stat()
+    return _zip_names(path, stat.st_size, getattr(stat, "st_mtime", 0))
+
+
+@functools.lru_cache(maxsize=8)
+def _zip_names(path: Path, size: int, changed: float) -> tuple[str, ...]:
+    extent = Extent(path, 0, size)
+    if extent.read(0, 2) != b"PK":
+        return ()
+    try:
+        return tuple(Archive(extent).members)
+    except Unreadable:
+        return ()
+
+
+def _directory_size(extent: Extent) -> int:
+    """Bytes of a zip's table of members, as its last record says; 0 where there is no such record."""
+    tail = extent.read(max(0, extent.length - 66000))
+    at = tail.rfind(END_OF_ZIP)
+    if at < 0 or len(tail) < at + 22:
+        return 0
+    length: int = struct.unpack("<I", tail[at + 12 : at + 16])[0]
+    wide = tail.rfind(b"PK\x06\x06", 0, at)
+    if length == 0xFFFFFFFF and wide >= 0 and len(tail) >= wide + 48:
+        length = struct.unpack("<Q", tail[wide + 40 : wide + 48])[0]
+    return length

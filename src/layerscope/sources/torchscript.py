@@ -1,0 +1,41 @@
+"""TorchScript archives (.jit, .pt of torch.jit.save): the weights in them; the code is never compiled nor run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import Unreadable
+from layerscope.sources import spec
+from layerscope.sources._files import is_file, whole, zip_names
+from layerscope.sources._state_dict import StateDict
+from layerscope.sources._tensor_zip import TensorZip
+from layerscope.sources._unpickler import walk
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+PORTABLE = True
+DEEPEST = 64  # modules in modules
+
+
+def accepts(target: Any) -> bool:
+    """A zip with a data.pkl and a constants.pkl."""
+    if not is_file(target):
+        return False
+    names = {name.partition("/")[2] for name in zip_names(target)}
+    return {"data.pkl", "constants.pkl"} <= names
+
+
+def open(target: Path) -> StateDict:
+    """Read names and shapes: attributes by the path that leads to them, as in a state dict."""
+    archive = TensorZip(whole(target))
+    found = dict(walk(archive.content, DEEPEST))
+    if not found:
+        raise Unreadable(f"{target}: a TorchScript archive without tensors")
+
+    def fetch(name: str) -> Array:
+        return archive.read(found[name])
+
+    tensors = [archive.describe(name, tensor) for name, tensor in found.items()]
+    return StateDict(spec(target, "torchscript", portable=True), tensors, fetch)
