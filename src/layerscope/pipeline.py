@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
 from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra, traps
@@ -158,6 +160,8 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     try:
         tensor = sources.reopen(job.spec).read(ref)
         stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
+        if settings.vectors or settings.randomize or settings.window:
+            stack = np.asarray(stack)
         spectrum = _spectrum(stack, ref, settings)
         modes = localization.every_mode(stack) if settings.vectors and not (ref.rank or ref.symmetric) else ()
         modes = tuple(replace(mode, value=mode.value * _factor(ref, settings)) for mode in modes)

@@ -57,6 +57,7 @@ class LayerRef:
     role: str = "weight"  # weight, base, input, gradient
     tensor: str = ""  # the stored tensor's name
     part: Part | None = None
+    expert: int | None = None  # of a tensor of experts: which one, the index on its first axis
     groups: int = 1  # convolution groups, blocks of the o axis
     symmetric: bool = False  # a covariance: eigenvalues of itself, not of its Gram matrix
     rank: int = 0  # of a product that is never formed: reading gives a (rank, rank) core with its singular values

@@ -31,7 +31,7 @@ def test_gpt2_projections_are_split_and_stored_transposed(tmp_path: Path, rng: n
     assert [row.name for row in report.rows] == [f"h.0.attn.c_attn.weight[{x}]" for x in "qkv"]
     exact = np.linalg.svd(w[:, 64:128], compute_uv=False)[::-1] ** 2
     np.testing.assert_allclose(report.rows[1].spectrum.evals, exact, rtol=1e-5, atol=1e-6)  # type: ignore[union-attr]
-    assert report.rows[1].ref.how == "split q, k, v"
+    assert report.rows[1].ref.how == "stored (in, out), split q, k, v"
 
 
 def test_interleaved_heads_are_gathered(rng: np.random.Generator) -> None:

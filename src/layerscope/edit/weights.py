@@ -138,7 +138,7 @@ def _edited(
             if stack is not None:
                 whole = done[ref.tensor] if ref.tensor in done else _whole(source, ref)
                 with np.errstate(over="ignore"):
-                    done[ref.tensor] = matrices.put(whole, ref.part, matrices.fold(stack, ref, settings.conv))
+                    done[ref.tensor] = matrices.put(whole, ref, matrices.fold(stack, ref, settings.conv))
                 if not np.isfinite(done[ref.tensor].astype(np.float64)).all():
                     raise UsageError(f"{ref.name}: the new weights leave the range of {ref.dtype}; widen them first")
         originals = _originals(target)
@@ -147,7 +147,7 @@ def _edited(
 
 def _whole(source: Source, ref: LayerRef) -> Array:
     """A writable copy of the whole tensor that a layer is part of."""
-    return np.array(source.read(replace(ref, part=None)))
+    return np.array(source.read(replace(ref, part=None, expert=None)))
 
 
 def _originals(target: Any) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerscope.numerics.rows import Rows
+
 if TYPE_CHECKING:
     from layerscope.types import Array, LayerRef, Part
 
@@ -27,10 +29,18 @@ def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
     return (k if ref.slice is None else 1), max(out, into), min(out, into)
 
 
+def pick(tensor: Array, ref: LayerRef) -> Array:
+    """The entries of a stored tensor that are one layer's: its expert, its part."""
+    if ref.expert is not None:
+        tensor = tensor[ref.expert]
+    return take(tensor, ref.part)
+
+
 def take(tensor: Array, part: Part | None) -> Array:
-    """The entries of a stored tensor that belong to one part (a view where NumPy can make one)."""
+    """The entries of a matrix that belong to one part (a view where NumPy can make one)."""
     if part is None:
         return tensor
+    tensor = np.asarray(tensor)
     size = tensor.shape[part.axis]
     blocks = tensor.reshape(
         *tensor.shape[: part.axis], size // part.stride, part.stride, *tensor.shape[part.axis + 1 :]
@@ -44,11 +54,16 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
     """Stack (k, n, m), n ≥ m: one matrix (out, in) per kernel position, group and expert.
 
     ``conv="flat"`` joins the kernel positions to the input side: one (out, in·positions) matrix per group.
-    Axes come from ``ref.axes``; sizes never decide. No copy beyond what the axis order forces.
+    Axes come from ``ref.axes``; sizes never decide. No copy beyond what the axis order forces; rows that are made when
+    asked for stay so where they are the longer side.
     """
     expected = (ref.rank, ref.rank) if ref.rank else ref.shape
     if tensor.shape != expected:
         raise ValueError(f"{ref.name}: the header says {expected}, the data has {tensor.shape}")
+    if isinstance(tensor, Rows):
+        if ref.axes in ("oi", "io") and ref.groups == 1 and tensor.shape[0] >= tensor.shape[1]:
+            return tensor.stack()
+        tensor = np.asarray(tensor)
     letters = ref.axes
     positions = [letters.index(a) for a in letters if a not in "oie"]
     experts = [letters.index("e")] if "e" in letters else []
@@ -94,7 +109,8 @@ def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tupl
         else:
             matrix, at[a] = divmod(matrix, sizes[a])
     at["o"] = group * out + o
-    return tuple(at.get(a, i if a == "i" else matrix) for a in ref.axes)
+    first = () if ref.expert is None else (ref.expert,)
+    return (*first, *(at.get(a, i if a == "i" else matrix) for a in ref.axes))
 
 
 def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
@@ -113,8 +129,15 @@ def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
     return tensor
 
 
-def put(tensor: Array, part: Part | None, taken: Array) -> Array:
-    """The tensor with one part of it replaced, in its own dtype: the inverse of :func:`take`."""
+def put(tensor: Array, ref: LayerRef, picked: Array) -> Array:
+    """The tensor with one layer of it replaced, in its own dtype: the inverse of :func:`pick`."""
+    if ref.expert is None:
+        return _put(tensor, ref.part, picked)
+    tensor[ref.expert] = _put(tensor[ref.expert], ref.part, picked)
+    return tensor
+
+
+def _put(tensor: Array, part: Part | None, taken: Array) -> Array:
     if part is None:
         return np.ascontiguousarray(taken.astype(tensor.dtype))
     size = tensor.shape[part.axis]

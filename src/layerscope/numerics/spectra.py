@@ -157,6 +157,7 @@ def _held(stack: Array, evals: Floats, scale: float) -> float:
 
 def _peak(stack: Array) -> float:
     """Largest magnitude; a NaN or infinity is an error that says how many there are."""
+    stack = np.asarray(stack)
     if stack.dtype.itemsize < 2 or stack.dtype.kind != "f":  # narrow floats order badly: widen first
         extremes = [(float(w.max()), float(w.min())) for w in (s.astype(np.float32) for s in stack)]
         high, low = (np.array(e) for e in zip(*extremes, strict=True))
@@ -196,7 +197,7 @@ def _decompose(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[F
     found, total = [], 0.0
     for i in range(0, k, step):
         with np.errstate(over="ignore", invalid="ignore"):  # the trace tells
-            gram = _gram(stack[i : i + step], scale, dtype)
+            gram = _gram(stack if k == 1 else stack[i : i + step], scale, dtype)
         total += float(np.trace(gram, axis1=1, axis2=2).sum())
         if not math.isfinite(total):
             break
@@ -207,7 +208,8 @@ def _decompose(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[F
 def _gram(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
     """WᵀW of each matrix, accumulated over blocks of rows so that no wider copy of W is ever whole."""
     k, n, m = stack.shape
-    if stack.dtype == dtype and scale == 1.0 and stack.strides[-1] in (stack.itemsize, stack.itemsize * n):
+    plain = isinstance(stack, np.ndarray) and stack.strides[-1] in (stack.itemsize, stack.itemsize * n)
+    if plain and stack.dtype == dtype and scale == 1.0:
         product: Array = np.matmul(stack.transpose(0, 2, 1), stack)
         return product
     rows = min(n, max(1, BLOCK // (k * m), m // 2))

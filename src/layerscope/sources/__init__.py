@@ -153,12 +153,13 @@ def _locate(target: str | os.PathLike[str]) -> Any:
     raise TargetNotFound(f"{text} does not exist{_suggest(path)}")
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of a model's own folder.
+def inside(folder: Path, name: str, *, below: bool = False) -> Path:
+    """A file of a model's own folder; ``below`` allows its subfolders.
 
     :raises Refused: the name, or the link behind it, leads out of the folder; the hub cache's ``blobs`` are part of it.
     """
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    words = name.split("/") if below else [name]
+    if any(word in ("", ".", "..") or set(word) & {"/", "\\", "\0"} for word in words):
         raise Refused(f"{folder}: names {name!r}, which is not a file beside it")
     path = folder / name
     if not isinstance(path, Path):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 END_OF_ZIP = b"PK\x05\x06"
+CHUNK = 1 << 22  # bytes fetched at a time from a header
 LONGEST_DIRECTORY = 64 << 20  # bytes of a zip's table of members: half a million of them
 DAMAGE = (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
@@ -96,6 +97,34 @@ class Extent:
 def whole(path: Path) -> Extent:
     """All of a file."""
     return Extent(path, 0, size_of(path))
+
+
+class Cursor:
+    """Reads an extent from its start, a chunk at a time."""
+
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+        self.chunk, self.begin, self.at = b"", 0, 0
+
+    def take(self, count: int) -> bytes:
+        """The next bytes; all of them, or an error."""
+        if self.at + count > self.extent.length:
+            raise ValueError(f"it ends after {self.extent.length:,} bytes")
+        here = self.at - self.begin
+        if not 0 <= here <= here + count <= len(self.chunk):
+            self.chunk, self.begin, here = self.extent.read(self.at, max(CHUNK, count)), self.at, 0
+        self.at += count
+        return self.chunk[here : here + count]
+
+    def number(self, form: str) -> Any:
+        """The next number in a struct's format."""
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def skip(self, count: int) -> None:
+        """Step over bytes, which must be there."""
+        if self.at + count > self.extent.length:
+            raise ValueError(f"it ends after {self.extent.length:,} bytes")
+        self.at += count
 
 
 class _Window(io.RawIOBase):

@@ -45,7 +45,7 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | No
 QUERY = re.compile(r"(.*[._])?(q|q_proj|query|q_lin|wq|to_q)$")
 KEY_VALUE = re.compile(r"(.*[._])?(k|v|k_proj|v_proj|key|value|k_lin|v_lin|wk|wv|to_k|to_v)$")
 OUTPUT = re.compile(
-    r".*(attn|attention|self)[._](o_proj|out_proj|out_lin|c_proj|wo|dense|o|output\.dense|out)$|(.*[._])?o_proj$"
+    r".*(attn|attention|self)[._](o_proj|out_proj|out_lin|c_proj|wo|dense|o|output\.dense|output|out)$|(.*[._])?o_proj$"
 )
 LONGEST = 200  # letters of a name that is matched
 
@@ -160,4 +160,5 @@ FAMILIES: dict[str, dict[str, Layout]] = {
     "glm": {"gate_up_proj": _gate_up},
     "mpt": {"Wqkv": _thirds},
     "modernbert": {"Wqkv": _thirds},
+    "gguf": {"attn_qkv": _grouped},
 }

@@ -13,11 +13,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from layerscope.sources._experts import experts, is_experts, renamed
 from layerscope.sources._fused import fused_parts, with_heads
 from layerscope.types import LayerRef, Part
 
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
-EMBEDDING = re.compile(r"(\w*_)?(embed|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
+EMBEDDING = re.compile(r"(\w*_)?(embed|embd|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
 RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
 INGREDIENT = re.compile(r"(^|\.)parametrizations\.\w+\.original\d$")
 NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
@@ -36,12 +37,20 @@ class TensorInfo:
     dtype: str  # numpy-style name
     storage: Hashable = None  # equal for tensors that are the same memory; None: its own
     fault: str = ""  # why it can never be read as numbers
+    how: str = ""  # how it is read, for people
 
 
-def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = None) -> list[LayerRef]:
-    """One LayerRef per matrix, and one per tensor that is none, in stored order; tied tensors once."""
+def layers_of(
+    tensors: Iterable[TensorInfo],
+    config: Mapping[str, Any] | None = None,
+    beside: Mapping[str, tuple[int, ...]] | None = None,
+) -> list[LayerRef]:
+    """One LayerRef per matrix, and one per tensor that is none, in stored order; tied tensors once.
+
+    ``beside`` are shapes of other tensors of the model, for what is told by its neighbours.
+    """
     known = list(tensors)
-    shapes = {t.name: t.shape for t in known}
+    shapes = {**(beside or {}), **{t.name: t.shape for t in known}}
     first: dict[Hashable, str] = {}
     aliases: dict[str, list[str]] = {}
     refs: list[LayerRef] = []
@@ -51,7 +60,7 @@ def layers_of(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None = 
             aliases.setdefault(owner, []).append(tensor.name)
             refs.append(_skip(tensor, "tied", f"same as {owner}"))
         else:
-            refs.extend(with_heads(ref, config or {}) for ref in _layers(tensor, shapes, config or {}))
+            refs.extend(renamed(with_heads(ref, config or {})) for ref in _layers(tensor, shapes, config or {}))
     return number(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
 
 
@@ -75,8 +84,13 @@ def split_ref(ref: LayerRef, parts: Iterable[tuple[str, Part]], how: str) -> lis
     for label, part in parts:
         shape = list(ref.shape)
         shape[part.axis] = part.count(shape[part.axis])
-        made.append(replace(ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=how))
+        made.append(replace(ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=both(ref.how, how)))
     return made
+
+
+def both(*hows: str) -> str:
+    """Several words on how a tensor is read, as one."""
+    return ", ".join(filter(None, hows))
 
 
 def matches(pattern: re.Pattern[str], word: str) -> bool:
@@ -119,11 +133,14 @@ def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: M
     recurrent = RECURRENT.match(name) if len(shape) == 2 else None
     if recurrent:
         return _gates(tensor, recurrent, shapes)
+    if is_experts(name, shape):
+        whole = LayerRef(0, name, shape, "", tensor.dtype, "experts", tensor=name, how=tensor.how)
+        return experts(whole, shapes, config)
     kind, axes = _kind_and_axes(name, shape)
     if not axes:
         return [_skip(tensor, kind, f"{len(shape)}-D: more axes than a layer has")]
     how = "as one group: the file names no groups" if kind in GROUPABLE and shape[1] < shape[0] else ""
-    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=how)
+    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=both(tensor.how, how))
     if name.endswith("in_proj_weight") and len(shape) == 2 and shape[0] == 3 * shape[1]:
         return split_ref(replace(ref, kind="attention"), equal_parts("qkv", 0, shape[0]), "split q, k, v")
     return _fused(ref, config)
@@ -133,7 +150,7 @@ def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
     fused = fused_parts(ref.name, ref.shape, config)
     if fused is None:
         return [ref]
-    ref = replace(ref, axes=fused.axes, how="stored (in, out)" if fused.axes == "io" else ref.how)
+    ref = replace(ref, axes=fused.axes, how=both(ref.how, "stored (in, out)" if fused.axes == "io" else ""))
     if not fused.parts:
         return [ref]
     how = "split " + ", ".join(label for label, _ in fused.parts)
@@ -169,8 +186,6 @@ def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:
         return ("embedding" if embedding else "dense"), "oi"
     if len(shape) == 3 and (embedding or shape[0] == 1) and not name.endswith(".weight"):
         return "embedding", "eoi"
-    if len(shape) == 3 and "expert" in name:
-        return "experts", "eoi"
     return CONV.get(len(shape), ("tensor", ""))
 
 
@@ -183,7 +198,7 @@ def _gates(tensor: TensorInfo, match: re.Match[str], shapes: Mapping[str, tuple[
     hidden = (hr or hh or (0, 0))[1]
     count = hh[0] // hidden if hh and hidden and hh[0] % hidden == 0 else 0
     kind, labels = GATES.get(count, ("dense", ""))
-    ref = LayerRef(0, tensor.name, tensor.shape, "oi", tensor.dtype, kind, tensor=tensor.name)
+    ref = LayerRef(0, tensor.name, tensor.shape, "oi", tensor.dtype, kind, tensor=tensor.name, how=tensor.how)
     if match["which"] == "hr" or not labels or tensor.shape[0] % count:
         return [ref]
     return split_ref(ref, equal_parts(labels, 0, tensor.shape[0]), f"split gates {', '.join(labels)}")

@@ -1,20 +1,37 @@
-"""A source made of named tensors: what every file format of weights comes down to."""
+"""Sources made of named tensors: what every format of weights comes down to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from layerscope.numerics.matrices import take
-from layerscope.sources._layout import TensorInfo, layers_of
+from layerscope.numerics.matrices import pick
+from layerscope.sources._kernels import Laid, Variable, lay
+from layerscope.sources._layout import TensorInfo, layers_of, number
 from layerscope.types import LayerRef, SourceSpec
 
 if TYPE_CHECKING:
     from layerscope.types import Array
 
 
-class StateDict:
-    """Named tensors and a function that fetches one; layers are laid out by name and config."""
+class Tensors:
+    """Rows, and a function that fetches the tensor that one is part of."""
+
+    def __init__(self, spec: SourceSpec, refs: Iterable[LayerRef], fetch: Callable[[str], Array]) -> None:
+        self.spec, self.fetch = spec, fetch
+        self._layers = number(refs)
+
+    def layers(self) -> Iterator[LayerRef]:
+        """Every tensor, in stored order; fused tensors as their parts."""
+        return iter(self._layers)
+
+    def read(self, ref: LayerRef) -> Array:
+        """The numbers of one layer, in their stored dtype."""
+        return pick(self.fetch(ref.tensor), ref)
+
+
+class StateDict(Tensors):
+    """Tensors laid out as PyTorch names and stores them, with what a config adds."""
 
     def __init__(
         self,
@@ -23,15 +40,24 @@ class StateDict:
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.spec = spec
         self.tensors = list(tensors)
-        self.fetch = fetch
-        self._layers = layers_of(self.tensors, config)
+        super().__init__(spec, layers_of(self.tensors, config), fetch)
 
-    def layers(self) -> Iterator[LayerRef]:
-        """Every tensor, in stored order; fused tensors as their parts."""
-        return iter(self._layers)
 
-    def read(self, ref: LayerRef) -> Array:
-        """The numbers of one layer, in their stored dtype."""
-        return take(self.fetch(ref.tensor), ref.part)
+def named(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
+    """Tensors laid out as their names say: Flax's where there are kernels and no weights, else PyTorch's."""
+    known = list(infos)
+    words = {name.replace("/", ".").rpartition(".")[2] for name in (info.name for info in known)}
+    if not words & {"kernel", "embedding"} or "weight" in words:
+        return StateDict(spec, known, fetch)
+    return of_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in known), fetch)
+
+
+def of_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callable[[str], Array]) -> Tensors:
+    """Tensors laid out as Keras and Flax store them."""
+    laid: dict[str, Laid] = {variable.name: lay(variable) for variable in variables}
+
+    def arranged(name: str) -> Array:
+        return laid[name].arrange(fetch(name))
+
+    return Tensors(spec, (ref for one in laid.values() for ref in one.refs), arranged)

@@ -82,7 +82,7 @@ class DeltaSource:
         """W and W₀."""
         mine, theirs = self._pairs[ref.name]
         a = self.model.read(replace(mine, rank=0))  # a low-rank core has a basis of its own
-        return a, self.base.read(replace(theirs, rank=0))
+        return np.asarray(a), np.asarray(self.base.read(replace(theirs, rank=0)))
 
     def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
         if ref.skipped:
@@ -92,7 +92,8 @@ class DeltaSource:
             return replace(ref, skipped="the base model has no layer of this name")
         if other.skipped:
             return replace(ref, skipped=f"in the base model: {other.skipped}")
-        if (other.shape, other.axes, other.part) != (ref.shape, ref.axes, ref.part):
+        fused = other.part is not None and ref.part is not None and other.part != ref.part
+        if (other.shape, other.axes) != (ref.shape, ref.axes) or fused:
             if other.shape == ref.shape:
                 return replace(ref, skipped="lies otherwise in its tensor than in the base model (other heads or axes)")
             shapes = ("×".join(map(str, r.shape)) for r in (ref, other))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Absent, Unreadable
-from layerscope.numerics.matrices import take
+from layerscope.numerics.matrices import pick, take
 from layerscope.sources import Composed, _lora, inside, name_of, open_target, safetensors, short, spec, torch_file
 from layerscope.sources._files import is_path
 from layerscope.sources._layout import layers_of, number
@@ -153,7 +153,7 @@ class MergedSource:
         stem = ref.tensor.removesuffix(".weight")
         factors = self._owner.get(stem)
         if factors is None:
-            return take(self.adapter.weights.fetch(self._saved[stem].tensor), ref.part)
+            return pick(self.adapter.weights.fetch(self._saved[stem].tensor), ref)
         weight = self.base.read(replace(ref, part=None))
         return take(self.adapter.merged(factors, weight, ref.axes == "io"), ref.part)
 

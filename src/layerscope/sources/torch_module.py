@@ -61,11 +61,11 @@ class Module:
 
     def read(self, ref: LayerRef) -> Array:
         """The numbers of one layer."""
-        from layerscope.numerics.matrices import take
+        from layerscope.numerics.matrices import pick
         from layerscope.sources._torch_tensor import to_numpy
 
         source = self._tensors[ref.tensor]
-        return take(to_numpy(source() if callable(source) else source), ref.part)
+        return pick(to_numpy(source() if callable(source) else source), ref)
 
     def _walk(self, root: Any) -> list[LayerRef]:
         from layerscope.sources._torch_tensor import describe
@@ -162,7 +162,7 @@ def _layers(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) ->
     if ".parametrizations." in f".{info.name}" or (local.endswith(("_v", "_g")) and hasattr(owner, local[:-2])):
         return [replace(ref, kind="ingredient", skipped="an ingredient of a parametrised weight")]
     if len(info.shape) < 2 or ("weight" not in local and "proj" not in local):
-        return _by_name(owner, info, config)
+        return _by_name(owner, local, info, config)
     if isinstance(owner, nn.modules.conv._ConvNd) and local == "weight":
         kind, axes = CONV[len(info.shape)]
         axes = "io" + axes[2:] if owner.transposed else axes
@@ -179,7 +179,7 @@ def _layers(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) ->
         if fused is not None and fused.parts:
             return split_ref(plain, fused.parts, "split " + ", ".join(label for label, _ in fused.parts))
         return [plain]
-    return _by_name(owner, info, config)
+    return _by_name(owner, local, info, config)
 
 
 def _grouped(ref: LayerRef, owner: Any) -> LayerRef:
@@ -202,8 +202,10 @@ def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
     return split_ref(replace(ref, kind=kind), equal_parts(labels, 0, ref.shape[0]), f"split gates {', '.join(labels)}")
 
 
-def _by_name(owner: Any, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
-    found = layers_of([info], config)
+def _by_name(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
+    stem = info.name.removesuffix(local)
+    beside = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
+    found = layers_of([info], config, beside)
     if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
         return [replace(ref, kind="norm", skipped="1-D") for ref in found]
     return found

@@ -1,0 +1,89 @@
+"""What kind of layer a Keras class is, and what a saved model's configuration says of each layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = {  # Keras class → kind of layer
+    "Dense": "dense",
+    "Conv1D": "conv", "Conv2D": "conv", "Conv3D": "conv",
+    "Conv1DTranspose": "conv_transpose", "Conv2DTranspose": "conv_transpose", "Conv3DTranspose": "conv_transpose",
+    "DepthwiseConv1D": "depthwise", "DepthwiseConv2D": "depthwise",
+    "SeparableConv1D": "separable", "SeparableConv2D": "separable",
+    "Embedding": "embedding", "ReversibleEmbedding": "embedding",
+    "EinsumDense": "einsum",
+    "LSTMCell": "lstm", "GRUCell": "gru", "SimpleRNNCell": "rnn",
+    "LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn", "CuDNNLSTM": "lstm", "CuDNNGRU": "gru", "ConvLSTM2D": "convlstm",
+    "BatchNormalization": "norm", "LayerNormalization": "norm", "GroupNormalization": "norm",
+    "UnitNormalization": "norm", "RMSNormalization": "norm",
+}  # fmt: skip
+GATED = ("lstm", "gru", "rnn")
+VARIABLES = {  # in the order in which a layer makes them
+    "dense": ("kernel", "bias"),
+    "conv": ("kernel", "bias"),
+    "conv_transpose": ("kernel", "bias"),
+    "depthwise": ("kernel", "bias"),
+    "separable": ("depthwise_kernel", "pointwise_kernel", "bias"),
+    "embedding": ("embeddings", "reverse_embeddings"),
+    "einsum": ("kernel", "bias"),
+    "lstm": ("kernel", "recurrent_kernel", "bias"),
+    "gru": ("kernel", "recurrent_kernel", "bias"),
+    "rnn": ("kernel", "recurrent_kernel", "bias"),
+    "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+DEEPEST = 32  # models in models
+NUMBER = re.compile(r"_\d+$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """What a configuration says of one layer."""
+
+    kind: str
+    groups: int
+    equation: str
+    position: int
+
+
+def snake(name: str) -> str:
+    """A class's name as Keras writes it in files: Conv2DTranspose → conv2d_transpose."""
+    spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
+
+
+SNAKES = {snake(name): kind for name, kind in KINDS.items()}
+
+
+def kind_of_group(group: str) -> str:
+    """The kind of layer that a group of a weights file is named after; "" where the name is somebody's own."""
+    return SNAKES.get(group) or SNAKES.get(NUMBER.sub("", group), "")
+
+
+def layer_configs(config: Any) -> dict[tuple[str, ...], LayerConfig]:
+    """Every layer of a saved model by the names that lead to it, its own last."""
+    found: dict[tuple[str, ...], LayerConfig] = {}
+    _walk(config, (), found, 0)
+    return found
+
+
+def _walk(node: Any, above: tuple[str, ...], found: dict[tuple[str, ...], LayerConfig], depth: int) -> None:
+    if not isinstance(node, Mapping) or depth > DEEPEST or len(found) > 1 << 17:
+        return
+    inner = node.get("config")
+    if not isinstance(inner, Mapping):
+        return
+    name, kind = inner.get("name"), KINDS.get(str(node.get("class_name")), "")
+    path = (*above, name) if isinstance(name, str) else above
+    groups, equation = inner.get("groups"), inner.get("equation")
+    if isinstance(name, str):
+        count = groups if isinstance(groups, int) and 0 < groups < 1 << 31 else 1
+        text = equation if isinstance(equation, str) else ""
+        found.setdefault(path, LayerConfig(kind, count, text, len(found)))
+    layers = inner.get("layers")
+    for child in layers if isinstance(layers, list) else []:
+        _walk(child, path if depth else (), found, depth + 1)
+    for key in ("layer", "backward_layer", "cell"):
+        _walk(inner.get(key), path, found, depth + 1)
