@@ -145,6 +145,8 @@ def _locate(target: str | os.PathLike[str]) -> Any:
         path = Path(text).expanduser()
         if path.exists():
             return path
+        if path.with_name(path.name + ".index").is_file():  # a TensorFlow checkpoint is named by what its files share
+            return path.with_name(path.name + ".index")
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
         why = error.strerror if isinstance(error, OSError) else error
         raise TargetNotFound(f"{text[:200]}: {why}") from error

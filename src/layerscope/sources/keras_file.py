@@ -225,7 +225,7 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
                 gates if label in ("kernel", "recurrent_kernel") else "",
                 dataset.fault,
             )
-            rows.append((config.position if config else len(configs), row, dataset.path))
+            rows.append((_position(configs, names), row, dataset.path))
     rows.sort(key=lambda item: item[0])
     return [(row, path) for _, row, path in rows]
 
@@ -242,6 +242,12 @@ def _config(configs: Configs, names: tuple[str, ...]) -> LayerConfig | None:
         if names[start:] in configs:
             return configs[names[start:]]
     return None
+
+
+def _position(configs: Configs, names: tuple[str, ...]) -> int:
+    """Where the configuration has the layer, or the one that it is part of."""
+    stretches = (names[start:stop] for stop in range(len(names), 0, -1) for start in range(stop))
+    return next((configs[names].position for names in stretches if names in configs), len(configs))
 
 
 def _legacy(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, str]]:

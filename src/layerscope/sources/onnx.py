@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from layerscope.sources._kernels import Variable, lay
 from layerscope.sources._layout import (
     CONV,
     EMBEDDING,
+    RECURRENT,
     TensorInfo,
     both,
     equal_parts,
@@ -41,9 +42,12 @@ GATES = {"LSTM": ("lstm", "iofg"), "GRU": ("gru", "zrh"), "RNN": ("rnn", "")}  #
 NAMELESS = re.compile(r"(onnx::|val_|const_|Constant_?)?[A-Za-z]*_?\d+$|.*const_fold|.*__\d+$")
 INTEGER_SCALES = {"QLinearConv": (4, 5), "QLinearMatMul": (4, 5), "QGemm": (4, 5)}  # where scale and zero point are
 WEIGHT_SLOT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
-UNDECODED = ("ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits", "MatMulIntegerToFloat", "MatMulBnb4",
-             "GatherBlockQuantized", "QAttention", "DynamicQuantizeLSTM")  # fmt: skip
-Decode = Callable[[Any], Any]
+UNDECODED = (
+    "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits", "MatMulIntegerToFloat", "MatMulBnb4",
+    "GatherBlockQuantized", "QAttention", "DynamicQuantizeLSTM",
+)  # fmt: skip
+IN_PROJ = "in_proj_bias"
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def accepts(target: Any) -> bool:
@@ -62,10 +66,11 @@ def open(target: Path) -> Tensors:
     graph = Graph(target, model.graph)
     tensors: dict[str, Callable[[], Array]] = {}
     refs: list[LayerRef] = []
+    shapes = {name: tuple(constant.proto.dims) for name, constant in graph.constants.items()}
     for constant in graph.constants.values():
         if not constant.initializer and len(constant.proto.dims) < 2:
             continue  # numbers that the graph computes with
-        rows, read = _rows(target, graph, constant)
+        rows, read = _rows(target, graph, constant, shapes)
         refs += rows
         tensors[constant.name] = read
     if not refs:
@@ -92,45 +97,60 @@ def _model(target: Path) -> Any:
     return model
 
 
-def _rows(target: Path, graph: Graph, constant: Constant) -> tuple[list[LayerRef], Callable[[], Array]]:
+def _rows(target: Path, graph: Graph, constant: Constant, shapes: Shapes) -> tuple[list[LayerRef], Callable[[], Array]]:
     """The rows of one constant, and what reads it."""
     dtype, read = _stored(target, constant.proto)
-    shape = tuple(constant.proto.dims)
     how, fault = "", ""
     if constant.dequantised is not None or (constant.use is not None and constant.use.op in INTEGER_SCALES):
         read, how, fault = _dequantised(target, graph, constant, dtype, read)
-        dtype = "float32" if not fault else dtype
-    name = _name(constant)
-    ref = LayerRef(0, name, shape, "", dtype, "", tensor=constant.name, how=how)
-    rows, arrange = _layout(ref, constant, fault)
+        dtype = dtype if fault else "float32"
+    fused = _in_proj(graph, constant)
+    ref = LayerRef(0, fused or _name(constant), shapes[constant.name], "", dtype, "", tensor=constant.name, how=how)
+    rows, arrange = _layout(ref, constant, shapes, fault)
+    if fused and len(rows) == 1 and rows[0].axes in ("oi", "io"):
+        axis = rows[0].axes.index("o")
+        rows = split_ref(replace(rows[0], kind="attention"), equal_parts("qkv", axis, ref.shape[axis]), "split q, k, v")
     return rows, lambda: arrange(read())
 
 
-def _layout(ref: LayerRef, constant: Constant, fault: str) -> tuple[list[LayerRef], Callable[[Array], Array]]:
+def _in_proj(graph: Graph, constant: Constant) -> str:
+    """The name of the weight that belongs to an in_proj_bias: a projection to q, k and v together, or ""."""
+    use = constant.use
+    if use is None or use.op != "MatMul" or len(constant.proto.dims) != 2 or not use.outputs:
+        return ""
+    added = [name for after in graph.uses.get(use.outputs[0], [])[:8] if after.op == "Add" for name in after.inputs]
+    bias = next((name for name in added if name.endswith(IN_PROJ) and name in graph.constants), "")
+    return f"{bias.removesuffix('bias')}weight" if bias else ""
+
+
+def _layout(
+    ref: LayerRef, constant: Constant, shapes: Shapes, fault: str
+) -> tuple[list[LayerRef], Callable[[Array], Array]]:
     use, same = constant.use, lambda tensor: tensor
-    unfit = (("quantised", fault) if fault else None) or _unfit(ref, use)
+    unfit = ("quantised", fault) if fault else _unfit(ref, use)
     if unfit:
         return [replace(ref, kind=unfit[0], skipped=unfit[1])], same
-    assert use is not None or len(ref.shape) > 1
-    laid = None if use is None else _by_operation(ref, use, constant.order)
-    if laid is not None:
-        rows = laid
+    rows = None if use is None else _by_operation(ref, use, constant.order)
+    if rows is not None and rows[0].axes == "oi" and matches(RECURRENT, ref.name):
+        return _by_name(ref, shapes), same  # a cell written out: its gates are told by its names
+    if rows is not None:
         return rows, same
     if use is not None and use.op == "Einsum" and use.slot == 1 and constant.order == tuple(range(len(ref.shape))):
         equation = use.attributes.get("equation", b"").decode("utf-8", "replace").replace(" ", "")
         found = lay(Variable(ref.tensor, ref.shape, ref.dtype, equation=equation))
         return [replace(row, name=ref.name, how=both(ref.how, row.how)) for row in found.refs], found.arrange
     words = ref.name.replace("/", ".")
-    if (
-        "weight" in words
-        or "kernel" in words
-        or "forward_basis" in words
-        or matches(EMBEDDING, words.rpartition(".")[2])
-    ):
-        rows = layers_of([TensorInfo(ref.name, ref.shape, ref.dtype, how=both(ref.how, "axes by its name"))])
-        return [replace(row, tensor=ref.tensor) for row in rows], same
+    named = any(word in words for word in ("weight", "kernel", "_buffer"))
+    if named or matches(EMBEDDING, words.rpartition(".")[2]):
+        return _by_name(ref, shapes), same
     reason = f"an operand of {use.op}" if use is not None else "not used"
     return [replace(ref, kind="constant", skipped=reason)], same
+
+
+def _by_name(ref: LayerRef, shapes: Shapes) -> list[LayerRef]:
+    """Rows as PyTorch's naming has them."""
+    info = TensorInfo(ref.name, ref.shape, ref.dtype, how=both(ref.how, "axes by its name"))
+    return [replace(row, tensor=ref.tensor) for row in layers_of([info], beside=shapes)]
 
 
 def _unfit(ref: LayerRef, use: Use | None) -> tuple[str, str] | None:
@@ -186,7 +206,7 @@ def _by_operation(ref: LayerRef, use: Use, order: tuple[int, ...]) -> list[Layer
         f"{groups} groups" if groups > 1 else "",
         "transposed on the way" if order != tuple(sorted(order)) else "",
     )
-    return [replace(ref, axes="".join(stored), kind=kind, how=how, **extra)]  # type: ignore[arg-type]
+    return [replace(ref, axes="".join(stored), kind=kind, how=how, **extra)]
 
 
 def _groups(use: Use, size: int) -> dict[str, Any]:
@@ -251,12 +271,11 @@ def _stored(target: Path, proto: Any) -> tuple[str, Callable[[], Array]]:
             return dtype.name, lambda: _with_data(proto, extent.read(start, wanted))
         return dtype.name, lambda: extent.array(dtype.newbyteorder("<") if dtype.kind in "fiu" else dtype, start, shape)
     if proto.HasField("raw_data"):
-        if len(proto.raw_data) != wanted:
-            raise Unreadable(
-                f"{name}: {len(proto.raw_data):,} bytes cannot hold shape {list(proto.dims)[:8]} of {dtype.name}"
-            )
-    elif entries > 16 * (proto.ByteSize() + 1):
-        raise Unreadable(f"{name}: {proto.ByteSize():,} bytes cannot hold shape {list(proto.dims)[:8]} of {dtype.name}")
+        held, fits = len(proto.raw_data), len(proto.raw_data) == wanted
+    else:
+        held, fits = proto.ByteSize(), entries <= 16 * (proto.ByteSize() + 1)
+    if not fits:
+        raise Unreadable(f"{name}: {held:,} bytes cannot hold shape {list(proto.dims)[:8]} of {dtype.name}")
     return dtype.name, lambda: np.asarray(numpy_helper.to_array(proto))
 
 
