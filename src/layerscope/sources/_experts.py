@@ -32,7 +32,7 @@ def is_experts(name: str, shape: tuple[int, ...]) -> bool:
 
 def experts(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> list[LayerRef]:
     """A row per expert of a tensor (e, out, in) or (e, in, out), gate and up apart where one tensor holds both."""
-    transposed = _transposed(ref, shapes, config)
+    transposed = ref.axes == "eio" if ref.axes else _transposed(ref, shapes, config)
     axes, matrix = ("io" if transposed else "oi"), ref.shape[1:]
     how = ", ".join(filter(None, (ref.how, "one of a tensor of experts", "stored (in, out)" if transposed else "")))
     found = []

@@ -42,6 +42,13 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | No
     return None
 
 
+def turned(fused: Fused | None) -> Fused | None:
+    """The same of a matrix that is stored (in, out) where its family stores (out, in)."""
+    if fused is None or fused.axes != "oi":
+        return None
+    return Fused("io", tuple((label, replace(part, axis=1 - part.axis)) for label, part in fused.parts))
+
+
 QUERY = re.compile(r"(.*[._])?(q|q_proj|query|q_lin|wq|to_q)$")
 KEY_VALUE = re.compile(r"(.*[._])?(k|v|k_proj|v_proj|key|value|k_lin|v_lin|wk|wv|to_k|to_v)$")
 OUTPUT = re.compile(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layerscope.sources._experts import experts, is_experts, renamed
-from layerscope.sources._fused import fused_parts, with_heads
+from layerscope.sources._fused import fused_parts, turned, with_heads
 from layerscope.types import LayerRef, Part
 
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
@@ -38,6 +38,8 @@ class TensorInfo:
     storage: Hashable = None  # equal for tensors that are the same memory; None: its own
     fault: str = ""  # why it can never be read as numbers
     how: str = ""  # how it is read, for people
+    axes: str = ""  # of experts, where how it is stored says so
+    part_of: str = ""  # the tensor that it is an ingredient of
 
 
 def layers_of(
@@ -120,11 +122,12 @@ def why_not(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
 
 def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[LayerRef]:
     name, shape = tensor.name, tensor.shape
+    if tensor.part_of:
+        return [_skip(tensor, "ingredient", f"an ingredient of {tensor.part_of}")]
     unfit = (
-        (("tensor", tensor.fault) if tensor.fault else None)
+        (("quantised" if "quantised" in tensor.fault else "tensor", tensor.fault) if tensor.fault else None)
         or why_not(shape, tensor.dtype)
         or _vector(name, shape)
-        or _scaled_codes(tensor, shapes)
     )
     if unfit:
         return [_skip(tensor, *unfit)]
@@ -134,12 +137,13 @@ def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: M
     if recurrent:
         return _gates(tensor, recurrent, shapes)
     if is_experts(name, shape):
-        whole = LayerRef(0, name, shape, "", tensor.dtype, "experts", tensor=name, how=tensor.how)
+        whole = LayerRef(0, name, shape, tensor.axes, tensor.dtype, "experts", tensor=name, how=tensor.how)
         return experts(whole, shapes, config)
     kind, axes = _kind_and_axes(name, shape)
     if not axes:
         return [_skip(tensor, kind, f"{len(shape)}-D: more axes than a layer has")]
     how = "as one group: the file names no groups" if kind in GROUPABLE and shape[1] < shape[0] else ""
+    axes = tensor.axes or axes
     ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=both(tensor.how, how))
     if name.endswith("in_proj_weight") and len(shape) == 2 and shape[0] == 3 * shape[1]:
         return split_ref(replace(ref, kind="attention"), equal_parts("qkv", 0, shape[0]), "split q, k, v")
@@ -148,9 +152,13 @@ def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: M
 
 def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
     fused = fused_parts(ref.name, ref.shape, config)
+    if ref.axes == "io" and (fused is None or fused.axes == "oi"):  # a quantised weight lies across
+        fused = turned(fused_parts(ref.name, ref.shape[::-1], config))
     if fused is None:
         return [ref]
-    ref = replace(ref, axes=fused.axes, how=both(ref.how, "stored (in, out)" if fused.axes == "io" else ""))
+    if fused.axes == "io" and ref.axes != "io":
+        ref = replace(ref, how=both(ref.how, "stored (in, out)"))
+    ref = replace(ref, axes=fused.axes)
     if not fused.parts:
         return [ref]
     how = "split " + ", ".join(label for label, _ in fused.parts)
@@ -168,15 +176,6 @@ def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
     if "bias" in last:
         return "bias", "1-D"
     return "vector", "1-D"
-
-
-def _scaled_codes(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
-    """Narrow floats that mean nothing without the scales stored beside them."""
-    if tensor.dtype.startswith("float8"):
-        for suffix in ("_scale_inv", "_scale"):
-            if tensor.name + suffix in shapes:
-                return "quantised", f"{tensor.dtype} with scales in {tensor.name + suffix}, not decoded"
-    return None
 
 
 def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:

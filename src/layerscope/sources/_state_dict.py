@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from layerscope.numerics.matrices import pick
 from layerscope.sources._kernels import Laid, Variable, lay
 from layerscope.sources._layout import TensorInfo, layers_of, number
+from layerscope.sources._quantised import decoded
 from layerscope.types import LayerRef, SourceSpec
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class StateDict(Tensors):
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.tensors = list(tensors)
+        self.tensors, fetch = decoded(list(tensors), fetch, config or {})
         super().__init__(spec, layers_of(self.tensors, config), fetch)
 
 
