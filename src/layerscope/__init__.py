@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from layerscope.types import Comparison, Finding, LayerReport, Report
 
 _HOMES = {
-    "api": ("analyze", "compare", "describe", "load", "plan", "rejudge"),
+    "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "types": ("Comparison", "Finding", "LayerReport", "Report"),
@@ -28,6 +28,7 @@ __all__ = [
     "TargetError",
     "UsageError",
     "analyze",
+    "analyze_each",
     "compare",
     "describe",
     "load",

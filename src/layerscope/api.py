@@ -85,6 +85,14 @@ def analyze(
     return Report(meta, rows, judge(rows, settings))
 
 
+def analyze_each(target: Any, **options: Any) -> dict[str, Report]:
+    """A report for each model of a target: the parts of a diffusers pipeline by name, or the one model that it is.
+
+    :param options: what :func:`analyze` takes.
+    """
+    return {name: analyze(part, **options) for name, part in sources.models(target).items()}
+
+
 def describe(
     target: Any,
     *,

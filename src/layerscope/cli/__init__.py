@@ -20,6 +20,7 @@ from layerscope.cli.options import (
     FINGERS,
     SEVERITIES,
     arrangement,
+    each_model,
     layers_option,
     matrix_settings,
     selectors,
@@ -85,7 +86,7 @@ def cli(debug: bool) -> None:
 @with_output
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
-    columns = chosen_columns(options["columns"])
+    columns, targets = chosen_columns(options["columns"]), each_model(targets)
     for name in ("output", "save"):
         check_output(options[name])
     if options["dry_run"]:
@@ -155,12 +156,14 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
 
     columns = chosen_columns(options["columns"])
     check_output(options["output"])
-    report = api.describe(target, layers=selectors(layers), **arrangement(options), **matrix_settings(options))
+    chosen: dict[str, Any] = {"layers": selectors(layers), **arrangement(options), **matrix_settings(options)}
+    reports = [api.describe(part, **chosen) for part in each_model((target,))]
     if options["format_"] == "table":
         with destination(options["output"]) as stream:
-            table.show_description(report, table.console_for(stream), columns=columns)
+            for report in reports:
+                table.show_description(report, table.console_for(stream), columns=columns)
     else:
-        write_reports([report], options, columns or [*frame.SIZES, "how"])
+        write_reports(reports, options, columns or [*frame.SIZES, "how"])
     return 0
 
 

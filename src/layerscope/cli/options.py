@@ -88,3 +88,15 @@ def arrangement(options: dict[str, Any]) -> dict[str, Any]:
 
 def selectors(layers: tuple[str, ...]) -> list[str] | None:
     return list(layers) or None
+
+
+def each_model(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets, one of several models as its parts."""
+    from layerscope import sources
+    from layerscope.views import store
+
+    found: list[str] = []
+    for target in targets:
+        single = store.is_report(target)
+        found += [target] if single else [str(part) for part in sources.models(target).values()]
+    return tuple(found)

@@ -76,6 +76,16 @@ def reopen(wanted: SourceSpec) -> Source:
     return _opened[slot]
 
 
+def models(target: Any) -> dict[str, Any]:
+    """The models that a target holds, by name: a pipeline's parts, else the target itself."""
+    found = _locate(target) if isinstance(target, str | Path) and not isinstance(target, Composed) else target
+    for plugin in registry.plugins("sources").values():
+        if hasattr(plugin.target, "models") and _accepts(plugin, found):
+            parts: dict[str, Any] = plugin.target.models(found)
+            return parts
+    return {short(target): target}
+
+
 def open_target(target: Any) -> Source:
     """The source that recognises the target, with its headers read.
 
@@ -125,8 +135,13 @@ def _in_store(url: str) -> Any:
     try:
         path = UPath(url)
         there = path.exists()
+        beside = path.with_name(path.name + ".index") if not there and path.name else path
+        if not there and beside.is_file():  # a TensorFlow checkpoint is named by what its files share
+            return beside
     except ImportError as error:
         raise TargetNotFound(f"{url}: {error}") from None
+    except ValueError as error:
+        raise TargetNotFound(f"{url}: no such kind of store: {error}") from None
     except Exception as error:  # each store has its own
         raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
     if not there:

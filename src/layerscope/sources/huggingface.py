@@ -12,12 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
-from layerscope.sources import HUB_ID, inside, lora, safetensors, torch_file
+from layerscope.sources import (
+    HUB_ID,
+    flax_msgpack,
+    gguf,
+    inside,
+    keras_file,
+    lora,
+    onnx,
+    safetensors,
+    tflite,
+    torch_file,
+)
 from layerscope.sources._files import is_folder
-from layerscope.sources._state_dict import StateDict
+from layerscope.sources._state_dict import Tensors
 
 PORTABLE = True
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
+OTHERS: dict[str, Any] = {  # where there are no safetensors and no torch files, in this order
+    ".gguf": gguf,
+    ".keras": keras_file,
+    ".weights.h5": keras_file,
+    ".h5": keras_file,
+    ".msgpack": flax_msgpack,
+    ".onnx": onnx,
+    ".tflite": tflite,
+}
+VARIANT = re.compile(r"(?P<stem>[^.]+)\.[^.]+(?P<rest>(-\d{5}-of-\d{5})?\.(safetensors|bin))$")
 SIDE_FILES = ("training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt")
 
 
@@ -25,15 +46,20 @@ def accepts(target: Any) -> bool:
     """A folder with weights in it, or a string in the form of a hub id."""
     if isinstance(target, str):
         return HUB_ID.fullmatch(target) is not None
-    return is_folder(target) and bool(_weights(target)) and not lora.is_adapter(target)
+    return is_folder(target) and not lora.is_adapter(target) and bool(_weights(target) or _other(target))
 
 
-def open(target: Path | str) -> StateDict:
+def open(target: Path | str) -> Tensors:
     """Read the headers of the folder's one model."""
     folder = cached(target) if isinstance(target, str) else target
-    config = _config(folder)
-    files, module, listed = _model(folder)
-    source: StateDict = module.open_files(folder, files, config, listed)
+    if _weights(folder):
+        files, module, listed = _model(folder)
+        source: Tensors = module.open_files(folder, files, _config(folder), listed)
+    else:
+        (suffix, names), *_ = _other(folder).items()
+        if len(names) > 1 and not gguf.SPLIT.match(names[0]):
+            raise _several(folder, names)
+        source = OTHERS[suffix].open(inside(folder, names[0]))
     source.spec = type(source.spec)(target, "huggingface", True, source.spec.key)
     return source
 
@@ -76,7 +102,21 @@ def _weights(folder: Path) -> list[str]:
         for name in names
         if name.endswith((".safetensors", safetensors.INDEX, ".bin.index.json", *torch_file.SUFFIXES))
         and name not in SIDE_FILES
+        and not _is_variant(name, names)
     ]
+
+
+def _is_variant(name: str, names: list[str]) -> bool:
+    """A copy in another precision: model.fp16.safetensors beside model.safetensors."""
+    match = VARIANT.match(name)
+    return match is not None and match["stem"] + match["rest"] in names
+
+
+def _other(folder: Path) -> dict[str, list[str]]:
+    """Files of other formats by suffix, the first of :data:`OTHERS` first."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    found = {suffix: [name for name in names if name.endswith(suffix)] for suffix in OTHERS}
+    return {suffix: matching for suffix, matching in found.items() if matching}
 
 
 def _config(folder: Path) -> dict[str, Any] | None:

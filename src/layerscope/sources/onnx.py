@@ -131,7 +131,7 @@ def _layout(
     if unfit:
         return [replace(ref, kind=unfit[0], skipped=unfit[1])], same
     rows = None if use is None else _by_operation(ref, use, constant.order)
-    if rows is not None and rows[0].axes == "oi" and matches(RECURRENT, ref.name):
+    if rows is not None and rows[0].axes == "oi" and len(ref.shape) == 2 and matches(RECURRENT, ref.name):
         return _by_name(ref, shapes), same  # a cell written out: its gates are told by its names
     if rows is not None:
         return rows, same
