@@ -110,10 +110,10 @@ def check_folding(conv: str, ref: LayerRef) -> None:
 
 def test_putting_undoes_taking(rng: np.random.Generator) -> None:
     tensor = rng.standard_normal((12, 5)).astype(np.float32)
-    part = Part(0, 2, 2, 6)
-    taken = matrices.take(tensor, part)
-    assert (matrices.put(tensor.copy(), part, taken) == tensor).all()
-    changed = matrices.put(tensor.copy(), part, taken + 1)
+    ref = LayerRef(0, "w", (4, 5), "oi", "float32", "dense", part=Part(0, 2, 2, 6))
+    taken = matrices.pick(tensor, ref)
+    assert (matrices.put(tensor.copy(), ref, taken) == tensor).all()
+    changed = matrices.put(tensor.copy(), ref, taken + 1)
     assert (changed - tensor).sum() == pytest.approx(taken.size, rel=1e-6)
     assert changed.dtype == np.float32
 
