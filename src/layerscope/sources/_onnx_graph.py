@@ -8,7 +8,7 @@ from typing import Any
 
 from layerscope.errors import Unreadable
 
-DEEPEST = 32  # graphs in graphs
+DEEPEST = 16  # graphs in graphs
 MOST = 1 << 20  # nodes and constants
 LONGEST_CHAIN = 16  # operations from a constant to the one that multiplies by it
 GRAPH, GRAPHS, TENSOR = 5, 10, 4  # AttributeProto.AttributeType

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,7 @@ def open(target: Path) -> StateDict:
     if not places:
         raise Unreadable(f"{target}: a GGUF file without tensors (a vocabulary alone?)")
     tensors = [_describe(target, name, *place) for name, place in places.items()]
+    _check_apart(target, places)
 
     def fetch(name: str) -> Array:
         return _read(*places[name])
@@ -77,6 +80,21 @@ def _describe(target: Path, name: str, extent: Extent, data: int, entry: Entry) 
         return TensorInfo(name, entry.shape, PLAIN[kind])
     fault = "" if kind in _decoders() else f"quantised as {kind}, not decoded"
     return TensorInfo(name, entry.shape, "float32", fault=fault, how=f"decoded from {kind}")
+
+
+def _check_apart(target: Path, places: Mapping[str, tuple[Extent, int, Entry]]) -> None:
+    """No two tensors share bytes.
+
+    :raises Unreadable: two do.
+    """
+    taken = []
+    for name, (extent, _, entry) in places.items():
+        block, size = _type_of(entry.code)[1]
+        taken.append((str(extent.path), entry.offset, entry.offset + math.prod(entry.shape) // block * size, name))
+    taken.sort()
+    for before, after in itertools.pairwise(taken):
+        if before[0] == after[0] and after[1] < before[2]:
+            raise Unreadable(f"{target}: {after[3][:80]!r} overlaps {before[3][:80]!r}")
 
 
 def _read(extent: Extent, data: int, entry: Entry) -> Array:
