@@ -89,8 +89,9 @@ def _check_apart(target: Path, places: Mapping[str, tuple[Extent, int, Entry]]) 
     """
     taken = []
     for name, (extent, _, entry) in places.items():
-        block, size = _type_of(entry.code)[1]
-        taken.append((str(extent.path), entry.offset, entry.offset + math.prod(entry.shape) // block * size, name))
+        kind, (block, size) = _type_of(entry.code)
+        length = math.prod(entry.shape) // block * size if kind else 0
+        taken.append((str(extent.path), entry.offset, entry.offset + length, name))
     taken.sort()
     for before, after in itertools.pairwise(taken):
         if before[0] == after[0] and after[1] < before[2]:
