@@ -144,9 +144,12 @@ def test_bfloat16_variables_keep_their_precision(tmp_path: Path) -> None:
     layer = L.Dense(60, dtype="bfloat16")
     model = keras.Sequential([keras.Input((70,)), layer])
     model.save_weights(tmp_path / "m.weights.h5")
-    live, file = layerscope.analyze(model), layerscope.analyze(tmp_path / "m.weights.h5")
-    assert live.layers["dense/kernel"].ref.dtype == file.layers["dense/kernel"].ref.dtype == "bfloat16"
-    assert live.layers["dense/kernel"].metrics == file.layers["dense/kernel"].metrics
+    model.save(tmp_path / "m.keras")
+    live, *files = (layerscope.analyze(t).rows[0] for t in (model, tmp_path / "m.weights.h5", tmp_path / "m.keras"))
+    assert live.ref.dtype == "bfloat16"
+    assert live.name == f"{layer.name}/kernel"
+    for file in files:
+        assert (file.name, file.ref.dtype, file.metrics) == (live.name, live.ref.dtype, live.metrics)
 
 
 def test_no_framework_is_imported_to_read_a_file_and_no_lambda_is_run(tmp_path: Path, model: Any) -> None:

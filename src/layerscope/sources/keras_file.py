@@ -256,7 +256,7 @@ def _legacy(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, s
     rows = []
     for dataset in datasets:
         first, *rest = dataset.names
-        names = tuple(rest) if rest and rest[0] == first else (first, *rest)
+        names = tuple(rest[rest.index(first) :]) if first in rest else (first, *rest)
         label = names[-1].partition(":")[0]
         owner = names[:-1]
         config = _config(configs, owner) or _config(configs, owner[:1])

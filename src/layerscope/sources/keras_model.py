@@ -31,10 +31,11 @@ def open(target: Any) -> Tensors:
     values: dict[str, Any] = {}
     rows = []
     for owner, variable in _variables(target):
-        name, again = variable.path, 1
+        path = variable.path.removeprefix(f"{target.name}/")  # which a Sequential puts before its layers' names
+        name, again = path, 1
         while name in values:
             again += 1
-            name = f"{variable.path}#{again}"
+            name = f"{path}#{again}"
         values[name] = variable
         rows.append(_describe(owner, variable, name))
     if not rows:
