@@ -258,11 +258,12 @@ def test_configurations_are_believed_only_where_they_make_sense(tmp_path: Path, 
     with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
         archive.writestr("model.weights.h5", buffer.getvalue())
         archive.writestr("config.json", config)
-    try:
+    if config.startswith((b"[]", b'{"')):
         [ref] = open_target(tmp_path / "m.keras").layers()
         assert ref.axes == "io"
-    except Unreadable as error:
-        assert "not JSON" in str(error)
+        return
+    with pytest.raises(Unreadable, match="not JSON"):
+        open_target(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, 1000, 0.5, 0.99])

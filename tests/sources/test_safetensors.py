@@ -65,11 +65,11 @@ def test_integers_are_skipped_with_a_reason_never_analysed(tmp_path: Path, name:
     assert "not decoded" in layer.skipped or "not weights" in layer.skipped
 
 
-def test_block_scaled_fp8_is_refused_by_name(tmp_path: Path) -> None:
-    raw = bytes(60 * 60) + bytes(4)
-    header = {"w.weight": entry([60, 60], 0, 3600, "F8_E4M3"), "w.weight_scale_inv": entry([1], 3600, 3604)}
+def test_fp8_whose_scales_do_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    raw = bytes(60 * 60) + bytes(12)
+    header = {"w.weight": entry([60, 60], 0, 3600, "F8_E4M3"), "w.weight_scale_inv": entry([3], 3600, 3612)}
     layer = layerscope.analyze(write(tmp_path / "m.safetensors", header, raw)).layers["w.weight"]
-    assert "scales in w.weight_scale_inv, not decoded" in layer.skipped
+    assert layer.skipped == "quantised, but its (3,) scales do not fit (60, 60)"
 
 
 GOOD = {"w": entry([2, 2], 0, 16)}

@@ -86,7 +86,7 @@ def cli(debug: bool) -> None:
 @with_output
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
-    columns, targets = chosen_columns(options["columns"]), each_model(targets)
+    columns = chosen_columns(options["columns"])
     for name in ("output", "save"):
         check_output(options[name])
     if options["dry_run"]:
@@ -96,11 +96,14 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
         raise click.UsageError("--save takes the report of one TARGET")
     reports: list[Report] = []
     try:
-        reports.extend(_analyze(target, options) for target in targets)
+        reports.extend(_analyze(model, options) for target in targets for model in each_model(target))
     except BaseException:
         if reports:  # what is done is not lost
             write_reports(reports, options, columns)
         raise
+    if options["save"] and len(reports) > 1:
+        write_reports(reports, options, columns)
+        raise click.UsageError(f"--save takes the report of one model, {targets[0]} has {len(reports)}")
     problem = save_report(reports[0], options["save"]) if options["save"] else None
     write_reports(reports, options, columns)
     if problem is not None:
@@ -157,7 +160,7 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
     columns = chosen_columns(options["columns"])
     check_output(options["output"])
     chosen: dict[str, Any] = {"layers": selectors(layers), **arrangement(options), **matrix_settings(options)}
-    reports = [api.describe(part, **chosen) for part in each_model((target,))]
+    reports = [api.describe(part, **chosen) for part in each_model(target)]
     if options["format_"] == "table":
         with destination(options["output"]) as stream:
             for report in reports:
@@ -288,7 +291,7 @@ def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
     from layerscope.views.table import console_for, plan_table
 
     console = console_for(sys.stdout)
-    for target in targets:
+    for target in (model for target in targets for model in each_model(target)):
         if store.is_report(target):
             console.print(f"{target}: a saved report; judging it again touches no matrix")
             continue

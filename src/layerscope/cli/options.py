@@ -90,13 +90,9 @@ def selectors(layers: tuple[str, ...]) -> list[str] | None:
     return list(layers) or None
 
 
-def each_model(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """The targets, one of several models as its parts."""
+def each_model(target: str) -> list[str]:
+    """The target, or the parts of one that holds several models."""
     from layerscope import sources
     from layerscope.views import store
 
-    found: list[str] = []
-    for target in targets:
-        single = store.is_report(target)
-        found += [target] if single else [str(part) for part in sources.models(target).values()]
-    return tuple(found)
+    return [target] if store.is_report(target) else [str(part) for part in sources.models(target).values()]

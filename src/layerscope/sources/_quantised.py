@@ -19,6 +19,7 @@ from layerscope.sources._layout import TensorInfo
 from layerscope.sources._schemes import Config, Fetch, Mismatch, Parts, Weight
 
 STATE = ".weight.quant_state.bitsandbytes__"
+CODES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")  # what codes are kept in; indices are int64
 FOREIGN = {  # what gives away a scheme that is not decoded
     ".codebooks": "AQLM", ".q_weight": "EXL2", ".W_q": "HQQ", ".weight._data": "quanto", ".Qidxs": "QuIP#",
     ".bitmask": "compressed-tensors' sparse", ".meta": "marlin 2:4", ".qweight_type": "GGUF", ".trellis": "EXL3",
@@ -145,15 +146,14 @@ def _scheme(parts: Parts) -> tuple[str, str, Callable[[Parts], Weight] | None]:
     if "weight" in have and scale and (dtypes["weight"].startswith("float8") or dtypes["weight"] == "int8"):
         bare = parts.infos["weight"].name == parts.stem
         return parts.stem if bare else weight, "weight", _schemes.scaled
-    codes = [info for info in parts.infos.values() if "int" in info.dtype and len(info.shape) > 1]
-    if not codes:
-        return "", "", None
-    return "", f"quantised with {_foreign(parts, codes[0])}, not decoded", None
+    codes = [info for info in parts.infos.values() if info.dtype in CODES and len(info.shape) > 1]
+    method = _foreign(parts, codes[0]) if codes else ""
+    return "", f"quantised with {method}, not decoded" if method else "", None
 
 
 def _foreign(parts: Parts, codes: TensorInfo) -> str:
+    """The scheme of codes that are not decoded, as far as a configuration or their names tell it."""
     method = parts.config.get("quant_method") or parts.config.get("format")
     if isinstance(method, str):
         return method[:40]
-    given = (name for suffix, name in FOREIGN.items() if codes.name.endswith(suffix) or suffix[1:] in parts.infos)
-    return next(given, f"codes of {codes.dtype}")
+    return next((name for part, name in FOREIGN.items() if codes.name.endswith(part) or part[1:] in parts.infos), "")
