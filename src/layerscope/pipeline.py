@@ -52,14 +52,14 @@ def plan(
 def rows_of(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
     """The rows of a report, under names that are unique: layers, or their matrices without ``pool``."""
     layers = list(refs)
-    taken = {ref.name for ref in layers}
+    taken = dict.fromkeys((ref.name for ref in layers), 1)
     for layer in layers:
         for row in _rows(layer, settings):
-            name, again = row.name, 1
+            name = row.name
             while row.slice is not None and name in taken:  # a tensor may be called what a matrix of another is called
-                again += 1
+                taken[row.name] = again = taken.get(row.name, 1) + 1
                 name = f"{row.name}#{again}"
-            taken.add(name)
+            taken[name] = 1
             yield row if name == row.name else replace(row, name=name)
 
 

@@ -291,7 +291,7 @@ def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
     from layerscope.views.table import console_for, plan_table
 
     console = console_for(sys.stdout)
-    for target in (model for target in targets for model in each_model(target)):
+    for target in [model for each in targets for model in each_model(each)]:
         if store.is_report(target):
             console.print(f"{target}: a saved report; judging it again touches no matrix")
             continue

@@ -18,7 +18,8 @@ MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER, TRAILER = 48, 5  # bytes
 LONGEST = 256 << 20  # bytes of the table
 MOST_ENTRIES = 1 << 19
-LONGEST_KEY = 1 << 16  # bytes
+LONGEST_KEY = 1 << 12  # bytes
+LONGEST_KEYS = 64 << 20  # bytes of all keys together
 DTYPES = {  # DataType
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64",
     9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32",
@@ -65,10 +66,17 @@ def _bundle(extent: Extent) -> Bundle:
         raise ValueError("it does not end as one")
     _, at = _handle(raw, len(raw) - FOOTER)
     index, _ = _handle(raw, at)
-    shards, entries = 0, {}
+    shards, entries = 0, {}  # type: int, dict[str, Entry]
+    letters, last = 0, -1
     for _, value in _block(raw, index):
         handle, _ = _handle(value, 0)
+        if handle[0] <= last:
+            raise ValueError("blocks out of order")
+        last = handle[0]
         for key, entry in _block(raw, handle):
+            letters += len(key)
+            if letters > LONGEST_KEYS or key.decode("utf-8") in entries:
+                raise ValueError("keys beyond any use")
             if key == b"":
                 shards = _header(entry)
             else:

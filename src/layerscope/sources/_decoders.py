@@ -149,7 +149,9 @@ def packed(
     table = np.asarray(scales).astype(np.float32)
     groups = np.arange(columns) // -(-columns // table.shape[1]) if which is None else np.asarray(which)
     if zeros is not None:
-        lifted = unpacked(zeros, bits, 0)[: table.shape[0]] - half if zeros.shape != table.shape else np.asarray(zeros)
+        plain = zeros.dtype.itemsize == 1  # not packed
+        lifted = np.asarray(zeros) if plain else unpacked(zeros, bits, 0)[: table.shape[0]] - half
+        lifted = np.broadcast_to(lifted.reshape(-1, 1) if lifted.ndim == 1 else lifted, table.shape)
         codes = codes - lifted[start:stop][:, groups]
     made: Array = codes.astype(np.float32) * table[start:stop][:, groups]
     return made

@@ -13,10 +13,11 @@ from typing import Any
 
 from layerscope.types import LayerRef, Part
 
-THREE_D = re.compile(r"\.ffn_\w{1,9}_exps\.|expert|moe\.(in|out)put_linear")
-TRANSPOSED = ("gpt_oss", "llama4", "llama4_text")  # (e, in, out)
+THREE_D = re.compile(r"\.ffn_\w{1,9}_exps\.|(^|\.)experts?\.|moe\.(in|out)put_linear\.")
+TRANSPOSED = ("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "openai_privacy_filter")  # (e, in, out)
 INTERLEAVED = ("gpt_oss",)  # gate and up alternate
-FUSED = "gate_up_proj"
+FUSED = ("gate_up_proj", "ffn_gate_up_exps")
+GRANITE = {"input_linear": "experts.gate_up_proj", "output_linear": "experts.down_proj"}
 MIXTRAL = re.compile(r"(?P<stem>.*)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.w(?P<which>[123])\.weight$", re.DOTALL)
 ROLES = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
 MOST = 4096  # experts of a layer
@@ -32,6 +33,9 @@ def is_experts(name: str, shape: tuple[int, ...]) -> bool:
 
 def experts(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> list[LayerRef]:
     """A row per expert of a tensor (e, out, in) or (e, in, out), gate and up apart where one tensor holds both."""
+    stem, last = ref.name.removesuffix(".weight").rpartition(".")[::2]
+    if last in GRANITE:  # Granite's files; its live model has them under the names of the others
+        ref = replace(ref, name=f"{stem}.{GRANITE[last]}.weight")
     transposed = ref.axes == "eio" if ref.axes else _transposed(ref, shapes, config)
     axes, matrix = ("io" if transposed else "oi"), ref.shape[1:]
     how = ", ".join(filter(None, (ref.how, "one of a tensor of experts", "stored (in, out)" if transposed else "")))
@@ -57,7 +61,9 @@ def renamed(ref: LayerRef) -> LayerRef:
 def _name(name: str, expert: int, label: str) -> str:
     """``a.experts.b`` → ``a.experts.3.b.weight``; ``label`` replaces the last word."""
     stem = name.removesuffix(".weight")
-    stem = stem.removesuffix(FUSED) + label if label else stem
+    for fused in FUSED if label else ():
+        if stem.endswith(fused):
+            stem = stem.removesuffix(fused) + fused.replace("gate_up", label)
     before, middle, after = stem.rpartition("experts.")
     return f"{before}experts.{expert}.{after}.weight" if middle else f"{stem}.{expert}.weight"
 
@@ -68,21 +74,25 @@ def _parts(
     size = matrix[axis]
     if not ref.name.removesuffix(".weight").endswith(FUSED) or size % 2:
         return [("", None)]
-    if config.get("model_type") in INTERLEAVED or f"{ref.name}_bias" in shapes:
-        return [("gate_proj", Part(axis, 0, 1, 2)), ("up_proj", Part(axis, 1, 1, 2))]
+    model = str(config.get("model_type", ""))
+    if model in INTERLEAVED or (not model and f"{ref.name}_bias" in shapes):
+        return [("gate", Part(axis, 0, 1, 2)), ("up", Part(axis, 1, 1, 2))]
     half = size // 2
-    return [("gate_proj", Part(axis, 0, half, size)), ("up_proj", Part(axis, half, half, size))]
+    return [("gate", Part(axis, 0, half, size)), ("up", Part(axis, half, half, size))]
 
 
 def _transposed(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> bool:
-    """Is each expert (in, out)? The config says; without one, the pair gate_up (e, h, 2f), down (e, f, h) does."""
-    model = str(config.get("model_type", ""))
-    if model:
-        return model in TRANSPOSED
-    stem, whole = ref.name.removesuffix(".weight"), ref.name.endswith(".weight")
-    for mine, other in ((FUSED, "down_proj"), ("down_proj", FUSED)):
-        if stem.endswith(mine):
-            partner = shapes.get(stem.removesuffix(mine) + other + ".weight" * whole)
-            up, down = (ref.shape, partner) if mine == FUSED else (partner, ref.shape)
-            return bool(up and down and len(up) == len(down) == 3 and up[2] == 2 * down[1] and up[1] == down[2])
-    return False
+    """Is each expert (in, out)? The pair tells: gate_up (e, 2f, h) and down (e, h, f), or each of them across.
+
+    Where there is no pair, or it fits both ways, the model's type does.
+    """
+    stem, ending = ref.name.removesuffix(".weight"), ".weight" * ref.name.endswith(".weight")
+    for mine, other in (("gate_up_proj", "down_proj"), ("down_proj", "gate_up_proj")):
+        partner = shapes.get(stem.removesuffix(mine) + other + ending) if stem.endswith(mine) else None
+        if partner is not None and len(partner) == 3:
+            up, down = (ref.shape, partner) if mine == "gate_up_proj" else (partner, ref.shape)
+            plain = up[1] == 2 * down[2] and up[2] == down[1]
+            across = up[2] == 2 * down[1] and up[1] == down[2]
+            if plain != across:
+                return across
+    return str(config.get("model_type", "")) in TRANSPOSED

@@ -6,8 +6,10 @@ Local arrays are mapped, remote ones are fetched as one range each.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import io
+import json
 import math
 import struct
 import sys
@@ -25,7 +27,7 @@ from layerscope.errors import Unreadable
 if TYPE_CHECKING:
     from layerscope.types import Array
 
-END_OF_ZIP = b"PK\x05\x06"
+MOST_PARTS = 1 << 22  # of a JSON text
 CHUNK = 1 << 22  # bytes fetched at a time from a header
 LONGEST_DIRECTORY = 64 << 20  # bytes of a zip's table of members: half a million of them
 DAMAGE = (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError, ValueError)
@@ -78,6 +80,8 @@ class Extent:
         :raises Unreadable: they would reach beyond the end.
         """
         count = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise Unreadable(f"{self.path}: pointers are no numbers")
         if offset < 0 or offset + count > self.length or self.start + offset + count > size_of(self.path):
             raise Unreadable(f"{self.path}: became shorter while it was read, or was cut")
         if count == 0:
@@ -177,6 +181,8 @@ class Archive:
                     if info.filename in self.members:
                         raise Unreadable(f"{path}: two members of the zip are called {info.filename[:80]!r}")
                     self.members[info.filename] = info
+                starts = sorted(info.header_offset for info in self.members.values())
+                self._ends = [*starts, archive.start_dir, extent.length]
         except DAMAGE as error:
             raise Unreadable(f"{path}: damaged or truncated zip: {error}") from None
 
@@ -186,16 +192,23 @@ class Archive:
         :raises Unreadable: it is missing, compressed, or lies elsewhere than the table says.
         """
         info = self._info(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise Unreadable(f"{self.extent.path}: {name} is compressed, which its writer never does")
         header = self.extent.read(info.header_offset, 30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise Unreadable(f"{self.extent.path}: truncated")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name_length + extra_length
-        if start + info.file_size > self.extent.length:
+        called = self.extent.read(info.header_offset + 30, name_length)
+        if called not in (name.encode("utf-8"), name.encode("cp437", "replace")):
+            raise Unreadable(f"{self.extent.path}: {name} lies elsewhere than the zip's table says")
+        if start + info.file_size > self.after(info):
             raise Unreadable(f"{self.extent.path}: truncated")
         return Extent(self.extent.path, self.extent.start + start, info.file_size)
+
+    def after(self, info: zipfile.ZipInfo) -> int:
+        """Where the next member begins, or the table of members."""
+        return self._ends[bisect.bisect_right(self._ends, info.header_offset)]
 
     def read(self, name: str, longest: int) -> bytes:
         """A small member, unpacked if need be.
@@ -215,6 +228,28 @@ class Archive:
         if name not in self.members:
             raise Unreadable(f"{self.extent.path}: {name} is missing")
         return self.members[name]
+
+
+def parsed(path: Path, longest: int) -> Any:
+    """A small JSON file.
+
+    :raises ValueError: it is none, or larger or of more parts than any model's.
+    """
+    raw = whole(path).read(0, longest + 1)
+    if len(raw) > longest:
+        raise ValueError(f"more than {longest:,} bytes")
+    return parse(raw)
+
+
+def parse(raw: bytes | str) -> Any:
+    """JSON from a stranger: what would become more objects than any model has is not built.
+
+    :raises ValueError: it is no JSON, or of more parts than any model's.
+    """
+    raw = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    if raw.count(b"[") + raw.count(b"{") + raw.count(b",") > MOST_PARTS:
+        raise ValueError(f"more than {MOST_PARTS:,} parts")
+    return json.loads(raw.decode("utf-8"))
 
 
 @contextmanager
@@ -242,13 +277,7 @@ def _zip_names(path: Path, size: int, changed: float) -> tuple[str, ...]:
 
 
 def _directory_size(extent: Extent) -> int:
-    """Bytes of a zip's table of members, as its last record says; 0 where there is no such record."""
-    tail = extent.read(max(0, extent.length - 66000))
-    at = tail.rfind(END_OF_ZIP)
-    if at < 0 or len(tail) < at + 22:
-        return 0
-    length: int = struct.unpack("<I", tail[at + 12 : at + 16])[0]
-    wide = tail.rfind(b"PK\x06\x06", 0, at)
-    if length == 0xFFFFFFFF and wide >= 0 and len(tail) >= wide + 48:
-        length = struct.unpack("<Q", tail[wide + 40 : wide + 48])[0]
-    return length
+    """Bytes of a zip's table of members, as the record says that the library will believe; 0 where there is none."""
+    with extent.open() as file:
+        record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    return int(record[5]) if record else 0

@@ -24,7 +24,9 @@ class Fused:
 
 def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | None:
     """What ``model_type`` says about a two-dimensional tensor of this name, or None where it says nothing."""
-    family = FAMILIES.get(str(config.get("model_type", "")))
+    inner = config.get("text_config")
+    types = (config.get("model_type"), inner.get("model_type") if isinstance(inner, Mapping) else None)
+    family = next((FAMILIES[str(name)] for name in types if str(name) in FAMILIES), None)
     if family is None or len(shape) != 2 or not name.endswith(".weight"):
         return None
     layer = name.removesuffix(".weight")
@@ -114,7 +116,8 @@ def _thirds(shape: tuple[int, ...], config: Config) -> Fused:
 def _grouped(shape: tuple[int, ...], config: Config) -> Fused:
     """q of all heads, then k and v of all key-value heads."""
     heads, kv, size = _heads(config)
-    return Fused("oi", _pieces(0, q=heads * size, k=kv * size, v=kv * size))
+    parts = _pieces(0, q=heads * size, k=kv * size, v=kv * size)
+    return Fused("oi", parts if parts[0][1].stride == shape[0] else ())
 
 
 def _interleaved(shape: tuple[int, ...], config: Config) -> Fused:
@@ -165,6 +168,9 @@ FAMILIES: dict[str, dict[str, Layout]] = {
     "falcon": {"self_attention.query_key_value": _falcon},
     "phi3": _PHI3,
     "glm": {"gate_up_proj": _gate_up},
+    "glm4": {"gate_up_proj": _gate_up},
+    "glm4v": {"gate_up_proj": _gate_up},
+    "phi4_multimodal": _PHI3,
     "mpt": {"Wqkv": _thirds},
     "modernbert": {"Wqkv": _thirds},
     "gguf": {"attn_qkv": _grouped},

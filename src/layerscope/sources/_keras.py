@@ -16,7 +16,8 @@ KINDS = {  # Keras class → kind of layer
     "Embedding": "embedding", "ReversibleEmbedding": "embedding",
     "EinsumDense": "einsum",
     "LSTMCell": "lstm", "GRUCell": "gru", "SimpleRNNCell": "rnn",
-    "LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn", "CuDNNLSTM": "lstm", "CuDNNGRU": "gru", "ConvLSTM2D": "convlstm",
+    "LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn", "CuDNNLSTM": "lstm", "CuDNNGRU": "gru",
+    "ConvLSTMCell": "lstm", "ConvLSTM1D": "lstm", "ConvLSTM2D": "lstm", "ConvLSTM3D": "lstm",
     "BatchNormalization": "norm", "LayerNormalization": "norm", "GroupNormalization": "norm",
     "UnitNormalization": "norm", "RMSNormalization": "norm",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from layerscope.sources._layout import both, equal_parts, split_ref, why_not
+from layerscope.sources._layout import both, equal_parts, matches, split_ref, why_not
 from layerscope.types import LayerRef
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ HEADS_OUT = ("query", "key", "value")
 HEADS_IN = ("attention_output", "out")
 STATISTICS = ("moving_mean", "moving_variance", "mean", "var")
 NORMS = ("gamma", "beta", "scale")
+NNX = re.compile(r"\.(raw_)?value$")  # what an NNX state's arrays are called below their names
+EMBEDDINGS = re.compile(r"(\w*_)?embeddings?(_table)?$")
+INGREDIENTS = re.compile(r"lora_\w+|\w+_(scale|zero)|g_idx")
+CONVOLVED = re.compile(r"(\w*_)?(kernel|weights?)$")
 EQUATION = re.compile(r"([a-zA-Z.]+),([a-zA-Z]+)->([a-zA-Z.]+)$")
 
 
@@ -41,12 +45,17 @@ class Variable:
     @property
     def variable(self) -> str:
         """Its own name: kernel, bias, ..."""
-        return re.split(r"[/.]", self.name)[-1]
+        return self.words[-1]
+
+    @property
+    def words(self) -> list[str]:
+        """The parts of its name, without what Flax's NNX puts behind it."""
+        return re.split(r"[/.]", NNX.sub("", self.name))
 
     @property
     def owner(self) -> str:
         """Name of the layer that it belongs to."""
-        return (re.split(r"[/.]", self.name)[-2:-1] or [""])[0]
+        return (self.words[-2:-1] or [""])[0]
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,11 @@ def lay(variable: Variable) -> Laid:
     unfit = _unfit(v)
     if unfit:
         return Laid([replace(ref, kind=unfit[0], skipped=unfit[1])])
-    if name in ("embeddings", "embedding") or (v.layer == "embedding" and len(v.shape) == 2):
+    if (matches(EMBEDDINGS, name) or v.layer == "embedding") and len(v.shape) == 2:
         return Laid([replace(ref, kind="embedding", axes="oi")])
-    if v.gates and len(v.shape) == 2:
-        return Laid(_gates(replace(ref, axes="io", kind=v.gates, how="stored (in, out)"), v.gates))
+    if v.gates and (len(v.shape) == 2 or len(v.shape) in CONV):
+        axes = "io" if len(v.shape) == 2 else CONV[len(v.shape)][1]
+        return Laid(_gates(replace(ref, axes=axes, kind=v.gates, how="stored (in, out)"), v.gates))
     if v.layer == "depthwise" or name == "depthwise_kernel":
         return _depthwise(ref)
     match = EQUATION.match(v.equation)
@@ -84,7 +94,8 @@ def lay(variable: Variable) -> Laid:
         return _heads(ref, v.owner in HEADS_OUT)
     if len(v.shape) == 2:
         return Laid([replace(ref, kind="dense", axes="io", how="stored (in, out)")])
-    if v.layer == "einsum" or len(v.shape) not in CONV:
+    known = v.layer in ("conv", "conv_transpose", "separable") or matches(CONVOLVED, name)
+    if v.layer == "einsum" or len(v.shape) not in CONV or not known:
         reason = f"{len(v.shape)}-D: " + (
             "its equation is not in this file" if v.layer == "einsum" else "no known layer"
         )
@@ -100,6 +111,8 @@ def _unfit(v: Variable) -> tuple[str, str] | None:
         return unfit
     if v.variable in STATISTICS:
         return "buffer", "statistics"
+    if INGREDIENTS.fullmatch(v.variable):
+        return "ingredient", "a part of the layer's kernel"
     if "bias" in v.variable:
         return "bias", f"{len(v.shape)}-D" if len(v.shape) == 1 else "a bias"
     if v.variable in NORMS:
@@ -109,9 +122,10 @@ def _unfit(v: Variable) -> tuple[str, str] | None:
 
 def _gates(ref: LayerRef, kind: str) -> list[LayerRef]:
     labels = GATES[kind]
-    if not labels or ref.shape[1] % len(labels):
+    last = len(ref.shape) - 1
+    if not labels or ref.shape[last] % len(labels):
         return [ref]
-    return split_ref(ref, equal_parts(labels, 1, ref.shape[1]), f"split gates {', '.join(labels)}")
+    return split_ref(ref, equal_parts(labels, last, ref.shape[last]), f"split gates {', '.join(labels)}")
 
 
 def _conv(ref: LayerRef, v: Variable) -> Laid:

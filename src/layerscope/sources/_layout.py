@@ -20,8 +20,10 @@ from layerscope.types import LayerRef, Part
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
 EMBEDDING = re.compile(r"(\w*_)?(embed|embd|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
 RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
-INGREDIENT = re.compile(r"(^|\.)parametrizations\.\w+\.original\d$")
+INGREDIENT = re.compile(r"(^|\.)parametrizations\.\w+\.original\d?$")
 NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
+LATENT = re.compile(r"\.attn_[kv]_b\.")  # llama.cpp: a matrix per head
+CONVOLVED = re.compile(r"(weight|kernel|buffer|conv\d*|conv\w{0,20})$", re.IGNORECASE)  # what three axes need to be one
 LONGEST_WORD = 200  # letters
 GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
 GROUPABLE = ("conv1d", "conv2d", "conv3d")
@@ -69,13 +71,13 @@ def layers_of(
 def number(refs: Iterable[LayerRef]) -> list[LayerRef]:
     """The same refs with their positions as index and names that are unique."""
     made: list[LayerRef] = []
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for i, ref in enumerate(refs):
-        name, again = ref.name, 1
+        name = ref.name
         while name in seen:  # a tensor may be called what a part of another is called
-            again += 1
+            seen[ref.name] = again = seen.get(ref.name, 1) + 1
             name = f"{ref.name}#{again}"
-        seen.add(name)
+        seen[name] = 1
         made.append(replace(ref, index=i, name=name))
     return made
 
@@ -141,7 +143,8 @@ def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: M
         return experts(whole, shapes, config)
     kind, axes = _kind_and_axes(name, shape)
     if not axes:
-        return [_skip(tensor, kind, f"{len(shape)}-D: more axes than a layer has")]
+        why = "more axes than a layer has" if len(shape) > 3 else "no layer that is known"
+        return [_skip(tensor, kind, f"{len(shape)}-D: {why}")]
     how = "as one group: the file names no groups" if kind in GROUPABLE and shape[1] < shape[0] else ""
     axes = tensor.axes or axes
     ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=both(tensor.how, how))
@@ -166,9 +169,9 @@ def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
 
 
 def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
-    if len(shape) > 1:
-        return None
     owner, _, last = name.rpartition(".")
+    if len(shape) > 1:
+        return ("bias", "a bias") if last == "bias" or last.endswith("_bias") else None
     if last.startswith(("running_", "moving_")):
         return "buffer", "statistics"
     if matches(NORM, owner.rpartition(".")[2]) or last in ("gamma", "beta"):
@@ -185,6 +188,10 @@ def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:
         return ("embedding" if embedding else "dense"), "oi"
     if len(shape) == 3 and (embedding or shape[0] == 1) and not name.endswith(".weight"):
         return "embedding", "eoi"
+    if len(shape) == 3 and LATENT.search(name):
+        return "attention", "eoi"
+    if len(shape) == 3 and not CONVOLVED.search(name):
+        return "tensor", ""
     return CONV.get(len(shape), ("tensor", ""))
 
 

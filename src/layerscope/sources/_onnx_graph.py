@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from layerscope.errors import Unreadable
 
 DEEPEST = 16  # graphs in graphs
-MOST = 1 << 20  # nodes and constants
+MOST = 1 << 18  # names in nodes, and constants
+MOST_USES = 64  # of one value that are looked at
 LONGEST_CHAIN = 16  # operations from a constant to the one that multiplies by it
 GRAPH, GRAPHS, TENSOR = 5, 10, 4  # AttributeProto.AttributeType
 SAME_AXES = ("Identity", "Cast", "CastLike", "QuantizeLinear")
+RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 BIASES = {
     "Gemm": (2,),
     "Conv": (2,),
@@ -26,116 +28,160 @@ NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "G
          "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # fmt: skip
 
 
-@dataclass
+Key = tuple[int, str]  # the graph that a name belongs to, and the name
+
+
+@dataclass(frozen=True)
 class Use:
     """One operation that takes a value."""
 
     op: str
-    domain: str
     name: str
     slot: int  # which of its inputs
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[Key, ...]
+    outputs: tuple[Key, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How a constant comes to an operation."""
+
+    use: Use
+    order: tuple[int, ...]  # stored axis at each place
+    dequantised: Use | None = None  # the DequantizeLinear on the way
+    order_then: tuple[int, ...] = ()  # the same at that place
+    reshaped: bool = False  # its axes are no longer the stored ones
 
 
 @dataclass
 class Constant:
     """A tensor of the file, and what is done with it."""
 
-    name: str
+    name: str  # unique
+    key: Key
     proto: Any
     initializer: bool  # of a graph, rather than a Constant node's
-    use: Use | None = None  # the operation that tells its axes
-    order: tuple[int, ...] = ()  # of its axes when it gets there
-    dequantised: Use | None = None  # the DequantizeLinear on the way
+    arrival: Arrival | None = None  # at the operation that tells its axes
+
+    @property
+    def use(self) -> Use | None:
+        """The operation that tells its axes."""
+        return self.arrival.use if self.arrival else None
 
 
 class Graph:
-    """All constants of a model, subgraphs included, each with what it is used for."""
+    """All constants of a model, subgraphs included, each with what it is used for.
+
+    A name belongs to the graph that defines it: branches of an If may use one twice for different tensors.
+    """
 
     def __init__(self, path: Any, proto: Any) -> None:
         self.path = path
         self.constants: dict[str, Constant] = {}
-        self.uses: dict[str, list[Use]] = {}
-        self.count = 0
-        self._collect(proto, 0)
+        self.by_key: dict[Key, Constant] = {}
+        self.uses: dict[Key, list[Use]] = {}
+        self.count, self.graphs = 0, 0
+        self._collect(proto, (), 0)
         for constant in self.constants.values():
             self._follow(constant)
 
-    def value(self, name: str) -> Any:
+    def value(self, key: Key) -> Any:
         """The tensor of a constant, or None where the graph computes it."""
-        found = self.constants.get(name)
+        found = self.by_key.get(key)
         return None if found is None else found.proto
 
-    def _collect(self, graph: Any, depth: int) -> None:
+    def _collect(self, graph: Any, above: tuple[tuple[int, set[str]], ...], depth: int) -> None:
         if depth > DEEPEST:
             raise Unreadable(f"{self.path}: graphs nested beyond any use")
+        self.graphs += 1
+        names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        for node in graph.node:
+            self._counted(1 + len(node.input) + len(node.output))
+            names.update(node.output)
+        here = ((self.graphs, names), *above)
         for tensor in graph.initializer:
-            self._add(tensor.name, tensor, True)
+            self._add((self.graphs, tensor.name), tensor, True)
+        number = self.graphs
         for node in graph.node:
             attributes = {}
             for attribute in node.attribute:
                 if attribute.type == GRAPH:
-                    self._collect(attribute.g, depth + 1)
+                    self._collect(attribute.g, here, depth + 1)
                 elif attribute.type == GRAPHS:
                     for inner in attribute.graphs:
-                        self._collect(inner, depth + 1)
+                        self._collect(inner, here, depth + 1)
                 elif attribute.type == TENSOR and node.op_type == "Constant" and node.output:
-                    self._add(node.output[0], attribute.t, False)
+                    self._add((number, node.output[0]), attribute.t, False)
                 elif attribute.type in (2, 3, 7):
                     attributes[attribute.name] = {2: attribute.i, 3: attribute.s, 7: attribute.ints}[attribute.type]
-            inputs, outputs = tuple(node.input), tuple(node.output)
-            for slot, name in enumerate(inputs):
-                self._counted()
-                use = Use(node.op_type, node.domain, node.name, slot, inputs, outputs, attributes)
-                self.uses.setdefault(name, []).append(use)
+            inputs = tuple(_owner(name, here) for name in node.input)
+            outputs = tuple((number, name) for name in node.output)
+            for slot, key in enumerate(inputs):
+                use = Use(node.op_type, node.name, slot, inputs, outputs, attributes)
+                self.uses.setdefault(key, []).append(use)
 
-    def _add(self, name: str, tensor: Any, initializer: bool) -> None:
-        self._counted()
-        known, again = name or "constant", 1
-        while known in self.constants:  # branches may use a name again
-            again += 1
-            known = f"{name}#{again}"
-        self.constants[known] = Constant(known, tensor, initializer)
+    def _add(self, key: Key, tensor: Any, initializer: bool) -> None:
+        self._counted(1)
+        base = key[1] or "constant"
+        name = base if base not in self.constants else f"{base}#{len(self.constants) + 1}"
+        if name in self.constants:
+            raise Unreadable(f"{self.path}: two constants are called {name[:80]!r}")
+        constant = Constant(name, key, tensor, initializer)
+        self.constants[name] = constant
+        self.by_key.setdefault(key, constant)
 
-    def _counted(self) -> None:
-        self.count += 1
+    def _counted(self, more: int) -> None:
+        self.count += more
         if self.count > MOST:
-            raise Unreadable(f"{self.path}: more than {MOST:,} nodes and constants")
+            raise Unreadable(f"{self.path}: more than {MOST:,} names in its graphs")
 
     def _follow(self, constant: Constant) -> None:
         """Find the operation that says what the axes of a constant are, through casts and transpositions."""
-        axes = tuple(range(len(constant.proto.dims)))
-        for use, order, dequantised in self._reached(constant.name.partition("#")[0], axes, None, 0):
-            if constant.use is None or _tells(use) > _tells(constant.use):
-                constant.use, constant.order, constant.dequantised = use, order, dequantised
+        for arrival in self._reached(constant.key, tuple(range(len(constant.proto.dims)))):
+            if constant.arrival is None or _tells(arrival) > _tells(constant.arrival):
+                constant.arrival = arrival
 
-    def _reached(
-        self, name: str, order: tuple[int, ...], dequantised: Use | None, depth: int
-    ) -> Iterator[tuple[Use, tuple[int, ...], Use | None]]:
-        for use in self.uses.get(name, [])[:64] if depth < LONGEST_CHAIN else []:
-            through = use.slot == 0 and use.outputs
-            if through and use.op in SAME_AXES:
-                yield from self._reached(use.outputs[0], order, dequantised, depth + 1)
-            elif through and use.op == "DequantizeLinear":
-                yield use, order, use
-                yield from self._reached(use.outputs[0], order, use, depth + 1)
-            elif through and use.op == "Transpose":
-                perm = tuple(use.attributes.get("perm") or reversed(range(len(order))))
-                if sorted(perm) == list(range(len(order))):
-                    yield from self._reached(
-                        use.outputs[0], tuple(order[axis] for axis in perm), dequantised, depth + 1
-                    )
-            else:
-                yield use, order, dequantised
+    def _reached(self, key: Key, axes: tuple[int, ...]) -> Iterator[Arrival]:
+        """Every operation that takes a value, as it is or cast, transposed, dequantised or reshaped."""
+        waiting: list[tuple[Key, tuple[int, ...], Use | None, tuple[int, ...], bool]] = [(key, axes, None, (), False)]
+        seen: set[Key] = set()
+        while waiting and len(seen) < LONGEST_CHAIN:
+            here, order, dequantised, then, reshaped = waiting.pop(0)
+            if here in seen:
+                continue
+            seen.add(here)
+            for use in self.uses.get(here, [])[:MOST_USES]:
+                yield Arrival(use, order, dequantised, then, reshaped)
+                if use.slot or not use.outputs:
+                    continue
+                after = use.outputs[0]
+                if use.op in SAME_AXES:
+                    waiting.append((after, order, dequantised, then, reshaped))
+                elif use.op == "DequantizeLinear":
+                    waiting.append((after, order, use, order, reshaped))
+                elif use.op in RESHAPES:
+                    waiting.append((after, order, dequantised, then, True))
+                elif use.op == "Transpose":
+                    perm = tuple(use.attributes.get("perm") or reversed(range(len(order))))
+                    if reshaped or sorted(perm) == list(range(len(order))):
+                        order = order if reshaped else tuple(order[axis] for axis in perm)
+                        waiting.append((after, order, dequantised, then, reshaped))
 
 
-def _tells(use: Use) -> int:
-    """How much an operation says about its operand: what multiplies by it most, what reshapes it least."""
-    if use.op in MULTIPLIES or use.op in BIASES or use.op in NORMS:
-        return 3
-    return 1 if use.op != "DequantizeLinear" else 0
+def _owner(name: str, scopes: tuple[tuple[int, set[str]], ...]) -> Key:
+    """The graph that defines a name as seen from the innermost one."""
+    return next(((number, name) for number, names in scopes if name in names), (0, name))
+
+
+def _tells(arrival: Arrival) -> int:
+    """How much an operation says about its operand: what multiplies by it most, what passes it on least."""
+    op = arrival.use.op
+    if op in MULTIPLIES or op in NORMS or op in BIASES:
+        return 2 if arrival.reshaped else 3
+    if op in (*SAME_AXES, *RESHAPES, "Transpose"):
+        return 0
+    return 1
 
 
 MULTIPLIES = (

@@ -29,8 +29,7 @@ FOREIGN = {  # what gives away a scheme that is not decoded
 
 def decoded(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> tuple[list[TensorInfo], Fetch]:
     """The tensors with every known weight in the place of its codes, and what fetches both kinds."""
-    integers = any("int" in t.dtype and len(t.shape) > 1 for t in tensors)
-    if not integers and not any(t.dtype.startswith("float8") for t in tensors):
+    if not any(_may_be_codes(tensor) for tensor in tensors):
         return tensors, fetch
     settings = _settings(config)
     made: dict[str, Weight] = {}
@@ -41,7 +40,8 @@ def decoded(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> tuple[li
         name, codes, build = _scheme(parts)
         if build is None:
             if codes:
-                foreign |= {info.name: codes for info in parts.infos.values() if len(info.shape) > 1}
+                others = (info for info in parts.infos.values() if len(info.shape) > 1 and not _plain(info))
+                foreign |= {info.name: codes for info in others}
             continue
         holder = parts.infos[codes].name
         try:
@@ -76,6 +76,15 @@ def decoded(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> tuple[li
     return found, both
 
 
+def _may_be_codes(info: TensorInfo) -> bool:
+    return (info.dtype in CODES and len(info.shape) > 1) or info.dtype.startswith("float8") or STATE in info.name
+
+
+def _plain(info: TensorInfo) -> bool:
+    """A weight in its own right, whatever lies beside it."""
+    return info.name.endswith(".weight") and info.dtype in ("float16", "bfloat16", "float32", "float64")
+
+
 def _settings(config: Config) -> Config:
     for key in ("quantization_config", "compression_config", "quantization"):
         value = config.get(key)
@@ -87,8 +96,8 @@ def _settings(config: Config) -> Config:
 SUFFIXES = (
     "qweight", "qzeros", "scales", "g_idx", "biases", "SCB", "weight_format", "weight", "weight_scale_inv",
     "weight_scale", "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_packed", "weight_shape",
-    "weight_g_idx", "weight_offset", "input_scale", "input_global_scale", "weight.absmax", "weight.quant_map",
-    "weight.nested_absmax", "weight.nested_quant_map",
+    "weight_g_idx", "weight_offset", "scale", "qscale_weight", "qscale_act", "input_scale", "input_global_scale",
+    "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
 )  # fmt: skip
 
 
@@ -140,12 +149,15 @@ def _scheme(parts: Parts) -> tuple[str, str, Callable[[Parts], Weight] | None]:
         return weight, "weight_packed", _schemes.fp4
     if {"weight", "scales", "biases"} <= have and dtypes["weight"] == "uint32":
         return weight, "weight", _schemes.mlx
-    scale = next((part for part in ("weight_scale_inv", "weight_scale") if part in have), "")
+    scale = next((part for part in _schemes.SCALES if part in have), "")
     if "weight" in have and scale and dtypes["weight"] == "uint8" and "weight_scale_2" in have:
         return weight, "weight", _schemes.fp4
     if "weight" in have and scale and (dtypes["weight"].startswith("float8") or dtypes["weight"] == "int8"):
         bare = parts.infos["weight"].name == parts.stem
         return parts.stem if bare else weight, "weight", _schemes.scaled
+    narrow = dtypes.get("weight", "").startswith("float8")
+    if narrow and any("scale" in part for part in have - {"weight"}):
+        return "", "quantised as float8 with scales of an unknown kind, not decoded", None
     codes = [info for info in parts.infos.values() if info.dtype in CODES and len(info.shape) > 1]
     method = _foreign(parts, codes[0]) if codes else ""
     return "", f"quantised with {method}, not decoded" if method else "", None

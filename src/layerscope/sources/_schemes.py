@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Fetch = Callable[[str], Any]
 Config = Mapping[str, Any]
+SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
 STATE = "state."  # a part whose name ends in the kind of a bitsandbytes quant_state
 BLOCK = 128  # rows and columns of DeepSeek's FP8 blocks
 NVFP4_BLOCK, MXFP4_BLOCK = 16, 32
@@ -51,6 +52,19 @@ class Parts:
         """The numbers of one part."""
         return self.fetch(self.infos[part].name)
 
+    def width(self, part: str) -> int:
+        """Bytes of one entry of a part: codes may be stored in the words of another type."""
+        digits = "".join(c for c in self.infos[part].dtype.partition("_")[0] if c.isdigit())
+        return max(1, int(digits or 8) // 8)
+
+    def scales(self, part: str) -> Array:
+        """The numbers of scales in float32; those stored as exponents (E8M0) are 2^(s − 127)."""
+        stored = np.asarray(self[part])
+        if self.infos[part].dtype == "uint8":
+            powers: Array = np.ldexp(np.float32(1), stored.astype(np.int32) - 127)
+            return powers
+        return stored.astype(np.float32)
+
     def shape(self, part: str) -> tuple[int, ...]:
         """The shape of one part."""
         return self.infos[part].shape
@@ -74,9 +88,12 @@ def bitsandbytes_4bit(parts: Parts) -> Weight:
     _need(bool(shape) and all(isinstance(n, int) and 0 < n < 1 << 40 for n in sizes), "its quant_state has no sizes")
     count = math.prod(shape)
     blocks = -(-count // block)
-    _need(math.prod(parts.shape("weight")) == -(-count // 2), "it has not as many codes as its shape says")
+    stored = math.prod(parts.shape("weight")) * parts.width("weight")
+    _need(stored == -(-count // 2), "it has not as many codes as its shape says")
     _need(math.prod(parts.shape("weight.absmax")) == blocks, "it has not as many scales as blocks")
     _need(parts.shape("weight.quant_map") == (16,), "its table has not 16 entries")
+    whole = "weight.nested_absmax" in parts.infos and "weight.nested_quant_map" in parts.infos
+    _need(whole or parts.infos["weight.absmax"].dtype.startswith("float"), "its scales are codes without a table")
     if "weight.nested_absmax" in parts.infos:
         _need(isinstance(nested, int) and nested > 0, "its nested scales have no block size")
         _need(
@@ -90,7 +107,7 @@ def bitsandbytes_4bit(parts: Parts) -> Weight:
         if "weight.nested_absmax" in parts.infos:
             table, outer = parts["weight.nested_quant_map"], parts["weight.nested_absmax"]
             absmax = _decoders.bitsandbytes_absmax(absmax, table, outer, int(nested or 1), offset)
-        raw, table = parts["weight"], parts["weight.quant_map"]
+        raw, table = np.asarray(parts["weight"]).reshape(-1).view(np.uint8), parts["weight.quant_map"]
         return _decoders.bitsandbytes_4bit(start, stop, shape[-1], raw, absmax, table, block)
 
     return Weight(shape, f"decoded from bitsandbytes {kind.removeprefix('state.')}", make)
@@ -114,15 +131,17 @@ def is_gptq(parts: Parts) -> bool:
 def gptq(parts: Parts) -> Weight:
     packed, scales, zeros = (parts.shape(part) for part in ("qweight", "scales", "qzeros"))
     _need(len(packed) == len(scales) == len(zeros) == 2, "its parts are no matrices")
+    words = {parts.infos[part].dtype for part in ("qweight", "qzeros")}
+    _need(words <= {"int32", "uint32"}, "its codes are not in words of 32 bits")
     groups, out = scales
-    bits = -(-32 * zeros[1] // out) if out else 0
+    fitting = [bits for bits in (4, 8, 2, 3) if out and zeros[1] == -(-out * bits // 32)]
+    if "g_idx" in parts.infos:  # one entry per input
+        fitting = [bits for bits in fitting if parts.shape("g_idx") == (packed[0] * 32 // bits,)]
     told = parts.config.get("bits")
-    bits = told if isinstance(told, int) and told in (2, 3, 4, 8) and not isinstance(told, bool) else bits
-    _need(bits in (2, 3, 4, 8) and groups > 0 and zeros[0] == groups, "its zeros do not fit its scales")
+    bits = told if told in fitting and not isinstance(told, bool) else (fitting or [0])[0]
+    _need(bits > 0 and groups > 0 and zeros[0] == groups, "its zeros or its group index do not fit its scales")
     into = packed[0] * 32 // bits
-    _need(zeros[1] == -(-out * bits // 32) and into > 0, "its zeros do not fit its scales")
-    if "g_idx" in parts.infos:
-        _need(parts.shape("g_idx") == (into,), "its group index has not one entry per input")
+    _need(into > 0, "it has no inputs")
     size = -(-into // groups)
     offset = 0 if parts.config.get("checkpoint_format") == "gptq_v2" else 1
 
@@ -138,6 +157,8 @@ def gptq(parts: Parts) -> Weight:
 def awq(parts: Parts) -> Weight:
     packed, scales, zeros = (parts.shape(part) for part in ("qweight", "scales", "qzeros"))
     _need(len(packed) == len(scales) == len(zeros) == 2, "its parts are no matrices")
+    words = {parts.infos[part].dtype for part in ("qweight", "qzeros")}
+    _need(words <= {"int32", "uint32"}, "its codes are not in words of 32 bits")
     into, out = packed[0], packed[1] * 8
     fits = scales[1] == out and zeros == (scales[0], packed[1]) and scales[0] > 0 and into % max(scales[0], 1) == 0
     _need(fits, "its scales do not fit its codes")
@@ -157,16 +178,13 @@ def _turned(weight: Weight) -> Weight:
 
 
 def scaled(parts: Parts) -> Weight:
-    """FP8 or int8 with scales: of all, of each row, of blocks."""
-    name = "weight_scale_inv" if "weight_scale_inv" in parts.infos else "weight_scale"
+    """FP8 or int8 with scales: of all, of each row, of groups of a row, of square blocks."""
+    name = next(part for part in SCALES if part in parts.infos)
     shape, scales, dtype = parts.shape("weight"), parts.shape(name), parts.infos["weight"].dtype
     many = math.prod(scales)
     if len(shape) == 3:
         return _scaled_experts(parts, name)
     _need(len(shape) == 2, f"it has {len(shape)} axes")
-    told = parts.config.get("weight_block_size")
-    sizes = told if isinstance(told, list) and len(told) == 2 else []
-    block = sizes if sizes and all(isinstance(n, int) and n > 0 for n in sizes) else [BLOCK, BLOCK]
     if many == 1:
         form = "one scale"
     elif scales in ((shape[0],), (shape[0], 1)):
@@ -174,45 +192,67 @@ def scaled(parts: Parts) -> Weight:
     elif len(scales) == 2 and scales[0] == shape[0] and scales[1] and shape[1] % scales[1] == 0:
         form = f"a scale per {shape[1] // scales[1]} of a row"
     else:
-        fits = scales == tuple(-(-n // b) for n, b in zip(shape, block, strict=True))
-        _need(fits, f"its {scales} scales do not fit {shape}")
-        form = f"a scale per {block[0]}×{block[1]}"
-        return Weight(shape, f"decoded from {dtype}, {form}", lambda a, b: _blockwise(a, b, parts, name, block))
+        block = next((b for b in _blocks(parts) if _counts(shape, b) == scales), None)
+        if block is None:
+            raise Mismatch(f"its {scales} scales do not fit {shape}")
+        form, fitting = f"a scale per {block[0]}×{block[1]}", block
+        return Weight(shape, f"decoded from {dtype}, {form}", lambda a, b: _blockwise(a, b, parts, name, fitting))
     zeros = "weight_zero_point" if "weight_zero_point" in parts.infos else ""
     if zeros:
         _need(math.prod(parts.shape(zeros)) in (1, many), "its zero points do not fit its scales")
 
     def make(start: int, stop: int) -> Array:
         zero = np.asarray(parts[zeros]).reshape(scales) if zeros and many > 1 else parts[zeros] if zeros else None
-        return _decoders.scaled(start, stop, parts["weight"], parts[name], zero)
+        return _decoders.scaled(start, stop, parts["weight"], parts.scales(name), zero)
 
     return Weight(shape, f"decoded from {dtype}, {form}", make)
 
 
-def _blockwise(start: int, stop: int, parts: Parts, name: str, block: list[int]) -> Array:
-    codes = parts["weight"]
-    scales = np.asarray(parts[name]).astype(np.float32)[np.arange(start, stop) // block[0]]
-    values = np.asarray(codes[start:stop]).astype(np.float32)
+def _blocks(parts: Parts) -> list[tuple[int, int]]:
+    """Sizes of square blocks: those that the configuration names, else DeepSeek's."""
+    groups = parts.config.get("config_groups")
+    told = [parts.config.get("weight_block_size")]
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        told.append(weights.get("block_structure") if isinstance(weights, Mapping) else None)
+    sizes = [size for size in told if isinstance(size, list) and len(size) == 2]
+    return [(a, b) for a, b in [*sizes, [BLOCK, BLOCK]] if all(isinstance(n, int) and n > 0 for n in (a, b))]
+
+
+def _counts(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-n // size) for n, size in zip(shape, block, strict=True))
+
+
+def _blockwise(start: int, stop: int, parts: Parts, name: str, block: tuple[int, int]) -> Array:
+    scales = parts.scales(name)[np.arange(start, stop) // block[0]]
+    values = np.asarray(parts["weight"][start:stop]).astype(np.float32)
     made: Array = values * np.repeat(scales, block[1], axis=1)[:, : values.shape[1]]
     return made
 
 
 def _scaled_experts(parts: Parts, name: str) -> Weight:
-    """(experts, rows, columns) with one scale each, or one per row or column of each."""
+    """(experts, rows, columns) with one scale each, one per row or column of each, or one per square block."""
     shape, scales = parts.shape("weight"), parts.shape(name)
-    full = (*scales, *(1,) * (3 - len(scales)))
-    fits = len(scales) <= 3 and all(n in (1, size) for n, size in zip(full, shape, strict=True))
-    _need(fits, f"its {scales} scales do not fit {shape}")
-    dtype = parts.infos["weight"].dtype
+    form = (*scales, *(1,) * (3 - len(scales)))
+    _need(len(form) == 3 and form[0] in (1, shape[0]), f"its {scales} scales do not fit {shape}")
+    across = form[1:] == (shape[2], 1) and (shape[1] != shape[2] or parts.stem.endswith("down_proj"))
+    if across:  # fbgemm: a scale per column, stored as if per row
+        form = (form[0], 1, shape[2])
+    plain = tuple(1 if count == n else n for n, count in zip(shape[1:], form[1:], strict=True))
+    block = next((b for b in (plain, *_blocks(parts)) if _counts(shape[1:], b) == form[1:]), None)
+    if block is None:
+        raise Mismatch(f"its {scales} scales do not fit {shape}")
+    high, wide = block
 
     def make(start: int, stop: int) -> Array:
-        spread = np.broadcast_to(np.asarray(parts[name]).astype(np.float32).reshape(full), shape)
         which = np.arange(start, stop)
         expert, row = which // shape[1], which % shape[1]
-        made: Array = np.asarray(parts["weight"][expert, row]).astype(np.float32) * spread[expert, row]
+        each = parts.scales(name).reshape(form)[expert if form[0] > 1 else 0 * expert, row // high]
+        spread = np.repeat(each, wide, axis=1)[:, : shape[2]]
+        made: Array = np.asarray(parts["weight"][expert, row]).astype(np.float32) * spread
         return made
 
-    return Weight(shape, f"decoded from {dtype} with scales", make)
+    return Weight(shape, f"decoded from {parts.infos['weight'].dtype} with scales", make)
 
 
 def mxfp4(parts: Parts) -> Weight:
@@ -246,6 +286,8 @@ def fp4(parts: Parts) -> Weight:
     _need(shape[1] == scales[1] * block, "its scales do not fit its codes")
     divisor, factor = "weight_global_scale" in parts.infos, "weight_scale_2" in parts.infos
     _need(power or divisor or factor, "its global scale is missing")
+    for outer in ("weight_global_scale", "weight_scale_2"):
+        _need(outer not in parts.infos or math.prod(parts.shape(outer)) == 1, "it has several global scales")
 
     def make(start: int, stop: int) -> Array:
         outer = 1.0
@@ -262,7 +304,11 @@ def fp4(parts: Parts) -> Weight:
 def packed(parts: Parts) -> Weight:
     """compressed-tensors' pack-quantized: words (rows, ·), scales (rows, groups), and the shape."""
     packed, scales = parts.shape("weight_packed"), parts.shape("weight_scale")
-    _need(len(packed) == 2 and "weight_shape" in parts.infos, "its shape is missing")
+    given = parts.infos.get("weight_shape")
+    _need(len(packed) == 2 and given is not None, "its shape is missing")
+    _need(
+        given is not None and given.dtype in ("int32", "int64") and math.prod(given.shape) == 2, "its shape is no pair"
+    )
     sizes = np.asarray(parts["weight_shape"]).reshape(-1)
     shape = tuple(int(n) for n in sizes)
     _need(
@@ -277,8 +323,10 @@ def packed(parts: Parts) -> Weight:
     def make(start: int, stop: int) -> Array:
         each = np.broadcast_to(np.asarray(parts["weight_scale"]).reshape(scales), (shape[0], scales[1]))
         order = np.asarray(parts[which]) if which else None
-        if order is not None and (order.min() < 0 or order.max() >= scales[1] or order.shape != (shape[1],)):
-            order = None  # −1: in order
+        if order is not None and (order == -1).all():  # in order
+            order = None
+        if order is not None and (order.shape != (shape[1],) or order.min() < 0 or order.max() >= scales[1]):
+            raise ValueError("a group index that does not fit the scales")
         zero = np.asarray(parts[zeros]) if zeros else None
         return _decoders.packed(start, stop, parts["weight_packed"], each, zero, bits, shape[1], order)
 
@@ -291,26 +339,25 @@ def _bits(parts: Parts, columns: int, words: int) -> int:
     told = set()
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
-        told.add(weights.get("num_bits") if isinstance(weights, Mapping) else None)
+        told.add(str(weights.get("num_bits")) if isinstance(weights, Mapping) else "")
     fitting = [b for b in (4, 8, 2, 3, 5, 6, 7) if words in (-(-columns * b // 32), -(-columns // (32 // b)))]
-    chosen = [b for b in fitting if b in told] or fitting
+    chosen = [b for b in fitting if str(b) in told] or fitting
     _need(bool(chosen), "its codes do not fit its shape")
     return chosen[0]
 
 
 def mlx(parts: Parts) -> Weight:
     packed, scales, biases = (parts.shape(part) for part in ("weight", "scales", "biases"))
-    group = parts.config.get("group_size", 64)
-    told = parts.config.get("bits")
+    own = parts.config.get(parts.stem)
+    said = own if isinstance(own, Mapping) else parts.config
+    group, told = said.get("group_size"), said.get("bits")
     _need(
         len(packed) == len(scales) == 2 and scales == biases and scales[0] == packed[0],
         "its scales do not fit its codes",
     )
-    _need(isinstance(group, int) and group in (16, 32, 64, 128), "its group size is not known")
-    columns = scales[1] * group
-    bits = (
-        told if isinstance(told, int) and not isinstance(told, bool) else (32 * packed[1] // columns if columns else 0)
-    )
+    if not isinstance(group, int) or group not in (16, 32, 64, 128) or not isinstance(told, int):
+        raise Mismatch("no configuration says how many bits and how long its groups are")
+    columns, bits = scales[1] * group, int(told)
     _need(bits in (2, 3, 4, 5, 6, 8) and packed[1] * 32 == columns * bits, "its codes do not fit its scales")
 
     def make(start: int, stop: int) -> Array:

@@ -26,6 +26,10 @@ class Tensors:
         """Every tensor, in stored order; fused tensors as their parts."""
         return iter(self._layers)
 
+    def change(self, rule: Callable[[LayerRef], LayerRef]) -> None:
+        """Every row as a rule of the format makes it."""
+        self._layers = [rule(ref) for ref in self._layers]
+
     def read(self, ref: LayerRef) -> Array:
         """The numbers of one layer, in their stored dtype."""
         return pick(self.fetch(ref.tensor), ref)
@@ -47,11 +51,17 @@ class StateDict(Tensors):
 
 def named(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
     """Tensors laid out as their names say: Flax's where there are kernels and no weights, else PyTorch's."""
-    known = list(infos)
-    words = {name.replace("/", ".").rpartition(".")[2] for name in (info.name for info in known)}
+    infos = list(infos)
+    variables = [Variable(info.name, info.shape, info.dtype, fault=info.fault) for info in infos]
+    words = {variable.variable for variable in variables}
     if not words & {"kernel", "embedding"} or "weight" in words:
-        return StateDict(spec, known, fetch)
-    return of_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in known), fetch)
+        return StateDict(spec, infos, fetch)
+    return of_variables(spec, variables, fetch)
+
+
+def of_flax(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
+    """Tensors of a file that only Flax writes."""
+    return of_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in infos), fetch)
 
 
 def of_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callable[[str], Array]) -> Tensors:

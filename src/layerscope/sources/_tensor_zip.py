@@ -73,7 +73,10 @@ class TensorZip(_Checkpoint):
         self.content = unpickle(extent.path, member.read())
 
     def place(self, storage: Storage) -> tuple[Extent, int]:
-        return self.archive.stored(f"{self.prefix}data/{storage.key}"), 0
+        extent = self.archive.stored(f"{self.prefix}data/{storage.key}")
+        if extent.length != storage.count * as_dtype(storage.dtype).itemsize:
+            raise Unreadable(f"{self.extent.path}: data/{storage.key} is not as long as its pickle says")
+        return extent, 0
 
 
 class TensorStream(_Checkpoint):
@@ -96,11 +99,13 @@ class TensorStream(_Checkpoint):
         self._starts: dict[str, int] = {}
         for key in keys:
             head = extent.read(at, 8)
-            storage = storages.get(str(key))
+            storage = storages.get(key) if isinstance(key, str) else None
             if len(head) < 8 or storage is None:
                 raise Unreadable(f"{path}: truncated, or a storage that nothing names")
             count = int.from_bytes(head, "little")
-            self._starts[str(key)] = at + 8
+            if count != storage.count:
+                raise Unreadable(f"{path}: a storage of {count:,} numbers where its pickle says {storage.count:,}")
+            self._starts[storage.key] = at + 8
             at += 8 + count * as_dtype(storage.dtype).itemsize
 
     def place(self, storage: Storage) -> tuple[Extent, int]:

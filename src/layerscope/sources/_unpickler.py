@@ -21,6 +21,8 @@ from layerscope.errors import Refused, Unreadable
 from layerscope.sources._header import MOST_AXES
 from layerscope.sources._pickle import check_pickle
 
+MOST_STEPS = 1 << 20  # entries that are looked at below one object
+LONGEST_KEY = 1 << 12  # letters
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -38,20 +40,29 @@ STORAGES = {
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
 }
+WIDTHS = {*STORAGES.values()}
 DTYPES = {  # torch.<name>, where a pickle names a dtype instead of a storage class
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "uint16",
     "uint32", "uint64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 }  # fmt: skip
-PLAIN = {"set": set, "frozenset": frozenset, "list": list, "tuple": tuple, "dict": dict, "str": str, "int": int,
-         "float": float, "complex": complex, "bool": bool}  # fmt: skip
+PLAIN = ("set", "frozenset", "list", "tuple", "dict", "str", "int", "float", "complex", "bool", "bytearray", "slice")
 DATA = {  # modules of the standard library whose classes only hold data
     "_codecs", "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "numbers", "pathlib", "pathlib._local", "re", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
 
 
+class Fixed:
+    """What a pickle may make and not change."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a pickle that changes what it has made")
+
+
 @dataclass(frozen=True)
-class Storage:
+class Storage(Fixed):
     """A stretch of numbers in the file."""
 
     key: str
@@ -60,7 +71,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(Fixed):
     """A tensor as its pickle describes it."""
 
     storage: Storage
@@ -74,9 +85,6 @@ class Tensor:
     def dtype(self) -> str:
         """numpy-style name."""
         return self.wanted or self.storage.dtype
-
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError("a pickle that changes a tensor after it is made")
 
     @property
     def expanded(self) -> bool:
@@ -102,7 +110,8 @@ class StandIn:
         return made
 
     args: tuple[Any, ...]
-    state: dict[Any, Any]
+    state: Mapping[Any, Any]
+    rest: Any = None  # a state that is no table
     items: dict[Any, Any]  # of a class that is itself a table
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -112,13 +121,13 @@ class StandIn:
         return StandIn(*args)
 
     def __setstate__(self, state: Any) -> None:
+        """The last state counts; what is kept is what the pickle gave, not a copy."""
         if isinstance(state, tuple) and len(state) == 2 and any(isinstance(part, Mapping) for part in state):
-            for part in state:  # (__dict__, slots)
-                self.state.update(part if isinstance(part, Mapping) else {})
-        elif isinstance(state, Mapping):
-            self.state.update(state)
+            state = next(part for part in state if isinstance(part, Mapping) and part) if any(state) else {}
+        if isinstance(state, Mapping):
+            self.state = state
         else:
-            self.args = (*self.args, state)
+            self.rest = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
@@ -129,8 +138,7 @@ class StandIn:
 
     def extend(self, values: Any) -> None:
         """Lists may grow."""
-        for value in values:
-            self.append(value)
+        self.items[len(self.items)] = values  # as it is: copies of copies have no end
 
     def add(self, value: Any) -> None:
         """Sets may grow."""
@@ -179,18 +187,20 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")  # Python 2's strings
         self.storages = {} if storages is None else storages
         self.made: dict[tuple[str, str], type[StandIn]] = {}
+        self.table, self.copied = Call(self._table), 0
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in KNOWN:
             return KNOWN[module, name]
+        if (module, name) == ("collections", "OrderedDict"):
+            return self.table
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in DTYPES:
             return name
-        if module in ("builtins", "__builtin__") and name in PLAIN:
-            return PLAIN[name]
         today = IMPORT_MAPPING.get(module, module)  # Python 2's names of modules
-        if today.partition(".")[0] in sys.stdlib_module_names and today not in DATA:
+        harmless = today in DATA or (today == "builtins" and name in PLAIN)
+        if today.partition(".")[0] in sys.stdlib_module_names and not harmless:
             raise Refused(
                 f"its pickle asks for {module}.{name}; only tensors are read, nothing is executed. "
                 "Save model.state_dict(), or convert to safetensors"
@@ -199,13 +209,28 @@ class _Unpickler(pickle.Unpickler):
             self.made[module, name] = type("StandIn", (StandIn,), {"kind": f"{module}.{name}"})
         return self.made[module, name]
 
+    def _table(self, *args: Any) -> Table:
+        """An OrderedDict; what it is made from is a copy, and copies of copies have no end."""
+        given = args[0] if args else ()
+        if not isinstance(given, Mapping | list | tuple):
+            raise ValueError("a table made from something else")
+        self.copied += len(given)
+        if self.copied > MOST_STEPS:
+            raise ValueError("tables copied beyond any use")
+        return Table(given)
+
     def persistent_load(self, pid: Any) -> Any:
+        if not isinstance(pid, tuple) or len(pid) < 2:
+            raise ValueError("an unknown persistent id")
         if pid[0] == "module":  # before 1.6 a module's class came with its source code, which is not looked at
             return pid[1]
         kind, dtype, key, _, count = pid[:5]
         dtype = getattr(dtype, "kind", dtype)
-        if kind != "storage" or not isinstance(dtype, str) or not isinstance(key, str) or not isinstance(count, int):
-            raise ValueError(f"unknown persistent id {str(pid)[:80]}")
+        plain = isinstance(dtype, str) and isinstance(key, str) and isinstance(count, int)
+        if kind != "storage" or not plain or count < 0 or dtype not in WIDTHS:
+            raise ValueError("an unknown persistent id")
+        if len(pid) > 5 and pid[5] is not None:
+            raise ValueError("a storage that is a view of another, as torch before 0.4 wrote it")
         return self.storages.setdefault(key, Storage(key, dtype, count))
 
 
@@ -245,46 +270,80 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     """A tensor of a subclass: the tensor that it is made from."""
-    return function(*args) if function in REBUILD else StandIn(kind, args)
+    return function(*args) if isinstance(function, Call) and isinstance(args, tuple) else StandIn()
 
 
 def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    plain = isinstance(sizes, tuple | list) and len(sizes) <= MOST_AXES
+    if not plain or not all(isinstance(size, int) for size in sizes):
+        raise ValueError("sizes that are none")
     return tuple(sizes)
+
+
+def _short(key: str | int) -> bool:
+    return len(key) <= LONGEST_KEY if isinstance(key, str) else abs(key) < 1 << 62
 
 
 def _nothing(*_: Any) -> None:
     return None
 
 
-REBUILD = {_rebuild_tensor, _rebuild_v3, _rebuild_parameter}
+class Call(Fixed):
+    """A function that a pickle may call: an object, so that it has no attributes to set."""
+
+    __slots__ = ("function",)
+    function: Any
+
+    def __init__(self, function: Any) -> None:
+        object.__setattr__(self, "function", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError("a pickle that changes what it has made")
+
+
+REBUILD = {name: Call(function) for name, function in {
+    "_rebuild_tensor": _rebuild_tensor, "_rebuild_tensor_v2": _rebuild_tensor, "_rebuild_tensor_v3": _rebuild_v3,
+    "_rebuild_qtensor": _rebuild_quantised, "_rebuild_parameter": _rebuild_parameter,
+    "_rebuild_parameter_with_state": _rebuild_parameter,
+}.items()}  # fmt: skip
 KNOWN: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
-    ("torch._utils", "_rebuild_qtensor"): _rebuild_quantised,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_subclass,
-    ("collections", "OrderedDict"): Table,
-    ("torch", "Size"): _size,
-    ("torch", "device"): _nothing,
-    ("torch.serialization", "_get_layout"): _nothing,
+    **{("torch._utils", name): call for name, call in REBUILD.items()},
+    ("torch._tensor", "_rebuild_from_type_v2"): Call(_rebuild_subclass),
+    ("torch", "Size"): Call(_size),
+    ("torch", "device"): Call(_nothing),
+    ("torch.serialization", "_get_layout"): Call(_nothing),
     ("torch.storage", "UntypedStorage"): "uint8",
 }
 
 
-def walk(content: Any, deepest: int, prefix: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of everything below, keys joined by dots; what holds itself is not followed, nor an optimiser."""
-    if len(above) > deepest or id(content) in above:
-        return
-    table = content.parts() if isinstance(content, StandIn) else content
-    if isinstance(table, list | tuple):
-        table = dict(enumerate(table))
-    if not isinstance(table, Mapping):
-        return
-    for key, value in table.items():
-        name = f"{prefix}{key}"
+def walk(content: Any, deepest: int) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of everything below, keys joined by dots; an optimiser is left out.
+
+    What several names lead to is followed from each, unless it leads to itself, for as long as that ends.
+
+    :raises ValueError: it does not, within ``MOST_STEPS``.
+    """
+    steps = 0
+    waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]
+    while waiting:
+        prefix, value, above = waiting.pop()
         if isinstance(value, Tensor):
-            yield name, value
-        elif not str(key).startswith("optim"):
-            yield from walk(value, deepest, f"{name}.", (*above, id(content)))
+            yield prefix.removesuffix("."), value
+            continue
+        table = value.parts() if isinstance(value, StandIn) else value
+        items = list(enumerate(table)) if isinstance(table, list | tuple) else table
+        items = list(items.items()) if isinstance(items, Mapping) else items
+        if not isinstance(items, list) or len(above) > deepest or id(value) in above:
+            continue
+        steps += len(items) * (1 + len(prefix) // 64)
+        if steps > MOST_STEPS:
+            raise ValueError(f"more than {MOST_STEPS:,} entries")
+        inner = (*above, id(value))
+        for key, entry in reversed(items):
+            if not isinstance(key, str | int) or not _short(key):
+                continue
+            if isinstance(entry, Tensor) or not str(key).startswith("optim"):
+                waiting.append((f"{prefix}{key}.", entry, inner))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NoReturn
 
 from layerscope.errors import Unreadable
 from layerscope.sources import huggingface, inside
-from layerscope.sources._files import is_folder, size_of
+from layerscope.sources._files import is_folder, parsed
 
 PORTABLE = True
 INDEX = "model_index.json"
@@ -27,7 +26,7 @@ def models(target: Path) -> dict[str, Path]:
     """
     file = inside(target, INDEX)
     try:
-        index = json.loads(file.read_text("utf-8")) if size_of(file) <= LONGEST else None
+        index = parsed(file, LONGEST)
     except (ValueError, RecursionError):
         index = None
     if not isinstance(index, dict):

@@ -15,7 +15,7 @@ from layerscope.sources import spec
 from layerscope.sources._files import Cursor, Extent, is_file, whole
 from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
-from layerscope.sources._state_dict import Tensors, named
+from layerscope.sources._state_dict import Tensors, of_flax
 from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def open(target: Path) -> Tensors:
     extent = whole(target)
     try:
         content = _Walker(extent).walk()
-        found = dict(_leaves(content, ""))
+        leaves = list(_leaves(content, ""))
+        found = dict(leaves)
+        if len(found) < len(leaves):
+            raise ValueError("two arrays of one name")
     except (ValueError, RecursionError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise Unreadable(f"{target}: not a Flax checkpoint, or damaged: {error}") from None
     if not found:
@@ -65,7 +68,7 @@ def open(target: Path) -> Tensors:
         parts = [extent.array(as_dtype(c.dtype), c.start, c.shape) for c in chunks]
         return parts[0] if len(parts) == 1 else np.concatenate(parts).reshape(info.shape)
 
-    return named(spec(target, "flax_msgpack", portable=True), (info for info, _ in found.values()), fetch)
+    return of_flax(spec(target, "flax_msgpack", portable=True), (info for info, _ in found.values()), fetch)
 
 
 def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, tuple[TensorInfo, list[Stored]]]]:
@@ -76,7 +79,9 @@ def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, tuple[TensorInfo, 
         name = prefix.removesuffix(".")
         shape = tuple(content["shape"][str(i)] for i in range(len(content["shape"])))
         chunks = [content["chunks"][str(i)] for i in range(len(content["chunks"]))]
-        if not chunks or sum(math.prod(c.shape) for c in chunks) != math.prod(shape):
+        if not all(_is_size(n) for n in shape) or len({c.dtype for c in chunks}) != 1:
+            raise ValueError(f"{name[:80]!r} is made of chunks of several kinds")
+        if sum(math.prod(c.shape) for c in chunks) != math.prod(shape):
             raise ValueError(f"the chunks of {name[:80]!r} do not make up its shape")
         yield name, (TensorInfo(name, shape, chunks[0].dtype), chunks)
     elif isinstance(content, dict):

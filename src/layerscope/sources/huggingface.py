@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -24,7 +23,7 @@ from layerscope.sources import (
     tflite,
     torch_file,
 )
-from layerscope.sources._files import is_folder
+from layerscope.sources._files import is_folder, parsed
 from layerscope.sources._state_dict import Tensors
 
 PORTABLE = True
@@ -38,6 +37,7 @@ OTHERS: dict[str, Any] = {  # where there are no safetensors and no torch files,
     ".onnx": onnx,
     ".tflite": tflite,
 }
+LONGEST_CONFIG = 16 << 20  # bytes
 VARIANT = re.compile(r"(?P<stem>[^.]+)\.[^.]+(?P<rest>(-\d{5}-of-\d{5})?\.(safetensors|bin))$")
 SIDE_FILES = ("training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt")
 
@@ -124,7 +124,7 @@ def _config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(inside(folder, "config.json").read_text("utf-8"))
+        config = parsed(inside(folder, "config.json"), LONGEST_CONFIG)
     except (ValueError, RecursionError):
         raise Unreadable(f"{path}: is not JSON") from None
     if not isinstance(config, dict):

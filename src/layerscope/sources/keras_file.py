@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from layerscope.errors import MissingExtra, Refused, Unreadable
 from layerscope.sources import spec
-from layerscope.sources._files import Archive, Extent, is_file, whole, zip_names
+from layerscope.sources._files import Archive, Extent, is_file, parse, whole, zip_names
 from layerscope.sources._keras import GATED, VARIABLES, LayerConfig, kind_of_group, layer_configs
 from layerscope.sources._kernels import Variable
 from layerscope.sources._state_dict import Tensors, of_variables
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 PORTABLE = True
 MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS, CONFIG = "model.weights.h5", "config.json"
-LONGEST_CONFIG = 64 << 20  # bytes
+LONGEST_CONFIG = 16 << 20  # bytes
 MOST_DATASETS = 1 << 18
 DEEPEST = 64  # groups in groups
+SMALL_CHUNK = 1 << 24  # bytes
+HEAP = b"GCOL\x01\x00\x00\x00"  # opens a collection of strings
+SCANNED = 256 << 20  # bytes from each end of a file that are looked through for them
 SQUEEZED = 1032  # largest ratio that deflate reaches
 SKIPPED = ("optimizer", "optimizer_weights")
 
@@ -51,6 +54,7 @@ def open(target: Path) -> Tensors:
             config = _json(target, archive.read(CONFIG, LONGEST_CONFIG))
     if extent.read(0, 8) != MAGIC:
         raise Unreadable(f"{target}: neither a .keras zip nor an HDF5 file (truncated?)")
+    _check_heaps(target, extent)
     datasets, legacy, config = _contents(target, extent, config)
     configs = layer_configs(config)
     rows = _legacy(datasets, configs) if legacy else _saved(datasets, configs)
@@ -67,6 +71,29 @@ def open(target: Path) -> Tensors:
         return _read(extent, paths[name])
 
     return of_variables(spec(target, "keras_file", portable=True), variables, fetch)
+
+
+def _check_heaps(target: Path, extent: Extent) -> None:
+    """Every collection of strings is filled by its objects: libhdf5 would look for their end for ever.
+
+    :raises Unreadable: one is not.
+    """
+    most = SCANNED if isinstance(extent.path, Path) else 1 << 22
+    pieces = [(0, most), (max(most, extent.length - most), most)] if extent.length > most else [(0, extent.length)]
+    for start, count in pieces:
+        raw = extent.read(start, count)
+        at = raw.find(HEAP)
+        while at >= 0:
+            size = int.from_bytes(raw[at + 8 : at + 16], "little")
+            inner, stop = at + 16, at + size
+            while inner + 16 <= min(stop, len(raw)):
+                length = int.from_bytes(raw[inner + 8 : inner + 16], "little")
+                free = raw[inner : inner + 2] == b"\0\0"  # the rest of the collection, all of it
+                step = length if free else 16 + -(-length // 8) * 8
+                if step < 16 or inner + step > stop or (free and inner + step != stop):
+                    raise Unreadable(f"{target}: damaged HDF5: a collection of strings that has no end")
+                inner += step
+            at = raw.find(HEAP, at + 8)
 
 
 class Dataset:
@@ -89,7 +116,7 @@ def _package() -> Any:
 
 def _json(target: Path, raw: bytes | str) -> Any:
     try:
-        return json.loads(raw)
+        return parse(raw)
     except (ValueError, RecursionError):
         raise Unreadable(f"{target}: its configuration is not JSON") from None
 
@@ -127,6 +154,10 @@ def _datasets(h5py: Any, target: Path, top: Any, legacy: bool) -> Iterator[Datas
                 continue
             item = group[child]
             if isinstance(item, h5py.Dataset):
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
+                    continue
+                seen.add(address)
                 found += 1
                 if found > MOST_DATASETS:
                     raise Unreadable(f"{target}: more than {MOST_DATASETS:,} arrays")
@@ -174,6 +205,8 @@ def _dtype(dataset: Any) -> str:
 def _fault(dataset: Any) -> str:
     if dataset.external or dataset.is_virtual:
         return "its data lie in other files, which are not opened"
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max(4 * dataset.nbytes, SMALL_CHUNK):
+        return f"its chunks {dataset.chunks} are larger than itself"
     if dataset.nbytes > SQUEEZED * max(dataset.id.get_storage_size(), 1):
         return f"{dataset.nbytes:,} bytes of which the file holds {dataset.id.get_storage_size():,}"
     return ""
@@ -210,6 +243,7 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
         members.sort(key=lambda d: (len(d.names[-1]), d.names[-1]))
         gates = kind if kind in GATED else ""
         labels = VARIABLES.get(kind) or _guessed(members)
+        quantised = "int" in members[0].dtype and kind in VARIABLES
         for i, dataset in enumerate(members):
             label = labels[i] if i < len(labels) and dataset.names[-1].isdigit() else dataset.names[-1]
             if label == "kernel" and len(dataset.shape) < 2:
@@ -223,7 +257,7 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
                 config.groups if config else 0,
                 config.equation if config else "",
                 gates if label in ("kernel", "recurrent_kernel") else "",
-                dataset.fault,
+                dataset.fault or ("quantised by Keras, not decoded" if quantised and len(dataset.shape) > 1 else ""),
             )
             rows.append((_position(configs, names), row, dataset.path))
     rows.sort(key=lambda item: item[0])
@@ -233,7 +267,7 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
 def _guessed(members: list[Dataset]) -> tuple[str, ...]:
     """Names of the variables of a layer of unknown class: the first is a kernel, a second of one axis its bias."""
     axes = [len(d.shape) for d in members]
-    return ("kernel", "bias") if axes in ([2, 1], [3, 1], [4, 1], [5, 1], [2], [3], [4], [5], [3, 2]) else ()
+    return ("kernel", "bias") if axes in ([2, 1], [3, 1], [4, 1], [5, 1], [2], [4], [5]) else ()
 
 
 def _config(configs: Configs, names: tuple[str, ...]) -> LayerConfig | None:

@@ -36,7 +36,8 @@ def open(target: Any) -> Tensors:
         while name in values:
             again += 1
             name = f"{path}#{again}"
-        values[name] = variable
+        adapted = variable.name == "kernel" and getattr(owner, "lora_enabled", False)
+        values[name] = owner.kernel if adapted else variable  # what the layer computes with
         rows.append(_describe(owner, variable, name))
     if not rows:
         raise Unreadable(f"{type(target).__name__} has no variables; build it, or call it once")
@@ -67,7 +68,7 @@ def _describe(owner: Any, variable: Any, name: str) -> Variable:
 
 def _array(variable: Any) -> Array:
     """The numbers of a variable, in its own dtype."""
-    value = variable.value
+    value = getattr(variable, "value", variable)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         from layerscope.sources._torch_tensor import to_numpy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.matrices import pick, take
 from layerscope.sources import Composed, _lora, inside, name_of, open_target, safetensors, short, spec, torch_file
-from layerscope.sources._files import is_path
+from layerscope.sources._files import is_path, parsed
 from layerscope.sources._layout import layers_of, number
 from layerscope.sources._lora import Factors
 from layerscope.sources._state_dict import StateDict
@@ -205,7 +204,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise Unreadable(f"{folder}: an adapter without its {CONFIG}, which says its scale lora_alpha / r")
     try:
-        config = json.loads(inside(folder, CONFIG).read_text("utf-8"))
+        config = parsed(inside(folder, CONFIG), 1 << 24)
     except (ValueError, RecursionError):
         raise Unreadable(f"{path}: is not JSON") from None
     if not isinstance(config, dict):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import MissingExtra, Unreadable
+from layerscope.errors import MissingExtra, Refused, Unreadable
 from layerscope.sources import inside, spec
-from layerscope.sources._files import is_folder, size_of
+from layerscope.sources._files import is_folder, parsed, size_of
 from layerscope.sources._layout import TensorInfo
-from layerscope.sources._state_dict import Tensors, named
+from layerscope.sources._state_dict import Tensors, of_flax
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 PORTABLE = True
 METADATA = "_METADATA"
 LONGEST = 256 << 20  # bytes of metadata
+WHOLE = {"fill_missing_data_reads": False}  # what is not there is no zero
 ITEMS = ("default", "params", "state", "model", "train_state")
 SKIPPED = ("opt_state",)
 STEP = re.compile(r"(\w*_)?\d+$", re.ASCII)
@@ -45,7 +45,7 @@ def open(target: Path) -> Tensors:
     def fetch(name: str) -> Array:
         return np.asarray(stores[name].read().result())
 
-    return named(spec(target, "orbax", portable=True), infos, fetch)
+    return of_flax(spec(target, "orbax", portable=True), infos, fetch)
 
 
 def _folder(target: Path) -> Path | None:
@@ -70,13 +70,16 @@ def _names(folder: Path) -> dict[str, str]:
     if size_of(file) > LONGEST:
         raise Unreadable(f"{file}: {size_of(file):,} bytes are more than any checkpoint's metadata")
     try:
-        tree = json.loads(file.read_text("utf-8"))["tree_metadata"]
+        tree = parsed(file, LONGEST)["tree_metadata"]
         found = {}
         for entry in tree.values():
             keys = [str(step["key"]) for step in entry["key_metadata"]]
             if entry["value_metadata"].get("value_type") not in ("jax.Array", "np.ndarray") or keys[0] in SKIPPED:
                 continue
-            found[".".join(keys)] = ".".join(keys)
+            name = ".".join(keys)
+            if name in found:
+                raise ValueError("two arrays of one name")
+            found[name] = name
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise Unreadable(f"{file}: is not the metadata of an Orbax checkpoint") from None
     return found
@@ -87,15 +90,22 @@ def _open_all(folder: Path, names: dict[str, str], ocdbt: bool) -> dict[str, Any
         import tensorstore
     except ImportError:
         raise MissingExtra("an Orbax checkpoint", "orbax") from None
-    base = f"file://{folder.resolve()}/"
+    home = folder.resolve()
+    for place in home.rglob("*"):
+        if place.is_symlink() and home not in place.resolve().parents:
+            raise Refused(f"{place}: links out of its folder")
+    base = f"{home.as_uri()}/"
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
     opening = {}
     for name, key in names.items():
         if any(part in ("", ".", "..") for part in re.split(r"[/\\]", key)):
             raise Unreadable(f"{folder}: an array called {key[:80]!r}")
-        plain = {"driver": "file", "path": f"{folder.resolve()}/{key}/"}
+        plain = {"driver": "file", "path": f"{home}/{key}/"}
         store = {"driver": "ocdbt", "base": base, "path": f"{key}/"} if ocdbt else plain
-        opening[name] = (tensorstore.open({"driver": "zarr", "kvstore": store}, open=True, context=context), store)
+        opening[name] = (
+            tensorstore.open({"driver": "zarr", "kvstore": store, **WHOLE}, open=True, context=context),
+            store,
+        )
     return {name: _opened(tensorstore, folder, name, *pair, context) for name, pair in opening.items()}
 
 
@@ -104,7 +114,7 @@ def _opened(tensorstore: Any, folder: Path, name: str, future: Any, store: Any, 
         return future.result()
     except ValueError:
         try:
-            return tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True, context=context).result()
+            return tensorstore.open({"driver": "zarr3", "kvstore": store, **WHOLE}, open=True, context=context).result()
         except ValueError as error:
             text = " ".join(str(error).split())
             raise Unreadable(f"{folder}: {name[:80]!r} cannot be read: {text[:200]}") from None

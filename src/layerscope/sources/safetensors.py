@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.sources import inside, spec
-from layerscope.sources._files import Extent, is_file
+from layerscope.sources._files import Extent, is_file, parsed
 from layerscope.sources._header import Entry, looks_like_header, read_header
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
@@ -20,7 +19,12 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = True
+LONGEST_INDEX = 64 << 20  # bytes
 INDEX = ".safetensors.index.json"
+KNOWN = {
+    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "complex64", "complex128", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
+}  # fmt: skip
 
 
 def accepts(target: Any) -> bool:
@@ -65,7 +69,8 @@ def shards(index: Path) -> dict[str, Path]:
     :raises Unreadable: no weight_map, or a file that is missing.
     """
     try:
-        listed = {str(tensor): str(name) for tensor, name in json.loads(index.read_text("utf-8"))["weight_map"].items()}
+        table = parsed(inside(index.parent, index.name), LONGEST_INDEX)["weight_map"]
+        listed = {str(tensor): str(name) for tensor, name in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Unreadable(f"{index}: no table 'weight_map' of tensors and files") from None
     if not listed:
@@ -95,6 +100,8 @@ def read_entry(file: Path, entry: Entry) -> Array:
 
 def as_dtype(name: str) -> np.dtype[Any]:
     """NumPy dtype of a numpy-style name, little-endian; narrow floats come from ml_dtypes."""
+    if name not in KNOWN:
+        raise Unreadable(f"the data type {name[:40]!r} is not known")
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes
 

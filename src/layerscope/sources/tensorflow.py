@@ -83,7 +83,7 @@ def _index(target: Path) -> Path:
         if not found.is_file():
             raise Unreadable(f"{target}: a SavedModel without variables: its weights are constants of the graph")
         return inside(target, "variables/variables.index", below=True)
-    match = LATEST.match(whole(target / "checkpoint").read(0, 1 << 16).decode("utf-8", "replace"))
+    match = LATEST.match(whole(inside(target, "checkpoint")).read(0, 1 << 16).decode("utf-8", "replace"))
     if match is None:
         raise Unreadable(f"{target / 'checkpoint'}: names no model_checkpoint_path")
     found = inside(target, match[1].replace("\\", "/").rpartition("/")[2] + ".index")

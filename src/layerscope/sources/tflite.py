@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PORTABLE = True
 MAGIC = b"TFL3"
-MOST = 1 << 18  # tensors or operators
+MOST = 1 << 16  # tensors and operators
 LARGEST = 2 << 30  # bytes of a flatbuffer
 DTYPES = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8",
@@ -33,6 +33,7 @@ WEIGHTS = {  # operator → (input, axes, kind)
     "FULLY_CONNECTED": (1, "oi", "dense"),
     "CONV_2D": (1, "ohwi", "conv2d"),
     "CONV_3D": (1, "dhwio", "conv3d"),
+    "CONV_3D_TRANSPOSE": (1, "dhwoi", "conv3d"),
     "TRANSPOSE_CONV": (1, "ohwi", "conv2d"),
     "DEPTHWISE_CONV_2D": (1, "", "conv2d"),
     "BATCH_MATMUL": (1, "io", "dense"),
@@ -42,6 +43,7 @@ WEIGHTS = {  # operator → (input, axes, kind)
 }
 GATES = {1: "i", 2: "f", 3: "g", 4: "o", 5: "i", 6: "f", 7: "g", 8: "o"}  # inputs of an LSTM operator: W, then R
 BIASES = {"FULLY_CONNECTED": (2,), "CONV_2D": (2,), "DEPTHWISE_CONV_2D": (2,), "TRANSPOSE_CONV": (3,)}
+GROUPED = ("CONV_2D", "DEPTHWISE_CONV_2D")
 SAME_AXES = ("DEQUANTIZE", "CAST", "QUANTIZE")
 QUANTISED = ("int8", "uint8", "int16", "int4", "int32")
 
@@ -84,9 +86,11 @@ def _constants(target: Path) -> list[Constant]:
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [operators.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM") for code in codes]
     found: list[Constant] = []
+    budget = MOST  # over the whole file: tables may share what they point to
     for number in range(model.SubgraphsLength()):
         graph = model.Subgraphs(number)
-        if graph.TensorsLength() > MOST or graph.OperatorsLength() > MOST:
+        budget -= graph.TensorsLength() + graph.OperatorsLength()
+        if budget < 0:
             raise Unreadable(f"{target}: tables longer than any model's")
         uses = _uses(graph, names)
         for index in range(graph.TensorsLength()):
@@ -97,22 +101,41 @@ def _constants(target: Path) -> list[Constant]:
     return found
 
 
-def _uses(graph: Any, names: list[str]) -> dict[int, tuple[str, int]]:
-    """Tensor → (operator, which of its inputs), through dequantisation."""
-    first: dict[int, tuple[str, int]] = {}
+@dataclass(frozen=True)
+class Use:
+    """An operator that takes a tensor."""
+
+    operator: str
+    slot: int  # which of its inputs
+    channels: int  # of its first input: the size of the last axis, 0 where that is not known
+
+
+def _uses(graph: Any, names: list[str]) -> dict[int, Use]:
+    """Tensor → the operator that takes it, through dequantisation."""
+    first: dict[int, Use] = {}
     through: dict[int, int] = {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
         name = names[operator.OpcodeIndex()]
-        inputs = [int(operator.Inputs(k)) for k in range(min(operator.InputsLength(), 64))]
+        inputs = [int(operator.Inputs(k)) for k in range(min(operator.InputsLength(), 32))]
         if name in SAME_AXES and inputs and operator.OutputsLength():
             through[inputs[0]] = int(operator.Outputs(0))
             continue
+        channels = _channels(graph, inputs[0]) if inputs and name in GROUPED else 0
         for slot, tensor in enumerate(inputs):
             known = first.get(tensor)
-            if known is None or (known[0] not in WEIGHTS and name in WEIGHTS):
-                first[tensor] = (name, slot)
+            if known is None or (known.operator not in WEIGHTS and name in WEIGHTS):
+                first[tensor] = Use(name, slot, channels)
     return {**{tensor: first[after] for tensor, after in through.items() if after in first}, **first}
+
+
+def _channels(graph: Any, tensor: int) -> int:
+    """Size of the last axis of a tensor, 0 where it is not known."""
+    if not 0 <= tensor < graph.TensorsLength():
+        return 0
+    found = graph.Tensors(tensor)
+    axes = found.ShapeLength()
+    return max(0, int(found.Shape(axes - 1))) if 0 < axes <= MOST_AXES else 0
 
 
 def _place(target: Path, model: Any, tensor: Any, length: int, raw: bytes) -> tuple[int, int] | None:
@@ -136,9 +159,7 @@ def _place(target: Path, model: Any, tensor: Any, length: int, raw: bytes) -> tu
 class Constant:
     """A tensor whose numbers are in the file."""
 
-    def __init__(
-        self, target: Path, key: str, tensor: Any, start: int, count: int, use: tuple[str, int] | None
-    ) -> None:
+    def __init__(self, target: Path, key: str, tensor: Any, start: int, count: int, use: Use | None) -> None:
         self.target, self.key, self.start, self.use = target, key, start, use
         self.name = (tensor.Name() or b"").decode("utf-8", "replace") or f"tensor {key}"
         if tensor.ShapeLength() > MOST_AXES:
@@ -162,7 +183,7 @@ class Constant:
         decoded = self.dtype in QUANTISED and self.scales is not None
         how = f"dequantised from {self.dtype}" if decoded else ""
         ref = LayerRef(0, self.name, self.shape, "", "float32" if decoded else self.dtype, "", tensor=self.key, how=how)
-        operator, slot = self.use or ("", -1)
+        operator, slot, channels = (self.use.operator, self.use.slot, self.use.channels) if self.use else ("", -1, 0)
         unfit = ("tensor", self.fault) if self.fault else why_not(ref.shape, ref.dtype)
         if not unfit and slot in BIASES.get(operator, ()):
             unfit = ("bias", f"{len(ref.shape)}-D")
@@ -175,9 +196,14 @@ class Constant:
             how = both(how, f"{operator}, gate {GATES[slot]}")
             return [replace(ref, axes="oi", kind="lstm", how=how)], self.read
         if slot == wanted and operator == "DEPTHWISE_CONV_2D" and len(ref.shape) == 4:
-            ref = replace(ref, axes="hwio", shape=(*ref.shape[1:3], 1, ref.shape[3]), groups=ref.shape[3])
-            row = replace(ref, kind=kind, how=both(how, f"depthwise, {ref.shape[3]} groups"))
+            groups = channels if channels and ref.shape[3] % channels == 0 else ref.shape[3]
+            row = replace(ref, axes="hwio", shape=(*ref.shape[1:3], 1, ref.shape[3]), groups=groups, kind=kind)
+            row = replace(row, how=both(how, f"depthwise, {groups} groups"))
             return [row], lambda: self.read().reshape(row.shape)
+        if slot == wanted and operator == "CONV_2D" and len(ref.shape) == 4 and channels > ref.shape[3] > 0:
+            groups = channels // ref.shape[3]
+            if channels % ref.shape[3] == 0 and ref.shape[0] % groups == 0:
+                ref, operator = replace(ref, groups=groups), f"{operator}, {groups} groups"
         if slot == wanted and len(axes) <= len(ref.shape) <= len(axes) + (axes == "io"):
             axes = "e" * (len(ref.shape) - len(axes)) + axes
             return [replace(ref, axes=axes, kind=kind, how=both(how, operator))], self.read
@@ -199,7 +225,9 @@ class Constant:
         form = [1] * len(self.shape)
         if self.scales.size > 1:
             form[self.axis] = self.scales.size
-        zeros = self.zeros.reshape(form) if self.zeros.size == self.scales.size else np.float32(0)
+        if self.zeros.size not in (0, self.scales.size):
+            raise ValueError(f"{self.zeros.size} zero points for {self.scales.size} scales")
+        zeros = self.zeros.reshape(form) if self.zeros.size else np.float32(0)
         return (codes.astype(np.float32) - zeros) * self.scales.reshape(form)
 
 
@@ -213,6 +241,6 @@ def _scales(table: Any) -> tuple[Array | None, Array, int]:
     """(scales, zero points, the axis that they belong to) of a tensor; None where it is not quantised."""
     if table is None or not table.ScaleLength() or table.ScaleLength() > MOST:
         return None, np.zeros(0, np.float32), 0
-    scales = np.array([table.Scale(i) for i in range(table.ScaleLength())], np.float32)
-    zeros = np.array([table.ZeroPoint(i) for i in range(table.ZeroPointLength())], np.float32)
+    scales = np.asarray(table.ScaleAsNumpy(), np.float32)
+    zeros = np.asarray(table.ZeroPointAsNumpy(), np.float32) if table.ZeroPointLength() else np.zeros(0, np.float32)
     return scales, zeros, int(table.QuantizedDimension())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PORTABLE = True
 METADATA = ".metadata"
+MOST_SHARDS = 1 << 17
+LONGEST_NAME = 1 << 12  # letters
 OPTIMISER = ("optim", "optimizer")
 
 Shard = tuple[tuple[int, ...], tuple[int, ...], Path, int, int]  # offsets, sizes, file, start, length
@@ -58,23 +60,38 @@ def _tables(target: Path, meta: Any) -> tuple[list[TensorInfo], dict[str, list[S
     state = meta.state
     places: dict[tuple[str, tuple[int, ...]], Any] = {}
     for index, info in state["storage_data"].items():
-        places[str(index.state["fqn"]), _sizes(index.state.get("offset") or ())] = info.state
-    tensors, shards = [], {}
+        places[_text(index.state["fqn"]), _sizes(index.state.get("offset") or ())] = info.state
+    tensors: list[TensorInfo] = []
+    shards: dict[str, list[Shard]] = {}
+    files: dict[str, Path] = {}
+    count = 0
     for name, entry in state["state_dict_metadata"].items():
-        if not isinstance(entry, StandIn) or "chunks" not in entry.state or str(name).startswith(OPTIMISER):
+        if not isinstance(entry, StandIn) or "chunks" not in entry.state or _text(name).startswith(OPTIMISER):
             continue
         shape = _sizes(entry.state["size"])
-        dtype = str(entry.state["properties"].args[-1][0])
-        tensors.append(TensorInfo(str(name), shape, dtype))
+        tensors.append(TensorInfo(name, shape, _text(entry.state["properties"].rest[0])))
+        count += len(entry.state["chunks"])
+        if count > MOST_SHARDS:
+            raise ValueError(f"more than {MOST_SHARDS:,} shards")
         found = []
         for chunk in entry.state["chunks"]:
             offsets, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
-            where = places.get((str(name), offsets)) or places.get((str(name), ())) or {}
-            file = inside(target, str(where["relative_path"]))
+            where = places.get((name, offsets)) or places.get((name, ())) or {}
+            path = _text(where["relative_path"])
+            if path not in files:
+                files[path] = inside(target, path)
+                if not files[path].is_file():
+                    raise Unreadable(f"{target}: its file {path[:80]!r} is missing")
             (start,), (length,) = _sizes([where["offset"]]), _sizes([where["length"]])
-            found.append((offsets, sizes, file, start, length))
-        shards[str(name)] = found
+            found.append((offsets, sizes, files[path], start, length))
+        shards[name] = found
     return tensors, shards
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise ValueError("a name that is none")
+    return value
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
@@ -112,4 +129,6 @@ def _shard(info: TensorInfo, shard: Shard) -> Array:
     opened = TensorZip(Extent(file, start, length))
     if not isinstance(opened.content, Tensor) or opened.content.shape != sizes or opened.content.dtype != info.dtype:
         raise Unreadable(f"{file}: a shard of {info.name!r} is not what the metadata says")
+    if opened.content.fault or opened.content.expanded:
+        raise Unreadable(f"{file}: a shard of {info.name!r} is no plain tensor")
     return opened.read(opened.content)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources import spec
-from layerscope.sources._files import Archive, is_file, whole, zip_names
+from layerscope.sources._files import Archive, is_file, parse, whole, zip_names
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources._tensor_zip import TensorZip
 from layerscope.sources._unpickler import Storage, Tensor, walk
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 PORTABLE = True
 CONFIG = "data/weights/model_weights_config.json"
 OLD = "serialized_state_dict.pt"  # of torch before 2.8
-LONGEST = 64 << 20  # bytes of configuration
+LONGEST = 16 << 20  # bytes of configuration
 CODES = {  # torch._export.serde.schema.ScalarType
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
     10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16", 29: "float8_e4m3fn",
@@ -45,7 +44,7 @@ def open(target: Path) -> StateDict:
     folder = table.removesuffix("model_weights_config.json")
     weights = _Weights(archive, folder)
     try:
-        entries = json.loads(archive.read(table, LONGEST))["config"]
+        entries = parse(archive.read(table, LONGEST))["config"]
         tensors = {str(name): _tensor(entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Unreadable(f"{target}: its table of weights is damaged") from None

@@ -7,17 +7,19 @@ classes are never made: only the tensors in them are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources import spec
 from layerscope.sources._files import is_file, size_of, whole, zip_names
-from layerscope.sources._layout import TensorInfo
+from layerscope.sources._layout import GROUPABLE, TensorInfo
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources._tensor_zip import open_checkpoint
 from layerscope.sources._unpickler import StandIn, Tensor, walk
 from layerscope.sources.safetensors import check_index
+from layerscope.types import LayerRef
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -26,6 +28,7 @@ PORTABLE = True
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
 NESTS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
 DEEPEST = 4  # levels of nesting searched for tensors
+LONGEST_PATH = 4000  # letters of a module's path
 DEEPEST_MODULE = 64  # the same of modules in modules
 
 
@@ -48,10 +51,12 @@ def open_files(
 ) -> StateDict:
     """One source over several files; ``listed`` is what an index says of them."""
     tensors: list[TensorInfo] = []
+    modules: dict[str, StandIn] = {}
     owner: dict[str, tuple[Any, Tensor]] = {}
     places: dict[str, Path] = {}
     for file in files:
         opened = _opened(file)
+        modules |= modules_of(_model_of(file, opened.content))
         for name, tensor in named_tensors(file, opened.content):
             if name in owner:
                 raise Unreadable(f"{target}: two tensors are called {name!r}")
@@ -65,7 +70,10 @@ def open_files(
         array: Array = opened.read(tensor)
         return array
 
-    return StateDict(spec(target, "torch_file", portable=True), tensors, fetch, config)
+    source = StateDict(spec(target, "torch_file", portable=True), tensors, fetch, config)
+    if modules:
+        source.change(lambda ref: _as_its_module_says(ref, modules.get(ref.tensor.rpartition(".")[0])))
+    return source
 
 
 def is_torch_zip(path: Path) -> bool:
@@ -89,6 +97,38 @@ def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor]]:
     yield from walk(model, DEEPEST_MODULE if isinstance(model, StandIn) else DEEPEST)
 
 
+def modules_of(content: Any) -> dict[str, StandIn]:
+    """The modules of a pickled model by their paths; one that is shared under the first."""
+    found: dict[str, StandIn] = {}
+    seen: set[int] = set()
+    waiting = [("", content)]
+    while waiting:
+        path, module = waiting.pop()
+        children = module.state.get("_modules") if isinstance(module, StandIn) else None
+        if not isinstance(children, Mapping) or id(module) in seen or len(path) > LONGEST_PATH:
+            continue
+        seen.add(id(module))
+        found[path.removesuffix(".")] = module
+        waiting += [(f"{path}{name}.", child) for name, child in children.items() if isinstance(name, str)]
+    return found
+
+
+def _as_its_module_says(ref: LayerRef, module: StandIn | None) -> LayerRef:
+    """A row with the groups, the direction and the heads that a pickled module states."""
+    state = module.state if module is not None else {}
+    groups, heads = state.get("groups"), state.get("num_heads")
+    if ref.kind in GROUPABLE and isinstance(groups, int) and len(ref.axes) > 2:
+        axes = "io" + ref.axes[2:] if state.get("transposed") is True else ref.axes
+        if groups > 1 and ref.shape[0] % groups == 0:
+            flipped = axes.startswith("io")
+            how = f"{groups} groups" + (", transposed" if flipped else "")
+            return replace(ref, groups=groups, flipped=flipped, axes="oi" + axes[2:], how=how)
+        return replace(ref, axes=axes, how="")
+    if ref.kind == "attention" and isinstance(heads, int) and heads > 0 and ref.shape[0] % heads == 0:
+        return replace(ref, heads=heads)
+    return ref
+
+
 def _model_of(path: Path, content: Any) -> Any:
     where = "the file"
     for _ in range(DEEPEST):
@@ -107,7 +147,8 @@ def _model_of(path: Path, content: Any) -> Any:
         if not nests:  # numbers beside the model (an accuracy, a step) are no model; a flat dict of vectors is one
             if any(walk(content, DEEPEST)):
                 return content
-            where = f"keys {', '.join(map(str, list(content)[:6]))}" if content else "an empty table"
+            keys = [key for key in content if isinstance(key, str)][:6]
+            where = f"keys {', '.join(key[:40] for key in keys)!r}" if content else "an empty table"
             break
         content = content[nests[0]]
     if isinstance(content, Tensor):

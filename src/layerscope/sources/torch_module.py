@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = False
+BUFFER = "a buffer"
 
 
 def accepts(target: Any) -> bool:
@@ -90,17 +91,27 @@ class Module:
                 if info.storage is not None and not callable(tensor):
                     first[info.storage] = len(refs)
                 self._tensors[name] = tensor
-                rows = (replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config))
+                if how == BUFFER:
+                    rows = _buffers(info)
+                else:
+                    rows = [replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config)]
                 refs += [_heads(with_heads(ref, config), root, owner, path) for ref in rows]
         return refs
+
+
+def _buffers(info: TensorInfo) -> list[LayerRef]:
+    """A buffer: kept beside the weights and not learned."""
+    [ref, *_] = layers_of([info])
+    plain = replace(ref, name=info.name, shape=info.shape, axes="", part=None, how="")
+    return [plain if ref.skipped else replace(plain, kind="buffer", skipped="a buffer: not learned")]
 
 
 def _heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
     """The same ref with the heads of torch's own MultiheadAttention."""
     from torch import nn
 
-    if isinstance(owner, nn.MultiheadAttention) and ref.kind == "attention":
-        return replace(ref, heads=owner.num_heads)
+    if isinstance(owner, nn.MultiheadAttention) and (ref.kind == "attention" or ref.name.endswith("_proj_weight")):
+        return replace(ref, heads=owner.num_heads, kind="attention") if not ref.skipped else ref
     parent, _, last = path.rpartition(".")
     if last == "out_proj" and ref.axes == "oi":
         above = root.get_submodule(parent) if parent else root
@@ -126,7 +137,7 @@ def _tensors_of(owner: Any) -> Iterator[tuple[str, Any, str]]:
             yield hooked, getattr(owner, hooked), "computed by weight_norm"
         yield local, tensor, ""
     for local, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
-        yield local, tensor, ""
+        yield local, tensor, BUFFER
 
 
 def _computed(owner: Any, local: str) -> Any:

@@ -10,7 +10,7 @@ from layerscope.sources import spec
 from layerscope.sources._files import is_file, whole, zip_names
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources._tensor_zip import TensorZip
-from layerscope.sources._unpickler import walk
+from layerscope.sources._unpickler import Tensor, walk
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -30,7 +30,10 @@ def accepts(target: Any) -> bool:
 def open(target: Path) -> StateDict:
     """Read names and shapes: attributes by the path that leads to them, as in a state dict."""
     archive = TensorZip(whole(target))
-    found = dict(walk(archive.content, DEEPEST))
+    found: dict[str, Tensor] = {}
+    for name, tensor in walk(archive.content, DEEPEST):
+        if found.setdefault(name, tensor) is not tensor:
+            raise Unreadable(f"{target}: two tensors are called {name[:80]!r}")
     if not found:
         raise Unreadable(f"{target}: a TorchScript archive without tensors")
 

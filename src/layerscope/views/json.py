@@ -151,6 +151,8 @@ def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tup
     raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
     raw["part"] = checked(Part(**raw["part"])) if raw["part"] is not None else None
     ref = checked(LayerRef(**raw))
+    if ref.axes and (len(ref.axes) != len(ref.shape) or ref.axes.count("o") != 1 or ref.axes.count("i") != 1):
+        raise TypeError(f"a layer with the axes {ref.axes[:20]!r}")
     fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
     skipped, failed, seconds = plain["skipped"], plain["failed"], plain["seconds"]
     modes = tuple(_mode(mode) for mode in plain.get("modes", ()))

@@ -28,12 +28,12 @@ FACTS = ("n", "m", "k", "floor", "complete")
 
 def is_report(path: str | Path) -> bool:
     """Is it a saved report? Told by content."""
+    from layerscope.sources._files import zip_names
+
     try:
-        if not Path(path).is_file() or not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return MEMBER in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        file = Path(path)
+        return file.is_file() and MEMBER in zip_names(file)
+    except (OSError, ValueError):
         return False
 
 
