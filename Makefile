@@ -40,8 +40,9 @@ fuzz: $(VENV)/.test
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/formats.py --write docs/benchmarks-formats.md
 
 truth: $(VENV)/.test
 	$(BIN)/python benchmarks/truth.py --write docs/how-sure.md

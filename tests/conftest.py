@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is first imported
 SHARED = Path(os.environ.get("LAYERSCOPE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 
 

@@ -170,7 +170,7 @@ def test_a_keras_layer_with_lora_is_what_it_computes_with(tmp_path: Path) -> Non
     for variable in layer.trainable_variables:
         variable.assign(np.random.default_rng(0).standard_normal(variable.shape))
     report = layerscope.analyze(model)
-    kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
+    kernel = layer.kernel.detach().double().numpy()
     exact = np.linalg.svd(kernel, compute_uv=False)[0] ** 2
     row = next(row for row in report.rows if row.name.endswith("/kernel"))
     assert row.metrics["lambda_max"] == pytest.approx(exact, rel=1e-5)

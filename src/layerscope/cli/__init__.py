@@ -53,7 +53,8 @@ def cli(debug: bool) -> None:
     """What is wrong with a neural network, layer by layer, without its data.
 
     \b
-    TARGET is a file (safetensors, torch checkpoint, npz, saved report), a folder, or a hub id in the local cache.
+    TARGET is a model's file or folder (safetensors, torch, GGUF, Keras, ONNX, TensorFlow, Flax, …), a saved report,
+    a hub id in the local cache, or a URL of a store.
     First steps:   layerscope demo
                    layerscope analyze model.safetensors
     """

