@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+os.environ.setdefault("KERAS_BACKEND", "torch")
 ROOT = Path(__file__).resolve().parent.parent
 SLOW, LARGE = 10, 2048  # seconds, MiB
 LAYER_ERRORS = (ValueError, OSError)  # of reading one layer: analyze() makes a failed layer of them

@@ -106,13 +106,8 @@ def test_any_bytes_as_a_protocol_buffer(data: bytes) -> None:
 
 
 PLAIN = [b"(", b")", b"t", b"l", b"d", b"}", b"]", b"a", b"e", b"u", b"s", b"R", b"b", b"Q", b"0", b"2", b"\x81", b"N"]
-NAMES = [
-    "torch._utils\n_rebuild_tensor_v2",
-    "foo\nBar",
-    "torch\nFloatStorage",
-    "collections\nOrderedDict",
-    "builtins\nlist",
-]
+WORDS = ["torch._utils _rebuild_tensor_v2", "foo Bar", "torch FloatStorage", "collections OrderedDict", "builtins list"]
+NAMES = [word.replace(" ", "\n") for word in WORDS]
 VALUES = [b"q\0", b"h\0", b"K\x05", b"X\x01\0\0\0a", b"\x89"]
 OPCODES = st.sampled_from([*PLAIN, *VALUES, *(f"c{name}\n".encode() for name in NAMES)])
 

@@ -190,3 +190,11 @@ def test_a_name_tells_less_than_the_content(tmp_path: Path, weights: dict[str, n
     (tmp_path / "model.safetensors").write_text("these are not the weights you are looking for")
     with pytest.raises(Unreadable, match="not safetensors"):
         layerscope.analyze(tmp_path / "model.safetensors")
+
+
+def test_a_header_of_two_million_tensors_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    entry = '"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    raw = ("{" + ",".join(entry % i for i in range(2_000_000)) + "}").encode()
+    (tmp_path / "m.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with pytest.raises(Unreadable, match="header of"):
+        layerscope.describe(tmp_path / "m.safetensors")
