@@ -256,3 +256,16 @@ def test_parametrised_weights_in_a_file_are_named_ingredients(tmp_path: Path) ->
     torch.save(net.state_dict(), tmp_path / "m.pt")
     report = layerscope.analyze(tmp_path / "m.pt")
     assert {row.ref.kind for row in report.rows} == {"bias", "ingredient"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "uint16", "bfloat16", "float16"])
+def test_dtypes_without_a_storage_class_read_as_torch_reads_them(tmp_path: Path, dtype: str, zipped: bool) -> None:
+    from layerscope.sources import open_target
+
+    tensor = (torch.arange(4200).reshape(60, 70) % 100).to(getattr(torch, dtype))
+    torch.save({"w.weight": tensor}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    source = open_target(tmp_path / "m.pt")
+    [ref] = source.layers()
+    assert ref.dtype == dtype
+    np.testing.assert_array_equal(source.read(ref).astype(np.float32), tensor.to(torch.float32).numpy())

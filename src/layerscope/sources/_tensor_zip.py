@@ -51,7 +51,10 @@ class _Checkpoint:
             raise Unreadable(f"{self.extent.path}: a tensor reaches beyond its storage")
         flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
         strides = tuple(s * dtype.itemsize for s in tensor.strides)
-        return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        if dtype.isbuiltin == 1:
+            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        bits = flat.view(f"u{dtype.itemsize}")  # as_strided knows NumPy's own types
+        return np.lib.stride_tricks.as_strided(bits, tensor.shape, strides, writeable=False).view(dtype)
 
 
 class TensorZip(_Checkpoint):

@@ -89,7 +89,7 @@ class Tensor(Fixed):
     @property
     def expanded(self) -> bool:
         """Does it show the same numbers more than once?"""
-        return math.prod(self.shape) > self.storage.count
+        return math.prod(self.shape) > self.storage.count // (_width(self.wanted) if self.wanted else 1)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -248,10 +248,11 @@ def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_:
 def _rebuild_v3(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """A tensor of a dtype without a storage class; its storage counts bytes."""
     wanted = next((x for x in rest if isinstance(x, str) and x in DTYPES), "")
-    width = _width(wanted)
-    narrow = Storage(storage.key, storage.dtype, storage.count // width)
+    if not isinstance(storage, Storage) or not wanted:
+        raise ValueError("a tensor of an unknown dtype")
+    narrow = Storage(storage.key, storage.dtype, storage.count // _width(wanted))
     made = _rebuild_tensor(narrow, offset, shape, strides)
-    return Tensor(made.storage, made.offset, made.shape, made.strides, wanted=wanted)
+    return Tensor(storage, made.offset, made.shape, made.strides, wanted=wanted)
 
 
 def _width(dtype: str) -> int:
