@@ -17,7 +17,7 @@ from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, Usage
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
 from layerscope.settings import Settings
-from layerscope.types import Comparison, Job, LayerReport, Report
+from layerscope.types import Comparison, Job, LayerReport, Report, SourceSpec
 
 Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
 DEFAULT_ENGINE = "threads"
@@ -79,7 +79,7 @@ def analyze(
             done[layer.name] = layer
             if progress:
                 progress(layer, job.cost, total)
-        meta = _meta(source.spec.target, source.spec.format, settings, engine or DEFAULT_ENGINE, workers)
+        meta = _meta(source.spec, settings, engine or DEFAULT_ENGINE, workers)
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     rows = tuple(sorted(done.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
     return Report(meta, rows, judge(rows, settings))
@@ -112,7 +112,7 @@ def describe(
     with sources.opened(_arranged(target, base, intra, stacked)) as source:
         refs = select(list(source.layers()), layers)
         rows = [pipeline.skipped(ref, ref.skipped) for ref in pipeline.rows_of(refs, settings)]
-        return Report(_meta(source.spec.target, source.spec.format, settings, "none", 0), tuple(rows))
+        return Report(_meta(source.spec, settings, "none", 0), tuple(rows))
 
 
 def plan(
@@ -247,10 +247,11 @@ def _result(job: Job, result: Any) -> LayerReport:
     return pipeline.skipped(job.refs[0], f"failed: {reason}", failed=True)
 
 
-def _meta(target: Any, format: str, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
+def _meta(spec: SourceSpec, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
     return {
-        "target": sources.name_of(target),
-        "format": format,
+        "target": sources.name_of(spec.target),
+        "format": spec.format,
+        **({"read": spec.note} if spec.note else {}),
         "layerscope": version("layerscope"),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -39,7 +39,8 @@ def compare(reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[
     limits = reports[0].settings.limits
     alphas = [[a for row in report.rows if (a := _alpha(row)) is not None] for report in reports]
     called = letters(len(reports))
-    reading = [line for i in range(1, len(reports)) for line in _pair(called, layers, i)]
+    reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
+    reading += [line for i in range(1, len(reports)) for line in _pair(called, layers, i)]
     reading += [line for name, values in zip(called, alphas, strict=True) for line in _shape(name, values, limits)]
     warnings = _warnings(called, reports, layers, alphas)
     return Comparison(
@@ -81,6 +82,15 @@ def _alpha(row: LayerReport) -> float | None:
     if row.ref.kind == "embedding" or "alpha" not in row.metrics:
         return None
     return float(row.metrics["alpha"])
+
+
+def _equal(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> list[str]:
+    """How many of the matched layers have the very weights of the first model."""
+    measured = [layer.distances[other] for layer in layers if len(layer.distances) > other and layer.distances[other]]
+    equal = sum(found.get("frobenius") == 0.0 for found in measured)
+    if not equal:
+        return []
+    return [f"{equal} of {len(measured)} layers of {names[other]} have the very weights of {names[0]}."]
 
 
 def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> list[str]:

@@ -97,6 +97,7 @@ class SourceSpec:
     portable: bool  # can another process open it?
     key: str  # identifies the opened source within a process
     parts: tuple[SourceSpec, ...] = ()
+    note: str = ""  # what was read of a target that holds more: the file of a folder
 
 
 class Source(Protocol):

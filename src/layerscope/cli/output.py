@@ -95,6 +95,8 @@ def exit_code(reports: list[Report], fail_on: str | None) -> int:
 
     if any(layer.failed for report in reports for layer in report.rows):
         return LAYERS_FAILED
+    if any(all(layer.skipped for layer in report.rows) for report in reports):
+        return LAYERS_FAILED  # nothing was analysed: no news is no good news
     if fail_on and any(ORDER.index(f.severity) >= ORDER.index(fail_on) for report in reports for f in report.findings):
         return 1
     return 0

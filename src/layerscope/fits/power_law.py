@@ -79,6 +79,8 @@ def positive(spectrum: Spectrum, settings: Settings) -> Floats:
     evals = spectrum.evals
     if spectrum.n == 1 and spectrum.k > 1:
         raise Absent("matrices of 1×1: single weights have no spectrum")
+    if spectrum.m == 1 and spectrum.k > 1 and settings.null_cut is None:
+        raise Absent("single columns: one eigenvalue each, and norms pooled are no spectrum")
     if len(evals) < settings.min_evals:
         raise Absent(f"{len(evals)} eigenvalues, fewer than min_evals = {settings.min_evals}")
     values = spectrum.live if settings.null_cut is None else evals[evals > settings.null_cut]

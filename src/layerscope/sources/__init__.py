@@ -24,7 +24,8 @@ from layerscope.errors import (
     Unreadable,
     did_you_mean,
 )
-from layerscope.sources._files import is_path, whole
+from layerscope.sources._files import is_file, is_path, whole
+from layerscope.sources._hints import READ, hint, pointer
 from layerscope.types import Source, SourceSpec
 
 
@@ -40,8 +41,8 @@ _opened: dict[tuple[int, str], Source] = {}
 
 def spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
     """A spec with a key of its own; one that is made of others is as portable as they are."""
-    whole = portable and all(part.portable for part in parts)
-    return SourceSpec(target, format, whole, f"{os.getpid()}.{next(_counter)}", parts)
+    portable = portable and all(part.portable for part in parts)
+    return SourceSpec(target, format, portable, f"{os.getpid()}.{next(_counter)}", parts)
 
 
 def short(target: Any) -> str:
@@ -96,10 +97,16 @@ def open_target(target: Any) -> Source:
     for plugin in registry.plugins("sources").values():
         if _accepts(plugin, found):
             return _open(plugin, found)
-    formats = ", ".join(registry.plugins("sources"))
     if is_path(found):
-        raise UnknownFormat(f"{found}: {_content(found)}; not a model in any known format ({formats})")
-    raise UnknownFormat(f"cannot analyse a {type(found).__module__}.{type(found).__qualname__}; known: {formats}")
+        told = hint(found)
+        if told:
+            raise UnknownFormat(f"{found}: {told}")
+        raise UnknownFormat(f"{found}: {_content(found)}; not a model in any known format ({READ})")
+    kind = f"{type(found).__module__}.{type(found).__qualname__}"
+    raise UnknownFormat(
+        f"cannot analyse a {kind}; live models are torch modules, Keras models, NNX modules and trees of arrays, "
+        "as the params of a Linen module; else a path, a hub id or a URL"
+    )
 
 
 def _accepts(plugin: registry.Plugin, target: Any) -> bool:
@@ -111,6 +118,9 @@ def _accepts(plugin: registry.Plugin, target: Any) -> bool:
 
 def _open(plugin: registry.Plugin, target: Any) -> Source:
     """Open a target; whatever a damaged or hostile one makes a reader stumble over is the target's fault."""
+    told = pointer(target) if is_file(target) else ""
+    if told:
+        raise Unreadable(f"{target}: {told}")
     try:
         source: Source = plugin.target.open(target)
     except LayerscopeError:
@@ -139,7 +149,8 @@ def _in_store(url: str) -> Any:
         if not there and beside.is_file():  # a TensorFlow checkpoint is named by what its files share
             return beside
     except ImportError as error:
-        raise TargetNotFound(f"{url}: {error}") from None
+        extra = "; pip install 'layerscope[hf]'" if url.startswith("hf:") else ""
+        raise TargetNotFound(f"{url}: {error}{extra}") from None
     except ValueError as error:
         raise TargetNotFound(f"{url}: no such kind of store: {error}") from None
     except Exception as error:  # each store has its own
@@ -212,5 +223,6 @@ def _content(path: Path) -> str:
         return f"cannot be opened ({error.strerror})"
     if not head:
         return "an empty file"
-    text = head.decode("utf-8", "replace")
-    return "a text file" if text.isprintable() or text.split("\n")[0].isprintable() else f"starts with {head[:8].hex()}"
+    text = head.decode("utf-8", "replace").rstrip("\ufffd")
+    plain = all(c.isprintable() or c.isspace() for c in text) and "\ufffd" not in text
+    return "a text file" if plain else f"starts with {head[:8].hex()}"

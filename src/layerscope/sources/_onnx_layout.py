@@ -209,16 +209,21 @@ def _gates(ref: LayerRef, op: str) -> list[LayerRef]:
 
 def _name(constant: Constant) -> str:
     """The name of a constant; where an exporter numbered it, the name of the operation that uses it."""
-    name, use = constant.name, constant.use
+    name, use = plain(constant.name), constant.use
     if use is None or not use.name or not NAMELESS.fullmatch(name):
         return name
-    words = use.name.strip("/").split("/")
+    words = plain(use.name).strip("/").split("/")
     if words[-1].partition("_")[0] == use.op and len(words) > 1:
         words.pop()
     last = "bias" if _is_bias(use) else "weight"
     if use.op in GATES and 0 < use.slot < len(ROLES):
         last = ROLES[use.slot]
     return f"{'.'.join(words)}.{last}"
+
+
+def plain(name: str) -> str:
+    """The last of the names that a converter has joined by semicolons when it fused operations."""
+    return next((part for part in reversed(name.split(";")) if part), name)
 
 
 def _is_bias(use: Use) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from layerscope.sources import (
     inside,
     keras_file,
     lora,
+    npz,
     onnx,
     safetensors,
     tflite,
@@ -30,6 +32,7 @@ PORTABLE = True
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
 OTHERS: dict[str, Any] = {  # where there are no safetensors and no torch files, in this order
     ".gguf": gguf,
+    ".npz": npz,
     ".keras": keras_file,
     ".weights.h5": keras_file,
     ".h5": keras_file,
@@ -55,12 +58,14 @@ def open(target: Path | str) -> Tensors:
     if _weights(folder):
         files, module, listed = _model(folder)
         source: Tensors = module.open_files(folder, files, _config(folder), listed)
+        note = files[0].name if len(files) == 1 else f"{len(files)} files"
     else:
         (suffix, names), *_ = _other(folder).items()
         if len(names) > 1 and not gguf.SPLIT.match(names[0]):
             raise _several(folder, names)
         source = OTHERS[suffix].open(inside(folder, names[0]))
-    source.spec = type(source.spec)(target, "huggingface", True, source.spec.key)
+        note = names[0]
+    source.spec = replace(source.spec, target=target, format="huggingface", portable=True, note=note)
     return source
 
 
@@ -154,7 +159,8 @@ def _model(folder: Path) -> tuple[list[Path], Any, dict[str, Path]]:
 
 
 def _one_model(folder: Path, files: list[str]) -> list[Path]:
-    if len(files) == 1:
+    shard = SHARD.match(files[0])
+    if len(files) == 1 and (shard is None or int(shard["count"]) == 1):
         return [inside(folder, files[0])]
     shards = [SHARD.match(name) for name in files]
     matched = [s for s in shards if s is not None]

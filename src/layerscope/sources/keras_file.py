@@ -130,7 +130,10 @@ def _contents(target: Path, extent: Extent, config: Any) -> tuple[list[Dataset],
             if isinstance(root.attrs.get("model_config"), str | bytes):
                 config = _json(target, root.attrs["model_config"])
             top = root.get("model_weights", root)
-            return list(_datasets(h5py, target, top, legacy)), legacy, config
+            found = list(_datasets(h5py, target, top, legacy))
+            if not legacy and not any("/vars/" in dataset.path for dataset in found):
+                raise Unreadable(f"{target}: an HDF5 file, but not one of Keras: it has no layers")
+            return found, legacy, config
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise Unreadable(f"{target}: damaged or truncated HDF5: {' '.join(str(error).split())[:200]}") from None
 

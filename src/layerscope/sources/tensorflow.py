@@ -57,8 +57,8 @@ def open(target: Path) -> Tensors:
         entry, first = bundle.entries[key], entries.get(name)
         if first is not None:
             if key.startswith(EXPORTED) and (first.shape, first.dtype) == (entry.shape, entry.dtype):
-                copies[key] = f"a copy of {name}"
-            name = key
+                copies[key.removesuffix(VALUE)] = f"a copy of {name}"
+            name = key.removesuffix(VALUE)
         entries[name] = entry
     if not entries:
         raise Unreadable(f"{target}: a checkpoint without variables (are its weights constants of the graph?)")

@@ -15,6 +15,7 @@ from layerscope.sources import spec
 from layerscope.sources._files import is_file, size_of, whole
 from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import both, why_not
+from layerscope.sources._onnx_layout import plain
 from layerscope.sources._state_dict import Tensors
 from layerscope.types import LayerRef
 
@@ -161,7 +162,7 @@ class Constant:
 
     def __init__(self, target: Path, key: str, tensor: Any, start: int, count: int, use: Use | None) -> None:
         self.target, self.key, self.start, self.use = target, key, start, use
-        self.name = (tensor.Name() or b"").decode("utf-8", "replace") or f"tensor {key}"
+        self.name = plain((tensor.Name() or b"").decode("utf-8", "replace")) or f"tensor {key}"
         if tensor.ShapeLength() > MOST_AXES:
             raise Unreadable(f"{target}: {self.name[:80]!r} has {tensor.ShapeLength()} axes")
         self.shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))

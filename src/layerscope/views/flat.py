@@ -43,11 +43,14 @@ def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
     formats = {name: str(plugins[name].meta["fmt"]) if name in plugins else "s" for name in names}
     lines = [f"### layerscope: {escape(report.meta['target'])}", ""]
     lines += ["| " + " | ".join(escape(name) for name in names) + " |", "|" + " --- |" * len(names)]
+    described = all(row.spectrum is None and not row.failed for row in report.rows)
     for row in frame.rows(report):
-        if not row["skipped"]:
-            cells = [escape(number(row[name], formats[name]) if name != "shape" else row[name]) for name in names]
+        if described or not row["skipped"]:
+            cells = [escape(number(row[name], formats[name]) if name != "shape" else _csv(row[name])) for name in names]
             lines.append("| " + " | ".join(cells) + " |")
     summary = report.summary
+    if described:
+        return "\n".join(lines) + "\n"
     median = summary["metrics"].get("alpha", {}).get("median")
     lines += ["", f"{plural(summary['analysed'], 'layer')} analysed, median α {number(median, '.2f')}."]
     for finding in report.findings:

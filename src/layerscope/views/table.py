@@ -31,7 +31,6 @@ DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf",
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
-TITLE = 48  # columns of the target above a table
 LEAST = 22  # columns that a shortened cell keeps
 PIPE_WIDTH = 120
 
@@ -44,7 +43,7 @@ def show(
     if not {"name", "layer_id"} & set(chosen):
         chosen.insert(0, "name")
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
-    console.print(_title(report))
+    console.print(_title(report, console.width))
     if rows:
         _draw(report, console, rows, chosen)
     for line in (*_summary(report), *_verdicts(report, verbose), *_skipped(report)):
@@ -66,7 +65,7 @@ def _columns(settings: Settings, wide: bool, bulk: bool) -> list[str]:
 def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:
     """Every tensor: sizes, and analysed or why not."""
     chosen = list(columns) or list(DESCRIBE_WIDE if console.width >= 100 else DESCRIBE)
-    console.print(_title(report))
+    console.print(_title(report, console.width))
     _draw(report, console, report.rows, chosen)
     usable = sum(not layer.skipped for layer in report.rows)
     console.print(Text(f"{plural(len(report.rows), 'row')}: {usable} to analyse, {len(report.rows) - usable} not"))
@@ -137,11 +136,24 @@ def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns
     ]
     heads = [_head(column) for column in columns]
     shorten: list[tuple[str, grid.Shorten, int]] = [
-        ("note", cut, 12), ("how", cut, 12), ("name", _no_suffix, 1), ("name", abbreviate, LEAST)
+        ("name", _no_suffix, 1), ("name", abbreviate, LEAST), ("note", cut, 12), ("how", cut, 12)
     ]  # fmt: skip
     give_way = [(columns.index(name), how, least) for name, how, least in shorten if name in columns]
+    names = [row[columns.index("name")].text for row in cells] if "name" in columns else []
     grid.fit(heads, cells, console.width, give_way)
+    if names:
+        _tell_apart(cells, columns.index("name"), names)
     grid.draw(console, heads, cells, {i for i, column in enumerate(columns) if column in LEFT})
+
+
+def _tell_apart(cells: list[list[Cell]], column: int, names: list[str]) -> None:
+    """Names that became the same when they were shortened show their ends instead."""
+    count = Counter(row[column].text for row in cells)
+    for row, name in zip(cells, names, strict=True):
+        cell = row[column]
+        if count[cell.text] > 1 and cell.text != name:
+            room = len(cell.text)
+            row[column] = Cell(f"…{name[1 - room :]}" if len(name) > room else name, cell.style)
 
 
 def _no_suffix(name: str, longest: int) -> str:
@@ -163,7 +175,7 @@ def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column
     if column == "shape":
         return Cell(printable("×".join(map(str, values["shape"])) or "·", 40))
     if column == "note":
-        read = ", ".join(filter(None, ("analysed", layer.ref.how)))
+        read = layer.ref.how or "analysed"
         return Cell(printable(layer.skipped or read), "dim" if layer.skipped else "")
     if column == "verdicts":
         if layer.failed:
@@ -193,12 +205,14 @@ def _size(values: dict[str, Any]) -> str:
     return f"{values['N']}×{values['M']}" + (f"·{k}" if k > 1 else "")
 
 
-def _title(report: Report) -> Text:
+def _title(report: Report, width: int) -> Text:
     meta = report.meta
     took = f", {meta['seconds']:.2f} s" if "seconds" in meta else ""
-    target = printable(meta["target"], 500)
-    shown = target if len(target) <= TITLE else f"…{target[1 - TITLE :]}"  # the end of a path tells most
-    return Text.assemble((shown, "bold"), f"  ({printable(meta['format'], 20)}{took})")
+    read = f", {printable(meta['read'], 40)}" if "read" in meta else ""
+    about = f"  ({printable(meta['format'], 20)}{read}{took})"
+    target, room = printable(meta["target"], 500), max(LEAST, width - len(about))
+    shown = target if len(target) <= room else f"…{target[1 - room :]}"  # the end of a path tells most
+    return Text.assemble((shown, "bold"), about)
 
 
 def _summary(report: Report) -> list[Text]:
@@ -232,7 +246,9 @@ def _summary(report: Report) -> list[Text]:
 def _verdicts(report: Report, verbose: int) -> list[Text]:
     """The findings, gravest first; of those that only inform, a count."""
     if not any(not layer.skipped for layer in report.rows):
-        return [Text("No layer could be analysed.", style=STYLES["error"])]
+        why = Counter(row.skipped for row in report.rows if row.skipped and len(row.ref.shape) > 1).most_common(3)
+        told = "".join(f" {count} × {printable(reason, 120)}." for reason, count in why)
+        return [Text(f"No layer could be analysed.{told}", style=STYLES["error"])]
     codes = sorted({f.code for f in report.findings}, key=lambda c: (-_gravity(report, c), c))
     if not any(_gravity(report, code) for code in codes):
         codes_text = "No layer is over-trained, under-trained or collapsed on this evidence."
