@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from layerscope.sources._files import Extent
     from layerscope.types import Array
 
-PATIENCE = 30  # seconds, and one more for every 10 MB
+PATIENCE, FAR = 10, 120  # seconds for a file here and in a store, and one more for every 10 MB
 MEMORY = 3 << 30  # bytes of address space, and the file's own size
 MOST_DATASETS = 1 << 18
 DEEPEST = 64  # groups in groups
@@ -106,7 +106,7 @@ def _ask(extent: Extent, *question: str) -> bytes:
         raise MissingExtra("a Keras file", "keras")
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
     command = [sys.executable, __file__, str(extent.path), str(extent.start), str(extent.length), *question]
-    patience = PATIENCE + extent.length / 1e7
+    patience = (PATIENCE if isinstance(extent.path, Path) else FAR) + extent.length / 1e7
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=patience, check=False, env={**os.environ, "PYTHONPATH": paths}
