@@ -73,7 +73,7 @@ def test_warnings_about_depth_and_about_shape_against_scale(rng: np.random.Gener
     assert any("differ in depth (12, 20" in line for line in deep.warnings)
     disagree = layerscope.compare(model(rng, 4.0), model(rng, 2.2, scale=10.0))
     assert any("Shape and scale disagree on B" in line for line in disagree.warnings)
-    other = {name.replace("layers", "blocks"): w for name, w in model(rng, 3.0).items()}
+    other = {name.replace("layers.", "block"): w for name, w in model(rng, 3.0).items()}
     assert any("No layer of the same name" in line for line in layerscope.compare(model(rng, 3.0), other).warnings)
 
 
@@ -137,3 +137,14 @@ def test_a_comparison_shows_itself(rng: np.random.Generator) -> None:
     assert frame["alpha_2"].notna().all()
     assert frame["relative_2"].isna().all()
     assert json.dumps(found.to_dict())
+
+
+def test_a_word_before_all_names_of_one_model_is_taken_off(rng: np.random.Generator) -> None:
+    plain = model(rng, 3.0)
+    renamed = {f"net/{name.replace('.', '/')}": array for name, array in plain.items()}
+    found = layerscope.compare(plain, renamed)
+    assert len(found.layers) == len(plain)
+    assert all(layer.distances[1]["frobenius"] == 0.0 for layer in found.layers)
+    assert {row.skipped for row in layerscope.analyze(renamed, base=plain).rows} == {"the same as in the base model"}
+    other = {f"x{i}": array for i, array in enumerate(plain.values())}
+    assert layerscope.compare(plain, other).layers == ()

@@ -11,7 +11,7 @@ import numpy as np
 
 from layerscope.numerics.density import peak_of
 from layerscope.settings import Limits
-from layerscope.sources.delta import plain_name
+from layerscope.sources.delta import common_keys, plain_name
 from layerscope.types import ComparedLayer, Comparison, LayerReport, Report, letters
 
 BINS = 24  # of the α histogram
@@ -27,11 +27,15 @@ def compare(reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[
     ``distances`` holds, for each report, the distances of its layers from those of the first, by name.
     """
     names = distinct([str(report.meta["target"]) for report in reports])
-    tables = [{plain_name(row.name): row for row in report.rows if not row.skipped} for report in reports]
+    analysed = [[row for row in report.rows if not row.skipped] for report in reports]
+    keys = common_keys(*([row.name for row in rows] for rows in analysed))
+    tables = [{key[row.name]: row for row in rows} for key, rows in zip(keys, analysed, strict=True)]
     common = [name for name in tables[0] if all(name in table for table in tables)]
     layers = tuple(
         ComparedLayer(
-            name, tuple(table[name].metrics for table in tables), tuple(found.get(name, {}) for found in distances)
+            name,
+            tuple(table[name].metrics for table in tables),
+            tuple(found.get(plain_name(t[name].name), {}) for found, t in zip(distances, tables, strict=True)),
         )
         for name in common
     )

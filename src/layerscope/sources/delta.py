@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,16 @@ class DeltaSource:
     def __init__(self, target: Delta, model: Source, base: Source) -> None:
         self.spec = spec(target, "delta", portable=True, parts=(model.spec, base.spec))
         self.model, self.base = model, base
-        theirs = {plain_name(ref.name): ref for ref in base.layers()}
+        mine, others = list(model.layers()), list(base.layers())
+        self._keys, keys = common_keys([ref.name for ref in mine], [ref.name for ref in others])
+        theirs = {keys[ref.name]: ref for ref in others}
         self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
-        rows = [self._match(ref, theirs) for ref in model.layers()]
+        rows = [self._match(ref, theirs) for ref in mine]
         if not self._pairs:
-            mine = [ref.name for ref in rows if ref.axes]
-            others = [ref.name for ref in theirs.values() if ref.axes]
-            names = [f"{', '.join(some[:2])} …" if some else "no layers" for some in (mine, others)]
+            usable = [[ref.name for ref in refs if ref.axes] for refs in (rows, theirs.values())]
+            names = [f"{', '.join(some[:2])} …" if some else "no layers" for some in usable]
             raise Unreadable(f"{target}: no layer in common: {' against '.join(names)}")
-        known = {plain_name(row.name) for row in rows}
+        known = set(self._keys.values())
         alone = [ref for name, ref in theirs.items() if name not in known]
         self._layers = number(
             [*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in alone)]
@@ -87,7 +88,7 @@ class DeltaSource:
     def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
         if ref.skipped:
             return ref
-        other = theirs.get(plain_name(ref.name))
+        other = theirs.get(self._keys[ref.name])
         if other is None:
             return replace(ref, skipped="the base model has no layer of this name")
         if other.skipped:
@@ -103,6 +104,30 @@ class DeltaSource:
         return replace(
             ref, rank=0, dtype=wide, derived="delta", how=", ".join(filter(None, (ref.how, "minus the base model")))
         )
+
+
+def common_keys(*models: Sequence[str]) -> list[dict[str, str]]:
+    """For each model, name → the key by which layers are matched: the name without a training wrapper's prefix.
+
+    Where that matches nothing, formats may have put a word of their own before all names, or slashes for dots: then
+    the beginning that all names of a model share is taken off too, if half of the layers then match.
+    """
+    keys = [{name: plain_name(name) for name in names} for names in models]
+    if len(keys) < 2 or set.intersection(*(set(found.values()) for found in keys)):
+        return keys
+    stripped = [_without_beginning(names) for names in models]
+    common = set.intersection(*(set(found.values()) for found in stripped))
+    layers = {key.rpartition(".")[0] for key in common}
+    enough = len(layers) > 1 and 2 * len(common) >= min(len(found) for found in stripped)
+    return stripped if enough else keys
+
+
+def _without_beginning(names: Sequence[str]) -> dict[str, str]:
+    words = {name: plain_name(name).replace("/", ".").split(".") for name in names}
+    shared = 0
+    while all(len(parts) > shared + 1 for parts in words.values()) and len({p[shared] for p in words.values()}) == 1:
+        shared += 1
+    return {name: ".".join(parts[shared:]) for name, parts in words.items()}
 
 
 def plain_name(name: str) -> str:
