@@ -126,9 +126,9 @@ Beside it, property-based tests (hypothesis) mutate the headers that are ours in
 `tests/sources/test_attacks.py` keeps what was found by hand: pickles that would run code, sizes that lie, links and
 paths that leave the folder, bombs, loops, and names that are alike.
 
-What is not ours is as strong as its library: ONNX is read by protobuf, Orbax by tensorstore, HDF5 by libhdf5. Fuzzing made
-libhdf5 loop and crash; a process of its own lists an HDF5 file therefore, with limits of time and memory, and what
-lies in one piece is mapped without the library.
+What is not ours is as strong as its library: ONNX is read by protobuf, Orbax by tensorstore, HDF5 by libhdf5. Fuzzing
+made libhdf5 loop and crash; a process of its own lists an HDF5 file therefore, with limits of time and memory, and
+what lies in one piece is mapped without the library.
 """
 
 if __name__ == "__main__":
