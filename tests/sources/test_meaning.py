@@ -182,3 +182,18 @@ def test_gates_of_a_convolutional_lstm_are_apart(rng: np.random.Generator) -> No
     model = keras.Sequential([keras.Input((4, 8, 8, 3)), keras.layers.ConvLSTM2D(5, 3, name="cl")])
     names = [row.name for row in layerscope.describe(model).rows if row.ref.axes]
     assert [name.rpartition("[")[2] for name in names] == ["i]", "f]", "g]", "o]"] * 2
+
+
+def test_both_directions_of_a_tflite_lstm_have_gates(tmp_path: Path, rng: np.random.Generator) -> None:
+    pytest.importorskip("tflite")
+    from tests.nets import tflite_bytes
+
+    inputs = [("", np.empty(0))] * 26
+    for slot in (1, 2, 3, 4, 18, 19, 20, 21):
+        inputs[slot] = (f"w{slot}", rng.standard_normal((60, 70)).astype(np.float32))
+    for slot in (5, 6, 7, 8, 22, 23, 24, 25):
+        inputs[slot] = (f"r{slot}", rng.standard_normal((60, 60)).astype(np.float32))
+    (tmp_path / "m.tflite").write_bytes(tflite_bytes([("BIDIRECTIONAL_SEQUENCE_LSTM", inputs)]))
+    hows = {ref.name: ref.how[-1] for ref in open_target(tmp_path / "m.tflite").layers()}
+    assert [hows[f"w{slot}"] for slot in (1, 2, 3, 4, 18, 19, 20, 21)] == list("ifgoifgo")
+    assert [hows[f"r{slot}"] for slot in (22, 23, 24, 25)] == list("ifgo")

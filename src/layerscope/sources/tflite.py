@@ -43,6 +43,7 @@ WEIGHTS = {  # operator → (input, axes, kind)
     "SVDF": (1, "oi", "dense"),
 }
 GATES = {1: "i", 2: "f", 3: "g", 4: "o", 5: "i", 6: "f", 7: "g", 8: "o"}  # inputs of an LSTM operator: W, then R
+BACKWARD = {slot + 17: gate for slot, gate in GATES.items()}  # the same of a bidirectional one's second direction
 BIASES = {"FULLY_CONNECTED": (2,), "CONV_2D": (2,), "DEPTHWISE_CONV_2D": (2,), "TRANSPOSE_CONV": (3,)}
 GROUPED = ("CONV_2D", "DEPTHWISE_CONV_2D")
 SAME_AXES = ("DEQUANTIZE", "CAST", "QUANTIZE")
@@ -193,8 +194,9 @@ class Constant:
         if unfit:
             return [replace(ref, kind=unfit[0], skipped=unfit[1])], self.read
         wanted, axes, kind = WEIGHTS.get(operator, (-1, "", ""))
-        if operator.endswith("LSTM") and slot in GATES and len(ref.shape) == 2:
-            how = both(how, f"{operator}, gate {GATES[slot]}")
+        gates = {**GATES, **(BACKWARD if operator.startswith("BIDIRECTIONAL") else {})}
+        if operator.endswith("LSTM") and slot in gates and len(ref.shape) == 2:
+            how = both(how, f"{operator}, gate {gates[slot]}")
             return [replace(ref, axes="oi", kind="lstm", how=how)], self.read
         if slot == wanted and operator == "DEPTHWISE_CONV_2D" and len(ref.shape) == 4:
             groups = channels if channels and ref.shape[3] % channels == 0 else ref.shape[3]
