@@ -265,6 +265,24 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
+def checksum(raw: bytes) -> bytes:
+    """CRC-32C, masked as LevelDB masks it."""
+    crc = 0xFFFFFFFF
+    for byte in raw:
+        crc = CASTAGNOLI[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _table_of(byte: int) -> int:
+    for _ in range(8):
+        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+CASTAGNOLI = [_table_of(byte) for byte in range(256)]
+
+
 def table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A sorted table as TensorFlow writes its index, keys sharing their beginnings."""
     block, last = b"", b""
@@ -276,7 +294,7 @@ def table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
     empty = struct.pack("<II", 0, 1)
     handle = varint(0) + varint(len(data))
     index = varint(0) + varint(1) + varint(len(handle)) + b"\xff" + handle + struct.pack("<II", 0, 1)
-    body = b"".join(part + b"\0" + bytes(4) for part in (data, empty, index))
+    body = b"".join(part + b"\0" + checksum(part + b"\0") for part in (data, empty, index))
     meta = varint(len(data) + 5) + varint(len(empty))
     where = varint(len(data) + len(empty) + 10) + varint(len(index))
     return body + (meta + where).ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
@@ -289,6 +307,7 @@ def write_bundle(prefix: Path, arrays: dict[str, np.ndarray]) -> None:
         raw = np.ascontiguousarray(array, "<f4").tobytes()
         shape = b"".join(field(2, field(1, size)) for size in array.shape)
         entry = field(1, 1) + field(2, shape) + field(4, len(data)) + field(5, len(raw))
+        entry += varint(6 << 3 | 5) + checksum(raw)
         entries.append((name.encode(), entry))
         data += raw
     prefix.with_name(prefix.name + ".index").write_bytes(table(entries))
