@@ -192,3 +192,23 @@ def test_minilm_has_39_matrices_and_says_why_not_for_the_rest(minilm: Path) -> N
     assert len(report.rows) == 104
     assert report.layers["embeddings.position_ids"].skipped.startswith("int64 data")
     assert {row.ref.kind for row in analysed} == {"embedding", "dense"}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_single_npy_array_is_mapped(tmp_path: Path, rng: np.random.Generator, order: str) -> None:
+    from layerscope.sources import open_target
+
+    array = np.asarray(rng.standard_normal((80, 60)).astype(np.float32), order=order)  # type: ignore[call-overload]
+    np.save(tmp_path / "w.npy", array)
+    source = open_target(tmp_path / "w.npy")
+    [ref] = source.layers()
+    np.testing.assert_array_equal(source.read(ref), array)
+    assert ref.name == "w"
+    raw = (tmp_path / "w.npy").read_bytes()
+    for cut in (0, 5, 6, 50, 130, len(raw) - 1):
+        (tmp_path / "cut.npy").write_bytes(raw[:cut])
+        with pytest.raises(TargetError):
+            open_target(tmp_path / "cut.npy")
+    np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(Refused):
+        open_target(tmp_path / "o.npy")

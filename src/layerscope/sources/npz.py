@@ -1,4 +1,4 @@
-"""NumPy .npz files, read without pickles, one array at a time."""
+"""NumPy .npz files, read without pickles, one array at a time; .npy files, mapped."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = True
+MAGIC = b"\x93NUMPY"
 DAMAGE = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, ValueError, EOFError, RuntimeError)
 
 
@@ -29,7 +30,7 @@ def accepts(target: Any) -> bool:
     """A zip whose members are all .npy files, or a file called .npz."""
     if not is_file(target):
         return False
-    if target.suffix == ".npz":
+    if target.suffix == ".npz" or whole(target).read(0, 6) == MAGIC:
         return True
     names = zip_names(target)
     return bool(names) and all(name.endswith(".npy") for name in names)
@@ -37,6 +38,8 @@ def accepts(target: Any) -> bool:
 
 def open(target: Path) -> StateDict:
     """Read the header of every member."""
+    if whole(target).read(0, 6) == MAGIC:
+        return _single(target)
     try:
         members = {name: info for name, info in Archive(whole(target)).members.items() if name.endswith(".npy")}
         with unzipping(whole(target)) as archive:
@@ -57,13 +60,44 @@ def open(target: Path) -> StateDict:
     return StateDict(spec(target, "npz", portable=True), tensors, fetch)
 
 
+def _single(target: Path) -> StateDict:
+    """A .npy file: one array, called by the file's name."""
+    extent = whole(target)
+    try:
+        with extent.open() as file:
+            shape, fortran, dtype = _claims(file)
+            start = file.tell()
+    except DAMAGE as error:
+        raise Unreadable(f"{target}: damaged or truncated npy: {error}") from None
+    if dtype.hasobject:
+        raise Refused(f"{target}: holds pickled objects; only numbers are read")
+    if (
+        len(shape) > MOST_AXES
+        or min(shape, default=0) < 0
+        or start + dtype.itemsize * math.prod(shape) != extent.length
+    ):
+        raise Unreadable(f"{target}: claims {str(shape)[:80]} of {dtype}, which is not what it holds")
+
+    def fetch(name: str) -> Array:
+        stored = extent.array(dtype, start, shape[::-1] if fortran else shape)
+        return stored.T if fortran else stored
+
+    return StateDict(spec(target, "npz", portable=True), [TensorInfo(target.stem, shape, dtype.name)], fetch)
+
+
+def _claims(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, is it in Fortran's order?, dtype) as an .npy header has them."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return tuple(shape), bool(fortran), dtype
+
+
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> TensorInfo:
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{info.filename} has npy version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
+        shape, _, dtype = _claims(member)
         if dtype.hasobject:
             raise Refused(f"{path}: {info.filename} holds pickled objects; only numbers are read")
         size = dtype.itemsize * math.prod(shape) if len(shape) <= MOST_AXES and min(shape, default=0) >= 0 else -1
