@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from layerscope.errors import NoLayerMatches, did_you_mean
-from layerscope.types import LayerRef
+from layerscope.types import NOT_SELECTED, LayerRef
 
 Selector = int | str
 
@@ -29,7 +29,7 @@ def select(refs: Sequence[LayerRef], wanted: Iterable[Selector] | Selector | Non
     chosen -= dropped
     if not any(ref.index in chosen for ref in refs if not ref.skipped):
         raise NoLayerMatches(f"layers {', '.join(selectors)!r} leave nothing to analyse")
-    return [ref if ref.index in chosen or ref.skipped else replace(ref, skipped="not selected") for ref in refs]
+    return [ref if ref.index in chosen or ref.skipped else replace(ref, skipped=NOT_SELECTED) for ref in refs]
 
 
 def _matches(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Value = float | int | str
 SEVERITIES = ("info", "warn", "error")
+NOT_SELECTED = "not selected"  # why a layer that a user left out was skipped
 
 
 @dataclass(frozen=True)

@@ -188,3 +188,11 @@ def test_rules_about_the_model_have_no_layer(rng: np.random.Generator) -> None:
 
     assert "the whole model" in to_markdown(report)
     assert layerscope.Report.from_json(report.to_json()).findings == report.findings
+
+
+@pytest.mark.parametrize(("others", "spoken"), [(4, True), (5, False)])
+def test_a_minority_of_layers_does_not_speak_for_the_model(rng: np.random.Generator, others: int, spoken: bool) -> None:
+    layers = {f"l{i}.weight": rng.standard_normal((100, 80)) for i in range(4)}
+    layers |= {f"other{i}.weight": rng.standard_normal((100, 80)) for i in range(others)}
+    report = layerscope.analyze(layers, randomize=True, layers="l*.weight")
+    assert any(f.code == "LS111" for f in report.findings) == spoken

@@ -16,7 +16,7 @@ from layerscope.errors import UnknownName
 from layerscope.rules._tail import accepted as accepted
 from layerscope.rules._tail import doubt as doubt
 from layerscope.settings import Settings
-from layerscope.types import SEVERITIES, Finding, LayerReport, Verdict
+from layerscope.types import NOT_SELECTED, SEVERITIES, Finding, LayerReport, Verdict
 
 
 def rule(
@@ -35,7 +35,10 @@ def rule(
 
 
 def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
-    """Every rule on every analysed layer, in the order of layers, then those about the whole model."""
+    """Every rule on every analysed layer, in the order of layers, then those about the whole model.
+
+    The latter are not asked where more layers were left out by selection than were analysed.
+    """
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
     facts: dict[str, Any] = {"settings": settings, "model": model}
     found: list[Finding] = []
@@ -51,6 +54,9 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
                 if verdict is not None:
                     found.append(_finding(plugin, layer.name, verdict))
     whole = [layer for layer in model if not layer.ref.derived]
+    left_out = sum(layer.skipped == NOT_SELECTED for layer in model)
+    if left_out > sum(not layer.skipped for layer in model):  # a minority does not speak for a model
+        return tuple(found)
     for plugin in rules:
         needs = plugin.meta["metrics"]
         if plugin.meta["over"] == "model" and any(all(name in layer.metrics for name in needs) for layer in whole):
