@@ -112,7 +112,9 @@ def test_layers_that_fail_exit_with_four(tmp_path: Path) -> None:
         (("analyze", "model.npz", "-o", "."), 2, "it is a folder"),
         (("analyze", "model.npz", "model.npz", "--save", "x"), 2, "--save takes the report of one TARGET"),
         (("explain", "LS999"), 2, "no verdict or column called 'LS999'"),
-        (("frobnicate",), 2, "No such command"),
+        (("analyse",), 2, "no command called 'analyse'; did you mean 'analyze'?"),
+        ((".",), 2, "did you mean: layerscope analyze ."),
+        (("s3://bucket/a b",), 2, "layerscope analyze 's3://bucket/a b'"),
     ],
 )
 def test_wrong_input_gets_one_line_and_its_exit_code(
@@ -123,6 +125,10 @@ def test_wrong_input_gets_one_line_and_its_exit_code(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_the_bare_command_prints_its_help() -> None:
+    assert run().stdout == run("--help").stdout
 
 
 def test_several_targets_stand_side_by_side(model: Path) -> None:

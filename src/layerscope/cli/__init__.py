@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import threading
 import traceback
@@ -38,7 +39,7 @@ from layerscope.cli.output import (
     save_report,
     write_reports,
 )
-from layerscope.errors import LayerscopeError
+from layerscope.errors import LayerscopeError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from layerscope.types import Report
@@ -46,7 +47,21 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The commands; a target given in their place is told where it belongs."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        asked = args[0]
+        if ctx.resilient_parsing or asked.startswith("-") or self.get_command(ctx, asked):
+            return super().resolve_command(ctx, args)
+        if "://" in asked or os.path.exists(asked):
+            raise UsageError(f"{asked} is no command; did you mean: layerscope analyze {shlex.quote(asked)}")
+        raise UnknownName("command", asked, self.list_commands(ctx))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="layerscope")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
@@ -236,7 +251,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing
     try:
-        with cli.make_context("layerscope", sys.argv[1:]) as context:
+        with cli.make_context("layerscope", sys.argv[1:] or ["--help"]) as context:
             code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as done:
