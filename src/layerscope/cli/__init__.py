@@ -139,7 +139,7 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
 @click.option("--format", "-f", "format_", type=click.Choice(COMPARED), default="table", show_default=True)
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
 def compare(targets: tuple[str, ...], **options: Any) -> int:
-    """Several models side by side: layers matched by name, their distances, and what it says."""
+    """Several models side by side. Layers are matched by name."""
     from layerscope import api
     from layerscope.views import comparison, table
 
@@ -189,7 +189,7 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
 @cli.command()
 @click.argument("code")
 def explain(code: str) -> int:
-    """What a verdict (LS101) or a column (alpha) means: evidence, caveats, reference."""
+    """What a verdict (LS101) or a column (alpha) means."""
     from layerscope import registry
     from layerscope.errors import UnknownName
 
@@ -223,7 +223,7 @@ def plugins() -> int:
 @cli.command()
 @click.pass_context
 def demo(context: click.Context) -> int:
-    """Analyse two small networks that the package carries, and say what is seen."""
+    """Analyse two small networks that the package carries."""
     from layerscope import api
     from layerscope.demo import NETWORKS, STORY, closing
     from layerscope.views import table
