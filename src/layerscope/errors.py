@@ -90,5 +90,5 @@ class Absent(LayerscopeError):
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest known name, else ``"."``."""
-    close = difflib.get_close_matches(asked, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(asked, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
