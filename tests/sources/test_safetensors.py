@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
 from layerscope.sources import open_target
-from layerscope.sources._header import read_header
+from layerscope.sources._safetensors_header import read_header
 from layerscope.sources.safetensors import shards
 
 

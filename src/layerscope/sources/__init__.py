@@ -25,7 +25,7 @@ from layerscope.errors import (
     did_you_mean,
 )
 from layerscope.sources._files import is_file, is_path, whole
-from layerscope.sources._hints import READ, hint, pointer
+from layerscope.sources._unknown import READ, hint, pointer
 from layerscope.types import Source, SourceSpec
 
 

@@ -277,7 +277,11 @@ def _zip_names(path: Path, size: int, changed: float) -> tuple[str, ...]:
 
 
 def _directory_size(extent: Extent) -> int:
-    """Bytes of a zip's table of members, as the record says that the library will believe; 0 where there is none."""
+    """Bytes of a zip's table of members, as the record says that the library will believe; 0 where there is none.
+
+    zipfile reads the whole table on opening, so its size is asked for first, and of zipfile itself: a second parser
+    could be shown another record than the one that is then believed.
+    """
     with extent.open() as file:
         record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     return int(record[5]) if record else 0

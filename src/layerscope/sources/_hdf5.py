@@ -79,7 +79,7 @@ def array(extent: Extent, dataset: Dataset) -> Array:
     import numpy as np
 
     from layerscope.errors import Unreadable
-    from layerscope.sources.safetensors import as_dtype
+    from layerscope.sources._dtypes import as_dtype
 
     if dataset.fault:
         raise Unreadable(f"{extent.path}: {dataset.path}: {dataset.fault}")

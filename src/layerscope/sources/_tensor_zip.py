@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.errors import Unreadable
+from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import Archive, Extent
 from layerscope.sources._layout import TensorInfo
-from layerscope.sources._pickle import LONGEST
+from layerscope.sources._pickle_check import LONGEST
 from layerscope.sources._unpickler import Storage, Tensor, unpickle
-from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -25,16 +26,16 @@ def open_checkpoint(extent: Extent) -> TensorZip | TensorStream:
     return TensorZip(extent) if extent.read(0, 2) == b"PK" else TensorStream(extent)
 
 
-class _Checkpoint:
+class _Checkpoint(ABC):
     """Tensors over storages that lie in a file."""
 
     def __init__(self, extent: Extent) -> None:
         self.extent = extent
         self.content: Any = None
 
+    @abstractmethod
     def place(self, storage: Storage) -> tuple[Extent, int]:
         """Where the numbers of a storage begin."""
-        raise NotImplementedError
 
     def describe(self, name: str, tensor: Tensor) -> TensorInfo:
         """What a header would say of a tensor."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from layerscope.errors import Refused, Unreadable
-from layerscope.sources._header import MOST_AXES
-from layerscope.sources._pickle import check_pickle
+from layerscope.sources._dtypes import MOST_AXES
+from layerscope.sources._pickle_check import check_pickle
 
 MOST_STEPS = 1 << 20  # entries that are looked at below one object
 LONGEST_KEY = 1 << 12  # letters

@@ -12,11 +12,10 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.sources import spec
+from layerscope.sources._dtypes import MOST_AXES, as_dtype
 from layerscope.sources._files import Cursor, Extent, is_file, whole
-from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import Tensors, of_flax
-from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array

@@ -14,11 +14,11 @@ import numpy as np
 from layerscope.errors import MissingExtra, Unreadable
 from layerscope.numerics.rows import rows_of
 from layerscope.sources import inside, spec
+from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import Extent, is_file, whole
 from layerscope.sources._gguf_header import MAGIC, Entry, Header, read_header
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
-from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array

@@ -13,8 +13,8 @@ import numpy as np
 
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources import spec
+from layerscope.sources._dtypes import MOST_AXES
 from layerscope.sources._files import Archive, is_file, unzipping, whole, zip_names
-from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._state_dict import StateDict
 

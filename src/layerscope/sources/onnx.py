@@ -11,8 +11,8 @@ import numpy as np
 
 from layerscope.errors import MissingExtra, Unreadable
 from layerscope.sources import inside, spec
+from layerscope.sources._dtypes import MOST_AXES
 from layerscope.sources._files import Extent, is_file, size_of, whole
-from layerscope.sources._header import MOST_AXES
 from layerscope.sources._onnx_graph import Constant, Graph
 from layerscope.sources._onnx_layout import CODED, Shapes, rows_of
 from layerscope.sources._state_dict import Tensors

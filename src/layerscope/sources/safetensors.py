@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from layerscope.errors import Unreadable
 from layerscope.sources import inside, spec
+from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import Extent, is_file, parsed
-from layerscope.sources._header import Entry, looks_like_header, read_header
 from layerscope.sources._layout import TensorInfo
+from layerscope.sources._safetensors_header import Entry, looks_like_header, read_header
 from layerscope.sources._state_dict import StateDict
 
 if TYPE_CHECKING:
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
 PORTABLE = True
 LONGEST_INDEX = 64 << 20  # bytes
 INDEX = ".safetensors.index.json"
-KNOWN = {
-    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-    "complex64", "complex128", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
-}  # fmt: skip
 
 
 def accepts(target: Any) -> bool:
@@ -96,16 +91,3 @@ def check_index(target: Path, listed: Mapping[str, Path], found: Mapping[str, Pa
 def read_entry(file: Path, entry: Entry) -> Array:
     """Map one tensor; nothing else of the file is touched, and the mapping goes with the array."""
     return Extent(file, 0, entry.stop).array(as_dtype(entry.dtype), entry.start, entry.shape)
-
-
-def as_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a numpy-style name, little-endian; narrow floats come from ml_dtypes."""
-    if name not in KNOWN:
-        raise Unreadable(f"the data type {name[:40]!r} is not known")
-    if name.startswith(("bfloat", "float8")):
-        import ml_dtypes
-
-        narrow: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return narrow
-    plain: np.dtype[Any] = np.dtype(name).newbyteorder("<")
-    return plain

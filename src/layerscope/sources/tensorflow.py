@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources import inside, spec
-from layerscope.sources._bundle import Bundle, Entry, read_index
+from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import is_file, is_folder, size_of, whole
 from layerscope.sources._keras import GATED, kind_of_group
 from layerscope.sources._kernels import Variable
+from layerscope.sources._protobuf_wire import message, text, varint
 from layerscope.sources._state_dict import Tensors, of_variables
-from layerscope.sources._wire import message, text, varint
-from layerscope.sources.safetensors import as_dtype
+from layerscope.sources._tensor_bundle import Bundle, Entry, read_index
 
 if TYPE_CHECKING:
     from layerscope.types import Array

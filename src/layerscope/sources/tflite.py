@@ -12,8 +12,8 @@ import numpy as np
 
 from layerscope.errors import LayerscopeError, MissingExtra, Unreadable
 from layerscope.sources import spec
+from layerscope.sources._dtypes import MOST_AXES, as_dtype
 from layerscope.sources._files import is_file, size_of, whole
-from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import both, why_not
 from layerscope.sources._onnx_layout import plain
 from layerscope.sources._state_dict import Tensors
@@ -235,8 +235,6 @@ class Constant:
 
 
 def _numpy(name: str) -> np.dtype[Any]:
-    from layerscope.sources.safetensors import as_dtype
-
     return np.dtype(np.int8) if name == "int4" else as_dtype(name)
 
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.sources import inside, spec
+from layerscope.sources._dtypes import MOST_AXES, as_dtype
 from layerscope.sources._files import Extent, is_folder, size_of, whole
-from layerscope.sources._header import MOST_AXES
 from layerscope.sources._layout import TensorInfo
-from layerscope.sources._pickle import LONGEST
+from layerscope.sources._pickle_check import LONGEST
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources._tensor_zip import TensorZip
 from layerscope.sources._unpickler import StandIn, Tensor, unpickle
-from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources import spec
+from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import Archive, is_file, parse, whole, zip_names
 from layerscope.sources._state_dict import StateDict
 from layerscope.sources._tensor_zip import TensorZip
 from layerscope.sources._unpickler import Storage, Tensor, walk
-from layerscope.sources.safetensors import as_dtype
 
 if TYPE_CHECKING:
     from layerscope.types import Array

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layerscope.errors import Unreadable
+from layerscope.sources._dtypes import MOST_AXES
 from layerscope.sources._files import Extent
-from layerscope.sources._header import MOST_AXES
-from layerscope.sources._wire import fields, message, number, varint
+from layerscope.sources._protobuf_wire import fields, message, number, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER, TRAILER = 48, 5  # bytes

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import Unreadable
+from layerscope.sources._dtypes import MOST_AXES
 from layerscope.sources._files import whole
 
-MOST_AXES = 64  # of a NumPy array
 LONGEST = 100_000_000  # bytes of header, the limit of the format's own library
 MOST_TENSORS = 1 << 19  # the largest models have a quarter of them
 DTYPES = {  # name in the file → (numpy-style name, bits per entry)

@@ -1,0 +1,28 @@
+"""What a stored array can be in NumPy: its dtype by name, and how many axes it may have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+
+MOST_AXES = 64  # of a NumPy array
+KNOWN = {
+    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "complex64", "complex128", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
+}  # fmt: skip
+
+
+def as_dtype(name: str) -> np.dtype[Any]:
+    """NumPy dtype of a numpy-style name, little-endian; narrow floats come from ml_dtypes."""
+    if name not in KNOWN:
+        raise Unreadable(f"the data type {name[:40]!r} is not known")
+    if name.startswith(("bfloat", "float8")):
+        import ml_dtypes
+
+        narrow: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return narrow
+    plain: np.dtype[Any] = np.dtype(name).newbyteorder("<")
+    return plain
