@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.errors import Unreadable
 from layerscope.numerics.matrices import pick
 from layerscope.sources._kernels import Laid, Variable, lay
 from layerscope.sources._layout import TensorInfo, layers_of, number
@@ -72,3 +74,14 @@ def of_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callabl
         return laid[name].arrange(fetch(name))
 
     return Tensors(spec, (ref for one in laid.values() for ref in one.refs), arranged)
+
+
+def check_index(target: Path, listed: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+    """Every tensor is where the index says.
+
+    :raises Unreadable: one is missing or in another file.
+    """
+    for tensor, file in listed.items():
+        if found.get(tensor) != file:
+            where = f"it is in {found[tensor].name}" if tensor in found else "no file has it"
+            raise Unreadable(f"{target}: the index puts tensor {tensor!r} in {file.name}, but {where}")

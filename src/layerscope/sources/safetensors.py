@@ -12,7 +12,7 @@ from layerscope.sources._dtypes import as_dtype
 from layerscope.sources._files import Extent, is_file, parsed
 from layerscope.sources._layout import TensorInfo
 from layerscope.sources._safetensors_header import Entry, looks_like_header, read_header
-from layerscope.sources._state_dict import StateDict
+from layerscope.sources._state_dict import StateDict, check_index
 
 if TYPE_CHECKING:
     from layerscope.types import Array
@@ -75,17 +75,6 @@ def shards(index: Path) -> dict[str, Path]:
     if missing:
         raise Unreadable(f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}")
     return {tensor: files[name] for tensor, name in listed.items()}
-
-
-def check_index(target: Path, listed: Mapping[str, Path], found: Mapping[str, Path]) -> None:
-    """Every tensor is where the index says.
-
-    :raises Unreadable: one is missing or in another file.
-    """
-    for tensor, file in listed.items():
-        if found.get(tensor) != file:
-            where = f"it is in {found[tensor].name}" if tensor in found else "no file has it"
-            raise Unreadable(f"{target}: the index puts tensor {tensor!r} in {file.name}, but {where}")
 
 
 def read_entry(file: Path, entry: Entry) -> Array:

@@ -15,10 +15,9 @@ from layerscope.errors import Unreadable
 from layerscope.sources import spec
 from layerscope.sources._files import is_file, size_of, whole, zip_names
 from layerscope.sources._layout import GROUPABLE, TensorInfo
-from layerscope.sources._state_dict import StateDict
+from layerscope.sources._state_dict import StateDict, check_index
 from layerscope.sources._tensor_zip import open_checkpoint
 from layerscope.sources._unpickler import StandIn, Tensor, walk
-from layerscope.sources.safetensors import check_index
 from layerscope.types import LayerRef
 
 if TYPE_CHECKING:
