@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "src" / "layerscope"
 RANKS = {
     "types": 0, "errors": 0, "conform": 0,
-    "registry": 1, "settings": 1, "numerics": 1,
+    "registry": 1, "report": 1, "settings": 1, "numerics": 1,
     "fits": 2, "sources": 2, "engines": 2,
     "metrics": 3, "selection": 3,
     "pipeline": 4, "rules": 4, "comparison": 4, "edit": 4,

@@ -161,7 +161,7 @@ def test_explain_prints_evidence_caveats_and_reference() -> None:
 
 def test_plugins_lists_every_plugin_with_its_file() -> None:
     text = run("plugins").stdout
-    for kind in registry.KINDS:
+    for kind in registry.PACKAGES:
         for name in registry.plugins(kind):
             assert name in text
     assert "rules/over_trained.py" in text.replace("\n", "")

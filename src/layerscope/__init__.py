@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerscope.api import analyze, compare, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
+    from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
-    from layerscope.types import Comparison, Finding, LayerReport, Report
+    from layerscope.types import Finding, LayerReport
 
 _HOMES = {
     "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
-    "types": ("Comparison", "Finding", "LayerReport", "Report"),
+    "report": ("Comparison", "Report"),
+    "types": ("Finding", "LayerReport"),
 }
 __all__ = [
     "Comparison",

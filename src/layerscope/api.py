@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,12 @@ import numpy as np
 
 from layerscope import comparison, engines, fits, pipeline, sources
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
+from layerscope.report import Comparison, Report
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
 from layerscope.settings import Settings
-from layerscope.types import Comparison, Job, LayerReport, Report, SourceSpec
+from layerscope.types import Job, LayerReport, Matrix, SourceSpec
 
-Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
 DEFAULT_ENGINE = "threads"
 MEMORY_SHARE = 0.8  # of the memory that is free
 
@@ -33,7 +36,7 @@ def analyze(
     stacked: bool = False,
     settings: Settings | None = None,
     engine: str | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **options: Any,
 ) -> Report:
     """Measure and judge every layer of a model.
@@ -47,7 +50,8 @@ def analyze(
     :param stacked: all layers in one matrix instead of the layers.
     :param settings: how to measure and judge.
     :param engine: "threads" (default), "serial" or "processes".
-    :param progress: called with (None, 0, total cost) at the start and after each layer.
+    :param progress: True for a bar on the terminal or in the notebook; a tqdm class for its bar; or a function, which
+        is called with (None, 0, total cost) at the start and with (layer, its cost, total cost) after each layer.
     :param options: single settings by name, as in ``analyze(model, randomize=True)``; see :class:`Settings`.
     :raises TargetError: the target cannot be read or is refused.
     :raises UsageError: a selector, engine or setting that does not exist, or options that contradict each other.
@@ -60,6 +64,8 @@ def analyze(
         return rejudge(_only(saved, layers), asked)
     settings = (settings or Settings()).changed(**options)
     fits.check(settings.fits)
+    layers = None if layers is None else [layers] if isinstance(layers, str | int) else list(layers)
+    chosen = _asked(target, layers, base, intra, stacked)
     target = _arranged(target, base, intra, stacked)
     run = engines.get(engine or DEFAULT_ENGINE)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
@@ -72,14 +78,16 @@ def analyze(
         workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
         done = {layer.name: layer for layer in idle}
         total = sum(job.cost for job in jobs)
-        if progress:
-            progress(None, 0.0, total)
-        for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
-            layer = _result(job, result)
-            done[layer.name] = layer
-            if progress:
-                progress(layer, job.cost, total)
+        with _watched(progress, source.spec) as update:
+            if update:
+                update(None, 0.0, total)
+            for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
+                layer = _result(job, result)
+                done[layer.name] = layer
+                if update:
+                    update(layer, job.cost, total)
         meta = _meta(source.spec, settings, engine or DEFAULT_ENGINE, workers)
+    meta |= {"asked": chosen} if chosen else {}
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     rows = tuple(sorted(done.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
     return Report(meta, rows, judge(rows, settings))
@@ -149,7 +157,7 @@ def compare(
     distances: bool = True,
     settings: Settings | None = None,
     engine: str | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **options: Any,
 ) -> Comparison:
     """Several models beside each other: summaries, layers matched by name, their distances, and what it says.
@@ -163,17 +171,27 @@ def compare(
     chosen: dict[str, Any] = {"layers": layers, "settings": settings, "engine": engine, "progress": progress}
     reports = [analyze(target, **chosen, **options) for target in targets]
     measured: list[dict[str, dict[str, float]]] = [{}]
-    for target in targets[1:]:
-        weights = distances and _saved(target) is None and _saved(targets[0]) is None
-        used = (settings or Settings()).changed(**options)
-        measured.append(_distances(target, targets[0], layers, used, engine) if weights else {})
-    return comparison.compare(reports, measured)
+    used = (settings or Settings()).changed(**options)
+    saved = [_saved(target) is not None for target in targets]
+
+    def pair(measure: Callable[[Job], Any], i: int, j: int) -> dict[str, dict[str, float]]:
+        readable = distances and not (saved[i] or saved[j])
+        return _of_pair(measure, targets[i], targets[j], layers, used, engine) if readable else {}
+
+    measured += [pair(pipeline.distances, i, 0) for i in range(1, len(targets))]
+    apart = [[_pooled(pair(pipeline.separation, i, j)) for j in range(i)] for i in range(len(targets))]
+    return comparison.compare(reports, measured, _symmetric(apart))
 
 
-def _distances(
-    target: Any, base: Any, layers: Iterable[Selector] | Selector | None, settings: Settings, engine: str | None
+def _of_pair(
+    measure: Callable[[Job], Any],
+    target: Any,
+    base: Any,
+    layers: Iterable[Selector] | Selector | None,
+    settings: Settings,
+    engine: str | None,
 ) -> dict[str, dict[str, float]]:
-    """Distances of each layer that both have, by name; none where they share no layer."""
+    """What is measured of each layer that both models have, by name; nothing where they share no layer."""
     from layerscope.sources.delta import Delta, plain_name
 
     run = engines.get(engine or DEFAULT_ENGINE)
@@ -182,13 +200,26 @@ def _distances(
             jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
             workers = min(settings.jobs or engines.cores(), max(1, len(jobs)))
             memory = int(MEMORY_SHARE * engines.available_memory())
-            done = {
-                job.refs[0].name: result
-                for job, result in run(pipeline.distances, jobs, workers=workers, memory=memory)
-            }
+            done = {job.refs[0].name: result for job, result in run(measure, jobs, workers=workers, memory=memory)}
     except (Unreadable, NoLayerMatches):  # no layer in common: the comparison says so
         return {}
     return {plain_name(name): result for name, result in done.items() if isinstance(result, dict)}
+
+
+def _pooled(norms: Mapping[str, Mapping[str, float]]) -> float | None:
+    """‖A−B‖ / √(‖A‖‖B‖) over all common layers; None where there are none or a norm is zero or not finite."""
+    model, base, difference = (sum(layer[name] for layer in norms.values()) for name in ("model", "base", "difference"))
+    if not (0 < model < math.inf and 0 < base < math.inf):
+        return None
+    return float(math.sqrt(difference) / (model * base) ** 0.25)
+
+
+def _symmetric(lower: list[list[float | None]]) -> Matrix:
+    """The whole matrix from its lower triangle; empty where no pair has a distance."""
+    if all(value is None for row in lower for value in row):
+        return ()
+    size = range(len(lower))
+    return tuple(tuple(0.0 if i == j else lower[max(i, j)][min(i, j)] for j in size) for i in size)
 
 
 def load(path: str | Path) -> Report:
@@ -210,6 +241,16 @@ def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
     if intra:
         return products.Intra(target)
     return stack.Stacked(target) if stacked else target
+
+
+def _asked(target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool) -> dict[str, Any]:
+    """What was asked for besides the settings: who reads the report can ask for it again."""
+    asked: dict[str, Any] = {"layers": layers} if layers is not None else {}
+    if base is not None:
+        asked |= {"target": sources.name_of(target), "base": sources.name_of(base)}
+    asked |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
+    live = not all(isinstance(x, str | PathLike) for x in (target, base) if x is not None)
+    return asked | ({"live": True} if live else {})
 
 
 def _saved(target: Any) -> Report | None:
@@ -238,6 +279,12 @@ def _only(report: Report, layers: Iterable[Selector] | Selector | None) -> Repor
         for ref, row in zip(refs, report.rows, strict=True)
     ]
     return report.replace(rows=tuple(rows))
+
+
+def _watched(progress: Any, spec: SourceSpec) -> AbstractContextManager[Any]:
+    from layerscope.views.progress import watched
+
+    return watched(progress, sources.name_of(spec.target))
 
 
 def _result(job: Job, result: Any) -> LayerReport:

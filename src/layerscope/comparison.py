@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
+from itertools import combinations
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
 from layerscope.numerics.density import peak_of
+from layerscope.numerics.similarity import jensen_shannon
+from layerscope.report import ComparedLayer, Comparison, Report, letters
 from layerscope.settings import Limits
 from layerscope.sources.delta import common_keys, plain_name
-from layerscope.types import ComparedLayer, Comparison, LayerReport, Report, letters
+from layerscope.types import LayerReport, Matrix
 
 BINS = 24  # of the α histogram
 CHANCE = 0.05  # sign-test p above which "lower in k of n" may be chance
@@ -21,35 +24,46 @@ PEAKED = 12  # layers from which a histogram has a peak
 DEPTH = 0.1  # relative difference in the number of layers that makes depths differ
 
 
-def compare(reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[str, float]]]) -> Comparison:
+def compare(
+    reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[str, float]]], weights: Matrix = ()
+) -> Comparison:
     """Match the layers by name, count, and put what is found into words.
 
-    ``distances`` holds, for each report, the distances of its layers from those of the first, by name.
+    ``distances`` holds, for each report, the distances of its layers from those of the first, by name; ``weights`` the
+    distance of each model from each, where the weights were read.
     """
     names = distinct([str(report.meta["target"]) for report in reports])
     analysed = [[row for row in report.rows if not row.skipped] for report in reports]
     keys = common_keys(*([row.name for row in rows] for rows in analysed))
     tables = [{key[row.name]: row for row in rows} for key, rows in zip(keys, analysed, strict=True)]
+    numbers = [{row.name: i for i, row in enumerate(report.rows)} for report in reports]
     common = [name for name in tables[0] if all(name in table for table in tables)]
     layers = tuple(
         ComparedLayer(
             name,
             tuple(table[name].metrics for table in tables),
             tuple(found.get(plain_name(t[name].name), {}) for found, t in zip(distances, tables, strict=True)),
+            tuple(number[t[name].name] for number, t in zip(numbers, tables, strict=True)),
         )
         for name in common
     )
     unmatched = tuple(tuple(table[name].name for name in table if name not in common) for table in tables)
     limits = reports[0].settings.limits
-    alphas = [[a for row in report.rows if (a := _alpha(row)) is not None] for report in reports]
+    alphas = [alphas_of(report) for report in reports]
     called = letters(len(reports))
     reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
     reading += [line for i in range(1, len(reports)) for line in _pair(called, layers, i)]
     reading += [line for name, values in zip(called, alphas, strict=True) for line in _shape(name, values, limits)]
     warnings = _warnings(called, reports, layers, alphas)
+    apart = {"spectra": _spectra_apart(tables), **({"weights": weights} if weights else {})}
     return Comparison(
-        tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings)
+        tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings), apart
     )
+
+
+def alphas_of(report: Report) -> list[float]:
+    """α of the layers that have one, embeddings left out."""
+    return [a for row in report.rows if (a := _alpha(row)) is not None]
 
 
 def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -61,6 +75,16 @@ def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
     edges = np.linspace(low, max(high, low + 1), BINS + 1)
     counts = [np.histogram(values, bins=edges)[0].tolist() for values in alphas]
     return {"edges": edges.tolist(), "counts": counts}
+
+
+def _spectra_apart(tables: Sequence[Mapping[str, LayerReport]]) -> Matrix:
+    """Mean √JSD of the spectra of the layers that two models have in common, with as many eigenvalues."""
+    rows: list[list[float | None]] = [[0.0] * len(tables) for _ in tables]
+    for i, j in combinations(range(len(tables)), 2):
+        pairs = [(tables[i][name].spectrum, tables[j][name].spectrum) for name in tables[i] if name in tables[j]]
+        found = [jensen_shannon(a.evals, b.evals) for a, b in pairs if a and b and len(a.evals) == len(b.evals)]
+        rows[i][j] = rows[j][i] = fmean(found) if found else None
+    return tuple(map(tuple, rows))
 
 
 def distinct(names: Sequence[str]) -> list[str]:

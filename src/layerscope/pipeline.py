@@ -93,6 +93,14 @@ def distances(job: Job) -> dict[str, float]:
     return similarity.distances(theirs, mine)
 
 
+def separation(job: Job) -> dict[str, float]:
+    """Squared Frobenius norms of one layer of a :class:`~layerscope.sources.delta.Delta`: of W, W₀ and W − W₀."""
+    source = cast("DeltaSource", sources.reopen(job.spec))
+    mine, theirs = (tensor.astype(np.float64) for tensor in source.both(job.refs[0]))
+    norms = {"model": mine, "base": theirs, "difference": mine - theirs}
+    return {name: float(np.square(tensor).sum()) for name, tensor in norms.items()}
+
+
 def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings) -> list[Job]:
     """A job per layer that both models have."""
     jobs = []

@@ -14,13 +14,22 @@ from typing import Any
 
 from layerscope.errors import UnknownName
 
-KINDS = ("sources", "fits", "metrics", "rules", "engines")
+PACKAGES = {  # where the plugins of each kind lie
+    "sources": "layerscope.sources",
+    "fits": "layerscope.fits",
+    "metrics": "layerscope.metrics",
+    "rules": "layerscope.rules",
+    "engines": "layerscope.engines",
+    "plots": "layerscope.views.plots",
+}
+NOUNS = {"plots": "picture"}
+MODULES = ("sources", "engines", "plots")  # kinds of which a plugin is a whole module
 _MARK = "__layerscope_plugin__"
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One source, fit, metric, rule or engine and where it is written."""
+    """One source, fit, metric, rule, engine or picture and where it is written."""
 
     kind: str
     name: str
@@ -62,7 +71,7 @@ def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Ca
 @functools.cache
 def plugins(kind: str) -> dict[str, Plugin]:
     """All plugins of a kind by name: the package's own, then those of ``layerscope.<kind>`` entry points."""
-    package = importlib.import_module(f"layerscope.{kind}")
+    package = importlib.import_module(PACKAGES[kind])
     modules = [
         importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
@@ -83,7 +92,7 @@ def find(kind: str, name: str) -> Plugin:
     """The plugin of that name; a wrong name says which one was meant."""
     known = plugins(kind)
     if name not in known:
-        raise UnknownName(kind.removesuffix("s"), name, known)
+        raise UnknownName(NOUNS.get(kind, kind.removesuffix("s")), name, known)
     return known[name]
 
 
@@ -93,7 +102,7 @@ def call(plugin: Plugin, facts: Mapping[str, Any]) -> Any:
 
 
 def _of_module(kind: str, module: ModuleType) -> list[Plugin]:
-    if kind in ("sources", "engines"):
+    if kind in MODULES:
         name = module.__name__.rpartition(".")[2]
         return [Plugin(kind, name, module, getattr(module, "__file__", None) or "", 1, inspect.getdoc(module) or "")]
     marked = [getattr(value, _MARK, None) for value in vars(module).values()]

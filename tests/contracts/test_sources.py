@@ -11,8 +11,8 @@ import pytest
 
 import layerscope
 from layerscope import registry
+from layerscope.report import Report
 from layerscope.sources import open_target
-from layerscope.types import Report
 from tests.nets import FORMATS, OTHER_NAMES, SAME_NAMES, Net, torch
 
 COMPOSED = {"delta", "intra", "lora", "stacked"}  # made of other sources: tests/sources/test_composed.py

@@ -8,7 +8,8 @@ import pytest
 import layerscope
 from layerscope import Settings
 from layerscope.numerics.similarity import jensen_shannon
-from layerscope.types import LayerReport, Report
+from layerscope.report import Report
+from layerscope.types import LayerReport
 
 SHAPES = [(16, 10), (64, 8), (32, 32), (128, 64), (100, 100), (300, 60), (16, 12, 3, 3), (256, 128)]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import layerscope
+from layerscope.report import Report
 from layerscope.sources import open_target
-from layerscope.types import LayerReport, Report, Spectrum
+from layerscope.types import LayerReport, Spectrum
 
 
 def package(name: str, *inside: str) -> Path:

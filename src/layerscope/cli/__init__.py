@@ -37,12 +37,14 @@ from layerscope.cli.output import (
     exit_code,
     progress_bar,
     save_report,
+    together,
     write_reports,
 )
+from layerscope.cli.plot import plot
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from layerscope.types import Report
+    from layerscope.report import Report
 
 INTERRUPTED = 130
 
@@ -95,6 +97,7 @@ def cli(debug: bool) -> None:
 @click.option("--max-cost", type=float, metavar="GFLOP", help="Skip layers that cost more, and say so.")
 @click.option("--weightwatcher", is_flag=True, help="The definitions of weightwatcher 0.7.7.")
 @click.option("--save", metavar="FILE.layerscope", help="Save the report; it can be analysed again without the model.")
+@click.option("--html", metavar="FILE", help="Write the report as one HTML page; of several TARGETs a comparison.")
 @click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit with 1 on findings of this severity or above.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its cost and memory; measure nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
@@ -103,7 +106,7 @@ def cli(debug: bool) -> None:
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
     columns = chosen_columns(options["columns"])
-    for name in ("output", "save"):
+    for name in ("output", "save", "html"):
         check_output(options[name])
     if options["dry_run"]:
         _dry_run(targets, options)
@@ -120,7 +123,8 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
     if options["save"] and len(reports) > 1:
         write_reports(reports, options, columns)
         raise click.UsageError(f"--save takes the report of one model, {targets[0]} has {len(reports)}")
-    problem = save_report(reports[0], options["save"]) if options["save"] else None
+    problem = save_report(reports[0].save, options["save"]) if options["save"] else None
+    problem = (save_report(together(reports).html, options["html"]) if options["html"] else None) or problem
     write_reports(reports, options, columns)
     if problem is not None:
         raise problem
@@ -138,12 +142,14 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
 @click.option("--verbose", "-v", is_flag=True, help="Name every layer that only one model has.")
 @click.option("--format", "-f", "format_", type=click.Choice(COMPARED), default="table", show_default=True)
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
+@click.option("--html", metavar="FILE", help="Write the comparison as one HTML page.")
 def compare(targets: tuple[str, ...], **options: Any) -> int:
     """Several models side by side. Layers are matched by name."""
     from layerscope import api
     from layerscope.views import comparison, table
 
-    check_output(options["output"])
+    for name in ("output", "html"):
+        check_output(options[name])
     settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
         found = api.compare(
@@ -154,12 +160,15 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
             progress=progress,
             **settings,
         )
+    problem = save_report(found.html, options["html"]) if options["html"] else None
     with destination(options["output"]) as stream:
         if options["format_"] == "table":
             comparison.show(found, table.console_for(stream), verbose=options["verbose"])
         else:
             write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": comparison.to_markdown}
             stream.write(write[options["format_"]](found))
+    if problem is not None:
+        raise problem
     return exit_code(list(found.reports), None)
 
 
@@ -215,9 +224,12 @@ def plugins() -> int:
     from layerscope.views.table import console_for, plugin_table
 
     console = console_for(sys.stdout)
-    for kind in registry.KINDS:
+    for kind in registry.PACKAGES:
         console.print(plugin_table(kind, list(registry.plugins(kind).values())))
     return 0
+
+
+cli.add_command(plot)
 
 
 @cli.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import click
 from layerscope.errors import OutputError
 
 if TYPE_CHECKING:
-    from layerscope.api import Progress
-    from layerscope.types import LayerReport, Report
+    from layerscope.report import Comparison, Report
+    from layerscope.views.progress import Progress
 
 LAYERS_FAILED = 4
 
@@ -35,12 +35,22 @@ def check_output(path: str | None) -> None:
         check_writable(path)
 
 
-def save_report(report: Report, path: str) -> OutputError | None:
+def save_report(save: Callable[[str], None], path: str) -> OutputError | None:
+    """Write a file beside the result; what went wrong is told once the result is out."""
     try:
-        report.save(path)
+        save(path)
     except OutputError as error:
         return error
     return None
+
+
+def together(reports: list[Report]) -> Report | Comparison:
+    """What one page shows: the report, or several beside each other."""
+    if len(reports) == 1:
+        return reports[0]
+    from layerscope.comparison import compare
+
+    return compare(reports, [{} for _ in reports])
 
 
 def write_reports(reports: list[Report], options: dict[str, Any], columns: list[str]) -> None:
@@ -104,29 +114,11 @@ def exit_code(reports: list[Report], fail_on: str | None) -> int:
 
 @contextmanager
 def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
-    """A bar by layer on a terminal, weighted by cost; none in a pipe."""
-    if quiet or not sys.stderr.isatty():
+    """A bar on a terminal, none in a pipe."""
+    from layerscope.views import progress
+
+    if quiet:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from layerscope.views.text import printable
-
-    console = Console(stderr=True, highlight=False, markup=False)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[layer]}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", layer=printable(target, 40), total=None)
-
-        def update(layer: LayerReport | None, cost: float, total: float) -> None:
-            if layer is None:
-                bar.update(task, total=total)
-            else:
-                bar.update(task, advance=cost, layer=printable(layer.name, 40))
-
+    with progress.bar(target) as update:
         yield update

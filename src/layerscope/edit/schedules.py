@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.types import Report
+from layerscope.report import Report
 
 FORMS = ("linear", "sqrt", "log2", "rank")
 

@@ -139,9 +139,12 @@ def best_tail(logs: Floats, min_tail: int, window: tuple[float, float] | None = 
     return best
 
 
-def scan(logs: Floats, min_tail: int) -> tuple[Floats, Floats, Floats]:
-    """(ln xmin, α, D) of every candidate: what a picture of the search shows."""
+def scan(logs: Floats, min_tail: int, most: int = 0) -> tuple[Floats, Floats, Floats]:
+    """(ln xmin, α, D) of every candidate, or of ``most`` evenly spread ones: what a picture of the search shows."""
     starts, _, slopes = _candidates(logs, min_tail)
+    if most and len(starts) > most:
+        chosen = np.unique(np.linspace(0, len(starts) - 1, most).round().astype(int))
+        starts, slopes = starts[chosen], slopes[chosen]
     step = max(1, BLOCK // len(logs))
     blocks = [slice(i, i + step) for i in range(0, len(starts), step)]
     distances = np.concatenate([_distances(logs, starts[b], slopes[b]) for b in blocks])

@@ -53,6 +53,16 @@ def mp_cdf(evals: Floats, n: int, m: int, sigma: float) -> Floats:
     return below
 
 
+def mp_density(evals: Floats, n: int, m: int, sigma: float) -> Floats:
+    """Marchenko–Pastur density at ``evals``: √((b−x)(x−a)) / (2πγx) / (nσ²) with x = λ/(nσ²), zero outside [a, b]."""
+    gamma = m / n
+    x = np.asarray(evals, np.float64) / (n * sigma**2)
+    low, high = (1 - math.sqrt(gamma)) ** 2, (1 + math.sqrt(gamma)) ** 2
+    inside = np.clip((high - x) * (x - low), 0.0, None)
+    density: Floats = np.sqrt(inside) / (2 * math.pi * gamma * np.maximum(x, 1e-300)) / (n * sigma**2)
+    return density
+
+
 def tracy_widom_edge(
     n: float | Floats, m: float | Floats, sigma: float | Floats, k: int = 1, probability: float = 0.01
 ) -> Any:

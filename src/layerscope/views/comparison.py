@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from layerscope.errors import MissingExtra
-from layerscope.types import Comparison
+from layerscope.report import Comparison
 from layerscope.views import grid, table
 from layerscope.views.flat import escape
 from layerscope.views.grid import Cell
@@ -96,6 +96,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         ],
         "unmatched": [list(names) for names in comparison.unmatched],
         "histogram": dict(comparison.histogram),
+        "apart": {what: [list(row) for row in matrix] for what, matrix in comparison.apart.items()},
         "reading": list(comparison.reading),
         "warnings": list(comparison.warnings),
     }

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from layerscope import registry
-from layerscope.types import Report
+from layerscope.report import Report
 from layerscope.views import frame
 from layerscope.views.text import number, plural, printable
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from layerscope import registry
 from layerscope.errors import MissingExtra, UnknownName
 from layerscope.numerics.matrices import dimensions
-from layerscope.types import LayerReport, Report
+from layerscope.report import Report
+from layerscope.types import LayerReport
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,8 @@ from typing import Any
 from layerscope import registry
 from layerscope.conform import checked, conforms
 from layerscope.errors import Unreadable, UsageError
-from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Report, Spectrum
+from layerscope.report import Report
+from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Spectrum
 from layerscope.views.frame import sizes
 
 SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from layerscope import registry
-from layerscope.types import Report
+from layerscope.report import Report
 from layerscope.views import frame
 from layerscope.views.text import number, plural, printable
 

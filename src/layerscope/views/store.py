@@ -15,7 +15,8 @@ import numpy as np
 
 from layerscope.conform import conforms
 from layerscope.errors import Unreadable
-from layerscope.types import Report, Spectrum
+from layerscope.report import Report
+from layerscope.types import Spectrum
 from layerscope.views.files import write_whole
 from layerscope.views.json import from_dict, parse, to_dict
 

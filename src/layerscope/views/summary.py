@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from layerscope import registry
-from layerscope.types import LayerReport, Report
+from layerscope.report import Report
+from layerscope.types import LayerReport
 
 OUT = {"LS105": "collapsed"}  # findings that keep a layer out of the averages
 

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from layerscope import registry
 from layerscope.comparison import distinct
+from layerscope.report import Report
 from layerscope.rules import accepted, doubt
 from layerscope.settings import Settings
-from layerscope.types import SEVERITIES, Finding, Job, LayerReport, Report
+from layerscope.types import SEVERITIES, Finding, Job, LayerReport
 from layerscope.views import frame, grid
 from layerscope.views.grid import Cell
 from layerscope.views.text import abbreviate, cut, elide, number, plural, printable
@@ -39,7 +40,7 @@ def show(
     report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0, bulk: bool = False
 ) -> None:
     """The table of analysed layers, the summary, the verdicts, what was skipped; ``bulk`` shows the random matrix."""
-    chosen = list(columns) or _columns(report.settings, console.width >= 100, bulk)
+    chosen = list(columns) or columns_for(report.settings, console.width >= 100, bulk)
     if not {"name", "layer_id"} & set(chosen):
         chosen.insert(0, "name")
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
@@ -50,7 +51,7 @@ def show(
         console.print(line)
 
 
-def _columns(settings: Settings, wide: bool, bulk: bool) -> list[str]:
+def columns_for(settings: Settings, wide: bool, bulk: bool) -> list[str]:
     """The columns that suit the width and what was asked for."""
     chosen = list(WIDE if wide else NARROW)
     groups = ((("alpha_farms",), settings.window), (SHUFFLED, settings.randomize), (BULK, bulk))
@@ -73,26 +74,34 @@ def show_description(report: Report, console: Console, *, columns: Sequence[str]
 
 def side_by_side(reports: Sequence[Report], console: Console, names: Sequence[str] = ()) -> None:
     """The summaries of several models, a column each."""
-    table = _bare()
-    table.add_column("median over layers")
     names = names or distinct([str(report.meta["target"]) for report in reports])
     width = max(12, (console.width - 26) // len(reports) - 2)
-    for name in names:
-        table.add_column(Text(elide(printable(name), width)), justify="right", no_wrap=True)
-    summaries = [report.summary for report in reports]
-    plugins = registry.plugins("metrics")
-    for name in ("alpha", "alpha_weighted", "log_norm", "log_spectral_norm", "stable_rank", "entropy"):
-        fmt = plugins[name].meta["fmt"]
-        values = [s["metrics"].get(name, {}).get("median") for s in summaries]
-        table.add_row(name, *(Text(number(v, fmt)) for v in values))
-    table.add_row("layers averaged", *(str(s["averaged"]) for s in summaries))
-    for code in sorted({code for s in summaries for code in s["findings"]}):
-        title = registry.find("rules", code).meta["title"]
-        table.add_row(f"{code} {title}", *(str(s["findings"].get(code, 0)) for s in summaries))
+    heads, *rows = medians(reports, names)
+    table = _bare()
+    table.add_column(heads[0])
+    for name in heads[1:]:
+        table.add_column(Text(elide(name, width)), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(Text("Side by side", style="bold"))
     console.print(table)
-    if len({s["analysed"] for s in summaries}) > 1:
+    if len({report.summary["analysed"] for report in reports}) > 1:
         console.print(Text("The models differ in their number of layers: compare shape (alpha), not scale (norms)."))
+
+
+def medians(reports: Sequence[Report], names: Sequence[str]) -> list[list[str]]:
+    """The summaries of several models: a row of heads, then medians, layers averaged and counts of findings."""
+    summaries = [report.summary for report in reports]
+    plugins, rules = registry.plugins("metrics"), registry.plugins("rules")
+    rows = [["median over layers", *(printable(name) for name in names)]]
+    for name in ("alpha", "alpha_weighted", "log_norm", "log_spectral_norm", "stable_rank", "entropy"):
+        values = [s["metrics"].get(name, {}).get("median") for s in summaries]
+        rows.append([name, *(number(value, plugins[name].meta["fmt"]) for value in values)])
+    rows.append(["layers averaged", *(str(s["averaged"]) for s in summaries)])
+    for code in sorted({code for s in summaries for code in s["findings"]}):
+        title = rules[code].meta["title"] if code in rules else ""
+        rows.append([f"{printable(code, 20)} {title}", *(str(s["findings"].get(code, 0)) for s in summaries)])
+    return rows
 
 
 def plain(report: Report) -> str:
@@ -130,11 +139,11 @@ def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns
         by_layer.setdefault(finding.layer, []).append(finding)
     shown, settings = {layer.name for layer in rows}, report.settings
     cells = [
-        [_cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
+        [cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
         for layer, values in zip(report.rows, frame.rows(report), strict=True)
         if layer.name in shown
     ]
-    heads = [_head(column) for column in columns]
+    heads = [head(column) for column in columns]
     shorten: list[tuple[str, grid.Shorten, int]] = [
         ("name", _no_suffix, 1), ("name", abbreviate, LEAST), ("note", cut, 12), ("how", cut, 12)
     ]  # fmt: skip
@@ -160,14 +169,14 @@ def _no_suffix(name: str, longest: int) -> str:
     return name.removesuffix(".weight")  # of all names or of none, so that rows stay comparable
 
 
-def _head(column: str) -> str:
+def head(column: str) -> str:
     if column in frame.HEADS:
         return frame.HEADS[column]
     plugin = registry.plugins("metrics").get(column)
     return str(plugin.meta["label"]) if plugin else column
 
 
-def _cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column: str, findings: list[Finding]) -> Cell:
+def cell(settings: Settings, layer: LayerReport, values: dict[str, Any], column: str, findings: list[Finding]) -> Cell:
     if column == "name":
         return Cell(printable(layer.name))
     if column == "size":

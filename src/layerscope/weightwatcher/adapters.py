@@ -10,9 +10,9 @@ import numpy as np
 
 from layerscope import api
 from layerscope.errors import UnknownName, UsageError
+from layerscope.report import Report
 from layerscope.sources import _lora, lora, open_target
 from layerscope.sources._layout import TensorInfo
-from layerscope.types import Report
 from layerscope.weightwatcher.columns import Wanted, row_of
 from layerscope.weightwatcher.layers import Layer, is_module
 from layerscope.weightwatcher.names import PEFT_WITH_BASE

@@ -6,8 +6,8 @@ from typing import Any
 
 from layerscope import api
 from layerscope.errors import UsageError
+from layerscope.report import Report
 from layerscope.sources.delta import plain_name
-from layerscope.types import Report
 from layerscope.weightwatcher.columns import Wanted, row_of
 from layerscope.weightwatcher.layers import Layer, key_of, sizes_of, tensors_of
 from layerscope.weightwatcher.names import SUPPORTED

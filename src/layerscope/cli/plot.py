@@ -1,0 +1,58 @@
+"""``layerscope plot``: one picture as a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from layerscope.cli.options import arrangement, each_model, layers_option, matrix_settings, selectors, with_matrices
+from layerscope.cli.output import check_output, exit_code, progress_bar
+from layerscope.errors import UsageError
+
+NEEDS = {"randomized": "randomize"}  # what a picture needs measured that is not measured otherwise
+
+
+@click.command()
+@click.argument("name")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.option("--output", "-o", required=True, metavar="FILE", help="Write there: .png, .svg or .pdf.")
+@layers_option
+@with_matrices
+@click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
+@click.option("--seed", type=int, metavar="N", help="Of every random draw.  [default: 0]")
+@click.option("--engine", metavar="NAME", help="threads, serial or processes.  [default: threads]")
+@click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> int:
+    """Draw the picture NAME of each TARGET, or of its layers, or of several together.
+
+    \b
+    Of a layer   esd, esd_linear, xmin, randomized     (-l chooses; at most 12)
+    Of a model   alpha_by_depth, norms_by_depth, shape_scale, phases
+    Of several   alpha_histogram, distances
+    """
+    from layerscope import api, registry
+    from layerscope.views import plots, store
+
+    plugin = registry.find("plots", name)
+    plots.check_format(output)
+    check_output(output)
+    models = [model for target in targets for model in each_model(target)]
+    changes = {key: options[key] for key in ("min_evals", "seed", "jobs") if options[key] is not None}
+    changes |= matrix_settings(options)
+    if name in NEEDS and not all(store.is_report(model) for model in models):
+        changes[NEEDS[name]] = True
+    chosen = {"layers": selectors(options["layers"]), "engine": options["engine"], **changes}
+    with progress_bar(" ".join(targets), options["quiet"]) as progress:
+        if len(models) == 1:
+            found: Any = api.analyze(models[0], progress=progress, **arrangement(options), **chosen)
+        elif arrangement(options):
+            raise click.UsageError("--base, --intra and --stacked take one TARGET")
+        else:
+            found = api.compare(*models, progress=progress, distances=name == "distances", **chosen)
+    reasons = {picture.empty for picture in plots.pictures(plugin.name, found)}
+    if "" not in reasons:
+        raise UsageError(f"{name}: {'; '.join(sorted(reasons))}")
+    plots.save(plots.figure(plugin.name, found), output)
+    return exit_code(list(getattr(found, "reports", [found])), None)

@@ -1,0 +1,198 @@
+"""The page of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from layerscope import registry
+from layerscope.report import ComparedLayer, Comparison
+from layerscope.types import Finding
+from layerscope.views import table, verdict
+from layerscope.views.command import command_of
+from layerscope.views.comparison import SHOWN
+from layerscope.views.page import _parts
+from layerscope.views.page._parts import Cell, Column, Row, Section
+from layerscope.views.plots import pictures
+from layerscope.views.plots._marks import Picture, Points, plain
+from layerscope.views.text import number, plural, printable
+
+MOST_ROWS = 4000  # of the table
+MOST_PICTURED = 1500  # whose pictures the page carries
+TOGETHER = ("alpha_histogram", "distances")
+EACH = ("alpha_by_depth", "shape_scale")
+
+
+def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
+    letters, reports = comparison.letters, comparison.reports
+    owned = [(letter, f) for letter, report in zip(letters, reports, strict=True) for f in report.findings]
+    place = {
+        (letter, report.rows[layer.rows[k]].name): i
+        for i, layer in enumerate(comparison.layers[:MOST_ROWS])
+        for k, (letter, report) in enumerate(zip(letters, reports, strict=True))
+    }
+    by_layer: dict[tuple[str, str], list[Finding]] = {}
+    for letter, finding in owned:
+        by_layer.setdefault((letter, finding.layer or ""), []).append(finding)
+    first = reports[0]
+    context = {
+        "what": "comparison",
+        "title": " · ".join(f"{x} {printable(n, 80)}" for x, n in zip(letters, comparison.names, strict=True)),
+        "facts": [
+            *((x, printable(r.meta["target"], 1000)) for x, r in zip(letters, reports, strict=True)),
+            ("matched", plural(len(comparison.layers), "layer")),
+        ],
+        "gravity": "warn" if comparison.warnings else "",
+        "sentences": [printable(line, 600) for line in comparison.reading],
+        "certainty": [*(printable(line, 600) for line in comparison.warnings), *_each(comparison)],
+        "sections": [Section("Side by side in pictures", "together"), Section("Each model by depth", "each")],
+        "summary": table.medians(reports, letters),
+        "columns": _columns(comparison),
+        "rows": [_row(comparison, i, layer, by_layer) for i, layer in enumerate(comparison.layers[:MOST_ROWS])],
+        "caption": _caption(comparison),
+        "no_rows": "No layer of the same name is analysed in all of them.",
+        "filters": _filters(comparison, owned),
+        "findings": _parts.findings(owned, lambda letter, f: place.get((letter, f.layer or ""))),
+        "skipped": _unmatched(comparison),
+        "command": command_of(comparison),
+        "made": [
+            *(row for x, r in zip(letters, reports, strict=True) for row in [(f"{x} made by", _made(r.meta))]),
+            *_parts.made(first)[1:],
+        ],
+        "settings": _parts.all_settings(first),
+        "version": printable(first.meta.get("layerscope", ""), 40),
+    }
+    pictured = comparison.layers[:MOST_PICTURED]
+    lines = [_detail(comparison, layer, by_layer) for layer in pictured]
+    charts = {
+        "together": [plain(picture) for name in TOGETHER for picture in pictures(name, comparison)],
+        "each": [plain(_placed(p, k, comparison)) for name in EACH for k, p in enumerate(pictures(name, comparison))],
+    }
+    head = {
+        "metrics": {},
+        "reasons": [],
+        "at": {i: i + 1 for i in range(len(pictured))},
+        "charts": charts,
+        "unpictured": f"The page holds the pictures of {MOST_PICTURED:,} layers; this one is not among them.",
+    }
+    return context, [head, *lines]
+
+
+def _each(comparison: Comparison) -> list[str]:
+    """The first sentence about each model by itself."""
+    every = zip(comparison.letters, comparison.reports, strict=True)
+    return [f"{letter} by itself: {verdict.sentences(report)[0]}" for letter, report in every]
+
+
+def _made(meta: Any) -> str:
+    return printable(
+        f"layerscope {meta.get('layerscope', '?')}, numpy {meta.get('numpy', '?')}, {meta.get('started', '')}"
+    )
+
+
+def _columns(comparison: Comparison) -> list[Column]:
+    letters = comparison.letters
+    found = [Column("layer", "The layer's name in the first model.", left=True)]
+    found += [Column(f"α {x}", f"Power-law exponent in {x}.") for x in letters]
+    found += [Column(f"α {x} − α {letters[0]}", "Difference of the exponents.") for x in letters[1:]]
+    found += [Column(f"logλmax {x}", f"log₁₀ of the largest eigenvalue in {x}.") for x in letters]
+    for x in letters[1:]:
+        found += [Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.") for name, head, _ in SHOWN]
+    return [*found, Column("verdict", "Codes of the findings in each model.", left=True)]
+
+
+def _row(comparison: Comparison, at: int, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]) -> Row:
+    alphas = [m.get("alpha") for m in layer.metrics]
+    cells = [Cell(printable(layer.name, 160), opens=True), *(_number(a, ".2f") for a in alphas)]
+    cells += [
+        _number(float(a) - float(alphas[0]) if a is not None and alphas[0] is not None else None, "+.2f")
+        for a in alphas[1:]
+    ]
+    cells += [_number(m.get("log_spectral_norm"), ".2f") for m in layer.metrics]
+    distances: Sequence[Mapping[str, float]] = layer.distances[1:] or [{}] * (len(comparison.reports) - 1)
+    cells += [_number(found.get(name), fmt) for found in distances for name, _, fmt in SHOWN]
+    found = _found(comparison, layer, by_layer)
+    told = "; ".join(f"{x} {' '.join(f.code for f in some)}" for x, some in found if some)
+    codes = dict.fromkeys(f.code for _, some in found for f in some)
+    gravity = verdict.gravity([f for _, some in found for f in some])
+    kind = comparison.reports[0].rows[layer.rows[0]].ref.kind
+    return Row(
+        at, [*cells, Cell(told or "–", style=f"left {gravity}".strip())], [("kind", kind), ("codes", " ".join(codes))]
+    )
+
+
+def _number(value: Any, fmt: str) -> Cell:
+    return Cell(number(value, fmt), "" if value is None else float(value))
+
+
+def _found(
+    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]
+) -> list[tuple[str, list[Finding]]]:
+    every = zip(comparison.letters, comparison.reports, layer.rows, strict=True)
+    return [(x, by_layer.get((x, report.rows[row].name), [])) for x, report, row in every]
+
+
+def _detail(
+    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]
+) -> dict[str, Any]:
+    compared = registry.plugins("plots")["esd_compared"].target.data(comparison, layer)
+    single = registry.plugins("plots")["esd"].target
+    drawn = [compared]
+    for x, report, row in zip(comparison.letters, comparison.reports, layer.rows, strict=True):
+        picture = single.data(report, report.rows[row])
+        drawn.append(replace(picture, title=f"{x}: {picture.title}"))
+    return {
+        "name": printable(layer.name, 2000),
+        "findings": [
+            [f.code, f"{printable(f.title, 80)}, {x}", f.severity, printable(f.message, 600)]
+            for x, some in _found(comparison, layer, by_layer)
+            for f in some
+        ],
+        "pictures": [plain(picture) for picture in drawn],
+    }
+
+
+def _placed(picture: Picture, model: int, comparison: Comparison) -> Picture:
+    """The same, its points leading to the rows of matched layers instead of those of the model's own report."""
+    matched = {layer.rows[model]: i for i, layer in enumerate(comparison.layers[:MOST_ROWS])}
+    marks = tuple(
+        replace(mark, rows=tuple(matched.get(row, -1) for row in mark.rows)) if isinstance(mark, Points) else mark
+        for mark in picture.marks
+    )
+    return replace(picture, marks=marks)
+
+
+def _caption(comparison: Comparison) -> str:
+    text = "Layers of the same name; open a row for its spectra in each model."
+    if len(comparison.layers) > MOST_ROWS:
+        text += f" The first {MOST_ROWS:,} of {len(comparison.layers):,}; --format csv has all."
+    return text
+
+
+def _filters(comparison: Comparison, owned: list[tuple[str, Finding]]) -> list[dict[str, Any]]:
+    kinds = sorted({comparison.reports[0].rows[layer.rows[0]].ref.kind for layer in comparison.layers})
+    codes = sorted({(f.code, f.title) for _, f in owned if f.layer is not None})
+    found = [
+        {"key": "kind", "label": "Kind", "choices": [(kind, printable(kind, 40)) for kind in kinds]},
+        {
+            "key": "codes",
+            "label": "Verdict",
+            "choices": [("*", "any"), *((c, f"{c} {printable(t, 60)}") for c, t in codes)],
+        },
+    ]
+    return [each for each in found if len(each["choices"]) > 1]
+
+
+def _unmatched(comparison: Comparison) -> list[dict[str, Any]]:
+    return [
+        {
+            "reason": f"analysed only in {x}",
+            "count": plural(len(names), "layer"),
+            "names": [printable(name, 600) for name in names[: _parts.MOST_ITEMS]],
+            "more": max(0, len(names) - _parts.MOST_ITEMS),
+        }
+        for x, names in zip(comparison.letters, comparison.unmatched, strict=True)
+        if names
+    ]

@@ -1,0 +1,160 @@
+"""What pages consist of: rows, findings, what was left out, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from layerscope import registry
+from layerscope.report import Report
+from layerscope.types import Finding, LayerReport
+from layerscope.views import verdict
+from layerscope.views.command import changed_settings
+from layerscope.views.text import plural, printable
+
+MOST_ITEMS = 200  # layers listed below one verdict, or tensors below one reason
+
+
+class Column(NamedTuple):
+    """A column of the table of layers."""
+
+    head: str
+    what: str  # its first line of explanation
+    left: bool = False
+
+
+class Cell(NamedTuple):
+    """One cell: what it shows, and what it is sorted by where that is another thing."""
+
+    text: str
+    value: float | str | None = None  # "" sorts last
+    style: str = ""
+    opens: bool = False  # it is the row's name, which opens it
+
+
+class Row(NamedTuple):
+    """One row of the table of layers."""
+
+    number: int
+    cells: list[Cell]
+    data: list[tuple[str, str]]  # what the filters look at
+
+
+class Section(NamedTuple):
+    """Some charts under a heading."""
+
+    title: str
+    charts: str  # their key in the page's data
+    wide: bool = False
+    tall: int = 230
+
+
+def findings(
+    owned: Sequence[tuple[str, Finding]], row_of: Callable[[str, Finding], int | None]
+) -> list[dict[str, Any]]:
+    """Findings by verdict, each with its explanation; ``owned`` says whose they are ("" for the only model's)."""
+    groups = verdict.by_code([finding for _, finding in owned])
+    owner = {id(finding): name for name, finding in owned}
+    return [
+        {
+            "code": code,
+            "title": found[0].title,
+            "severity": found[0].severity,
+            "where": "the whole model" if found[0].layer is None else plural(len(found), "layer"),
+            "found": [_item(owner[id(f)], f, row_of) for f in found[:MOST_ITEMS]],
+            "more": max(0, len(found) - MOST_ITEMS),
+            **_explained(code),
+        }
+        for code, found in groups.items()
+    ]
+
+
+def _item(owner: str, finding: Finding, row_of: Callable[[str, Finding], int | None]) -> dict[str, Any]:
+    name = printable(finding.where, 600)
+    return {
+        "row": row_of(owner, finding),
+        "name": f"{owner}: {name}" if owner else name,
+        "message": printable(finding.message, 600),
+    }
+
+
+def _explained(code: str) -> dict[str, Any]:
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    plugin = registry.plugins("rules").get(code)
+    if plugin is None:  # of a report that another version judged
+        return {"explanation": "This version of layerscope does not know the verdict.", "ref": "–"}
+    prose = MarkdownIt("commonmark", {"html": False}).render(plugin.doc.replace("``", "`"))
+    return {"explanation": Markup(prose), "ref": plugin.meta["ref"]}
+
+
+def skipped(report: Report) -> list[dict[str, Any]]:
+    """Tensors that were not analysed, by reason."""
+    return [
+        {
+            "reason": printable(reason, 300),
+            "count": plural(len(rows), "tensor"),
+            "names": [printable(row.name, 600) for row in rows[:MOST_ITEMS]],
+            "more": max(0, len(rows) - MOST_ITEMS),
+        }
+        for reason, rows in verdict.skipped(report)
+    ]
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What was analysed, in a line."""
+    meta = report.meta
+    params = sum(row.ref.params for row in report.rows)
+    return [
+        ("format", printable(meta["format"], 40)),
+        *([("read", printable(meta["read"], 120))] if "read" in meta else []),
+        (
+            "analysed",
+            f"{plural(sum(not row.skipped for row in report.rows), 'layer')} of {plural(len(report.rows), 'tensor')}",
+        ),
+        ("parameters", f"{params:,}"),
+        *([("on", printable(meta["started"], 40))] if "started" in meta else []),
+    ]
+
+
+def made(report: Report) -> list[tuple[str, str]]:
+    """Versions, seed and settings that are not the defaults."""
+    meta = report.meta
+    names = ("layerscope", "numpy", "python", "device", "engine", "workers", "seed", "started", "seconds")
+    rows = [(name, printable(meta[name], 200)) for name in names if name in meta]
+    changed = ", ".join(f"{name} = {value}" for name, value in changed_settings(report).items())
+    return [
+        ("target", printable(meta["target"], 1000)),
+        *rows,
+        ("settings changed", printable(changed, 2000) or "none"),
+    ]
+
+
+def all_settings(report: Report) -> list[tuple[str, str]]:
+    """Every setting and limit."""
+    plain = report.settings.to_dict()
+    limits = plain.pop("limits")
+    shown = {**plain, **{f"limits.{name}": value for name, value in limits.items()}}
+    return [(name, printable(value, 300)) for name, value in shown.items()]
+
+
+def terms() -> dict[str, dict[str, str]]:
+    """Unit and meaning of each metric."""
+    return {
+        plugin.name: {"unit": str(plugin.meta["unit"]), "what": plugin.title}
+        for plugin in registry.plugins("metrics").values()
+    }
+
+
+def important(rows: Sequence[tuple[int, LayerReport]], report: Report, most: int) -> list[tuple[int, LayerReport]]:
+    """At most so many rows, in their order: those with warnings and failures first, the others evenly spread."""
+    if len(rows) <= most:
+        return list(rows)
+    grave = {finding.layer for finding in report.findings if finding.severity != "info"}
+    first = [pair for pair in rows if pair[1].name in grave or pair[1].failed][:most]
+    taken = {number for number, _ in first}
+    rest = [pair for pair in rows if pair[0] not in taken]
+    room = most - len(first)
+    first += [rest[i * len(rest) // room] for i in range(room)]
+    return sorted(first, key=lambda pair: pair[0])

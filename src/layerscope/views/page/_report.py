@@ -1,0 +1,172 @@
+"""The page of one report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from layerscope import registry
+from layerscope.report import Report
+from layerscope.types import Finding, LayerReport
+from layerscope.views import frame, table, verdict
+from layerscope.views.command import command
+from layerscope.views.page import _parts
+from layerscope.views.page._parts import Cell, Column, Row, Section
+from layerscope.views.plots import pictures
+from layerscope.views.plots._marks import plain
+from layerscope.views.text import printable
+
+MOST_ROWS = 4000  # of the table
+MOST_PICTURED = 1500  # whose pictures and numbers the page carries
+FIRST = ("layer_id", "name", "verdicts", "alpha", "phase")  # columns, as they matter
+LAST = ("layer_type", "size")
+WIDE = ("alpha_by_depth",)
+MORE = ("shape_scale", "alpha_histogram", "norms_by_depth", "phases")
+OF_LAYER = ("esd", "esd_linear", "xmin", "randomized")
+SIZES = {
+    "layer_id": "Position among all tensors.", "name": "The tensor's name.", "layer_type": "Kind of layer.",
+    "size": "Sides of the matrix; · how many are pooled.", "verdicts": "Codes of the findings, explained below.",
+}  # fmt: skip
+
+
+def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
+    middle = [name for name in table.columns_for(report.settings, True, False) if name not in (*FIRST, *LAST)]
+    columns = [*FIRST, *middle, *LAST]
+    listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
+    shown = _parts.important(listed, report, MOST_ROWS)
+    pictured = _parts.important(shown, report, MOST_PICTURED)
+    by_layer: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        by_layer.setdefault(finding.layer, []).append(finding)
+    numbers = {row.name: i for i, row in shown}
+    values = frame.rows(report)
+    rows = [_row(report, i, row, values[i], columns, by_layer.get(row.name, [])) for i, row in shown]
+    name = title_of(report)
+    target = printable(report.meta["target"], 1000)
+    context = {
+        "what": "report",
+        "title": name,
+        "facts": [*([("target", target)] if target != name else []), *_parts.facts(report)],
+        "gravity": "failed" if any(row.failed for row in report.rows) else verdict.gravity(report.findings),
+        "sentences": verdict.sentences(report),
+        "certainty": verdict.certainty(report),
+        "sections": [Section("Depth profile", "depth", wide=True, tall=270), Section("The model in pictures", "more")],
+        "summary": [],
+        "columns": [_column(name) for name in columns],
+        "rows": rows,
+        "caption": _caption(len(listed), len(shown)),
+        "no_rows": "No layer was analysed.",
+        "filters": _filters(shown, by_layer),
+        "findings": _parts.findings([("", f) for f in report.findings], lambda _, f: numbers.get(f.layer or "")),
+        "skipped": _parts.skipped(report),
+        "command": command(report),
+        "made": _parts.made(report),
+        "settings": _parts.all_settings(report),
+        "version": printable(report.meta.get("layerscope", ""), 40),
+    }
+    reasons: dict[str, int] = {}
+    lines = [detail(report, row, by_layer.get(row.name, []), reasons) for _, row in pictured]
+    head = {
+        "metrics": _parts.terms(),
+        "reasons": list(reasons),
+        "at": {number: line for line, (number, _) in enumerate(pictured, 1)},
+        "charts": {"depth": charts(report, WIDE), "more": charts(report, MORE)},
+        "unpictured": f"The page holds the pictures of {MOST_PICTURED:,} layers; this one is not among them.",
+    }
+    return context, [head, *lines]
+
+
+def title_of(report: Report) -> str:
+    """The last part of the target's path, the last two where it is a folder's name; "model" of what has no path."""
+    if report.meta.get("asked", {}).get("live"):
+        return "model"
+    parts = str(report.meta["target"]).rstrip("/").split("/")
+    return printable("/".join(parts[-1:] if "." in parts[-1] else parts[-2:]), 200) or "model"
+
+
+def charts(report: Report, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Pictures of the whole model."""
+    return [plain(picture) for name in names for picture in pictures(name, report)]
+
+
+def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: dict[str, int]) -> dict[str, Any]:
+    """What opens below a row; reasons that many metrics share are numbered in ``reasons``."""
+    absent: dict[str, list[str]] = {}
+    for name, why in layer.absent.items():
+        number = reasons.setdefault(printable(why, 200), len(reasons))
+        absent.setdefault(str(number), []).append(name)
+    plugins = registry.plugins("plots")
+    drawn = [] if layer.skipped else [plugins[name].target.data(report, layer) for name in OF_LAYER]
+    if not report.settings.randomize:
+        drawn = [picture for picture in drawn if picture.name != "randomized"]
+    return {
+        "name": printable(layer.name, 2000),
+        "how": printable(layer.skipped or layer.ref.how, 300),
+        "findings": [[f.code, printable(f.title, 80), f.severity, printable(f.message, 600)] for f in found],
+        "metrics": {name: printable(x, 300) if isinstance(x, str) else _short(x) for name, x in layer.metrics.items()},
+        "absent": absent,
+        "pictures": [plain(picture) for picture in drawn],
+    }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _row(
+    report: Report, number: int, layer: LayerReport, values: dict[str, Any], columns: list[str], found: list[Finding]
+) -> Row:
+    cells = []
+    for column in columns:
+        drawn = table.cell(report.settings, layer, values, column, found)
+        if column == "name":
+            cells.append(Cell(printable(layer.name, 160), opens=True))
+        elif column == "verdicts":
+            cells.append(Cell(drawn.text, style=f"left {'error' if layer.failed else verdict.gravity(found)}".strip()))
+        elif column in ("layer_type", "phase"):
+            cells.append(Cell(drawn.text, style="left"))
+        else:
+            text = drawn.text.strip()
+            cells.append(Cell(text, _sorted_by(values, column), "doubt" if text.endswith("?") else ""))
+    data = [
+        ("kind", layer.ref.kind),
+        ("codes", " ".join(dict.fromkeys(f.code for f in found))),
+        ("phase", str(layer.metrics.get("phase", ""))),
+    ]
+    return Row(number, cells, data)
+
+
+def _sorted_by(values: dict[str, Any], column: str) -> float | str:
+    if column == "size":
+        return (values["N"] or 0) * (values["M"] or 0) * (values["rf"] or 0)
+    value = values.get(column)
+    return value if isinstance(value, int | float) else ""
+
+
+def _column(name: str) -> Column:
+    plugin = registry.plugins("metrics").get(name)
+    what = plugin.title if plugin is not None else SIZES.get(name, "")
+    return Column(table.head(name), what, left=name in table.LEFT)
+
+
+def _caption(listed: int, shown: int) -> str:
+    text = "Open a row for its spectra and every number. ± is the farther end of α's interval; a ? marks an α that "
+    text += "carries no verdict."
+    if shown < listed:
+        text += f" {shown:,} of {listed:,} layers: all with warnings, and others evenly spread; --format csv has all."
+    return text
+
+
+def _filters(shown: list[tuple[int, LayerReport]], by_layer: dict[str | None, list[Finding]]) -> list[dict[str, Any]]:
+    kinds = Counter(row.ref.kind for _, row in shown)
+    codes = Counter(code for _, row in shown for code in {f.code for f in by_layer.get(row.name, [])})
+    phases = Counter(str(row.metrics["phase"]) for _, row in shown if "phase" in row.metrics)
+    plugins = registry.plugins("rules")
+    titles = {code: plugins[code].meta["title"] if code in plugins else "" for code in codes}
+    choices = [
+        ("kind", "Kind", [(kind, f"{printable(kind, 40)} ({n})") for kind, n in kinds.most_common()]),
+        ("codes", "Verdict", [("*", "any"), *((c, f"{c} {titles[c]} ({n})") for c, n in sorted(codes.items()))]),
+        ("phase", "Phase", [(phase, f"{phase} ({n})") for phase, n in phases.most_common()]),
+    ]
+    return [{"key": key, "label": label, "choices": some} for key, label, some in choices if len(some) > 1]

@@ -1,0 +1,174 @@
+"""Pictures: a report → marks on axes → a figure. One picture per file, found by its name.
+
+Each file has ``SCOPE`` and ``data``, which puts a picture into numbers and words
+(:class:`~layerscope.views.plots._marks.Picture`): of a layer ("layer": ``data(report, layer)``), of a report ("model":
+``data(report)``), of several ("models": ``data(comparison)``) or of one layer of several ("matched": ``data(comparison,
+layer)``). Pens draw any of them: ``draw(picture, ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerscope import comparison, registry
+from layerscope.errors import MissingExtra, UnknownName, UsageError
+from layerscope.report import ComparedLayer, Comparison, Report
+from layerscope.types import LayerReport
+from layerscope.views.files import write_whole
+from layerscope.views.plots._marks import Picture
+from layerscope.views.text import elide, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+WIDTH, HEIGHT = 6.8, 4.0  # inches of one picture of one panel
+MOST = 12  # pictures in one figure
+DPI = 150
+LONGEST = 48  # characters of a model's name
+
+
+def pictures(name: str, target: Report | Comparison, layers: Sequence[str | int] = ()) -> list[Picture]:
+    """The picture of that name: one, or one of each layer where it is a layer's.
+
+    :param target: a report; a comparison for pictures of several models.
+    :param layers: names or indices; none for every analysed layer.
+    :raises UsageError: no such picture or layer, or a picture that this target has not.
+    """
+    plugin = registry.find("plots", name)
+    module, scope = plugin.target, plugin.target.SCOPE
+    if scope == "models":
+        if layers:
+            raise UsageError(f"{name} shows whole models, not single layers")
+        return [module.data(whole_of(target))]
+    if scope == "matched":
+        return [module.data(whole_of(target), layer) for layer in _matched(name, whole_of(target), layers)]
+    if isinstance(target, Comparison):
+        every = zip(target.letters, target.reports, strict=True)
+        return [
+            replace(picture, title=f"{letter}: {picture.title}", about=_of(report, picture).about)
+            for letter, report in every
+            for picture in pictures(name, report, layers)
+        ]
+    if scope == "model":
+        if layers:
+            raise UsageError(f"{name} shows a whole model, not single layers")
+        return [module.data(target)]
+    return [module.data(target, layer) for layer in _chosen(name, target, layers)]
+
+
+def figure(name: str, target: Report | Comparison, layers: Sequence[str | int] = (), ax: Axes | None = None) -> Figure:
+    """A matplotlib figure with the pictures of that name; on ``ax`` where one is given, which then takes only one.
+
+    :raises MissingExtra: matplotlib is not installed.
+    :raises UsageError: as :func:`pictures`; or more than twelve layers, or axes for several pictures.
+    """
+    found = pictures(name, target, layers)
+    if len(found) > MOST or (ax is not None and len(found) > 1):
+        most = "one" if ax is not None else f"at most {MOST}"
+        raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose layers")
+    return _drawn([_of(target, picture) for picture in found], ax)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as png, svg or pdf, by the name's ending; equal figures are equal files.
+
+    :raises UsageError: another ending.
+    """
+    kind = check_format(path)
+    from matplotlib import rc_context
+
+    buffer, undated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with rc_context({"svg.hashsalt": "layerscope"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated)
+    write_whole(path, buffer.getvalue())
+
+
+def check_format(path: str | Path) -> str:
+    """The format that the name's ending asks for."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise UnknownName("picture format", kind or str(path), FORMATS)
+    return kind
+
+
+def whole_of(target: Report | Comparison) -> Comparison:
+    """A comparison; of one model where there is only one."""
+    return target if isinstance(target, Comparison) else comparison.compare([target], [{}])
+
+
+def _matched(name: str, whole: Comparison, layers: Sequence[str | int]) -> list[ComparedLayer]:
+    if not layers:
+        return list(whole.layers)
+    known = {layer.name: layer for layer in whole.layers}
+    for key in layers:
+        if key not in known:
+            raise UnknownName("matched layer", str(key), known)
+    return [known[str(key)] for key in layers]
+
+
+def _chosen(name: str, report: Report, layers: Sequence[str | int]) -> list[LayerReport]:
+    if not layers:
+        rows = [row for row in report.rows if not row.skipped]
+        if not rows:
+            raise UsageError(f"{name} shows layers, and none was analysed")
+        return rows
+    try:
+        return [report.layers[key] for key in layers]
+    except KeyError as error:
+        raise UsageError(error.args[0]) from None
+
+
+def _of(target: Report | Comparison, picture: Picture) -> Picture:
+    """The same, saying whose picture it is."""
+    if isinstance(target, Comparison):
+        return picture
+    name = elide(printable(str(target.meta["target"]).rstrip("/").rpartition("/")[2]), LONGEST)
+    return replace(picture, about=", ".join(filter(None, (name, picture.about))))
+
+
+def _drawn(found: Sequence[Picture], ax: Axes | None) -> Figure:
+    from layerscope.views.plots._pen import draw
+
+    if ax is not None:
+        draw(found[0], ax)
+        whole = ax.get_figure(root=True)
+        assert whole is not None
+        return whole
+    columns = 1 if len(found) == 1 else 2 if len(found) < 5 else 3
+    rows = math.ceil(len(found) / columns)
+    panels = max(len(picture.panels) for picture in found)
+    height = HEIGHT + 1.3 * (panels - 1)
+    drawing: Figure = _drawing()(figsize=(WIDTH * columns, height * rows), layout="constrained")
+    for i, picture in enumerate(found, 1):
+        draw(picture, drawing.add_subplot(rows, columns, i))
+    return drawing
+
+
+@cache
+def _drawing() -> type[Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("a picture", "plots") from None
+
+    class Drawing(Figure):
+        """A figure that a notebook shows without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                self.savefig(buffer, format="png", dpi=DPI)
+            return buffer.getvalue()
+
+    return Drawing

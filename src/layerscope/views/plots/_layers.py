@@ -1,0 +1,102 @@
+"""What the pictures of a whole model share: the layers in order, and what a layer's point looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from layerscope.report import Report
+from layerscope.rules import doubt
+from layerscope.types import SEVERITIES, Finding, LayerReport
+from layerscope.views.plots._marks import Axis, Mark, Numbers, Points
+from layerscope.views.plots._style import shape_of
+from layerscope.views.text import abbreviate, printable
+
+NAMED = 16  # layers up to which each is named below the axis
+LONGEST = 28  # characters of such a name
+VERDICTS = {"LS101": "over", "LS102": "under", "LS105": "bad"}  # those that speak about α, and the collapsed
+HOLLOW = "no verdict: thin or doubtful"
+
+
+class Placed(NamedTuple):
+    """An analysed layer and where it stands."""
+
+    row: int  # in the report
+    depth: float  # its place on the axis of layers
+    layer: LayerReport
+
+
+def analysed(report: Report) -> list[Placed]:
+    """The layers that have metrics, in the model's order."""
+    rows = [(row, layer) for row, layer in enumerate(report.rows) if not layer.skipped]
+    first = 0 if len(rows) <= NAMED else 1
+    return [Placed(row, float(depth), layer) for depth, (row, layer) in enumerate(rows, first)]
+
+
+def depth_axis(layers: Sequence[Placed]) -> Axis:
+    """Layers in the model's order: by name where there are few, by number where there are many."""
+    if len(layers) <= NAMED:
+        names = tuple(abbreviate(printable(place.layer.name), LONGEST) for place in layers)
+        return Axis("layer, in the model's order", "category", names)
+    return Axis(f"layer, in the model's order (1 to {len(layers)})", low=0.0, high=len(layers) + 1.0)
+
+
+def why_empty(report: Report, what: str) -> str:
+    """Why no layer has what the picture shows."""
+    if not report.rows:
+        return "the report has no layers"
+    if all(layer.skipped for layer in report.rows):
+        return "no layer was analysed"
+    reasons = [layer.absent[what] for layer in report.rows if what in layer.absent]
+    common = max(sorted(set(reasons)), key=reasons.count, default="it was not measured")
+    return f"no layer has a value: {printable(common, 120)}"
+
+
+def points(
+    report: Report,
+    places: Sequence[Placed],
+    at: Callable[[Placed], tuple[float, float]],
+    *,
+    note: Callable[[LayerReport], str],
+    ends: Callable[[LayerReport], tuple[float, float]] | None = None,
+) -> Iterator[Mark]:
+    """Points of layers: one mark for each verdict and kind, so that colour and shape say both."""
+    findings: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        findings.setdefault(finding.layer, []).append(finding)
+    kinds = {shape_of(place.layer.ref)[1] for place in places}
+    groups: dict[tuple[str, str, bool, str], list[Placed]] = {}
+    for place in places:
+        shape, kind = shape_of(place.layer.ref)
+        tone, label, hollow = verdict(report, place.layer, findings.get(place.layer.name, []))
+        label += f", {kind}" if len(kinds) > 1 else ""
+        groups.setdefault((tone, label, hollow, shape), []).append(place)
+    for (tone, label, hollow, shape), members in groups.items():
+        where = [at(place) for place in members]
+        intervals: tuple[Numbers, Numbers] = ((), ())
+        if ends is not None:
+            low, high = zip(*(ends(place.layer) for place in members), strict=True)
+            intervals = (low, high)
+        yield Points(
+            tone=tone,
+            label=f"{label} ({len(members)})",
+            x=tuple(x for x, _ in where),
+            y=tuple(y for _, y in where),
+            low=intervals[0],
+            high=intervals[1],
+            shape=shape,
+            hollow=hollow,
+            notes=tuple(f"{printable(place.layer.name, 80)}: {note(place.layer)}" for place in members),
+            rows=tuple(place.row for place in members),
+        )
+
+
+def verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> tuple[str, str, bool]:
+    """(tone, label, hollow) of a layer's point: its gravest verdict on α, or why it carries none."""
+    grave = [f for f in findings if SEVERITIES.index(f.severity) > 0]
+    for finding in sorted(grave, key=lambda f: f.code not in VERDICTS):
+        return VERDICTS.get(finding.code, "other"), f"{finding.code} {finding.title}", False
+    doubtful = "alpha" in layer.metrics and "power_law" in layer.parts["weight"].fits and doubt(layer, report.settings)
+    if doubtful or any(f.code == "LS105" for f in findings):
+        return "quiet", HOLLOW, True
+    return "good", "no complaint", False

@@ -1,0 +1,161 @@
+"""What a picture consists of: marks on axes, as numbers and words. No pen draws anything that is not said here.
+
+Colours are named by what they mean (a tone of :mod:`~layerscope.views.plots._style`), so that every pen, light or dark,
+shows the same thing in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+DIGITS = 4  # significant, of a coordinate in JSON
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: its label with the unit, and its scale."""
+
+    label: str
+    scale: str = "linear"  # linear, log, or category: 0, 1, 2, … are the ``ticks``
+    ticks: tuple[str, ...] = ()  # names of the whole numbers from 0 on
+    low: float | None = None  # where it begins and ends; None: where the marks do
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What all marks have."""
+
+    kind: ClassVar[str]
+    tone: str  # what its colour means
+    label: str = ""  # of the legend; "" for none
+    panel: int = 0  # number of the y axis it stands on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Mark):
+    """A histogram."""
+
+    kind: ClassVar[str] = "steps"
+    edges: Numbers  # (b + 1,)
+    heights: Numbers  # (b,)
+    filled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Mark):
+    """A curve; where y is NaN it is broken."""
+
+    kind: ClassVar[str] = "line"
+    x: Numbers
+    y: Numbers
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(Mark):
+    """Single values, with intervals and a word about each where there are any."""
+
+    kind: ClassVar[str] = "points"
+    x: Numbers
+    y: Numbers
+    low: Numbers = ()  # ends of the intervals of y
+    high: Numbers = ()
+    shape: str = "circle"  # circle, square, diamond, triangle, down, cross, tick
+    hollow: bool = False
+    notes: tuple[str, ...] = ()  # what each one is
+    rows: tuple[int, ...] = ()  # of the report, where a point stands for a layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Mark):
+    """A straight line across the panel."""
+
+    kind: ClassVar[str] = "rule"
+    at: float
+    along: str = "y"  # the axis it is parallel to
+    dashed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band(Mark):
+    """A shaded range of one axis; an end that is None is the axis' own."""
+
+    kind: ClassVar[str] = "band"
+    low: float | None
+    high: float | None
+    on: str = "y"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(Mark):
+    """A matrix of values on two category axes, row 0 on top; NaN where there is none."""
+
+    kind: ClassVar[str] = "cells"
+    values: tuple[Numbers, ...]
+    fmt: str = ".2f"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture before any pen: its words, its axes, its marks."""
+
+    name: str  # of the plugin
+    title: str
+    about: str  # how many values it shows, and of what
+    x: Axis
+    panels: tuple[Axis, ...]  # y axes, from top to bottom, all above the same x
+    marks: tuple[Mark, ...] = ()
+    notes: tuple[str, ...] = ()  # what is not shown, and why
+    empty: str = ""  # why there is nothing to show
+    of: str = ""  # the layer, or the model, that it shows
+
+    def mark(self, label: str) -> Any:
+        """The first mark whose label begins so."""
+        return next(mark for mark in self.marks if mark.label.startswith(label))
+
+
+def plain(picture: Picture) -> dict[str, Any]:
+    """As JSON types, numbers rounded, defaults left out; NaN becomes None."""
+    return {
+        "name": picture.name,
+        "title": picture.title,
+        "about": picture.about,
+        **({"of": picture.of} if picture.of else {}),
+        "x": _fields(picture.x),
+        "panels": [_fields(axis) for axis in picture.panels],
+        "marks": [{"kind": mark.kind, **_fields(mark)} for mark in picture.marks],
+        **({"notes": list(picture.notes)} if picture.notes else {}),
+        **({"empty": picture.empty} if picture.empty else {}),
+    }
+
+
+def numbers(values: Iterable[Any]) -> Numbers:
+    """As plain floats, however they were computed."""
+    return tuple(float(value) for value in values)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {
+        field.name: _plain(value)
+        for field in dataclasses.fields(record)
+        if (value := getattr(record, field.name)) != field.default
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return _rounded(value)
+    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _rounded(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.{DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e6 else short

@@ -1,0 +1,194 @@
+"""The matplotlib pen: any picture, on any axes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from layerscope.views.plots import _style
+from layerscope.views.plots._marks import Axis, Band, Cells, Line, Mark, Picture, Points, Rule, Steps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "triangle": "^", "down": "v", "cross": "X", "tick": "|",
+}  # fmt: skip
+SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5  # points
+GAP = 0.08  # between panels, of the height
+WRAP = 84  # characters of a line of words
+CROWDED = 60  # points from which they and their intervals are drawn small
+LEGEND = 9  # entries; more would hide the picture
+ANNOTATED = 12  # rows up to which each cell of a matrix shows its value
+
+
+def draw(picture: Picture, ax: Axes) -> None:
+    """Draw a picture on axes, which it splits where it has several panels."""
+    _head(picture, ax)
+    if picture.empty:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, _text(picture.empty, 60), ha="center", va="center", transform=ax.transAxes,
+                color=_style.colour("quiet"), fontsize=NORMAL)  # fmt: skip
+        return
+    panels = _panels(ax, len(picture.panels))
+    for number, (panel, axis) in enumerate(zip(panels, picture.panels, strict=True)):
+        marks = [mark for mark in picture.marks if mark.panel == number]
+        _scale(panel, "x", picture.x)
+        _scale(panel, "y", axis)
+        for mark in marks:
+            PENS[type(mark)](panel, mark)
+        _dress(panel, picture, axis, last=number == len(panels) - 1)
+        _legend(panel)
+
+
+def _head(picture: Picture, ax: Axes) -> None:
+    about = _text(picture.about, WRAP)
+    title = _text(f"{picture.title}: {picture.of}" if picture.of else picture.title, WRAP - 16)
+    ax.set_title(about, loc="left", fontsize=NORMAL, color=_style.colour("quiet"))
+    ax.annotate(title, (0, 1), xytext=(0, 7 + 12 * (about.count("\n") + bool(about))), xycoords="axes fraction",
+                textcoords="offset points", fontsize=LARGE, fontweight="bold", color=_style.colour("ink"),
+                va="bottom", annotation_clip=False)  # fmt: skip
+
+
+def _panels(ax: Axes, count: int) -> list[Axes]:
+    if count == 1:
+        return [ax]
+    ax.set_axis_off()
+    height = (1 - GAP * (count - 1)) / count
+    made: list[Axes] = []
+    for i in range(count):
+        bottom = 1 - height - i * (height + GAP)
+        made.append(ax.inset_axes((0.0, bottom, 1.0, height), sharex=made[0] if made else None))
+    for panel in made[:-1]:
+        panel.tick_params(labelbottom=False)
+    return made
+
+
+def _scale(panel: Axes, side: str, axis: Axis) -> None:
+    if axis.scale != "category":
+        from matplotlib.ticker import FuncFormatter
+
+        line = getattr(panel, f"{side}axis")
+        if axis.scale == "log":
+            getattr(panel, f"set_{side}scale")("log")
+            line.set_minor_formatter(FuncFormatter(lambda value, _: _between(value, line.get_view_interval())))
+        line.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    if axis.scale == "category":
+        places = range(len(axis.ticks))
+        names = [_text(name) for name in axis.ticks]
+        getattr(panel, f"set_{side}ticks")(places, names)
+        getattr(panel, f"set_{side}lim")(-0.6, len(names) - 0.4)
+        if side == "x" and sum(map(len, names)) > 60:
+            panel.tick_params(axis="x", labelrotation=35)
+            for label in panel.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
+
+
+def _dress(panel: Axes, picture: Picture, axis: Axis, *, last: bool) -> None:
+    """Limits, labels, grid: the same everywhere."""
+    for side, of in (("x", picture.x), ("y", axis)):
+        if of.low is not None or of.high is not None:
+            getattr(panel, f"set_{side}lim")(of.low, of.high)
+    panel.set_ylabel(_text(axis.label, 34), fontsize=NORMAL)
+    if last:
+        words = [_text(picture.x.label, WRAP), *(_text(note, WRAP) for note in picture.notes)]
+        panel.set_xlabel("\n".join(filter(None, words)), fontsize=NORMAL)
+    panel.tick_params(which="both", labelsize=SMALL, color=_style.GRID.light)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(_style.colour("quiet"))
+    if not any(isinstance(mark, Cells) for mark in picture.marks):
+        panel.grid(True, color=_style.GRID.light, linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _legend(panel: Axes) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    if handles:
+        more = len(handles) - LEGEND
+        panel.legend(handles[:LEGEND], labels[:LEGEND], fontsize=SMALL, frameon=True, framealpha=0.85, edgecolor="none",
+                     loc="best", title=f"and {more} more" if more > 0 else None, title_fontsize=SMALL)  # fmt: skip
+
+
+def _steps(panel: Axes, mark: Steps) -> None:
+    colour = _style.colour(mark.tone)
+    heights = [height if height > 0 else math.nan for height in mark.heights]
+    floor = min([h for h in heights if h > 0], default=1.0) / 1e3 if panel.get_yscale() == "log" else 0.0
+    panel.stairs(heights, mark.edges, baseline=floor, color=colour, linewidth=1.2, label=_text(mark.label))
+    if mark.filled:
+        panel.stairs(heights, mark.edges, baseline=floor, color=colour, alpha=0.22, fill=True, linewidth=0)
+
+
+def _line(panel: Axes, mark: Line) -> None:
+    panel.plot(mark.x, mark.y, color=_style.colour(mark.tone), linewidth=1.6, label=_text(mark.label),
+               linestyle=(0, (4, 2)) if mark.dashed else "-")  # fmt: skip
+
+
+def _points(panel: Axes, mark: Points) -> None:
+    colour, crowded = _style.colour(mark.tone), len(mark.x) > CROWDED
+    size = 3.2 if crowded else 5.0
+    if mark.low:
+        panel.vlines(mark.x, mark.low, mark.high, color=colour, linewidth=0.6 if crowded else 1.2, alpha=0.75)
+    inside = "white" if mark.hollow else colour
+    panel.plot(mark.x, mark.y, linestyle="none", marker=MARKERS[mark.shape], color=colour, label=_text(mark.label),
+               markersize=size * (1.8 if mark.shape == "tick" else 1), markerfacecolor=inside, markeredgewidth=1.0,
+               clip_on=False, zorder=3)  # fmt: skip
+
+
+def _rule(panel: Axes, mark: Rule) -> None:
+    across = panel.axvline if mark.along == "y" else panel.axhline
+    across(mark.at, color=_style.colour(mark.tone), linewidth=1.0, label=_text(mark.label),
+           linestyle=(0, (2, 2)) if mark.dashed else "-")  # fmt: skip
+
+
+def _band(panel: Axes, mark: Band) -> None:
+    across = panel.axhspan if mark.on == "y" else panel.axvspan
+    low, high = (
+        end if end is not None else limit for end, limit in zip((mark.low, mark.high), (-1e9, 1e9), strict=True)
+    )
+    across(low, high, color=_style.colour(mark.tone), alpha=0.08, linewidth=0, label=_text(mark.label))
+
+
+def _cells(panel: Axes, mark: Cells) -> None:
+    image = panel.imshow(mark.values, cmap="cividis", aspect="equal")
+    panel.set_ylim(len(mark.values) - 0.5, -0.5)
+    panel.set_xlim(-0.5, len(mark.values[0]) - 0.5)
+    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8)
+    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    finite = [value for row in mark.values for value in row if math.isfinite(value)]
+    middle = (min(finite) + max(finite)) / 2
+    if len(mark.values) <= ANNOTATED:
+        for i, row in enumerate(mark.values):
+            for j, value in enumerate(row):
+                told = format(value, mark.fmt) if math.isfinite(value) else "–"
+                light = not value < middle
+                panel.text(j, i, told, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
+
+
+PENS: dict[type[Mark], Callable[[Any, Any], None]] = {
+    Steps: _steps, Line: _line, Points: _points, Rule: _rule, Band: _band, Cells: _cells,
+}  # fmt: skip
+
+
+def _tick(value: float) -> str:
+    """A number as plain text, 5×10⁸ where it is long: no mathematics, which a layer's name must never reach."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.6g}".replace("-", "−")
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if float(mantissa) == 1 else f"{float(mantissa):g}×{power}".replace("-", "−")
+
+
+def _between(value: float, view: Sequence[float]) -> str:
+    """Twos and fives, on a logarithmic axis that spans too few powers of ten to be read without them."""
+    low, high = sorted(view)
+    digit = round(value / 10 ** math.floor(math.log10(value)))
+    return _tick(value) if high < 30 * max(low, 1e-300) and (digit in (2, 5) or high < 4 * low) else ""
+
+
+def _text(words: str, width: int = 0) -> str:
+    """Words as they are: a $ in a name begins no formula; wrapped where a width is given."""
+    lines: Sequence[str] = textwrap.wrap(words, width, break_on_hyphens=False) if width else [words]
+    return "\n".join(lines).replace("$", r"\$")

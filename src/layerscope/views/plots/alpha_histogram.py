@@ -1,0 +1,55 @@
+"""The α of several models, as histograms over each other."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from layerscope.comparison import alphas_of, histogram
+from layerscope.report import Comparison
+from layerscope.views.plots._marks import Axis, Mark, Picture, Rule, Steps, numbers
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.plots._style import series
+from layerscope.views.text import elide, plural, printable
+
+SCOPE = "models"
+FILLED = 2  # models whose histograms are filled; more would hide each other
+LONGEST = 36  # characters of a model's name
+CEILING = 12.0  # α above which layers share the last bin
+
+
+def data(comparison: Comparison) -> Picture:
+    """Share of each model's layers per bin of α, in common bins; layers without α and embeddings are left out."""
+    alphas = [alphas_of(report) for report in comparison.reports]
+    shown = [[min(a, CEILING) for a in values] for values in alphas]
+    found = histogram(shown)
+    limits = comparison.reports[0].settings.limits
+    marks: list[Mark] = []
+    for i, (letter, name, values) in enumerate(zip(comparison.letters, comparison.names, alphas, strict=True)):
+        if values:
+            called = (
+                elide(printable(name), LONGEST) if len(alphas) == 1 else f"{letter} {elide(printable(name), LONGEST)}"
+            )
+            middle = median(values)
+            marks.append(
+                Steps(
+                    tone=series(i),
+                    label=f"{called}: {plural(len(values), 'layer')}, median {middle:.2f}",
+                    edges=numbers(found["edges"]),
+                    heights=tuple(count / len(values) for count in found["counts"][i]),
+                    filled=i < FILLED,
+                )
+            )
+    if marks:
+        marks.append(Rule(tone="quiet", at=limits.over_trained, label=f"α = {limits.over_trained:g}"))
+        marks.append(Rule(tone="quiet", at=limits.under_trained, label=f"α = {limits.under_trained:g}"))
+    beyond = sum(a > CEILING for values in alphas for a in values)
+    return Picture(
+        "alpha_histogram",
+        "α of the layers",
+        plural(len(alphas), "model"),
+        Axis("α, power-law exponent"),
+        (Axis("share of the layers", low=0.0),),
+        tuple(marks),
+        (f"{plural(beyond, 'layer')} with α above {CEILING:g} in the last bin",) if beyond else (),
+        "" if marks else "no model has a layer with α",
+    )

@@ -1,0 +1,39 @@
+"""How far models are from each other: a matrix with a row and a column for each."""
+
+from __future__ import annotations
+
+import math
+
+from layerscope.report import Comparison
+from layerscope.views.plots._marks import Axis, Cells, Picture
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import elide, plural, printable
+
+SCOPE = "models"
+LONGEST = 40  # characters of a model's name
+WEIGHTS = "‖A−B‖F / √(‖A‖F‖B‖F): 0 for equal weights, √2 for independent ones of equal norm"
+SPECTRA = "mean √JSD of the layers' spectra: 0 for equal spectra, at most √ln 2"
+
+
+def data(comparison: Comparison) -> Picture:
+    """Distances of the weights over the matched layers where they were read, else of the spectra."""
+    weights = comparison.apart.get("weights")
+    matrix = weights or comparison.apart.get("spectra", ())
+    what = "weights" if weights else "spectra"
+    letters = comparison.letters
+    names = tuple(f"{elide(printable(name), LONGEST)}  {x}" for x, name in zip(letters, comparison.names, strict=True))
+    values = tuple(tuple(math.nan if x is None else x for x in row) for row in matrix)
+    known = any(math.isfinite(x) for i, row in enumerate(values) for j, x in enumerate(row) if i != j)
+    if len(names) < 2:
+        empty = "a distance needs two models"
+    else:
+        empty = "" if known else "the models have no analysed layer of one name and shape in common"
+    return Picture(
+        "distances",
+        f"Distances of the {what}",
+        f"{plural(len(names), 'model')}, over the layers that each two have in common",
+        Axis("", "category", letters),
+        (Axis("", "category", names),),
+        () if empty else (Cells(tone="ink", values=values, label=WEIGHTS if weights else SPECTRA),),
+        empty=empty,
+    )

@@ -1,0 +1,43 @@
+"""The densities of one layer's eigenvalues in several models, over each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layerscope.report import ComparedLayer, Comparison
+from layerscope.views.plots import _esd
+from layerscope.views.plots._marks import Axis, Mark, Picture, Steps, numbers
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.plots._style import series
+from layerscope.views.text import plural, printable
+
+SCOPE = "matched"
+X = Axis("eigenvalue λ of WᵀW (W²)", "log")
+Y = Axis("density (1/W²)", "log")
+
+
+def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
+    """Histograms in the same bins of log λ, and each model's fitted tail."""
+    title, of = "Spectral densities", printable(layer.name, 60)
+    found = [report.rows[row] for report, row in zip(comparison.reports, layer.rows, strict=True)]
+    reasons = [_esd.nothing(row) for row in found]
+    lives = [row.spectrum.live for row, why in zip(found, reasons, strict=True) if not why and row.spectrum is not None]
+    if not lives:
+        return Picture(
+            "esd_compared", title, "", X, (Y,), empty=reasons[0] if reasons else "the models share no layer", of=of
+        )
+    at = _esd.edges(np.sort(np.concatenate(lives)), log=True)
+    marks: list[Mark] = []
+    for i, (row, why) in enumerate(zip(found, reasons, strict=True)):
+        if why or row.spectrum is None:
+            continue
+        live, letter = row.spectrum.live, comparison.letters[i]
+        fit = row.parts["weight"].fits.get("power_law")
+        told = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
+        heights = _esd.density(live, at, len(live))
+        label = f"{letter}: {plural(len(live), 'eigenvalue')}{told}"
+        marks.append(Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2))
+    lowest = min(height for mark in marks if isinstance(mark, Steps) for height in mark.heights if height > 0)
+    missing = [f"{x}: {why}" for x, why in zip(comparison.letters, reasons, strict=True) if why]
+    axis = Axis(Y.label, "log", low=lowest / 2)
+    return Picture("esd_compared", title, plural(len(marks), "model"), X, (axis,), tuple(marks), tuple(missing), of=of)

@@ -1,0 +1,50 @@
+"""The density of a layer's eigenvalues on linear axes: the bulk is what is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layerscope.report import Report
+from layerscope.types import Fit, LayerReport, Spectrum
+from layerscope.views.plots import _esd
+from layerscope.views.plots._marks import Axis, Mark, Picture
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import plural, printable
+
+SCOPE = "layer"
+X = Axis("eigenvalue λ of WᵀW (W²)", low=0.0)
+Y = Axis("density (1/W²)", low=0.0)
+SPAN = 4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
+
+
+def data(report: Report, layer: LayerReport) -> Picture:
+    """Histogram in equal bins of λ, from zero to the end of the bulk and some way beyond."""
+    title, of = "Spectral density, linear axes", printable(layer.name, 60)
+    empty = _esd.nothing(layer)
+    if empty or layer.spectrum is None:
+        return Picture("esd_linear", title, "", X, (Y,), empty=empty, of=of)
+    spectrum, fits = layer.spectrum, layer.parts["weight"].fits
+    bulk, power_law = fits.get("marchenko_pastur"), fits.get("power_law")
+    high, beyond = _end(spectrum, bulk)
+    steps = _esd.histogram(spectrum, _esd.edges(spectrum.live, log=False, high=high))
+    marks: list[Mark] = [steps]
+    if bulk is not None and bulk.ok:
+        spikes = _esd.spikes(spectrum, bulk, max(steps.heights) / 40, high)
+        marks += [_esd.bulk(spectrum, bulk), *([spikes] if spikes else [])]
+    if power_law is not None and power_law.ok and power_law.params["xmin"] < high:
+        marks += [_esd.tail(power_law, len(spectrum.live), high), _esd.start(power_law)]
+    notes = _esd.remarks(layer, spectrum)
+    if beyond:
+        last = float(spectrum.live[-1])
+        notes.append(f"{plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g} beyond the axis")
+    axis, y = Axis(X.label, low=0.0, high=high), Axis(Y.label, low=0.0, high=1.15 * max(steps.heights))
+    about = _esd.about(layer, spectrum)
+    return Picture("esd_linear", title, about, axis, (y,), tuple(marks), tuple(notes), of=of)
+
+
+def _end(spectrum: Spectrum, bulk: Fit | None) -> tuple[float, int]:
+    """(end of the axis, eigenvalues beyond it)."""
+    live = spectrum.live
+    anchor = bulk.params["edge"] if bulk is not None and bulk.ok else float(np.quantile(live, 0.9))
+    high = min(float(live[-1]), SPAN * anchor)
+    return high, int((live > high * (1 + 1e-9)).sum())

@@ -1,0 +1,37 @@
+"""Which of the six phases of training each layer shows, in the model's order."""
+
+from __future__ import annotations
+
+from layerscope.report import Report
+from layerscope.types import LayerReport
+from layerscope.views.plots import _layers
+from layerscope.views.plots._marks import Axis, Picture
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import plural
+
+SCOPE = "model"
+PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed")
+
+
+def data(report: Report) -> Picture:
+    """A point per layer on the phase that its spectrum shows, from random-like up to heavy-tailed."""
+    layers = _layers.analysed(report)
+    known = [place for place in layers if place.layer.metrics.get("phase") in PHASES]
+    counts = [sum(place.layer.metrics["phase"] == phase for place in known) for phase in PHASES]
+    return Picture(
+        "phases",
+        "Phases of training by depth",
+        plural(len(known), "layer"),
+        _layers.depth_axis(layers),
+        (Axis("phase", "category", tuple(f"{p} ({n})" for p, n in zip(PHASES, counts, strict=True))),),
+        tuple(_layers.points(report, known, lambda p: (p.depth, float(_phase(p.layer))), note=_note)),
+        empty="" if known else _layers.why_empty(report, "phase"),
+    )
+
+
+def _phase(layer: LayerReport) -> int:
+    return PHASES.index(str(layer.metrics["phase"]))
+
+
+def _note(layer: LayerReport) -> str:
+    return str(layer.metrics["phase"])

@@ -1,0 +1,77 @@
+"""A layer's spectrum beside that of its own entries in random order: what is left is size, not structure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from layerscope.metrics.random_matrix import grave
+from layerscope.report import Report
+from layerscope.types import LayerReport, Measurement, Mode
+from layerscope.views.plots import _esd
+from layerscope.views.plots._marks import Axis, Mark, Picture, Points, Rule, Steps, numbers
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import plural, printable
+
+SCOPE = "layer"
+X = Axis("eigenvalue λ of WᵀW (W²)", "log")
+Y = Axis("density (1/W²)", "log")
+
+
+def data(report: Report, layer: LayerReport) -> Picture:
+    """Both histograms in the same bins of log λ, the edge of the shuffles' bulk, and the traps that lie beyond it."""
+    title, of = "Against its own entries shuffled", printable(layer.name, 60)
+    shuffles = [p for role, p in layer.parts.items() if role.startswith("shuffle") and p.spectrum is not None]
+    empty = _esd.nothing(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
+    if empty or layer.spectrum is None:
+        return Picture("randomized", title, "", X, (Y,), empty=empty, of=of)
+    mixed = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
+    own = layer.spectrum.live
+    at = _esd.edges(np.sort(np.concatenate([own, mixed])), log=True)
+    original = _esd.histogram(layer.spectrum, at)
+    random = Steps(
+        tone="fit",
+        label=f"shuffled ({plural(len(shuffles), 'shuffle')})",
+        edges=numbers(at),
+        heights=_esd.density(mixed, at, len(mixed)),
+        filled=False,
+    )
+    lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
+    marks: list[Mark] = [original, random]
+    marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _edge(shuffles)]
+    notes = []
+    traps = [mode for part in shuffles for mode in part.modes]
+    if traps:
+        marks.append(_traps(traps, report.settings.limits.trap_size, lowest / 2))
+    else:
+        notes.append("no shuffle has an eigenvalue beyond the edge of its bulk: no traps")
+    if "rand_distance" in layer.metrics:
+        about = f"rand_distance = {layer.metrics['rand_distance']:.3f}"
+        if "rand_null" in layer.metrics:
+            about += f", {layer.metrics['rand_null']:.3f} between shuffles"
+    else:
+        about = _esd.about(layer, layer.spectrum)
+    return Picture(
+        "randomized", title, about, X, (Axis(Y.label, "log", low=lowest / 4),), tuple(marks), tuple(notes), of=of
+    )
+
+
+def _edge(shuffles: list[Measurement]) -> list[float]:
+    edges = [fit.params["edge"] for part in shuffles if (fit := part.fits.get("marchenko_pastur")) and fit.ok]
+    return [float(np.mean(edges))] if edges else []
+
+
+def _traps(traps: list[Mode], size: float, height: float) -> Points:
+    heavy = sum(grave(mode, size) for mode in traps)
+    return Points(
+        tone="spike",
+        label=f"traps ({len(traps)}, {heavy} carried by single weights)",
+        x=numbers(mode.value for mode in traps),
+        y=(height,) * len(traps),
+        shape="down",
+        notes=tuple(_of(mode) for mode in traps),
+    )
+
+
+def _of(mode: Mode) -> str:
+    told = f"λ = {mode.value:.4g}, {100 * (mode.value / mode.edge - 1):.0f} % beyond the edge" if mode.edge else ""
+    return told + (f", weight {list(mode.entry)} carries {mode.share:.0%}" if mode.entry else "")

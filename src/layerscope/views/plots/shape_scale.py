@@ -1,0 +1,42 @@
+"""Shape against scale: α of each layer over the logarithm of its largest eigenvalue."""
+
+from __future__ import annotations
+
+from layerscope.report import Report
+from layerscope.types import LayerReport
+from layerscope.views.plots import _layers
+from layerscope.views.plots._marks import Axis, Mark, Picture, Rule
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import plural
+
+SCOPE = "model"
+
+
+def data(report: Report) -> Picture:
+    """A point per fitted layer; shape and scale are two things, and no product of them is shown."""
+    fitted = [p for p in _layers.analysed(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()]
+    limits = report.settings.limits
+    marks: list[Mark] = [
+        Rule(tone="over", at=limits.over_trained, along="x", label=f"α = {limits.over_trained:g}"),
+        Rule(tone="under", at=limits.under_trained, along="x", label=f"α = {limits.under_trained:g}"),
+    ]
+    marks += _layers.points(report, fitted, lambda p: _place(p.layer), note=_note)
+    alphas = [_place(p.layer)[1] for p in fitted]
+    return Picture(
+        "shape_scale",
+        "Shape against scale",
+        plural(len(fitted), "layer"),
+        Axis("log₁₀ λmax, scale (λmax in W²)"),
+        (Axis("α, shape", "log" if max(alphas, default=1.0) > 4 * limits.under_trained else "linear"),),
+        tuple(marks) if fitted else (),
+        empty="" if fitted else _layers.why_empty(report, "alpha"),
+    )
+
+
+def _place(layer: LayerReport) -> tuple[float, float]:
+    return float(layer.metrics["log_spectral_norm"]), float(layer.metrics["alpha"])
+
+
+def _note(layer: LayerReport) -> str:
+    scale, shape = _place(layer)
+    return f"log₁₀ λmax = {scale:.2f}, α = {shape:.2f}"

@@ -1,0 +1,66 @@
+"""Why the tail begins where it does: distance and exponent for every xmin that was tried."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from layerscope.errors import Absent
+from layerscope.fits.power_law import positive, scan
+from layerscope.report import Report
+from layerscope.types import Fit, LayerReport
+from layerscope.views.plots import _esd
+from layerscope.views.plots._marks import Axis, Band, Line, Mark, Picture, Points, Rule, numbers
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import printable
+
+SCOPE = "layer"
+X = Axis("xmin (W²)", "log")
+PANELS = (Axis("KS distance D", low=0.0), Axis("α"))
+SHOWN = 96  # candidates, evenly spread over those there are
+CEILING = 12.0  # α above which the axis ends
+
+
+def data(report: Report, layer: LayerReport) -> Picture:
+    """D and α of each candidate; the one with the smallest D is chosen, and α should be level around it."""
+    title, of = "Search for the tail", printable(layer.name, 60)
+    fit = layer.parts["weight"].fits.get("power_law")
+    empty = _esd.nothing(layer) or _why(fit)
+    if empty or fit is None or layer.spectrum is None:
+        return Picture("xmin", title, "", X, PANELS, empty=empty, of=of)
+    settings = report.settings
+    try:
+        values = positive(layer.spectrum, settings)
+    except Absent as why:  # measured under other settings than it is judged by
+        return Picture("xmin", title, "", X, PANELS, empty=str(why), of=of)
+    logs = np.log(values[: len(values) - int(fit.params.get("fingers", 0))])
+    starts, alphas, distances = scan(logs, settings.min_tail, SHOWN)
+    x, limits, chosen = numbers(np.exp(starts)), settings.limits, fit.params
+    marks: list[Mark] = [
+        Line(tone="ink", x=x, y=numbers(distances), label="D"),
+        Points(tone="fit", x=(chosen["xmin"],), y=(chosen["ks"],), label=f"chosen, D = {chosen['ks']:.3f}"),
+        Rule(tone="fit", at=chosen["xmin"]),
+        Band(tone="good", low=limits.over_trained, high=limits.under_trained, panel=1),
+        Line(tone="ink", x=x, y=numbers(alphas), panel=1),
+        Rule(tone="fit", at=chosen["xmin"], panel=1),
+        _chosen(layer, fit),
+    ]
+    high = min(CEILING, max(max(numbers(alphas)), chosen["alpha"]) * 1.05)
+    panels = (PANELS[0], Axis(PANELS[1].label, low=1.0, high=max(high, limits.over_trained + 0.5)))
+    about = f"{len(logs):,} eigenvalues, tails of at least {settings.min_tail}"
+    notes = (f"α of short tails runs up to {max(alphas):.3g}",) if max(alphas) > CEILING else ()
+    return Picture("xmin", title, about, X, panels, tuple(marks), notes, of=of)
+
+
+def _chosen(layer: LayerReport, fit: Fit) -> Points:
+    low, high = (float(layer.metrics.get(name, math.nan)) for name in ("alpha_low", "alpha_high"))
+    alpha, n = fit.params["alpha"], fit.params["n_tail"]
+    label = f"chosen, α = {alpha:.2f} on {n:.0f} eigenvalues"
+    return Points(tone="fit", x=(fit.params["xmin"],), y=(alpha,), low=(low,), high=(high,), panel=1, label=label)
+
+
+def _why(fit: Fit | None) -> str:
+    if fit is None:
+        return "no power law was asked for"
+    return "" if fit.ok else f"no tail: {fit.reason}"

@@ -1,0 +1,249 @@
+"use strict";
+// The browser's pen: draws any picture (views/plots/_marks.py) as SVG. Words become text nodes, never markup;
+// colours are classes, so that light, dark and print are the style sheet's affair.
+
+const SVG = "http://www.w3.org/2000/svg";
+const FONT = 6.1; // width of a character of a tick label
+const CIVIDIS = [[0, 32, 77], [65, 77, 107], [124, 123, 120], [188, 175, 111], [255, 234, 70]];
+const CROWDED = 60, REACH = 14;
+let clips = 0;
+
+function node(space, name, attributes, children) {
+  const made = space ? document.createElementNS(space, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);
+  made.append(...(children || []));
+  return made;
+}
+const svg = (name, attributes, ...children) => node(SVG, name, attributes, children);
+const html = (name, attributes, ...children) => node("", name, attributes, children);
+const fixed = (value) => Math.round(value * 10) / 10;
+const finite = (values) => values.filter((v) => v !== null && v !== undefined && Number.isFinite(v));
+
+function tick(value) {
+  if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) {
+    return String(Number(value.toPrecision(6))).replace("-", "−");
+  }
+  const [mantissa, exponent] = value.toExponential(3).split("e");
+  const power = "10" + [...String(Number(exponent))].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] || "⁻").join("");
+  return Number(mantissa) === 1 ? power : (Number(mantissa) + "×" + power).replace(/^-/, "−");
+}
+
+function linearTicks(low, high, count) {
+  const raw = (high - low) / Math.max(count, 1), power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= raw * 0.999);
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(i * step);
+  return found;
+}
+
+function logTicks(low, high, count) {
+  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
+  const digits = last - first <= 2 ? [1, 2, 5] : [1], every = Math.max(1, Math.ceil((last - first) / Math.max(count, 1)));
+  const found = [];
+  for (let e = first; e <= last; e += digits.length > 1 ? 1 : every) {
+    for (const d of digits) if (d * 10 ** e >= low * 0.999 && d * 10 ** e <= high * 1.001) found.push(d * 10 ** e);
+  }
+  return found.length > 1 ? found : linearTicks(low, high, count);
+}
+
+function scale(axis, values) {
+  const log = axis.scale === "log", category = axis.scale === "category";
+  if (category) return { low: -0.6, high: axis.ticks.length - 0.4, log, category, at: (v) => v };
+  const seen = finite(values).filter((v) => !log || v > 0);
+  let low = axis.low ?? Math.min(...seen), high = axis.high ?? Math.max(...seen);
+  if (!Number.isFinite(low)) low = log ? 1 : 0;
+  if (!(high > low)) [low, high] = log ? [low / 2, low * 2] : [low - 0.5, low + 0.5];
+  const move = log ? Math.log : (v) => v, back = log ? Math.exp : (v) => v;
+  const pad = (move(high) - move(low)) * 0.05;
+  if (axis.low === undefined) low = back(move(low) - pad);
+  if (axis.high === undefined) high = back(move(high) + pad);
+  return { low, high, log, category, at: log ? Math.log : (v) => v };
+}
+
+// Values of one axis that a mark occupies.
+function extent(mark, side) {
+  if (mark.kind === "steps") return side === "x" ? mark.edges : mark.heights;
+  if (mark.kind === "rule") return (mark.along || "y") === side ? [] : [mark.at];
+  if (mark.kind === "cells" || mark.kind === "band") return [];
+  return side === "x" ? mark.x : [...mark.y, ...(mark.low || []), ...(mark.high || [])];
+}
+
+const SHAPES = {
+  circle: (x, y, r) => `M${fixed(x - r)} ${fixed(y)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`,
+  square: (x, y, r) => `M${fixed(x - r * 0.9)} ${fixed(y - r * 0.9)}h${1.8 * r}v${1.8 * r}h${-1.8 * r}z`,
+  diamond: (x, y, r) => `M${fixed(x)} ${fixed(y - 1.25 * r)}l${1.25 * r} ${1.25 * r}l${-1.25 * r} ${1.25 * r}l${-1.25 * r} ${-1.25 * r}z`,
+  triangle: (x, y, r) => `M${fixed(x)} ${fixed(y - 1.2 * r)}l${1.15 * r} ${2 * r}h${-2.3 * r}z`,
+  down: (x, y, r) => `M${fixed(x)} ${fixed(y + 1.2 * r)}l${1.15 * r} ${-2 * r}h${-2.3 * r}z`,
+  cross: (x, y, r) => `M${fixed(x - r)} ${fixed(y - r)}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}`,
+  tick: (x, y, r) => `M${fixed(x)} ${fixed(y - 1.5 * r)}v${3 * r}`,
+};
+
+const PENS = {
+  band(mark, X, Y, box) {
+    const [low, high] = [mark.low ?? box.y.low, mark.high ?? box.y.high].map(Y);
+    return [svg("rect", { class: "band", x: box.left, width: box.width, y: fixed(high), height: fixed(Math.max(0, low - high)) })];
+  },
+  rule(mark, X, Y, box) {
+    const up = (mark.along || "y") === "y", at = fixed(up ? X(mark.at) : Y(mark.at));
+    const d = up ? `M${at} ${box.top}V${box.top + box.height}` : `M${box.left} ${at}H${box.left + box.width}`;
+    return [svg("path", { class: mark.dashed === false ? "rule" : "rule dotted", d })];
+  },
+  line(mark, X, Y) {
+    let d = "", pen = "M";
+    mark.x.forEach((x, i) => {
+      if (mark.y[i] === null || !Number.isFinite(Y(mark.y[i]))) { pen = "M"; return; }
+      d += pen + fixed(X(x)) + " " + fixed(Y(mark.y[i])); pen = "L";
+    });
+    return [svg("path", { class: mark.dashed ? "line dashed" : "line", d })];
+  },
+  steps(mark, X, Y, box) {
+    const floor = box.top + box.height, y = (h) => (h > 0 ? fixed(Math.min(floor, Y(h))) : floor);
+    let d = `M${fixed(X(mark.edges[0]))} ${floor}`;
+    mark.heights.forEach((h, i) => { d += `V${y(h)}H${fixed(X(mark.edges[i + 1]))}`; });
+    d += `V${floor}`;
+    return [...(mark.filled === false ? [] : [svg("path", { class: "fill", d })]), svg("path", { class: "steps", d })];
+  },
+  points(mark, X, Y) {
+    const r = mark.x.length > CROWDED ? 2.4 : 3.6, shape = SHAPES[mark.shape || "circle"], made = [];
+    if (mark.low) {
+      const bars = mark.x.map((x, i) => (mark.low[i] === null ? "" : `M${fixed(X(x))} ${fixed(Y(mark.low[i]))}V${fixed(Y(mark.high[i]))}`));
+      made.push(svg("path", { class: mark.x.length > CROWDED ? "bars thin" : "bars", d: bars.join("") }));
+    }
+    const d = mark.x.map((x, i) => shape(X(x), Y(mark.y[i]), r)).join("");
+    return [...made, svg("path", { class: mark.hollow ? "points hollow" : "points", d })];
+  },
+  cells(mark, X, Y, box) {
+    const flat = finite(mark.values.flat()), high = Math.max(...flat), low = Math.min(...flat);
+    const width = Math.abs(X(1) - X(0)), height = Math.abs(Y(1) - Y(0));
+    return mark.values.flatMap((row, i) => row.flatMap((value, j) => {
+      const share = value === null ? 0 : (value - low) / (high - low || 1), at = share * (CIVIDIS.length - 1);
+      const k = Math.min(CIVIDIS.length - 2, Math.floor(at));
+      const rgb = CIVIDIS[k].map((c, n) => Math.round(c + (CIVIDIS[k + 1][n] - c) * (at - k)));
+      const x = fixed(X(j) - width / 2), y = fixed(Y(i) - height / 2);
+      const cell = svg("rect", { x, y, width: fixed(width), height: fixed(height), ...(value === null ? { class: "none" } : { fill: `rgb(${rgb})` }) });
+      const told = value === null ? "–" : value.toFixed(2);
+      const ink = value === null ? "tick" : share > 0.5 ? "dark" : "light";
+      return row.length > 12 ? [cell] : [cell, svg("text", { class: "cell " + ink, x: fixed(X(j)), y: fixed(Y(i) + 4) }, told)];
+    }));
+  },
+};
+
+function swatch(mark) {
+  const box = svg("svg", { class: "swatch t-" + mark.tone, width: 22, height: 12, "aria-hidden": "true" });
+  const drawn = {
+    points: () => svg("path", { class: mark.hollow ? "points hollow" : "points", d: SHAPES[mark.shape || "circle"](11, 6, 3.6) }),
+    steps: () => svg("path", { class: mark.filled === false ? "steps" : "steps fill-too", d: "M3 11V3H19V11" }),
+    line: () => svg("path", { class: mark.dashed ? "line dashed" : "line", d: "M1 6H21" }),
+    rule: () => svg("path", { class: "rule dotted", d: "M1 6H21" }),
+    band: () => svg("rect", { class: "band", x: 1, y: 1, width: 20, height: 10 }),
+  }[mark.kind];
+  if (drawn) box.append(drawn());
+  return box;
+}
+
+function panel(root, picture, axis, marks, box, last) {
+  const X = (v) => box.left + box.width * (box.x.at(v) - box.x.at(box.x.low)) / (box.x.at(box.x.high) - box.x.at(box.x.low));
+  const turned = marks.some((mark) => mark.kind === "cells");
+  const up = (v) => (box.y.at(v) - box.y.at(box.y.low)) / (box.y.at(box.y.high) - box.y.at(box.y.low));
+  const Y = (v) => box.top + box.height * (turned ? up(v) : 1 - up(v));
+  const grid = svg("g", { class: "grid" }), words = svg("g", { class: "ticks" });
+  for (const v of box.yTicks) {
+    if (!turned) grid.append(svg("path", { d: `M${box.left} ${fixed(Y(v))}h${box.width}` }));
+    words.append(svg("text", { class: "tick end", x: box.left - 6, y: fixed(Y(v) + 4) }, box.y.category ? axis.ticks[v] : tick(v)));
+  }
+  for (const v of box.xTicks) {
+    if (!turned) grid.append(svg("path", { d: `M${fixed(X(v))} ${box.top}v${box.height}` }));
+    if (!last) continue;
+    const x = fixed(X(v)), y = box.top + box.height + 14, told = box.x.category ? picture.x.ticks[v] : tick(v);
+    words.append(svg("text", box.slanted ? { class: "tick end", transform: `translate(${x + 4} ${y - 2}) rotate(-38)` } : { class: "tick middle", x, y }, told));
+  }
+  const clip = `clip${++clips}`;
+  root.append(svg("clipPath", { id: clip }, svg("rect", { x: box.left - 4, y: box.top - 4, width: box.width + 8, height: box.height + 8 })));
+  const drawn = svg("g", { "clip-path": `url(#${clip})` });
+  for (const mark of marks) drawn.append(svg("g", { class: "t-" + mark.tone }, ...PENS[mark.kind](mark, X, Y, box)));
+  words.append(svg("text", { class: "label middle", transform: `translate(12 ${fixed(box.top + box.height / 2)}) rotate(-90)` }, axis.label || ""));
+  root.append(grid, svg("path", { class: "frame", d: `M${box.left} ${box.top}v${box.height}h${box.width}` }), drawn, words);
+  return marks.filter((m) => m.kind === "points" && m.notes).flatMap((m) => m.x.map((x, i) => (
+    { x: X(x), y: Y(m.y[i]), note: m.notes[i], row: m.rows && m.rows[i] >= 0 ? m.rows[i] : undefined })));
+}
+
+function draw(picture, width, tall) {
+  const count = picture.panels.length, each = tall / (count > 1 ? count * 0.62 : 1);
+  const root = svg("svg", { role: "img", class: "chart" });
+  const marksOf = (i) => picture.marks.filter((mark) => (mark.panel || 0) === i);
+  const x = scale(picture.x, picture.marks.flatMap((mark) => extent(mark, "x")));
+  const ys = picture.panels.map((axis, i) => scale(axis, marksOf(i).flatMap((mark) => extent(mark, "y"))));
+  const yTicks = ys.map((y, i) => (y.category ? picture.panels[i].ticks.map((_, k) => k) : (y.log ? logTicks : linearTicks)(y.low, y.high, each / 45)));
+  const longest = Math.max(...yTicks.flatMap((ticks, i) => ticks.map((v) => (ys[i].category ? picture.panels[i].ticks[v] : tick(v)).length)), 3);
+  const left = Math.min(width * 0.4, 30 + longest * FONT), right = 14, wide = width - left - right;
+  let xTicks = x.category ? picture.x.ticks.map((_, k) => k) : (x.log ? logTicks : linearTicks)(x.low, x.high, wide / 70);
+  xTicks = xTicks.filter((v) => v >= x.low && v <= x.high);
+  const widest = x.category ? Math.max(...picture.x.ticks.map((t) => t.length)) * FONT : 0;
+  const slanted = x.category && widest > wide / Math.max(xTicks.length, 1);
+  const foot = 34 + (slanted ? Math.min(110, widest * 0.64) : 0);
+  let top = 10;
+  const spots = [];
+  picture.panels.forEach((axis, i) => {
+    const box = { left, width: wide, top, height: each, x, y: ys[i], xTicks, yTicks: yTicks[i].filter((v) => v >= ys[i].low && v <= ys[i].high), slanted };
+    spots.push(...panel(root, picture, axis, marksOf(i), box, i === count - 1));
+    top += each + (i === count - 1 ? 0 : 18);
+  });
+  const height = Math.round(top + foot);
+  root.append(svg("text", { class: "label middle", x: fixed(left + wide / 2), y: height - 4 }, picture.x.label || ""));
+  root.setAttribute("viewBox", `0 0 ${Math.round(width)} ${height}`);
+  return { root, spots };
+}
+
+// A figure: caption, legend, drawing, notes. `open(row)` is called where a point that stands for a layer is clicked.
+function chart(picture, open, tall = 230) {
+  const title = html("strong", {}, picture.title), about = html("span", { class: "about" }, picture.about);
+  const figure = html("figure", { class: "picture", "data-name": picture.name }, html("figcaption", {}, title, about));
+  if (picture.empty) {
+    figure.append(html("p", { class: "empty" }, picture.empty));
+    return figure;
+  }
+  const entries = picture.marks.filter((mark) => mark.label && mark.kind !== "cells");
+  if (entries.length) {
+    figure.append(html("ul", { class: "legend" }, ...entries.map((mark) => html("li", {}, swatch(mark), mark.label))));
+  }
+  const room = html("div", { class: "room" }), tip = html("div", { class: "tip", "aria-hidden": "true", hidden: "" });
+  figure.append(room);
+  const cells = picture.marks.filter((mark) => mark.kind === "cells").map((mark) => mark.label);
+  for (const note of [...cells, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
+  let spots = [], before = 0;
+  const nearest = (event) => {
+    const frame = room.firstChild.getBoundingClientRect(), zoom = before / frame.width;
+    const [px, py] = [(event.clientX - frame.left) * zoom, (event.clientY - frame.top) * zoom];
+    let best, least = REACH * REACH;
+    for (const spot of spots) {
+      const far = (spot.x - px) ** 2 + (spot.y - py) ** 2;
+      if (far < least) [best, least] = [spot, far];
+    }
+    return best;
+  };
+  room.addEventListener("pointermove", (event) => {
+    const spot = nearest(event);
+    tip.hidden = !spot;
+    room.classList.toggle("pointing", Boolean(spot && spot.row !== undefined));
+    if (!spot) return;
+    tip.textContent = spot.note;
+    tip.style.left = Math.min(Math.max(0, spot.x - 40), Math.max(0, before - tip.offsetWidth - 4)) + "px";
+    tip.style.top = spot.y + 12 + "px";
+  });
+  room.addEventListener("pointerleave", () => { tip.hidden = true; });
+  room.addEventListener("click", (event) => {
+    const spot = nearest(event);
+    if (spot && spot.row !== undefined) open(spot.row);
+  });
+  const said = `${picture.title}${picture.of ? " of " + picture.of : ""}; ${picture.about}. ${entries.map((mark) => mark.label).join("; ")}`;
+  new ResizeObserver(([entry]) => {
+    const width = Math.round(entry.contentRect.width);
+    if (width < 40 || width === before) return;
+    before = width;
+    const drawn = draw(picture, width, tall);
+    drawn.root.setAttribute("aria-label", said);
+    spots = drawn.spots;
+    room.replaceChildren(drawn.root, tip);
+  }).observe(room);
+  return figure;
+}
