@@ -19,7 +19,7 @@ from rich.console import Console
 import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.report import Report
-from layerscope.views import flat, table
+from layerscope.views import markdown, table
 
 HERE = Path(__file__).parent
 
@@ -62,7 +62,7 @@ def test_side_by_side(reports: list[Report]) -> None:
 
 
 def test_markdown(reports: list[Report]) -> None:
-    golden("report.md", flat.to_markdown(reports[1]))
+    golden("report.md", markdown.to_markdown(reports[1]))
 
 
 def test_the_json_schema(reports: list[Report]) -> None:

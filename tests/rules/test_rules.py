@@ -184,7 +184,7 @@ def test_rules_about_the_model_have_no_layer(rng: np.random.Generator) -> None:
     text = repr(report)
     assert "LS111 looks untrained: 4 of 4 layers" in text
     assert "None" not in text
-    from layerscope.views.flat import to_markdown
+    from layerscope.views.markdown import to_markdown
 
     assert "the whole model" in to_markdown(report)
     assert layerscope.Report.from_json(report.to_json()).findings == report.findings

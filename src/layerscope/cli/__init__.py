@@ -19,6 +19,8 @@ import click
 from layerscope.cli.options import (
     COMPARED,
     FINGERS,
+    FORMATS,
+    JUDGED,
     SEVERITIES,
     arrangement,
     each_model,
@@ -102,7 +104,7 @@ def cli(debug: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Show the plan with its cost and memory; measure nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
 @click.option("--verbose", "-v", is_flag=True, help="Every finding, and skipped tensors too.")
-@with_output
+@with_output(JUDGED)
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
     columns = chosen_columns(options["columns"])
@@ -146,7 +148,7 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
 def compare(targets: tuple[str, ...], **options: Any) -> int:
     """Several models side by side. Layers are matched by name."""
     from layerscope import api
-    from layerscope.views import comparison, table
+    from layerscope.views import comparison, markdown, table
 
     for name in ("output", "html"):
         check_output(options[name])
@@ -165,7 +167,7 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
         if options["format_"] == "table":
             comparison.show(found, table.console_for(stream), verbose=options["verbose"])
         else:
-            write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": comparison.to_markdown}
+            write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": markdown.comparison_to_markdown}
             stream.write(write[options["format_"]](found))
     if problem is not None:
         raise problem
@@ -176,7 +178,7 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
 @target_argument
 @layers_option
 @with_matrices
-@with_output
+@with_output(FORMATS)
 def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
     """Every tensor of TARGET: sizes, and analysed or why not."""
     from layerscope import api

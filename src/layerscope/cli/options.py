@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from layerscope.settings import Settings
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
+JUDGED = (*FORMATS, "sarif", "junit")  # of what has verdicts
 COMPARED = ("table", "json", "csv", "md")
 SEVERITIES = ("warn", "error")
 CONV = ("slices", "flat")
@@ -33,7 +34,6 @@ matrix_options = (
     click.option("--stacked", is_flag=True, help="All layers in one matrix."),
 )
 output_options = (
-    click.option("--format", "-f", "format_", type=click.Choice(FORMATS), default="table", show_default=True),
     click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout."),
     click.option("--columns", metavar="A,B,…", help="Columns of the table, CSV or Markdown ('help' lists them)."),
 )
@@ -46,11 +46,16 @@ def with_matrices(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_output(formats: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options that say how and where the result is written."""
-    for option in reversed(output_options):
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(output_options):
+            command = option(command)
+        choice = click.Choice(formats)
+        return click.option("--format", "-f", "format_", type=choice, default="table", show_default=True)(command)
+
+    return add
 
 
 def settings_of(target: str, options: dict[str, Any]) -> Settings | None:

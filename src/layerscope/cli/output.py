@@ -55,7 +55,7 @@ def together(reports: list[Report]) -> Report | Comparison:
 
 def write_reports(reports: list[Report], options: dict[str, Any], columns: list[str]) -> None:
     """Write the result; a result that cannot be written to its file goes to stdout rather than nowhere."""
-    from layerscope.views import flat, json, table
+    from layerscope.views import flat, json, junit, markdown, sarif, table
 
     format_, output = options["format_"], options["output"]
     if format_ == "table":
@@ -77,8 +77,12 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
         text = "".join(f"{line}\n" for report in reports for line in json.to_jsonl(report))
     elif format_ == "csv":
         text = flat.to_csv(reports, columns)
+    elif format_ == "sarif":
+        text = sarif.to_sarif(reports)
+    elif format_ == "junit":
+        text = junit.to_junit(reports, options.get("fail_on") or "warn")
     else:
-        text = "\n".join(flat.to_markdown(report, columns) for report in reports)
+        text = "\n".join(markdown.to_markdown(report, columns) for report in reports)
     with destination(output) as stream:
         stream.write(text)
 

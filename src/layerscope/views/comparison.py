@@ -14,7 +14,6 @@ from rich.text import Text
 from layerscope.errors import MissingExtra
 from layerscope.report import Comparison
 from layerscope.views import grid, table
-from layerscope.views.flat import escape
 from layerscope.views.grid import Cell
 from layerscope.views.text import abbreviate, number, plural, printable
 
@@ -117,22 +116,6 @@ def to_csv(comparison: Comparison) -> str:
     for row in found:
         writer.writerow([printable(row[head], 32_000) if isinstance(row[head], str) else row[head] for head in heads])
     return buffer.getvalue()
-
-
-def to_markdown(comparison: Comparison) -> str:
-    """The layers as a table under the reading: fit for a pull-request comment."""
-    heads = ["layer", *(f"α {letter}" for letter in comparison.letters), *(label for _, label, _ in SHOWN)]
-    lines = ["### layerscope: " + " against ".join(escape(name) for name in comparison.names), ""]
-    lines += [f"- {letter}: {escape(name)}" for letter, name in zip(comparison.letters, comparison.names, strict=True)]
-    lines += [f"- {escape(line)}" for line in comparison.reading]
-    lines += [f"- **{escape(line)}**" for line in comparison.warnings]
-    lines += ["", "| " + " | ".join(escape(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
-    for layer in comparison.layers:
-        last = layer.distances[-1] if layer.distances else {}
-        cells = [escape(layer.name), *(number(m.get("alpha"), ".2f") for m in layer.metrics)]
-        cells += [number(last.get(name), fmt) for name, _, fmt in SHOWN]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def _layers(comparison: Comparison, console: Console) -> None:

@@ -35,7 +35,7 @@ function metrics(layer) {
     const term = terms.metrics[name] || { unit: "", what: "" };
     known.append(html("div", {}, html("dt", { title: term.what }, name), html("dd", {}, typeof value === "number" ? tick(value) : value, html("span", { class: "unit" }, term.unit))));
   }
-  const parts = [html("h4", {}, "Every number"), known];
+  const parts = [html("h3", {}, "Every number"), known];
   const absent = Object.entries(layer.absent || {});
   if (absent.length) {
     const list = html("ul", {}, ...absent.map(([reason, names]) => html("li", {}, names.join(", ") + ": " + terms.reasons[reason])));

@@ -1,0 +1,68 @@
+"""Layers as JUnit tests, which every CI shows: a finding that counts is a failure, a failed layer an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from layerscope.report import Report
+from layerscope.types import SEVERITIES, Finding
+from layerscope.views.command import command
+from layerscope.views.text import printable
+
+
+def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
+    """A suite for each report, a case for each layer and one for the whole model; lesser findings are output."""
+    root = Element("testsuites", name="layerscope")
+    for report in reports:
+        root.append(_suite(report, SEVERITIES.index(fail_on)))
+    for name in ("tests", "failures", "errors", "skipped"):
+        root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
+    indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(report: Report, least: int) -> Element:
+    target = printable(report.meta["target"], 500)
+    suite = Element("testsuite", name=target)
+    findings: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        findings.setdefault(finding.layer, []).append(finding)
+    properties = SubElement(suite, "properties")
+    SubElement(properties, "property", name="command", value=command(report))
+    for row in report.rows:
+        if not row.ref.axes and not row.failed:
+            continue  # norms and biases are no tests that were left out
+        seconds = sum(part.seconds for part in row.parts.values())
+        case = SubElement(suite, "testcase", classname=target, name=printable(row.name, 500), time=f"{seconds:.3f}")
+        if row.failed:
+            SubElement(case, "error", message=printable(row.skipped, 600))
+        elif row.skipped:
+            SubElement(case, "skipped", message=printable(row.skipped, 600))
+        else:
+            _judge(case, findings.get(row.name, []), least)
+    case = SubElement(suite, "testcase", classname=target, name="the whole model", time="0")
+    if all(row.skipped for row in report.rows):
+        SubElement(case, "error", message="no layer could be analysed")
+    else:
+        _judge(case, findings.get(None, []), least)
+    counts = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    for name, tag in counts.items():
+        suite.set(name, str(len(suite.findall(f"testcase/{tag}"))))
+    suite.set("time", f"{float(report.meta.get('seconds', 0.0)):.3f}")
+    return suite
+
+
+def _judge(case: Element, found: list[Finding], least: int) -> None:
+    grave = [f for f in found if SEVERITIES.index(f.severity) >= least]
+    lines = [f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in grave]
+    if grave:
+        codes = " ".join(dict.fromkeys(printable(f.code, 40) for f in grave))
+        failure = SubElement(case, "failure", type=codes, message=lines[0])
+        failure.text = "\n".join(lines)
+    rest = [f for f in found if f not in grave]
+    if rest:
+        SubElement(case, "system-out").text = "\n".join(
+            f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in rest
+        )

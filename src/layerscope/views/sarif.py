@@ -1,0 +1,97 @@
+"""Findings as SARIF 2.1.0, which code-scanning tools read: a rule per verdict, a result per finding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from layerscope import registry
+from layerscope.report import Report
+from layerscope.types import Finding
+from layerscope.views.command import command
+from layerscope.views.text import printable
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+LEVELS = {"error": "error", "warn": "warning", "info": "note"}
+
+
+def to_sarif(reports: Sequence[Report]) -> str:
+    """One run for each report.
+
+    A layer is a logical location; its file is the physical one, by the path that was given, because tools show
+    nothing without. What could not be measured is a notification of the run, not a result.
+    """
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(r) for r in reports]}, indent=2) + "\n"
+
+
+def _run(report: Report) -> dict[str, Any]:
+    codes = sorted({finding.code for finding in report.findings})
+    failed = [row for row in report.rows if row.failed]
+    notes = [
+        {"level": "error", "message": {"text": f"{printable(row.name)}: {printable(row.skipped, 600)}"}}
+        for row in failed
+    ]
+    return {
+        "tool": {
+            "driver": {
+                "name": "layerscope",
+                "version": printable(report.meta.get("layerscope", ""), 40),
+                "rules": [_rule(code) for code in codes],
+            }
+        },
+        "invocations": [
+            {
+                "executionSuccessful": not failed,
+                "commandLine": command(report),
+                **({"toolExecutionNotifications": notes} if notes else {}),
+            }
+        ],
+        "results": [_result(report, finding, codes.index(finding.code)) for finding in report.findings],
+        "columnKind": "unicodeCodePoints",
+    }
+
+
+def _rule(code: str) -> dict[str, Any]:
+    plugin = registry.plugins("rules").get(code)
+    if plugin is None:  # of a report that another version judged
+        return {"id": printable(code, 40)}
+    text = plugin.doc.replace("``", "`")
+    return {
+        "id": code,
+        "name": "".join(word.capitalize() for word in plugin.meta["title"].replace("-", " ").split()),
+        "shortDescription": {"text": plugin.meta["title"]},
+        "fullDescription": {"text": plugin.title},
+        "help": {"text": text.replace("**", ""), "markdown": f"{text}\n\n**Reference.** {plugin.meta['ref']}"},
+        "defaultConfiguration": {"level": LEVELS[plugin.meta["severity"]]},
+    }
+
+
+def _result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
+    where = printable(finding.where, 600)
+    target = str(report.meta["target"])
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": uri(target)}, "region": {"startLine": 1}},
+    }
+    if finding.layer is not None:
+        location["logicalLocations"] = [{"fullyQualifiedName": where, "kind": "member"}]
+    key = hashlib.sha256(f"{finding.code}\0{finding.layer}".encode("utf-8", "replace")).hexdigest()
+    return {
+        "ruleId": printable(finding.code, 40),
+        "ruleIndex": rule,
+        "level": LEVELS[finding.severity],
+        "message": {"text": f"{where}: {printable(finding.title, 80)}: {printable(finding.message, 600)}"},
+        "locations": [location],
+        "partialFingerprints": {"layerscope/v1": key},
+    }
+
+
+def uri(target: str) -> str:
+    """A target as a URI reference: a relative path stays one, an absolute path becomes a file's, a URL is kept."""
+    if "://" in target:
+        return quote(target, safe=":/?&=%~")
+    path = PurePath(target).as_posix()
+    return f"file://{quote(path)}" if path.startswith("/") else quote(path)
