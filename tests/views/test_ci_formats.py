@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,3 +146,23 @@ def test_the_command_line_knows_the_formats() -> None:
     assert [len(run["results"]) > 0 for run in json.loads(done.stdout)["runs"]] == [True, True]
     done = cli("describe", NETWORKS[0], "-f", "sarif")  # a description judges nothing
     assert done.returncode == 2
+
+
+def test_the_documented_workflow_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "ci.md").read_text("utf-8")
+    workflow = (
+        page.partition("## GitHub Actions")[2].partition("## GitLab CI")[0].partition("```yaml")[2].partition("```")[0]
+    )
+    commands = re.findall(r"layerscope analyze .*", workflow)
+    assert len(commands) == 5
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.safetensors").symlink_to(NETWORKS[1])
+    codes = []
+    for command in commands:
+        words = command.split()
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stderr == ""
+        codes.append(done.returncode)
+    assert codes == [0, 0, 0, 0, 1]
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"models", "model.layerscope", "report.html", "summary.md", "layerscope.sarif", "layerscope.xml"}

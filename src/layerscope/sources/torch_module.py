@@ -217,6 +217,8 @@ def _by_name(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -
     stem = info.name.removesuffix(local)
     beside = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
     found = layers_of([info], config, beside)
+    if isinstance(owner, sys.modules["torch"].nn.Linear):  # its class is known: a Linear called embed is none
+        found = [replace(ref, kind="dense") if ref.kind == "embedding" else ref for ref in found]
     if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
         return [replace(ref, kind="norm", skipped="1-D") for ref in found]
     return found

