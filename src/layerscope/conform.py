@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+MOST = 1e308  # numbers beyond cannot be computed with
+WIDEST = 2**63
+
 Record = typing.TypeVar("Record", bound="DataclassInstance")
 
 
@@ -19,9 +22,9 @@ def conforms(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if hint is float:  # an int will do, as in Python's own typing; a bool or NaN will not
-        return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < float("inf")
+        return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < MOST
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < WIDEST
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(conforms(value, option) for option in inner)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerscope.comparison import distinct
-from layerscope.views.flat import escape
+from layerscope.views.markdown import escape
 from layerscope.views.text import abbreviate, elide, number, plural, printable
 
 
@@ -49,7 +49,7 @@ def test_numbers_and_words() -> None:
 
 @given(st.text())
 def test_markdown_cells_hold_no_html_and_no_bar(text: str) -> None:
-    cell = escape(text)
+    cell = escape(text).replace("<!-- -->", "")
     assert "<" not in cell
     assert "|" not in cell.replace("\\|", "")
 

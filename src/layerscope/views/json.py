@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from layerscope import registry
 from layerscope.conform import checked, conforms
 from layerscope.errors import Unreadable, UsageError
 from layerscope.report import Report
-from layerscope.types import Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Spectrum
+from layerscope.types import SEVERITIES, Finding, Fit, LayerRef, LayerReport, Measurement, Mode, Part, Spectrum
 from layerscope.views.frame import sizes
 
 SCHEMA = 1
 RIVAL = {"ratio", "p"}
 NEEDED = {  # of a fit, by those who read it without its spectrum
-    "power_law": {"alpha", "n_tail", "ks", "spikes"}, "exponential": RIVAL, "lognormal": RIVAL,
-    "truncated_power_law": RIVAL,
+    "power_law": {"alpha", "n_tail", "ks", "spikes", "xmin"},
+    "marchenko_pastur": {"sigma", "bulk_min", "bulk_max", "edge", "spikes", "ks"}, "exponential": RIVAL,
+    "lognormal": RIVAL, "truncated_power_law": RIVAL,
 }  # fmt: skip
+POSSIBLE: dict[str, Callable[[Mapping[str, float]], bool]] = {
+    "power_law": lambda p: p["alpha"] > 1 and p["xmin"] > 0 and p["n_tail"] >= 1 and p.get("fingers", 0) >= 0,
+    "marchenko_pastur": lambda p: p["sigma"] > 0 and 0 <= p["bulk_min"] < p["bulk_max"] and p["spikes"] >= 0,
+}
 
 
 def to_dict(report: Report) -> dict[str, Any]:
@@ -90,17 +95,31 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
         raise Unreadable(f"a report of schema {found!r:.40}; this version reads schema {SCHEMA}")
     try:
         layers = tuple(_layer(number, layer, spectra) for number, layer in enumerate(plain["layers"]))
-        findings = tuple(checked(Finding(**finding)) for finding in plain["findings"])
+        findings = tuple(_finding(finding) for finding in plain["findings"])
         meta = {str(key): value for key, value in plain["meta"].items()}
         if not conforms(meta["target"], str) or not conforms(meta["format"], str):
             raise TypeError("target and format are no text")
         if not conforms(meta.get("seconds", 0.0), float):
             raise TypeError("seconds is no number")
+        _check_asked(meta.get("asked", {}))
         report = Report(meta, layers, findings)
         _ = report.settings
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
         raise Unreadable(f"a damaged report: {type(error).__name__}: {error}") from None
     return report
+
+
+def _finding(plain: Mapping[str, Any]) -> Finding:
+    finding = checked(Finding(**plain))
+    if finding.severity not in SEVERITIES:
+        raise TypeError(f"a finding of severity {finding.severity[:20]!r}")
+    return finding
+
+
+def _check_asked(asked: Any) -> None:
+    known = {"layers": list, "base": str, "target": str, "intra": bool, "stacked": bool, "live": bool}
+    if not isinstance(asked, Mapping) or any(not isinstance(v, known.get(k, ())) for k, v in asked.items()):
+        raise TypeError(f"asked for what cannot be asked: {asked!r:.80}")
 
 
 def _no_number(constant: str) -> None:
@@ -135,7 +154,7 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
             sizes = [(s.n, s.m, s.k, len(s.evals)) for s in (whole, part.spectrum)]
             if sizes[0] != sizes[1] or "marchenko_pastur" not in part.fits:
                 raise TypeError(f"{role} is no shuffle of its layer")
-        if any(not mode.value > mode.edge >= 0 for mode in part.modes if role.startswith("shuffle")):
+        if any(not mode.value > mode.edge > 0 for mode in part.modes if role.startswith("shuffle")):
             raise TypeError(f"{role} has traps that are none")
     for name, value in layer.metrics.items():
         plugin = registry.plugins("metrics").get(name)
@@ -144,6 +163,8 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
     named = ["power_law"] * ("alpha" in layer.metrics) + [str(layer.metrics.get("best_fit", "power_law"))]
     if "alpha" in layer.metrics and not all(name in parts["weight"].fits for name in named):
         raise TypeError(f"metrics of fits that are not there: {', '.join(named)}")
+    if "alpha" in layer.metrics and not {"alpha_low", "alpha_high"} <= layer.metrics.keys():
+        raise TypeError("α without its interval")
     return checked(layer, but=("parts",))
 
 
@@ -169,4 +190,6 @@ def _fit(name: str, plain: Mapping[str, Any]) -> Fit:
     fit = checked(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))
     if fit.ok and not NEEDED.get(name, set()) <= fit.params.keys():
         raise TypeError(f"the fit {name} lacks {', '.join(sorted(NEEDED[name] - fit.params.keys()))}")
+    if fit.ok and name in POSSIBLE and not POSSIBLE[name](fit.params):
+        raise TypeError(f"the fit {name} is impossible: {dict(fit.params)!r:.80}")
     return fit

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import warnings
 from collections.abc import Sequence
 from html import escape
 
@@ -75,17 +73,18 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 
 
 def _picture(found: Report | Comparison, name: str) -> str:
-    """A picture as an image in the cell, or how to get one."""
+    """A picture as SVG in the cell, or how to get one."""
     from layerscope.views import plots
 
     try:
         figure = plots.figure(name, found)
     except MissingExtra as missing:
         return f"<p>{escape(str(missing))}</p>"
+    from matplotlib import rc_context
+
     figure.set_size_inches(SIZE)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(buffer, format="png", dpi=90)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{name.replace("_", " ")}" src="data:image/png;base64,{encoded}">'
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # words stay words, escaped by the writer
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return f'<div role="img" aria-label="{name.replace("_", " ")}">{text[text.index("<svg") :]}</div>'

@@ -23,6 +23,7 @@ from layerscope.report import ComparedLayer, Comparison, Report
 from layerscope.types import LayerReport
 from layerscope.views.files import write_whole
 from layerscope.views.plots._marks import Picture
+from layerscope.views.plots._marks import plain as plain
 from layerscope.views.text import elide, printable
 
 if TYPE_CHECKING:

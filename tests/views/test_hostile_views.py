@@ -1,0 +1,126 @@
+"""Saved reports from strangers, shown: unreadable, or a page, a picture and a comment; never another error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import layerscope
+from layerscope import registry
+from layerscope.errors import LayerscopeError, Unreadable
+from layerscope.report import Report
+from layerscope.views import junit, markdown, notebook, page, plots, sarif
+from layerscope.views.json import from_dict, to_dict
+
+RNG = np.random.default_rng(4)
+FOUND = layerscope.analyze(
+    {
+        "a.weight": RNG.standard_normal((80, 60)) * RNG.pareto(1.0, 60),
+        "b.weight": RNG.standard_normal((70, 60)),
+        "small.weight": RNG.standard_normal((8, 6)),
+        "c.bias": np.ones(3),
+    },
+    randomize=True,
+)
+SPECTRA = {
+    (number, role): part.spectrum
+    for number, row in enumerate(FOUND.rows)
+    for role, part in row.parts.items()
+    if part.spectrum is not None
+}
+PLAIN = json.dumps(to_dict(FOUND))
+EVIL = st.sampled_from(
+    [
+        None,
+        -1,
+        0,
+        1e308,
+        -1e308,
+        1e-308,
+        10**400,
+        2**70,
+        "",
+        "<img src=x>",
+        "\u202e",
+        [],
+        {},
+        True,
+        "x" * 3000,
+        [[]],
+        "é",
+        0.5,
+    ]
+)
+
+
+def paths(plain: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    found = [prefix] if prefix else []
+    for key, value in items:
+        found += paths(value, (*prefix, key))
+    return found
+
+
+PATHS = paths(json.loads(PLAIN))
+
+
+def show_everywhere(report: Report) -> None:
+    page.render(report)
+    notebook.html(report)
+    markdown.to_markdown(report)
+    junit.to_junit([report])
+    sarif.to_sarif([report])
+    both = layerscope.compare(report, report)
+    page.render(both)
+    notebook.comparison_html(both)
+    markdown.comparison_to_markdown(both)
+    for name in registry.plugins("plots"):
+        for picture in plots.pictures(name, both if name in ("distances", "alpha_histogram") else report)[:2]:
+            json.dumps(plots.plain(picture), allow_nan=False)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.sampled_from(PATHS), EVIL), min_size=1, max_size=3), st.booleans())
+def test_a_tampered_report_is_refused_or_shown(changes: list[tuple[tuple[Any, ...], Any]], with_spectra: bool) -> None:
+    plain = json.loads(PLAIN)
+    for path, value in changes:
+        inner = plain
+        try:
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+        except (TypeError, KeyError, IndexError):
+            continue  # an earlier change took the place away
+    try:
+        report = from_dict(plain, SPECTRA if with_spectra else {})
+    except Unreadable:
+        return
+    with contextlib.suppress(LayerscopeError):  # said in one line
+        show_everywhere(report)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("findings", 0, "severity"), "fatal"),
+        (("meta", "asked"), ["x"]),
+        (("meta", "asked"), {"layers": "x"}),
+        (("layers", 0, "parts", "weight", "fits", "power_law", "params", "xmin"), -1.0),
+        (("layers", 0, "parts", "weight", "fits", "marchenko_pastur", "params", "sigma"), 0.0),
+        (("layers", 0, "metrics", "alpha"), 10**400),
+    ],
+)
+def test_what_views_rely_on_is_checked_when_it_is_read(path: tuple[Any, ...], value: Any) -> None:
+    plain = json.loads(PLAIN)
+    inner = plain
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(Unreadable):
+        from_dict(plain, SPECTRA)
