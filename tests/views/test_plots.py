@@ -170,6 +170,14 @@ def test_a_point_says_its_verdict_by_tone_and_its_kind_by_shape(report: Report) 
         assert [phases[int(y)] for y in mark.y] == [report.rows[row].metrics["phase"] for row in mark.rows]
 
 
+def test_a_warning_is_seen_without_colours(report: Report) -> None:
+    grave = {f.layer for f in report.findings if f.severity != "info"}
+    for name in ("alpha_by_depth", "phases", "shape_scale"):
+        for mark in one(name, report).marks:
+            if isinstance(mark, Points) and mark.tone != "quiet":
+                assert mark.grave == bool({report.rows[row].name for row in mark.rows} & grave)
+
+
 def test_shape_stands_over_scale(report: Report) -> None:
     for mark in one("shape_scale", report).marks:
         if isinstance(mark, Points):

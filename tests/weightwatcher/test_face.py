@@ -146,7 +146,7 @@ def test_filters_that_mean_nothing_are_refused(net: Net, layers: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"plot": True}, {"glorot_fix": True}, {"conv2d_fft": True}, {"fft": True}, {"deltas": True},
+    [{"glorot_fix": True}, {"conv2d_fft": True}, {"fft": True}, {"deltas": True},
      {"channels": "first"}, {"min_size": 3}, {"max_size": 3}, {"fit": "LN"}, {"svd_method": "truncated"},
      {"pl_package": "other"}, {"xmax": "force"}, {"xmax": True}, {"intra": True}, {"stacked": True, "peft": True},
      {"stacked": True, "pool": False}, {"fix_fingers": "x"}, {"peft": True}, {"peft": "only"}, {"max_evals": 3},
@@ -382,3 +382,23 @@ def test_left_out_layers_are_listed_with_the_reason() -> None:
 def test_arguments_of_the_wrong_type_are_refused(options: Any) -> None:
     with pytest.raises(UsageError):
         ww.WeightWatcher(model={"a.weight": np.eye(60)}).analyze(**options)
+
+
+def test_plot_draws_each_layer_under_its_known_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"a.weight": rng.standard_normal((60, 50)), "<img src=x>/../b.weight": rng.standard_normal((40, 30))}
+    watcher = ww.WeightWatcher(model=weights)
+    details = watcher.analyze(plot=True, randomize=True, savefig=tmp_path / "made" / "here")
+    found = {path.name for path in (tmp_path / "made" / "here").iterdir()}
+    tags = ("esd", "esd2", "esd4", "randesd1")
+    assert found == {f"ww.layer{i}.{tag}.png" for i in details.layer_id for tag in tags}
+    assert [path.name for path in tmp_path.rglob("*.png")] != []
+    watcher.analyze(plot=True, savefig=False)
+    with pytest.raises(UsageError, match="savefig"):
+        watcher.analyze(plot=True, savefig=3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write to"):
+        watcher.analyze(plot=True, savefig=tmp_path / "file")
+    conv = ww.WeightWatcher(model={"c.weight": rng.standard_normal((20, 16, 3, 3))})
+    conv.analyze(plot=True, pool=False, savefig=tmp_path / "slices")
+    assert len(list((tmp_path / "slices").iterdir())) == 9 * 3

@@ -44,6 +44,6 @@ class FRAMEWORK:
     UNKNOWN, PYTORCH, PYSTATEDICT, PYSTATEDICT_DIR = "unknown", "pytorch", "pystatedict", "pystatedict_dir"
 
 
-NO_PICTURES = "pictures are drawn from layerscope's reports, not by this face"
+NO_PICTURES = "analyze(plot=True) draws the layers, before and after"
 NO_FFT = "its numbers are not the spectrum of the operator in 0.7.7"
 NO_SLICES = "0.7.7 raises too"

@@ -18,7 +18,7 @@ from layerscope.numerics import randommatrix, spectra
 from layerscope.settings import Settings
 from layerscope.sources import name_of
 from layerscope.types import LayerRef
-from layerscope.weightwatcher import adapters, analysis
+from layerscope.weightwatcher import adapters, analysis, pictures
 from layerscope.weightwatcher.bins import each_bin
 from layerscope.weightwatcher.columns import Wanted, data_frame
 from layerscope.weightwatcher.distances import compared, localized
@@ -174,18 +174,18 @@ class WeightWatcher:
         *,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """One row per layer; also kept as ``details``. ``seed`` is of the shuffles.
+        """One row per layer; also kept as ``details``. ``seed`` is of the shuffles; ``plot`` draws each layer into the
+        folder ``savefig`` and into the notebook's cell.
 
         :raises UsageError: an argument, or a combination, that is not supported.
         """
         refuse(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
-            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"), plot=(plot, False, NO_PICTURES),
+            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
             conv2d_fft=(conv2d_fft, False, NO_FFT),
             fft=(fft, False, NO_FFT), deltas=(deltas, False, NO_PICTURES),
             channels=(channels, None, "the layout is known from the model"),
         )  # fmt: skip
-        del savefig  # without pictures it means nothing, in 0.7.7 too
         pool = pool and not ww2x
         if fit not in FITS:
             raise UnknownName("fit", str(fit), FITS)
@@ -234,6 +234,8 @@ class WeightWatcher:
         lead, names = ["layer_id", "name"], sorted({name for row in rows for name in row} - {"layer_id", "name"})
         self.details = data_frame(rows, lead + names)
         self.left_out = analysis.left_out(everything, rows, self.report)
+        if plot and self.report is not None:
+            pictures.draw(self.report, rows, savefig)
         return self.details
 
     def get_details(self) -> pd.DataFrame | None:

@@ -15,6 +15,8 @@ from layerscope.views.text import abbreviate, printable
 NAMED = 16  # layers up to which each is named below the axis
 LONGEST = 28  # characters of such a name
 VERDICTS = {"LS101": "over", "LS102": "under", "LS105": "bad"}  # those that speak about α, and the collapsed
+CALM = ("good", "quiet")
+ORDER = (*CALM, "other", "over", "under", "bad")  # drawn in this order, the gravest on top
 HOLLOW = "no verdict: thin or doubtful"
 
 
@@ -65,13 +67,13 @@ def points(
     for finding in report.findings:
         findings.setdefault(finding.layer, []).append(finding)
     kinds = {shape_of(place.layer.ref)[1] for place in places}
-    groups: dict[tuple[str, str, bool, str], list[Placed]] = {}
+    groups: dict[tuple[str, str, str], list[Placed]] = {}
     for place in places:
         shape, kind = shape_of(place.layer.ref)
-        tone, label, hollow = verdict(report, place.layer, findings.get(place.layer.name, []))
+        tone, label = verdict(report, place.layer, findings.get(place.layer.name, []))
         label += f", {kind}" if len(kinds) > 1 else ""
-        groups.setdefault((tone, label, hollow, shape), []).append(place)
-    for (tone, label, hollow, shape), members in groups.items():
+        groups.setdefault((tone, label, shape), []).append(place)
+    for (tone, label, shape), members in sorted(groups.items(), key=lambda pair: ORDER.index(pair[0][0])):
         where = [at(place) for place in members]
         intervals: tuple[Numbers, Numbers] = ((), ())
         if ends is not None:
@@ -85,18 +87,19 @@ def points(
             low=intervals[0],
             high=intervals[1],
             shape=shape,
-            hollow=hollow,
+            hollow=tone == "quiet",
+            grave=tone not in CALM,
             notes=tuple(f"{printable(place.layer.name, 80)}: {note(place.layer)}" for place in members),
             rows=tuple(place.row for place in members),
         )
 
 
-def verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> tuple[str, str, bool]:
-    """(tone, label, hollow) of a layer's point: its gravest verdict on α, or why it carries none."""
+def verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> tuple[str, str]:
+    """(tone, label) of a layer's point: its gravest verdict on α, or why it carries none."""
     grave = [f for f in findings if SEVERITIES.index(f.severity) > 0]
     for finding in sorted(grave, key=lambda f: f.code not in VERDICTS):
-        return VERDICTS.get(finding.code, "other"), f"{finding.code} {finding.title}", False
+        return VERDICTS.get(finding.code, "other"), f"{printable(finding.code, 20)} {printable(finding.title, 40)}"
     doubtful = "alpha" in layer.metrics and "power_law" in layer.parts["weight"].fits and doubt(layer, report.settings)
     if doubtful or any(f.code == "LS105" for f in findings):
-        return "quiet", HOLLOW, True
-    return "good", "no complaint", False
+        return "quiet", HOLLOW
+    return "good", "no warning"

@@ -45,6 +45,7 @@ class Steps(Mark):
     edges: Numbers  # (b + 1,)
     heights: Numbers  # (b,)
     filled: bool = True
+    pattern: int = 0  # of its outline, so that several are told apart in grey: solid, dashed, dotted, both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,8 @@ class Points(Mark):
     low: Numbers = ()  # ends of the intervals of y
     high: Numbers = ()
     shape: str = "circle"  # circle, square, diamond, triangle, down, cross, tick
-    hollow: bool = False
+    hollow: bool = False  # no verdict
+    grave: bool = False  # a warning or an error: larger, with a dark edge, so that grey shows it too
     notes: tuple[str, ...] = ()  # what each one is
     rows: tuple[int, ...] = ()  # of the report, where a point stands for a layer
 

@@ -17,6 +17,7 @@ MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle": "^", "down": "v", "cross": "X", "tick": "|",
 }  # fmt: skip
 SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5  # points
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 GAP = 0.08  # between panels, of the height
 WRAP = 84  # characters of a line of words
 CROWDED = 60  # points from which they and their intervals are drawn small
@@ -115,7 +116,8 @@ def _steps(panel: Axes, mark: Steps) -> None:
     colour = _style.colour(mark.tone)
     heights = [height if height > 0 else math.nan for height in mark.heights]
     floor = min([h for h in heights if h > 0], default=1.0) / 1e3 if panel.get_yscale() == "log" else 0.0
-    panel.stairs(heights, mark.edges, baseline=floor, color=colour, linewidth=1.2, label=_text(mark.label))
+    panel.stairs(heights, mark.edges, baseline=floor, color=colour, linewidth=1.3, label=_text(mark.label),
+                 linestyle=DASHES[mark.pattern])  # fmt: skip
     if mark.filled:
         panel.stairs(heights, mark.edges, baseline=floor, color=colour, alpha=0.22, fill=True, linewidth=0)
 
@@ -130,10 +132,11 @@ def _points(panel: Axes, mark: Points) -> None:
     size = 3.2 if crowded else 5.0
     if mark.low:
         panel.vlines(mark.x, mark.low, mark.high, color=colour, linewidth=0.6 if crowded else 1.2, alpha=0.75)
-    inside = "white" if mark.hollow else colour
+    inside, edge = "white" if mark.hollow else colour, _style.colour("ink") if mark.grave else colour
+    size *= 1.35 if mark.grave else 1.0
     panel.plot(mark.x, mark.y, linestyle="none", marker=MARKERS[mark.shape], color=colour, label=_text(mark.label),
-               markersize=size * (1.8 if mark.shape == "tick" else 1), markerfacecolor=inside, markeredgewidth=1.0,
-               clip_on=False, zorder=3)  # fmt: skip
+               markersize=size * (1.8 if mark.shape == "tick" else 1), markerfacecolor=inside, markeredgecolor=edge,
+               markeredgewidth=1.0, clip_on=False, zorder=3)  # fmt: skip
 
 
 def _rule(panel: Axes, mark: Rule) -> None:

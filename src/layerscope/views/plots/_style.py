@@ -40,6 +40,7 @@ SERIES = (  # models or runs beside each other, in this order
     Tone("#4286aa", "#8fd6f5"),
     Tone("#6b6b6b", "#bdbdbd"),
 )
+PATTERNS = 4  # of outlines: solid, dashed, dotted, dashed and dotted
 GROUND = Tone("#ffffff", "#14171c")
 GRID = Tone("#e2e5e9", "#2c323a")
 

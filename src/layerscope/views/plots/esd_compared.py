@@ -8,7 +8,7 @@ from layerscope.report import ComparedLayer, Comparison
 from layerscope.views.plots import _esd
 from layerscope.views.plots._marks import Axis, Mark, Picture, Steps, numbers
 from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import series
+from layerscope.views.plots._style import PATTERNS, series
 from layerscope.views.text import plural, printable
 
 SCOPE = "matched"
@@ -36,7 +36,9 @@ def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
         told = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
         heights = _esd.density(live, at, len(live))
         label = f"{letter}: {plural(len(live), 'eigenvalue')}{told}"
-        marks.append(Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2))
+        marks.append(
+            Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2, pattern=i % PATTERNS)
+        )
     lowest = min(height for mark in marks if isinstance(mark, Steps) for height in mark.heights if height > 0)
     missing = [f"{x}: {why}" for x, why in zip(comparison.letters, reasons, strict=True) if why]
     axis = Axis(Y.label, "log", low=lowest / 2)

@@ -34,6 +34,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
         edges=numbers(at),
         heights=_esd.density(mixed, at, len(mixed)),
         filled=False,
+        pattern=1,
     )
     lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
     marks: list[Mark] = [original, random]

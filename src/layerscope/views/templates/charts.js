@@ -78,6 +78,9 @@ const SHAPES = {
   tick: (x, y, r) => `M${fixed(x)} ${fixed(y - 1.5 * r)}v${3 * r}`,
 };
 
+const outline = (mark) => "steps pattern" + (mark.pattern || 0);
+const dots = (mark) => "points" + (mark.hollow ? " hollow" : "") + (mark.grave ? " grave" : "");
+
 const PENS = {
   band(mark, X, Y, box) {
     const [low, high] = [mark.low ?? box.y.low, mark.high ?? box.y.high].map(Y);
@@ -101,16 +104,16 @@ const PENS = {
     let d = `M${fixed(X(mark.edges[0]))} ${floor}`;
     mark.heights.forEach((h, i) => { d += `V${y(h)}H${fixed(X(mark.edges[i + 1]))}`; });
     d += `V${floor}`;
-    return [...(mark.filled === false ? [] : [svg("path", { class: "fill", d })]), svg("path", { class: "steps", d })];
+    return [...(mark.filled === false ? [] : [svg("path", { class: "fill", d })]), svg("path", { class: outline(mark), d })];
   },
   points(mark, X, Y) {
-    const r = mark.x.length > CROWDED ? 2.4 : 3.6, shape = SHAPES[mark.shape || "circle"], made = [];
+    const r = (mark.x.length > CROWDED ? 2.4 : 3.6) * (mark.grave ? 1.35 : 1), shape = SHAPES[mark.shape || "circle"], made = [];
     if (mark.low) {
       const bars = mark.x.map((x, i) => (mark.low[i] === null ? "" : `M${fixed(X(x))} ${fixed(Y(mark.low[i]))}V${fixed(Y(mark.high[i]))}`));
       made.push(svg("path", { class: mark.x.length > CROWDED ? "bars thin" : "bars", d: bars.join("") }));
     }
     const d = mark.x.map((x, i) => shape(X(x), Y(mark.y[i]), r)).join("");
-    return [...made, svg("path", { class: mark.hollow ? "points hollow" : "points", d })];
+    return [...made, svg("path", { class: dots(mark), d })];
   },
   cells(mark, X, Y, box) {
     const flat = finite(mark.values.flat()), high = Math.max(...flat), low = Math.min(...flat);
@@ -131,8 +134,8 @@ const PENS = {
 function swatch(mark) {
   const box = svg("svg", { class: "swatch t-" + mark.tone, width: 22, height: 12, "aria-hidden": "true" });
   const drawn = {
-    points: () => svg("path", { class: mark.hollow ? "points hollow" : "points", d: SHAPES[mark.shape || "circle"](11, 6, 3.6) }),
-    steps: () => svg("path", { class: mark.filled === false ? "steps" : "steps fill-too", d: "M3 11V3H19V11" }),
+    points: () => svg("path", { class: dots(mark), d: SHAPES[mark.shape || "circle"](11, 6, 3.6) }),
+    steps: () => svg("path", { class: outline(mark) + (mark.filled === false ? "" : " fill-too"), d: "M1 11V3H21V11" }),
     line: () => svg("path", { class: mark.dashed ? "line dashed" : "line", d: "M1 6H21" }),
     rule: () => svg("path", { class: "rule dotted", d: "M1 6H21" }),
     band: () => svg("rect", { class: "band", x: 1, y: 1, width: 20, height: 10 }),

@@ -1,0 +1,63 @@
+"""``plot=True``: the pictures of each layer, as files named like weightwatcher's and in the notebook's cell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import OutputError, UsageError
+from layerscope.report import Report
+from layerscope.views import plots
+from layerscope.weightwatcher.names import DEF_SAVE_DIR
+
+TAGS = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # of a file's name → picture
+SHUFFLED = {"randesd1": "randomized"}
+
+
+def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> list[Path]:
+    """Draw every row's layer; ``savefig`` is a folder, True for "ww-img", False to write nothing.
+
+    Files are ``ww.layer{id}.{tag}.png``: esd on logarithmic axes, esd2 on linear ones, esd4 D and α against xmin,
+    randesd1 the layer beside its shuffles.
+
+    :raises OutputError: the folder cannot be made or written to.
+    """
+    if not isinstance(savefig, bool | str | Path):
+        raise UsageError(f"savefig = {savefig!r:.40} is not supported: a folder, True or False")
+    folder = Path(DEF_SAVE_DIR if savefig is True else savefig) if savefig else None
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
+    tags = TAGS | (SHUFFLED if report.settings.randomize else {})
+    written = []
+    for row in rows:
+        name, key = _of(report, row)
+        for tag, picture in tags.items():
+            figure = plots.figure(picture, report, [name])
+            if folder is not None:
+                written.append(folder / f"ww.layer{key}.{tag}.png")
+                plots.save(figure, written[-1])
+            _show(figure)
+    return written
+
+
+def _of(report: Report, row: Mapping[str, Any]) -> tuple[str, str]:
+    """(name in the report, number of its files)."""
+    layers, longname = report.layers, str(row["longname"])
+    part = f"/{row['slice_id']}" if "slice_id" in row else ""
+    name = next(key for key in (f"{longname}{part}.weight", longname) if key in layers)
+    return name, f"{int(row['layer_id'])}" + (f".{int(row['slice_id'])}" if part else "")
+
+
+def _show(figure: Any) -> None:
+    """In the cell of a notebook; nothing elsewhere: files are what a script can use."""
+    if "IPython" in sys.modules:
+        from IPython import get_ipython
+        from IPython.display import display
+
+        if get_ipython() is not None:
+            display(figure)
