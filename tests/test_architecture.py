@@ -15,9 +15,10 @@ RANKS = {
     "registry": 1, "report": 1, "settings": 1, "numerics": 1,
     "fits": 2, "sources": 2, "engines": 2,
     "metrics": 3, "selection": 3,
-    "pipeline": 4, "rules": 4, "comparison": 4, "edit": 4,
-    "api": 5, "views": 5,
-    "weightwatcher": 6, "demo": 6, "cli": 6, "__main__": 7, "__init__": 7,
+    "pipeline": 4, "rules": 4, "edit": 4,
+    "comparison": 5,
+    "api": 6, "views": 6,
+    "weightwatcher": 7, "demo": 7, "cli": 7, "__main__": 8, "__init__": 8,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -13,7 +13,8 @@ import numpy as np
 from layerscope.numerics.density import peak_of
 from layerscope.numerics.similarity import jensen_shannon
 from layerscope.report import ComparedLayer, Comparison, Report, letters
-from layerscope.settings import Limits
+from layerscope.rules import doubt
+from layerscope.settings import Limits, Settings
 from layerscope.sources.delta import common_keys, plain_name
 from layerscope.types import LayerReport, Matrix
 
@@ -21,6 +22,7 @@ BINS = 24  # of the α histogram
 CHANCE = 0.05  # sign-test p above which "lower in k of n" may be chance
 FEWEST = 5  # layers with an α in both models for a reading
 PEAKED = 12  # layers from which a histogram has a peak
+OUT = ("LS105",)  # findings of layers whose α is not read
 DEPTH = 0.1  # relative difference in the number of layers that makes depths differ
 
 
@@ -44,26 +46,45 @@ def compare(
             tuple(table[name].metrics for table in tables),
             tuple(found.get(plain_name(t[name].name), {}) for found, t in zip(distances, tables, strict=True)),
             tuple(number[t[name].name] for number, t in zip(numbers, tables, strict=True)),
+            tuple(_doubtful(t[name], report.settings) for t, report in zip(tables, reports, strict=True)),
         )
         for name in common
     )
     unmatched = tuple(tuple(table[name].name for name in table if name not in common) for table in tables)
     limits = reports[0].settings.limits
-    alphas = [alphas_of(report) for report in reports]
+    readings = [read(report) for report in reports]
+    alphas = [[alpha for alpha, _ in values] for values in readings]
+    fallen = {name for name in common for t, r in zip(tables, reports, strict=True) if t[name].name in _collapsed(r)}
+    sound = [layer for layer in layers if layer.name not in fallen]
     called = letters(len(reports))
     reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
-    reading += [line for i in range(1, len(reports)) for line in _pair(called, layers, i)]
-    reading += [line for name, values in zip(called, alphas, strict=True) for line in _shape(name, values, limits)]
-    warnings = _warnings(called, reports, layers, alphas)
+    reading += [line for i in range(1, len(reports)) for line in _pair(called, sound, i)]
+    reading += [line for name, values in zip(called, readings, strict=True) for line in _shape(name, values, limits)]
+    warnings = _warnings(called, reports, sound, alphas)
     apart = {"spectra": _spectra_apart(tables), **({"weights": weights} if weights else {})}
     return Comparison(
         tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings), apart
     )
 
 
+def read(report: Report) -> list[tuple[float, bool]]:
+    """(α, is it doubtful?) of the layers that have one; embeddings and collapsed layers left out."""
+    out, settings = _collapsed(report), report.settings
+    rows = [row for row in report.rows if "alpha" in row.metrics and row.ref.kind != "embedding"]
+    return [(float(row.metrics["alpha"]), _doubtful(row, settings)) for row in rows if row.name not in out]
+
+
 def alphas_of(report: Report) -> list[float]:
-    """α of the layers that have one, embeddings left out."""
-    return [a for row in report.rows if (a := _alpha(row)) is not None]
+    """α of the layers that :func:`read` reads."""
+    return [alpha for alpha, _ in read(report)]
+
+
+def _collapsed(report: Report) -> set[str | None]:
+    return {finding.layer for finding in report.findings if finding.code in OUT}
+
+
+def _doubtful(row: LayerReport, settings: Settings) -> bool:
+    return "alpha" in row.metrics and "power_law" in row.parts["weight"].fits and bool(doubt(row, settings))
 
 
 def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -106,12 +127,6 @@ def sign_test(lower: int, higher: int) -> float:
     return min(1.0, float(2 * tail))
 
 
-def _alpha(row: LayerReport) -> float | None:
-    if row.ref.kind == "embedding" or "alpha" not in row.metrics:
-        return None
-    return float(row.metrics["alpha"])
-
-
 def _equal(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> list[str]:
     """How many of the matched layers have the very weights of the first model."""
     measured = [layer.distances[other] for layer in layers if len(layer.distances) > other and layer.distances[other]]
@@ -147,14 +162,16 @@ def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> 
     ]
 
 
-def _shape(name: str, alphas: Sequence[float], limits: Limits) -> list[str]:
+def _shape(name: str, readings: Sequence[tuple[float, bool]], limits: Limits) -> list[str]:
     """What the α of one model say."""
+    alphas = [alpha for alpha, _ in readings]
     if len(alphas) < FEWEST:
         return []
-    over = sum(limits.under_trained < a for a in alphas)
-    under = sum(a < limits.over_trained for a in alphas)
-    text = f"{name} has {over} of {len(alphas)} layers over {limits.under_trained:g} and {under} below "
-    text += f"{limits.over_trained:g}"
+    high = [doubtful for alpha, doubtful in readings if alpha > limits.under_trained]
+    low = [doubtful for alpha, doubtful in readings if alpha < limits.over_trained]
+    over, under = len(high), len(low)
+    text = f"{name} has {over} of {len(alphas)} layers over {limits.under_trained:g}{_of_them(high)} and {under} below "
+    text += f"{limits.over_trained:g}{_of_them(low)}"
     peak = peak_of([a for a in alphas if a <= limits.spurious] or alphas)
     if len(alphas) >= PEAKED:
         text += f"; its α peak at {peak:.1f}"
@@ -163,6 +180,10 @@ def _shape(name: str, alphas: Sequence[float], limits: Limits) -> list[str]:
     if under > len(alphas) / 2:
         return [f"{text}: most tails are very heavy, the pattern of over-training or of traps."]
     return [f"{text}."]
+
+
+def _of_them(doubtful: Sequence[bool]) -> str:
+    return f" ({sum(doubtful)} of them doubtful)" if any(doubtful) else ""
 
 
 def _warnings(

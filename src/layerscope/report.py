@@ -158,6 +158,7 @@ class ComparedLayer:
     metrics: tuple[Mapping[str, Value], ...]  # of each model
     distances: tuple[Mapping[str, float], ...] = ()  # of each model from the first; empty where they were not measured
     rows: tuple[int, ...] = ()  # of each model's report
+    doubtful: tuple[bool, ...] = ()  # of each model: α carries no verdict
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from layerscope.errors import NoLayerMatches, did_you_mean
+from layerscope.sources.delta import plain_name
 from layerscope.types import NOT_SELECTED, LayerRef
 
 Selector = int | str
@@ -36,7 +37,8 @@ def _matches(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:
     found = [
         ref
         for ref in refs
-        if text in (str(ref.index), ref.kind, ref.name, ref.tensor, _module(ref)) or fnmatch.fnmatchcase(ref.name, text)
+        if text in (str(ref.index), ref.kind, ref.name, ref.tensor, _module(ref), plain_name(ref.name))
+        or fnmatch.fnmatchcase(ref.name, text)
     ]
     usable = [ref for ref in found if not ref.skipped]
     if usable:

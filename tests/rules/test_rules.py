@@ -132,9 +132,9 @@ def test_a_trap_is_named_with_its_place_and_size(rng: np.random.Generator) -> No
     report = layerscope.analyze({"w.weight": w, "v.weight": rng.standard_normal((100, 80))}, randomize=True)
     assert "LS104" in codes(report, "w.weight")
     (finding,) = [f for f in report.findings if f.code == "LS104"]
-    assert "1.0 traps per shuffle" in finding.message
+    assert "1 trap per shuffle" in finding.message
     assert "[7, 9] = 50" in finding.message
-    assert "% beyond the edge" in finding.message
+    assert "times the edge of its bulk" in finding.message
     assert "LS104" not in codes(layerscope.analyze({"w.weight": w}), "w.weight")
 
 

@@ -33,7 +33,7 @@ from layerscope.cli.options import (
     with_output,
 )  # fmt: skip
 from layerscope.cli.output import (
-    check_output,
+    check_outputs,
     chosen_columns,
     destination,
     exit_code,
@@ -108,8 +108,7 @@ def cli(debug: bool) -> None:
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
     columns = chosen_columns(options["columns"])
-    for name in ("output", "save", "html"):
-        check_output(options[name])
+    check_outputs(options, targets)
     if options["dry_run"]:
         _dry_run(targets, options)
         return 0
@@ -150,8 +149,7 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
     from layerscope import api
     from layerscope.views import comparison, markdown, table
 
-    for name in ("output", "html"):
-        check_output(options[name])
+    check_outputs(options, targets)
     settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
         found = api.compare(
@@ -185,7 +183,7 @@ def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
     from layerscope.views import frame, table
 
     columns = chosen_columns(options["columns"])
-    check_output(options["output"])
+    check_outputs(options, [target])
     chosen: dict[str, Any] = {"layers": selectors(layers), **arrangement(options), **matrix_settings(options)}
     reports = [api.describe(part, **chosen) for part in each_model(target)]
     if options["format_"] == "table":

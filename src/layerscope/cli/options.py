@@ -17,6 +17,16 @@ SEVERITIES = ("warn", "error")
 CONV = ("slices", "flat")
 FINGERS = ("clip_xmax", "xmin_peak")
 
+
+class Formats(click.Choice):  # type: ignore[type-arg]  # generic only in newer clicks
+    """Formats of the result; pages and pictures are told where they are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "html":
+            self.fail("a page is written beside the result: --html FILE", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 target_argument = click.argument("target")
 layers_option = click.option(
     "--layers",
@@ -52,7 +62,7 @@ def with_output(formats: Sequence[str]) -> Callable[[Callable[..., Any]], Callab
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(output_options):
             command = option(command)
-        choice = click.Choice(formats)
+        choice = Formats(formats)
         return click.option("--format", "-f", "format_", type=choice, default="table", show_default=True)(command)
 
     return add

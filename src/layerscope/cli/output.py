@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from layerscope.views.progress import Progress
 
 LAYERS_FAILED = 4
+PAGES = (".html", ".htm")
 
 
 def chosen_columns(text: str | None) -> list[str]:
@@ -28,11 +30,34 @@ def chosen_columns(text: str | None) -> list[str]:
     return frame.chosen([name.strip() for name in text.split(",") if name.strip()]) if text else []
 
 
-def check_output(path: str | None) -> None:
-    if path is not None:
-        from layerscope.views.files import check_writable
+def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
+    """Refuse, before the work, outputs that cannot be written, that are each other, or that are what is read.
 
-        check_writable(path)
+    :raises OutputError: one of them.
+    """
+    from layerscope.views.files import check_writable
+
+    inputs = [Path(target) for target in (*targets, options.get("base")) if target]
+    taken: dict[Path, str] = {}
+    for name in ("output", "save", "html"):
+        if options.get(name) is None:
+            continue
+        check_writable(options[name])
+        path = Path(options[name])
+        if name == "html" and path.suffix.lower() not in PAGES:
+            raise OutputError(f"--html {path}: a page's name ends in {' or '.join(PAGES)}")
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe
+        if path.resolve() in taken:
+            raise OutputError(f"--{name} and --{taken[path.resolve()]} are one file, {path}")
+        taken[path.resolve()] = name
+        for target in inputs:
+            if (
+                path.exists()
+                and target.exists()
+                and (path.samefile(target) or target.resolve() in path.resolve().parents)
+            ):
+                raise OutputError(f"--{name} {path} would overwrite what is read from {target}")
 
 
 def save_report(save: Callable[[str], None], path: str) -> OutputError | None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from layerscope.cli.options import arrangement, each_model, layers_option, matrix_settings, selectors, with_matrices
-from layerscope.cli.output import check_output, exit_code, progress_bar
+from layerscope.cli.output import check_outputs, exit_code, progress_bar
 from layerscope.errors import UsageError
 
 NEEDS = {"randomized": "randomize"}  # what a picture needs measured that is not measured otherwise
@@ -30,14 +30,14 @@ def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> in
     \b
     Of a layer   esd, esd_linear, xmin, randomized     (-l chooses; at most 12)
     Of a model   alpha_by_depth, norms_by_depth, shape_scale, phases
-    Of several   alpha_histogram, distances
+    Of several   alpha_histogram, distances, esd_compared (of each layer that they share)
     """
     from layerscope import api, registry
     from layerscope.views import plots, store
 
     plugin = registry.find("plots", name)
     plots.check_format(output)
-    check_output(output)
+    check_outputs({**options, "output": output}, targets)
     models = [model for target in targets for model in each_model(target)]
     changes = {key: options[key] for key in ("min_evals", "seed", "jobs") if options[key] is not None}
     changes |= matrix_settings(options)
@@ -53,6 +53,7 @@ def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> in
             found = api.compare(*models, progress=progress, distances=name == "distances", **chosen)
     reasons = {picture.empty for picture in plots.pictures(plugin.name, found)}
     if "" not in reasons:
-        raise UsageError(f"{name}: {'; '.join(sorted(reasons))}")
+        why = "; ".join(sorted(reasons)) or "no layer of the same name is analysed in all of them"
+        raise UsageError(f"{name}: {why}")
     plots.save(plots.figure(plugin.name, found), output)
     return exit_code(list(getattr(found, "reports", [found])), None)

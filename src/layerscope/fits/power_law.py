@@ -139,11 +139,15 @@ def best_tail(logs: Floats, min_tail: int, window: tuple[float, float] | None = 
     return best
 
 
-def scan(logs: Floats, min_tail: int, most: int = 0) -> tuple[Floats, Floats, Floats]:
-    """(ln xmin, α, D) of every candidate, or of ``most`` evenly spread ones: what a picture of the search shows."""
+def scan(logs: Floats, min_tail: int, most: int = 0, also: float = 0.0) -> tuple[Floats, Floats, Floats]:
+    """(ln xmin, α, D) of every candidate: what a picture of the search shows.
+
+    Of ``most`` evenly spread ones where there are more, and of the one that begins at ln xmin = ``also``.
+    """
     starts, _, slopes = _candidates(logs, min_tail)
     if most and len(starts) > most:
-        chosen = np.unique(np.linspace(0, len(starts) - 1, most).round().astype(int))
+        best = min(int(np.searchsorted(logs[starts], also)), len(starts) - 1)
+        chosen = np.unique([*np.linspace(0, len(starts) - 1, most).round().astype(int), best])
         starts, slopes = starts[chosen], slopes[chosen]
     step = max(1, BLOCK // len(logs))
     blocks = [slice(i, i + step) for i in range(0, len(starts), step)]

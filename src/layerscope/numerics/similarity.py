@@ -61,9 +61,10 @@ def distances(a: Array, b: Array) -> dict[str, float]:
         scale = float(np.linalg.norm(gram_x) * np.linalg.norm(gram_y))
         if scale > 0:
             products["cka"].append(float(np.square(x.T @ y).sum()) / scale)
-            cosines = np.linalg.svd(_leading(gram_x).T @ _leading(gram_y), compute_uv=False).clip(0, 1)
-            products["angle"].append(math.degrees(math.acos(float(cosines[-1]))))
-            products["overlap"].append(float(np.square(cosines).mean()))
+            if len(gram_x) > 1:  # of one direction the leading one is the whole space
+                cosines = np.linalg.svd(_leading(gram_x).T @ _leading(gram_y), compute_uv=False).clip(0, 1)
+                products["angle"].append(math.degrees(math.acos(float(cosines[-1]))))
+                products["overlap"].append(float(np.square(cosines).mean()))
     found = {"frobenius": unit * math.sqrt(difference)}
     if norm_a > 0:
         found["relative"] = math.sqrt(difference / norm_a)

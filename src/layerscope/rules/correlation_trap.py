@@ -41,10 +41,10 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     if 2 * sum(count > 0 for count in counts) <= len(counts):
         return None
     m = layer.metrics
-    most = int(m["max_traps"])
-    message = f"{float(m['rand_num_spikes']):.1f} traps per shuffle (at most {most})"
+    mean, most = float(m["rand_num_spikes"]), int(m["max_traps"])
+    message = f"{mean:.3g} trap{'' if mean == 1 else 's'} per shuffle" + (f" (at most {most})" if most != mean else "")
     if "trap_size" in m:
-        message += f", the largest {100 * float(m['trap_size']):.0f} % beyond the edge"
+        message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge of its bulk"
     if "trap_entries" in m:
         message += f"; weights {m['trap_entries']}"
     return Verdict(message, m["rand_num_spikes"], 0)

@@ -63,7 +63,7 @@ class StackedSource:
         """The whole, then every tensor."""
         return iter(self._layers)
 
-    def read(self, ref: LayerRef) -> Array:  # noqa: ARG002  there is only one
+    def read(self, ref: LayerRef) -> Array:
         """The stack in float64.
 
         :raises Absent: the entries of a layer have no spread.

@@ -34,16 +34,17 @@ def command(report: Report) -> str:
 
 
 def command_of(comparison: Comparison) -> str:
-    """The call that makes a comparison again."""
+    """The call that makes a comparison again: with ``analyze`` where no weights were compared."""
     first = comparison.reports[0]
     targets = [str(report.meta["target"]) for report in comparison.reports]
     changed, asked = changed_settings(first), first.meta.get("asked", {})
     live = any(report.meta.get("asked", {}).get("live") for report in comparison.reports)
-    words = _words(changed)
-    if words is None or live or changed.keys() - COMPARED:
+    words, weights = _words(changed), "weights" in comparison.apart
+    if words is None or live or (weights and changed.keys() - COMPARED):
         return _python("compare", targets, changed, {**asked, "live": live})
     words += [word for layer in asked.get("layers", ()) for word in ("-l", str(layer))]
-    return printable(shlex.join(["layerscope", "compare", *targets, *words]), LONGEST)
+    how = "compare" if weights else "analyze"
+    return printable(shlex.join(["layerscope", how, *targets, *words, "--html", "comparison.html"]), LONGEST)
 
 
 def changed_settings(report: Report) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from layerscope.errors import MissingExtra
-from layerscope.report import Comparison
+from layerscope.report import ComparedLayer, Comparison
 from layerscope.views import grid, table
 from layerscope.views.grid import Cell
-from layerscope.views.text import abbreviate, number, plural, printable
+from layerscope.views.text import abbreviate, alpha, number, plural, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,12 @@ def show(comparison: Comparison, console: Console, *, verbose: bool = False) -> 
             shown = missing if verbose else missing[:MOST]
             listed = ", ".join(printable(x, 60) for x in shown) + (" …" if len(missing) > len(shown) else "")
             console.print(Text(f"Analysed only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
+
+
+def alphas(layer: ComparedLayer) -> list[str]:
+    """α of a layer in each model."""
+    doubtful = layer.doubtful or (False,) * len(layer.metrics)
+    return [alpha(m.get("alpha"), doubt) for m, doubt in zip(layer.metrics, doubtful, strict=True)]
 
 
 def plain(comparison: Comparison) -> str:
@@ -126,7 +132,7 @@ def _layers(comparison: Comparison, console: Console) -> None:
     heads += [f"{head} {label}" if several else head for label in labels[1:] for _, head, _ in shown]
     cells = []
     for layer in comparison.layers:
-        row = [Cell(printable(layer.name)), *(Cell(number(m.get("alpha"), ".2f")) for m in layer.metrics)]
+        row = [Cell(printable(layer.name)), *map(Cell, alphas(layer))]
         row += [Cell(number(d.get(name), fmt)) for d in layer.distances[1:] for name, _, fmt in shown]
         cells.append(row)
     if not any(any(layer.distances[1:]) for layer in comparison.layers):

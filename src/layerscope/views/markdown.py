@@ -6,63 +6,78 @@ Names stand in ``<code>``, escaped: nobody is mentioned, nothing is linked, no m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from layerscope import registry
 from layerscope.report import Comparison, Report
+from layerscope.types import Finding, LayerReport
 from layerscope.views import frame, table, verdict
 from layerscope.views.command import command, command_of
-from layerscope.views.comparison import SHOWN
-from layerscope.views.text import number, plural, printable
+from layerscope.views.comparison import SHOWN, alphas
+from layerscope.views.text import number, plural, printable, short
 
-COLUMNS = ("layer_id", "name", "verdicts", "alpha", "alpha_low", "alpha_high", "log_spectral_norm", "stable_rank",
-           "phase", "N", "M", "num_evals")  # fmt: skip
+DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 LONGEST = 60_000  # characters; GitHub takes 65,536 in a comment
 LISTED = 10  # layers named below one verdict
-NAMES = ("name", "target")  # columns whose cells are strangers' names
 LINKS = {
     "@": "@<!-- -->",
     "\\#": "\\#<!-- -->",
     "://": ":<!-- -->//",
     "www.": "www<!-- -->.",
 }  # that GitHub makes itself
-SIGNS = {"error": "🔴", "warn": "🟠", "info": "🔵", "": "🟢"}
+SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "🔴", "failed": "🔴"}
 
 
 def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
     """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
     described = all(row.spectrum is None and not row.metrics and not row.failed for row in report.rows)
-    names = list(columns) or list(COLUMNS)
-    rows = [_cells(row, names) for row in frame.rows(report) if described or not row["skipped"]]
+    names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report.settings))
+    heads = [table.head(name) for name in names]
+    by_layer: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        by_layer.setdefault(finding.layer, []).append(finding)
+    rows = [
+        _cells(report, layer, values, names, by_layer.get(layer.name, []))
+        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        if described or not layer.skipped
+    ]
     if described:
-        return "\n".join([f"### layerscope: {code(report.meta['target'])}", "", *_table(names, rows, LONGEST)]) + "\n"
+        return (
+            "\n".join([f"### layerscope: {code(short(report.meta['target']))}", "", *_table(heads, rows, LONGEST)])
+            + "\n"
+        )
     first, *others = verdict.sentences(report)
-    sign = SIGNS["error" if any(row.failed for row in report.rows) else verdict.gravity(report.findings)]
-    lines = [f"### {sign} layerscope: {code(report.meta['target'])}", "", f"**{escape(first)}**"]
+    sign = SIGNS[verdict.standing(report)]
+    lines = [f"### {sign} layerscope: {code(short(report.meta['target']))}", "", f"**{escape(first)}**"]
     lines += [escape(line) for line in others]
     lines += _findings(report)
     lines += [f"- failed: {code(row.name)}: {escape(row.skipped)}" for row in report.rows if row.failed][:LISTED]
     lines += ["", "<details><summary>How sure</summary>", "", *(f"- {escape(x)}" for x in verdict.certainty(report))]
     lines += [f"- made by {code(command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"]
     lines += ["", "</details>", ""]
-    return _with_table("\n".join(lines), plural(len(rows), "layer"), names, rows)
+    return _with_table("\n".join(lines), plural(len(rows), "layer"), heads, rows)
 
 
 def comparison_to_markdown(comparison: Comparison) -> str:
     """The reading with its warnings, medians side by side, and the layers to unfold."""
     letters, names = comparison.letters, comparison.names
-    lines = ["### layerscope: " + " against ".join(code(name) for name in names), ""]
+    worst = max(map(verdict.standing, comparison.reports), key=list(SIGNS).index)
+    lines = [f"### {SIGNS[worst]} layerscope: " + " against ".join(code(name) for name in names), ""]
     lines += [f"- {letter}: {code(name)}" for letter, name in zip(letters, names, strict=True)]
-    lines += ["", *(f"- {escape(line)}" for line in comparison.reading)]
+    lines += ["", f"**{escape(verdict.of_several(comparison))}**", ""]
+    lines += [f"- {escape(line)}" for line in comparison.reading]
     lines += [f"- ⚠️ **{escape(line)}**" for line in comparison.warnings]
     head, *medians = table.medians(comparison.reports, letters)
     lines += ["", *_table(head, [[escape(cell) for cell in row] for row in medians], LONGEST)]
+    for letter, alone in zip(letters, comparison.unmatched, strict=True):
+        if alone:
+            listed = ", ".join(code(name) for name in alone[:LISTED]) + (", …" if len(alone) > LISTED else "")
+            lines += ["", f"Analysed only in {letter}: {plural(len(alone), 'layer')}: {listed}"]
     lines += ["", f"Made by {code(command_of(comparison), 2000)}.", ""]
     heads = ["layer", *(f"α {letter}" for letter in letters), *(label for _, label, _ in SHOWN)]
     rows = []
     for layer in comparison.layers:
         last = layer.distances[-1] if layer.distances else {}
-        alphas = [number(m.get("alpha"), ".2f") for m in layer.metrics]
-        rows.append([code(layer.name), *alphas, *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
+        rows.append([code(layer.name), *alphas(layer), *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
     return _with_table("\n".join(lines), plural(len(rows), "matched layer"), heads, rows)
 
 
@@ -100,16 +115,15 @@ def _findings(report: Report) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _cells(row: dict[str, object], names: Sequence[str]) -> list[str]:
-    plugins = registry.plugins("metrics")
-    cells = []
-    for name in names:
-        value, fmt = row[name], str(plugins[name].meta["fmt"]) if name in plugins else ".2f" if name == "Q" else "s"
-        if name in NAMES:
-            cells.append(code(value))
-        else:
-            cells.append(escape("×".join(map(str, value)) if isinstance(value, list) else number(value, fmt)))
-    return cells
+def _cells(
+    report: Report, layer: LayerReport, values: dict[str, Any], names: Sequence[str], found: list[Finding]
+) -> list[str]:
+    return [
+        code(layer.name)
+        if name == "name"
+        else escape(table.cell(report.settings, layer, values, name, found).text.strip())
+        for name in names
+    ]
 
 
 def _with_table(text: str, what: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -121,7 +135,7 @@ def _with_table(text: str, what: str, heads: Sequence[str], rows: Sequence[Seque
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int) -> list[str]:
     """A table; rows beyond the room are counted."""
-    lines = ["| " + " | ".join(escape(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
+    lines = ["| " + " | ".join(_escaped(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
     left = room - sum(map(len, lines)) - 200
     more = 0
     for row in rows:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from layerscope import registry
 from layerscope.errors import MissingExtra
 from layerscope.report import Comparison, Report
+from layerscope.types import Finding, LayerReport
 from layerscope.views import frame, table, verdict
-from layerscope.views.comparison import SHOWN
+from layerscope.views.comparison import SHOWN, alphas
 from layerscope.views.text import number, plural, printable
 
-COLUMNS = ("layer_id", "name", "layer_type", "N", "M", "num_evals", "alpha", "alpha_low", "alpha_high", "D",
-           "log_spectral_norm", "stable_rank", "phase", "verdicts")  # fmt: skip
-DESCRIBED = ("layer_id", "name", "layer_type", "shape", "N", "M", "num_evals", "dtype", "how", "skipped")
+DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 MOST_ROWS = 60  # of the table in a cell
 SIZE = (8.0, 2.6)  # inches
 
@@ -23,10 +22,18 @@ SIZE = (8.0, 2.6)  # inches
 def html(report: Report) -> str:
     """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
     described = all(row.spectrum is None and not row.metrics for row in report.rows)
-    names = DESCRIBED if described else COLUMNS
-    rows = [row for row in frame.rows(report) if described or not row["skipped"]]
+    names = list(DESCRIBED) if described else table.by_importance(report.settings)
+    by_layer: dict[str | None, list[Finding]] = {}
+    for finding in report.findings:
+        by_layer.setdefault(finding.layer, []).append(finding)
+    rows = [
+        [_cell(report, layer, values, name, by_layer.get(layer.name, [])) for name in names]
+        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        if described or not layer.skipped
+    ]
+    heads = [table.head(name) for name in names]
     caption = f"{escape(printable(report.meta['target']))}: {plural(report.summary['analysed'], 'layer')} analysed"
-    body = _table(names, [[_cell(row, name) for name in names] for row in rows], caption)
+    body = _table(heads, rows, caption)
     if described:
         return f"<div>{body}</div>"
     said = "".join(f"<p>{escape(line)}</p>" for line in verdict.sentences(report))
@@ -49,18 +56,14 @@ def comparison_html(comparison: Comparison) -> str:
     rows = []
     for layer in comparison.layers:
         last = layer.distances[-1] if layer.distances else {}
-        alphas = [number(m.get("alpha"), ".2f") for m in layer.metrics]
-        rows.append([printable(layer.name), *alphas, *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
+        rows.append([printable(layer.name), *alphas(layer), *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
     picture = _picture(comparison, "alpha_histogram")
     matched = _table(heads, rows, plural(len(rows), "matched layer"))
     return f"<div><ul>{names}</ul><ul>{said}{careful}</ul>{picture}{_table(head, medians, '')}{matched}</div>"
 
 
-def _cell(row: dict[str, object], name: str) -> str:
-    value, plugin = row[name], registry.plugins("metrics").get(name)
-    if isinstance(value, list):
-        return "×".join(map(str, value))
-    return printable(number(value, str(plugin.meta["fmt"]) if plugin is not None else "s"))
+def _cell(report: Report, layer: LayerReport, values: dict[str, Any], name: str, found: list[Finding]) -> str:
+    return table.cell(report.settings, layer, values, name, found).text.strip()
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:

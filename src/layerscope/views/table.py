@@ -29,11 +29,12 @@ BULK = ("mp_softrank", "num_spikes")
 WIDE = (*NARROW[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW[5:])
 DESCRIBE = ("layer_id", "name", "layer_type", "shape", "num_evals", "note")
 DESCRIBE_WIDE = ("layer_id", "name", "layer_type", "shape", "N", "M", "rf", "num_evals", "dtype", "note")
+FIRST, LAST = ("layer_id", "name", "verdicts", "alpha", "phase"), ("layer_type", "size")
 LEFT = ("name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape")
 SUMMARY = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MOST = 6  # layers named below one verdict before the rest are counted
 LEAST = 22  # columns that a shortened cell keeps
-PIPE_WIDTH = 120
+PIPE_WIDTH = 140  # of a pipe or a file
 
 
 def show(
@@ -61,6 +62,12 @@ def columns_for(settings: Settings, wide: bool, bulk: bool) -> list[str]:
     if len(more) > 2 and not wide:
         chosen.remove("size")
     return chosen
+
+
+def by_importance(settings: Settings) -> list[str]:
+    """The columns where there is room for all of them: verdict and α beside the name, sizes last."""
+    middle = [name for name in columns_for(settings, True, False) if name not in (*FIRST, *LAST)]
+    return [*FIRST, *middle, *LAST]
 
 
 def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:
@@ -250,9 +257,11 @@ def _summary(report: Report) -> list[Text]:
     if doubts:
         why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
         lines.append(Text(f"{doubts.total()} α marked ? carry no verdict: {why}"))
-    random = sum(x.metrics.get("phase") == "random-like" for x in report.rows)
+    small = {finding.layer for finding in report.findings if finding.code == "LS107"}
+    large = [row for row in report.rows if not row.skipped and row.name not in small]
+    random = sum(x.metrics.get("phase") == "random-like" for x in large)
     if random and not settings.randomize:  # with shuffles LS103 says it better
-        of = plural(summary["analysed"], "layer")
+        of = plural(len(large), "layer") + (" that are large enough" if small else "")
         lines.append(Text(f"{random} of {of} look random: untrained, or little learned"))
     return lines
 

@@ -49,9 +49,20 @@ def _initials(word: str, keep: int) -> str:
     return word if len(word) <= keep + len(digits) else word[:keep] + digits
 
 
+def short(target: object) -> str:
+    """A target without the folders that it lies in; of a folder's own name the last two parts."""
+    parts = str(target).rstrip("/").split("/")
+    return "/".join(parts[-1:] if "." in parts[-1] else parts[-2:]) or "model"
+
+
 def plural(count: int, word: str) -> str:
     """``1 layer``, ``2 layers``."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def alpha(value: object, doubtful: bool) -> str:
+    """An exponent; ? marks one that carries no verdict."""
+    return number(value, ".2f") + ("?" if doubtful else "")
 
 
 def number(value: object, fmt: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median, quantiles
 
 from layerscope.comparison import alphas_of
-from layerscope.report import Report
+from layerscope.report import Comparison, Report
 from layerscope.rules import doubt
 from layerscope.types import SEVERITIES, Finding, LayerReport
 from layerscope.views.text import cut, plural, printable
@@ -33,9 +34,34 @@ def by_code(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     return {code: groups[code] for code in sorted(groups, key=order)}
 
 
+def standing(report: Report) -> str:
+    """What a page's colour says: "failed", the gravest severity of a warning, "thin", or "" where all is well."""
+    if any(row.failed for row in report.rows) or not _analysed(report):
+        return "failed"
+    worst = gravity(report.findings)
+    if worst in ("error", "warn"):
+        return worst
+    return "" if _sure(report) and not _untrained(report) else "thin"
+
+
 def sentences(report: Report) -> tuple[str, str, str]:
     """(what was concluded, what shape the layers have, what about the rest)."""
     return _conclusion(report), _shape(report), _rest(report)
+
+
+def of_several(comparison: Comparison) -> str:
+    """Which of the models have warnings, in a sentence."""
+    told = []
+    for letter, report in zip(comparison.letters, comparison.reports, strict=True):
+        grave = {code: found for code, found in by_code(report.findings).items() if found[0].severity != "info"}
+        words = [f"{code} {found[0].title}" for code, found in grave.items() if found[0].layer is None]
+        layers = [f"{code} {f[0].title} in {len(f)}" for code, f in grave.items() if f[0].layer is not None]
+        if layers:
+            words.append(f"{', '.join(layers)} of {plural(len(_analysed(report)), 'layer')}")
+        failed = sum(row.failed for row in report.rows)
+        words += [f"{plural(failed, 'layer')} that could not be measured"] if failed else []
+        told.append(f"{letter} has {' and '.join(words)}" if words else f"{letter} has no warning")
+    return "; ".join(told) + "."
 
 
 def certainty(report: Report) -> list[str]:
@@ -44,6 +70,9 @@ def certainty(report: Report) -> list[str]:
     fitted = [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
     doubts = Counter(filter(None, (doubt(row, settings) for row in fitted)))
     said = []
+    small = len(_analysed(report)) - len(_large(report))
+    if small:
+        said.append(f"{plural(small, 'layer')} of {len(_analysed(report))} too small for a verdict on training.")
     if fitted:
         sure = len(fitted) - doubts.total()
         why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
@@ -72,16 +101,53 @@ def skipped(report: Report) -> list[tuple[str, list[LayerReport]]]:
     return sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0]))
 
 
+def _analysed(report: Report) -> list[LayerReport]:
+    return [row for row in report.rows if not row.skipped]
+
+
+def _sure(report: Report) -> list[LayerReport]:
+    """Layers whose α carries a verdict."""
+    fitted = [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
+    return [row for row in fitted if not doubt(row, report.settings)]
+
+
+def _large(report: Report) -> list[LayerReport]:
+    """Layers that are not too small to say anything about their spectrum."""
+    small = {finding.layer for finding in report.findings if finding.code == "LS107"}
+    return [row for row in _analysed(report) if row.name not in small]
+
+
+def _untrained(report: Report) -> int:
+    """How many of the large layers look like a random matrix, where it is most of them."""
+    large = _large(report)
+    shuffled = {finding.layer for finding in report.findings if finding.code == "LS103"}
+    if report.settings.randomize:
+        random = sum(row.name in shuffled for row in large)
+    else:
+        random = sum(row.metrics.get("phase") == "random-like" for row in large)
+    return random if 2 * random > len(large) else 0
+
+
 def _conclusion(report: Report) -> str:
-    analysed = [row for row in report.rows if not row.skipped]
+    analysed = _analysed(report)
+    failed = [row for row in report.rows if row.failed]
     if not analysed:
         reasons = Counter(row.skipped for row in report.rows if row.skipped and len(row.ref.shape) > 1)
         why = f": {printable(reasons.most_common(1)[0][0], 120)}" if reasons else ""
         return f"No layer could be analysed{why}."
+    said = _judged(report, analysed)
+    if not failed:
+        return said
+    names = ", ".join(printable(row.name, 48) for row in failed[:NAMED]) + (", …" if len(failed) > NAMED else "")
+    broken = f"{plural(len(failed), 'layer')} could not be measured and may be broken ({names}: "
+    return f"{broken}{cut(printable(failed[0].skipped), 80)}). {said}"
+
+
+def _judged(report: Report, analysed: list[LayerReport]) -> str:
     grave = {code: found for code, found in by_code(report.findings).items() if found[0].severity != "info"}
-    layers = {f.layer for found in grave.values() for f in found if f.layer is not None}
     if not grave:
-        return f"None of {plural(len(analysed), 'layer')} is over-trained, under-trained or collapsed on this evidence."
+        return _calm(report, analysed)
+    layers = {f.layer for found in grave.values() for f in found if f.layer is not None}
     told = [_told(code, found) for code, found in grave.items()]
     whole = any(f.layer is None for found in grave.values() for f in found)
     head = f"{len(layers)} of {plural(len(analysed), 'layer')}" if layers else ""
@@ -90,6 +156,24 @@ def _conclusion(report: Report) -> str:
     severities = {found[0].severity for found in grave.values()}
     what = " or ".join(word for key, word in (("warn", "a warning"), ("error", "an error")) if key in severities)
     return f"{head} {'has' if one else 'have'} {what}: {'; '.join(told)}."
+
+
+def _calm(report: Report, analysed: list[LayerReport]) -> str:
+    """What may be said where nothing warns: silence is no praise."""
+    sure, random, count = len(_sure(report)), _untrained(report), plural(len(analysed), "layer")
+    if random:
+        by = "their own shuffles (LS103)" if report.settings.randomize else "a random matrix"
+        of = len(_large(report))
+        head = f"{random} of {of} layers look" if of > 1 else "The layer looks"
+        return f"{head} like {by}: untrained, or little learned."
+    if not sure:
+        small = len(analysed) - len(_large(report))
+        why = f": {small} of {count} too small, no tail to trust in the others" if small < len(analysed) else ""
+        why = f": all of {count} are too small" if small == len(analysed) else why
+        return f"No verdict on the training of any layer{why}; none is collapsed."
+    one = "the one layer whose α carries a verdict is neither over- nor under-trained"
+    many = f"none of the {sure} layers whose α carries a verdict is over- or under-trained"
+    return f"No warning: {one if sure == 1 else many}, and none of {count} is collapsed."
 
 
 def _told(code: str, found: list[Finding]) -> str:
@@ -107,6 +191,9 @@ def _shape(report: Report) -> str:
     if not alphas:
         return "No layer has an α: the layers are too small, or their spectra have no tail to fit."
     inside = sum(limits.over_trained <= a <= limits.under_trained for a in alphas)
+    if len(alphas) == 1:
+        where = "inside" if limits.over_trained <= alphas[0] <= limits.under_trained else "outside"
+        return f"The one α is {alphas[0]:.2f}, {where} {limits.over_trained:g} to {limits.under_trained:g}."
     text = f"The median α is {median(alphas):.2f} over {plural(len(alphas), 'fitted layer')}"
     if len(alphas) >= FEW:
         low, _, high = quantiles(alphas, n=4, method="inclusive")
@@ -117,16 +204,26 @@ def _shape(report: Report) -> str:
 
 
 def _rest(report: Report) -> str:
-    failed = [row for row in report.rows if row.failed]
-    if failed:
-        names = ", ".join(printable(row.name, 48) for row in failed[:NAMED]) + (", …" if len(failed) > NAMED else "")
-        return f"{plural(len(failed), 'layer')} could not be measured and may be broken: {names}."
     grave = [f for f in report.findings if f.severity != "info"]
     if grave:
-        worst = max(grave, key=lambda f: SEVERITIES.index(f.severity))
+        worst = max(grave, key=lambda finding: _weight(report, finding, grave))
         return f"Look first at {printable(worst.where, 60)}: {cut(printable(worst.message), 160)}."
-    phases = Counter(str(row.metrics["phase"]) for row in report.rows if "phase" in row.metrics)
+    phases = Counter(str(row.metrics["phase"]) for row in _large(report) if "phase" in row.metrics)
     if phases:
         listed = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
-        return f"The spectra show these phases of training: {listed}."
+        return f"The spectra of the layers that are large enough show these phases of training: {listed}."
     return "Nothing in the spectra asks for action."
+
+
+def _weight(report: Report, finding: Finding, grave: Sequence[Finding]) -> tuple[float, ...]:
+    """By severity, then how much is wrong with the layer, embeddings last, then how far it is from its limit."""
+    severity = SEVERITIES.index(finding.severity)
+    if finding.layer is None or finding.layer not in report.layers:
+        return severity, 0, 0, 0.0
+    layer = report.layers[finding.layer]
+    together = sum(other.layer == finding.layer for other in grave)
+    size = layer.metrics.get("trap_size") if finding.code == "LS104" else None
+    value, limit = finding.value, finding.limit
+    if size is None and isinstance(value, int | float) and isinstance(limit, int | float) and value > 0 and limit > 0:
+        size = abs(math.log(value / limit))
+    return severity, together, layer.ref.kind != "embedding", float(size) if isinstance(size, int | float) else 0.0

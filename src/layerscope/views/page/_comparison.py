@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from layerscope.report import ComparedLayer, Comparison
 from layerscope.types import Finding
 from layerscope.views import table, verdict
 from layerscope.views.command import command_of
-from layerscope.views.comparison import SHOWN
+from layerscope.views.comparison import SHOWN, alphas
 from layerscope.views.page import _parts
 from layerscope.views.page._parts import Cell, Column, Row, Section
 from layerscope.views.plots import pictures
@@ -21,6 +21,7 @@ from layerscope.views.text import number, plural, printable
 MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures the page carries
 TOGETHER = ("alpha_histogram", "distances")
+ORDER = ("", "thin", "warn", "error", "failed")  # of how the models stand: the worst colours the page
 EACH = ("alpha_by_depth", "shape_scale")
 
 
@@ -44,8 +45,8 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             *((x, printable(r.meta["target"], 1000)) for x, r in zip(letters, reports, strict=True)),
             ("matched", plural(len(comparison.layers), "layer")),
         ],
-        "gravity": "warn" if comparison.warnings else "",
-        "sentences": [printable(line, 600) for line in comparison.reading],
+        "gravity": max((verdict.standing(r) for r in reports), key=ORDER.index),
+        "sentences": [verdict.of_several(comparison), " ".join(printable(line, 600) for line in comparison.reading)],
         "certainty": [*(printable(line, 600) for line in comparison.warnings), *_each(comparison)],
         "sections": [Section("Side by side in pictures", "together"), Section("Each model by depth", "each")],
         "summary": table.medians(reports, letters),
@@ -53,6 +54,7 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "rows": [_row(comparison, i, layer, by_layer) for i, layer in enumerate(comparison.layers[:MOST_ROWS])],
         "caption": _caption(comparison),
         "no_rows": "No layer of the same name is analysed in all of them.",
+        "search": "name, verdict …",
         "filters": _filters(comparison, owned),
         "findings": _parts.findings(owned, lambda letter, f: place.get((letter, f.layer or ""))),
         "skipped": _unmatched(comparison),
@@ -94,33 +96,42 @@ def _made(meta: Any) -> str:
 
 def _columns(comparison: Comparison) -> list[Column]:
     letters = comparison.letters
-    found = [Column("layer", "The layer's name in the first model.", left=True)]
-    found += [Column(f"α {x}", f"Power-law exponent in {x}.") for x in letters]
+    found = [
+        Column("layer", "The name that the models share.", left=True),
+        Column("verdict", "Codes of the findings in each model.", left=True),
+    ]
+    found += [Column(f"α {x}", f"Power-law exponent in {x}; ? marks one that carries no verdict.") for x in letters]
     found += [Column(f"α {x} − α {letters[0]}", "Difference of the exponents.") for x in letters[1:]]
     found += [Column(f"logλmax {x}", f"log₁₀ of the largest eigenvalue in {x}.") for x in letters]
     for x in letters[1:]:
-        found += [Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.") for name, head, _ in SHOWN]
-    return [*found, Column("verdict", "Codes of the findings in each model.", left=True)]
+        found += [
+            Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.") for name, head, _ in _distances(comparison)
+        ]
+    return found
+
+
+def _distances(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
+    """Distances that have columns: all of two models, the relative one of more, none that were not measured."""
+    if not any(any(layer.distances[1:]) for layer in comparison.layers):
+        return ()
+    return SHOWN if len(comparison.names) == 2 else SHOWN[:1]
 
 
 def _row(comparison: Comparison, at: int, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]) -> Row:
-    alphas = [m.get("alpha") for m in layer.metrics]
-    cells = [Cell(printable(layer.name, 160), opens=True), *(_number(a, ".2f") for a in alphas)]
-    cells += [
-        _number(float(a) - float(alphas[0]) if a is not None and alphas[0] is not None else None, "+.2f")
-        for a in alphas[1:]
-    ]
-    cells += [_number(m.get("log_spectral_norm"), ".2f") for m in layer.metrics]
-    distances: Sequence[Mapping[str, float]] = layer.distances[1:] or [{}] * (len(comparison.reports) - 1)
-    cells += [_number(found.get(name), fmt) for found in distances for name, _, fmt in SHOWN]
     found = _found(comparison, layer, by_layer)
+    every = [finding for _, some in found for finding in some]
     told = "; ".join(f"{x} {' '.join(f.code for f in some)}" for x, some in found if some)
-    codes = dict.fromkeys(f.code for _, some in found for f in some)
-    gravity = verdict.gravity([f for _, some in found for f in some])
+    values = [m.get("alpha") for m in layer.metrics]
+    first = values[0]
+    cells = [Cell(printable(layer.name, 160), opens=True), _parts.codes(told or "–", every)]
+    for text, value in zip(alphas(layer), values, strict=True):
+        cells.append(Cell(text, "" if value is None else float(value), "doubt" if text.endswith("?") else ""))
+    cells += [_number(None if a is None or first is None else float(a) - float(first), "+.2f") for a in values[1:]]
+    cells += [_number(m.get("log_spectral_norm"), ".2f") for m in layer.metrics]
+    shown = _distances(comparison)
+    cells += [_number(distances.get(name), fmt) for distances in layer.distances[1:] for name, _, fmt in shown]
     kind = comparison.reports[0].rows[layer.rows[0]].ref.kind
-    return Row(
-        at, [*cells, Cell(told or "–", style=f"left {gravity}".strip())], [("kind", kind), ("codes", " ".join(codes))]
-    )
+    return Row(at, cells, [("kind", kind), ("codes", " ".join(dict.fromkeys(f.code for f in every)))])
 
 
 def _number(value: Any, fmt: str) -> Cell:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from layerscope import registry
 from layerscope.report import Report
-from layerscope.types import Finding, LayerReport
+from layerscope.types import SEVERITIES, Finding, LayerReport
 from layerscope.views import verdict
 from layerscope.views.command import changed_settings
 from layerscope.views.text import plural, printable
@@ -21,6 +21,7 @@ class Column(NamedTuple):
     head: str
     what: str  # its first line of explanation
     left: bool = False
+    prose: str = ""  # all of it, as HTML of our own
 
 
 class Cell(NamedTuple):
@@ -47,6 +48,7 @@ class Section(NamedTuple):
     charts: str  # their key in the page's data
     wide: bool = False
     tall: int = 230
+    note: str = ""
 
 
 def findings(
@@ -79,14 +81,28 @@ def _item(owner: str, finding: Finding, row_of: Callable[[str, Finding], int | N
 
 
 def _explained(code: str) -> dict[str, Any]:
-    from markdown_it import MarkdownIt
-    from markupsafe import Markup
-
     plugin = registry.plugins("rules").get(code)
     if plugin is None:  # of a report that another version judged
         return {"explanation": "This version of layerscope does not know the verdict.", "ref": "–"}
-    prose = MarkdownIt("commonmark", {"html": False}).render(plugin.doc.replace("``", "`"))
-    return {"explanation": Markup(prose), "ref": plugin.meta["ref"]}
+    return {"explanation": prose(plugin.doc), "ref": plugin.meta["ref"]}
+
+
+def prose(doc: str) -> str:
+    """A docstring as HTML that the template takes as it is; only for docstrings of plugins."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    rendered: str = Markup(MarkdownIt("commonmark", {"html": False}).render(doc.replace("``", "`")))
+    return rendered
+
+
+def codes(text: str, found: Sequence[Finding], *, failed: bool = False) -> Cell:
+    """The cell of a row's verdicts: sorted by gravity, then by code; without any last."""
+    worst = "error" if failed else verdict.gravity(found)
+    grave = 3 - SEVERITIES.index(worst) if worst else 9
+    first = min((f.code for f in found if f.severity == worst), default="")
+    digits = "".join(c for c in first if c.isdigit())[:6]
+    return Cell(text, f"{grave}{digits:0>6}", f"left {worst}".strip())
 
 
 def skipped(report: Report) -> list[dict[str, Any]]:
@@ -142,7 +158,7 @@ def all_settings(report: Report) -> list[tuple[str, str]]:
 def terms() -> dict[str, dict[str, str]]:
     """Unit and meaning of each metric."""
     return {
-        plugin.name: {"unit": str(plugin.meta["unit"]), "what": plugin.title}
+        plugin.name: {"unit": str(plugin.meta["unit"]), "what": plugin.title.replace("``", "")}
         for plugin in registry.plugins("metrics").values()
     }
 

@@ -14,15 +14,17 @@ from layerscope.views.page import _parts
 from layerscope.views.page._parts import Cell, Column, Row, Section
 from layerscope.views.plots import pictures
 from layerscope.views.plots._marks import plain
-from layerscope.views.text import printable
+from layerscope.views.text import printable, short
 
 MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures and numbers the page carries
-FIRST = ("layer_id", "name", "verdicts", "alpha", "phase")  # columns, as they matter
-LAST = ("layer_type", "size")
 WIDE = ("alpha_by_depth",)
 MORE = ("shape_scale", "alpha_histogram", "norms_by_depth", "phases")
 OF_LAYER = ("esd", "esd_linear", "xmin", "randomized")
+WHAT_ALPHA_IS = (
+    "α is the exponent of the power law that a layer's largest eigenvalues follow: its shape. Layers of large, "
+    "well-trained networks lie between 2 and 6; smaller means heavier tails, larger means less learned."
+)
 SIZES = {
     "layer_id": "Position among all tensors.", "name": "The tensor's name.", "layer_type": "Kind of layer.",
     "size": "Sides of the matrix; · how many are pooled.", "verdicts": "Codes of the findings, explained below.",
@@ -31,8 +33,7 @@ SIZES = {
 
 def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
-    middle = [name for name in table.columns_for(report.settings, True, False) if name not in (*FIRST, *LAST)]
-    columns = [*FIRST, *middle, *LAST]
+    columns = table.by_importance(report.settings)
     listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
     shown = _parts.important(listed, report, MOST_ROWS)
     pictured = _parts.important(shown, report, MOST_PICTURED)
@@ -48,15 +49,19 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "what": "report",
         "title": name,
         "facts": [*([("target", target)] if target != name else []), *_parts.facts(report)],
-        "gravity": "failed" if any(row.failed for row in report.rows) else verdict.gravity(report.findings),
+        "gravity": verdict.standing(report),
         "sentences": verdict.sentences(report),
         "certainty": verdict.certainty(report),
-        "sections": [Section("Depth profile", "depth", wide=True, tall=270), Section("The model in pictures", "more")],
+        "sections": [
+            Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
+            Section("The model in pictures", "more"),
+        ],
         "summary": [],
         "columns": [_column(name) for name in columns],
         "rows": rows,
         "caption": _caption(len(listed), len(shown)),
         "no_rows": "No layer was analysed.",
+        "search": "name, phase, verdict …",
         "filters": _filters(shown, by_layer),
         "findings": _parts.findings([("", f) for f in report.findings], lambda _, f: numbers.get(f.layer or "")),
         "skipped": _parts.skipped(report),
@@ -79,10 +84,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def title_of(report: Report) -> str:
     """The last part of the target's path, the last two where it is a folder's name; "model" of what has no path."""
-    if report.meta.get("asked", {}).get("live"):
-        return "model"
-    parts = str(report.meta["target"]).rstrip("/").split("/")
-    return printable("/".join(parts[-1:] if "." in parts[-1] else parts[-2:]), 200) or "model"
+    return "model" if report.meta.get("asked", {}).get("live") else printable(short(report.meta["target"]))
 
 
 def charts(report: Report, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -123,7 +125,7 @@ def _row(
         if column == "name":
             cells.append(Cell(printable(layer.name, 160), opens=True))
         elif column == "verdicts":
-            cells.append(Cell(drawn.text, style=f"left {'error' if layer.failed else verdict.gravity(found)}".strip()))
+            cells.append(_parts.codes(drawn.text, found, failed=layer.failed))
         elif column in ("layer_type", "phase"):
             cells.append(Cell(drawn.text, style="left"))
         else:
@@ -146,8 +148,9 @@ def _sorted_by(values: dict[str, Any], column: str) -> float | str:
 
 def _column(name: str) -> Column:
     plugin = registry.plugins("metrics").get(name)
-    what = plugin.title if plugin is not None else SIZES.get(name, "")
-    return Column(table.head(name), what, left=name in table.LEFT)
+    if plugin is None:
+        return Column(table.head(name), SIZES.get(name, ""), name in table.LEFT, SIZES.get(name, ""))
+    return Column(table.head(name), plugin.title.replace("``", ""), name in table.LEFT, _parts.prose(plugin.doc))
 
 
 def _caption(listed: int, shown: int) -> str:

@@ -22,16 +22,16 @@ from layerscope.errors import MissingExtra, UnknownName, UsageError
 from layerscope.report import ComparedLayer, Comparison, Report
 from layerscope.types import LayerReport
 from layerscope.views.files import write_whole
-from layerscope.views.plots._marks import Picture
+from layerscope.views.plots._marks import Axis, Picture
 from layerscope.views.plots._marks import plain as plain
-from layerscope.views.text import elide, printable
+from layerscope.views.text import elide, printable, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
-WIDTH, HEIGHT = 6.8, 4.0  # inches of one picture of one panel
+WIDTH, HEIGHT = 6.8, 4.4  # inches of one picture of one panel
 MOST = 12  # pictures in one figure
 DPI = 150
 SCREEN = 90  # dots per inch in a notebook
@@ -77,7 +77,7 @@ def figure(name: str, target: Report | Comparison, layers: Sequence[str | int] =
     found = pictures(name, target, layers)
     if len(found) > MOST or (ax is not None and len(found) > 1):
         most = "one" if ax is not None else f"at most {MOST}"
-        raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose layers")
+        raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose layers (-l)")
     return _drawn([_of(target, picture) for picture in found], ax)
 
 
@@ -105,15 +105,37 @@ def check_format(path: str | Path) -> str:
 
 
 def _aligned(found: Sequence[Picture]) -> list[Picture]:
-    """The same pictures of several models on y axes that end alike, where all of them state their ends."""
-    panels = list(zip(*(picture.panels for picture in found), strict=True))
-    shared = []
-    for axes in panels:
-        low, high = [a.low for a in axes], [a.high for a in axes]
-        least = None if None in low else min(x for x in low if x is not None)
-        most = None if None in high else max(x for x in high if x is not None)
-        shared.append([replace(a, low=least, high=most) for a in axes])
-    return [replace(p, panels=tuple(column[i] for column in shared)) for i, p in enumerate(found)]
+    """The same pictures of several models on axes that end alike; layers and categories are each model's own."""
+    drawn = [picture for picture in found if not picture.empty]
+    if len(drawn) < 2:
+        return list(found)
+    own = any(picture.x.whole or picture.x.ticks for picture in drawn)
+    x = None if own else _common([p.x for p in drawn], [v for p in drawn for m in p.marks for v in m.extent("x")])
+    panels = [
+        _common(axes, [v for p in drawn for m in p.marks if m.panel == i for v in m.extent("y")])
+        for i, axes in enumerate(zip(*(p.panels for p in drawn), strict=True))
+    ]
+    return [p if p.empty else replace(p, x=x or p.x, panels=tuple(panels)) for p in found]
+
+
+def _common(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
+    """One axis for all: from the least end to the greatest, of the marks where the axes do not say."""
+    log = axes[0].scale == "log"
+    if axes[0].scale == "category":
+        return axes[0]
+    known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    low, high = ([end for axis in axes if (end := getattr(axis, side)) is not None] for side in ("low", "high"))
+    if not known or (len(low) == len(high) == len(axes)):
+        return replace(axes[0], low=min(low, default=None), high=max(high, default=None))
+    least, most = min(known), max(known)
+    factor = (most / least) ** 0.05 if log else 0.0
+    room = 0.05 * (most - least) or 0.5
+    start, end = (least / (factor or 1), most * (factor or 1)) if log else (least - room, most + room)
+    return replace(
+        axes[0],
+        low=min(low) if len(low) == len(axes) else min([start, *low]),
+        high=max(high) if len(high) == len(axes) else max([end, *high]),
+    )
 
 
 def whole_of(target: Report | Comparison) -> Comparison:
@@ -135,7 +157,9 @@ def _chosen(name: str, report: Report, layers: Sequence[str | int]) -> list[Laye
     if not layers:
         rows = [row for row in report.rows if not row.skipped]
         if not rows:
-            raise UsageError(f"{name} shows layers, and none was analysed")
+            reasons = sorted({row.skipped for row in report.rows if row.failed})
+            why = f": {printable(reasons[0], 120)}" if reasons else ""
+            raise UsageError(f"{name} shows layers, and none was analysed{why}")
         return rows
     try:
         return [report.layers[key] for key in layers]
@@ -147,7 +171,7 @@ def _of(target: Report | Comparison, picture: Picture) -> Picture:
     """The same, saying whose picture it is."""
     if isinstance(target, Comparison):
         return picture
-    name = elide(printable(str(target.meta["target"]).rstrip("/").rpartition("/")[2]), LONGEST)
+    name = elide(printable(short(target.meta["target"])), LONGEST)
     return replace(picture, about=", ".join(filter(None, (name, picture.about))))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerscope.metrics.phase import BULK_KS
 from layerscope.numerics.randommatrix import mp_density
 from layerscope.types import Fit, LayerReport, Spectrum
 from layerscope.views.plots._marks import Line, Numbers, Points, Rule, Steps, numbers
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 60
 CURVE = 48  # points of a curve
+FAR = 1e3
 SPIKES = 40  # that are drawn one by one
 
 
@@ -26,8 +28,11 @@ def bins(count: int) -> int:
 
 
 def edges(values: Floats, *, log: bool, high: float | None = None) -> Floats:
-    """Equal bins of λ or of log λ, from the smallest value to the largest or to ``high``."""
-    low, top = float(values[0]), float(values[-1]) if high is None else high
+    """Equal bins of λ or of log λ, up to the largest value or to ``high``; of log λ from a ``FAR``-th of the median on.
+
+    Near zero a spectrum has a few eigenvalues in many powers of ten, beside which its tail would be a sliver.
+    """
+    low, top = max(float(values[0]), float(np.median(values)) / FAR), float(values[-1]) if high is None else high
     if top <= low * (1 + 1e-9):
         low, top = low * 0.9, top * 1.1
     count = bins(len(values))
@@ -71,12 +76,20 @@ def bulk(spectrum: Spectrum, fit: Fit) -> Line:
     x = low + (high - low) * (1 - np.cos(np.linspace(0.02, math.pi - 0.02, CURVE))) / 2
     share = (len(live) - p["spikes"]) / len(live)
     y = share * mp_density(x, spectrum.n, m, p["sigma"])
-    label = f"Marchenko–Pastur bulk, σ = {p['sigma']:.3g} (KS = {p['ks']:.2f})"
+    what = "Marchenko–Pastur bulk" if fits_bulk(fit) else "Marchenko–Pastur law, which does not fit"
+    label = f"{what}: σ = {p['sigma']:.3g}, KS = {p['ks']:.2f}"
     return Line(tone="bulk", label=label, x=numbers(x), y=numbers(y), dashed=True)
 
 
+def fits_bulk(fit: Fit) -> bool:
+    """Is the bulk near enough to the law to speak of spikes beyond it? As near as the phases ask."""
+    return fit.params["ks"] <= BULK_KS
+
+
 def spikes(spectrum: Spectrum, fit: Fit, height: float, high: float | None = None) -> Points | None:
-    """Eigenvalues beyond the random bulk, as ticks at ``height``."""
+    """Eigenvalues beyond the random bulk, as ticks at ``height``; none where no bulk fits."""
+    if not fits_bulk(fit):
+        return None
     count = int(fit.params["spikes"])
     values = spectrum.live[len(spectrum.live) - count :][-SPIKES:]
     if high is not None:
@@ -110,9 +123,13 @@ def nothing(layer: LayerReport) -> str:
     return ""
 
 
-def remarks(layer: LayerReport, spectrum: Spectrum) -> list[str]:
-    """What the picture leaves out, and which fits are missing."""
+def remarks(layer: LayerReport, spectrum: Spectrum, low: float = 0.0) -> list[str]:
+    """What the picture leaves out, below ``low`` too, and which fits are missing."""
     said = []
+    below = int((spectrum.live < low * (1 - 1e-9)).sum())
+    if below:
+        least = float(spectrum.live[0])
+        said.append(f"{plural(below, 'eigenvalue')} from {least:.2g} to {low:.2g} below the axis")
     zero = len(spectrum.evals) - len(spectrum.live)
     if zero:
         said.append(f"{plural(zero, 'eigenvalue')} of zero left out")

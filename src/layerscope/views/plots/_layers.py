@@ -40,7 +40,7 @@ def depth_axis(layers: Sequence[Placed]) -> Axis:
     if len(layers) <= NAMED:
         names = tuple(abbreviate(printable(place.layer.name), LONGEST) for place in layers)
         return Axis("layer, in the model's order", "category", names)
-    return Axis(f"layer, in the model's order (1 to {len(layers)})", low=0.0, high=len(layers) + 1.0)
+    return Axis(f"layer, in the model's order (1 to {len(layers)})", low=0.0, high=len(layers) + 1.0, whole=True)
 
 
 def why_empty(report: Report, what: str) -> str:
@@ -67,13 +67,15 @@ def points(
     for finding in report.findings:
         findings.setdefault(finding.layer, []).append(finding)
     kinds = {shape_of(place.layer.ref)[1] for place in places}
-    groups: dict[tuple[str, str, str], list[Placed]] = {}
+    groups: dict[tuple[str, str, bool, str], list[Placed]] = {}
     for place in places:
         shape, kind = shape_of(place.layer.ref)
         tone, label = verdict(report, place.layer, findings.get(place.layer.name, []))
         label += f", {kind}" if len(kinds) > 1 else ""
-        groups.setdefault((tone, label, shape), []).append(place)
-    for (tone, label, shape), members in sorted(groups.items(), key=lambda pair: ORDER.index(pair[0][0])):
+        hollow = tone == "quiet" or doubtful(report, place.layer)
+        label += ", α doubtful" if hollow and tone != "quiet" else ""
+        groups.setdefault((tone, label, hollow, shape), []).append(place)
+    for (tone, label, hollow, shape), members in sorted(groups.items(), key=lambda pair: ORDER.index(pair[0][0])):
         where = [at(place) for place in members]
         intervals: tuple[Numbers, Numbers] = ((), ())
         if ends is not None:
@@ -87,7 +89,7 @@ def points(
             low=intervals[0],
             high=intervals[1],
             shape=shape,
-            hollow=tone == "quiet",
+            hollow=hollow,
             grave=tone not in CALM,
             notes=tuple(f"{printable(place.layer.name, 80)}: {note(place.layer)}" for place in members),
             rows=tuple(place.row for place in members),
@@ -99,7 +101,10 @@ def verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> 
     grave = [f for f in findings if SEVERITIES.index(f.severity) > 0]
     for finding in sorted(grave, key=lambda f: f.code not in VERDICTS):
         return VERDICTS.get(finding.code, "other"), f"{printable(finding.code, 20)} {printable(finding.title, 40)}"
-    doubtful = "alpha" in layer.metrics and "power_law" in layer.parts["weight"].fits and doubt(layer, report.settings)
-    if doubtful or any(f.code == "LS105" for f in findings):
-        return "quiet", HOLLOW
-    return "good", "no warning"
+    return ("quiet", HOLLOW) if doubtful(report, layer) else ("good", "no warning")
+
+
+def doubtful(report: Report, layer: LayerReport) -> bool:
+    """Has it an α that carries no verdict?"""
+    fitted = "alpha" in layer.metrics and "power_law" in layer.parts["weight"].fits
+    return fitted and bool(doubt(layer, report.settings))

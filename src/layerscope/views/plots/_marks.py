@@ -25,6 +25,7 @@ class Axis:
     ticks: tuple[str, ...] = ()  # names of the whole numbers from 0 on
     low: float | None = None  # where it begins and ends; None: where the marks do
     high: float | None = None
+    whole: bool = False  # it counts something: only whole numbers are ticks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,10 @@ class Mark:
     tone: str  # what its colour means
     label: str = ""  # of the legend; "" for none
     panel: int = 0  # number of the y axis it stands on
+
+    def extent(self, side: str) -> Numbers:
+        """Values that it has on the axis "x" or "y"."""
+        raise NotImplementedError(side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,9 @@ class Steps(Mark):
     filled: bool = True
     pattern: int = 0  # of its outline, so that several are told apart in grey: solid, dashed, dotted, both
 
+    def extent(self, side: str) -> Numbers:
+        return self.edges if side == "x" else self.heights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Mark):
@@ -56,6 +64,9 @@ class Line(Mark):
     x: Numbers
     y: Numbers
     dashed: bool = False
+
+    def extent(self, side: str) -> Numbers:
+        return self.x if side == "x" else self.y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +84,9 @@ class Points(Mark):
     notes: tuple[str, ...] = ()  # what each one is
     rows: tuple[int, ...] = ()  # of the report, where a point stands for a layer
 
+    def extent(self, side: str) -> Numbers:
+        return self.x if side == "x" else (*self.y, *self.low, *self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Mark):
@@ -82,6 +96,9 @@ class Rule(Mark):
     at: float
     along: str = "y"  # the axis it is parallel to
     dashed: bool = True
+
+    def extent(self, side: str) -> Numbers:
+        return () if side == self.along else (self.at,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +110,9 @@ class Band(Mark):
     high: float | None
     on: str = "y"
 
+    def extent(self, side: str) -> Numbers:
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Mark):
@@ -100,7 +120,11 @@ class Cells(Mark):
 
     kind: ClassVar[str] = "cells"
     values: tuple[Numbers, ...]
+    most: float  # value of the lightest colour; the darkest is 0
     fmt: str = ".2f"
+
+    def extent(self, side: str) -> Numbers:
+        return ()
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.
 GAP = 0.08  # between panels, of the height
 WRAP = 84  # characters of a line of words
 CROWDED = 60  # points from which they and their intervals are drawn small
-LEGEND = 9  # entries; more would hide the picture
+LEGEND = 12  # entries; the others are counted
 ANNOTATED = 12  # rows up to which each cell of a matrix shows its value
 
 
 def draw(picture: Picture, ax: Axes) -> None:
     """Draw a picture on axes, which it splits where it has several panels."""
-    _head(picture, ax)
     if picture.empty:
+        _head(picture, ax, 0.0)
         ax.set_axis_off()
         ax.text(0.5, 0.5, _text(picture.empty, 60), ha="center", va="center", transform=ax.transAxes,
                 color=_style.colour("quiet"), fontsize=NORMAL)  # fmt: skip
@@ -41,16 +41,41 @@ def draw(picture: Picture, ax: Axes) -> None:
         for mark in marks:
             PENS[type(mark)](panel, mark)
         _dress(panel, picture, axis, last=number == len(panels) - 1)
-        _legend(panel)
+    _head(picture, ax, _legend(ax, panels))
 
 
-def _head(picture: Picture, ax: Axes) -> None:
-    about = _text(picture.about, WRAP)
-    title = _text(f"{picture.title}: {picture.of}" if picture.of else picture.title, WRAP - 16)
-    ax.set_title(about, loc="left", fontsize=NORMAL, color=_style.colour("quiet"))
-    ax.annotate(title, (0, 1), xytext=(0, 7 + 12 * (about.count("\n") + bool(about))), xycoords="axes fraction",
-                textcoords="offset points", fontsize=LARGE, fontweight="bold", color=_style.colour("ink"),
-                va="bottom", annotation_clip=False)  # fmt: skip
+def _head(picture: Picture, ax: Axes, above: float) -> None:
+    """Title and what is shown, ``above`` points over the axes."""
+    words = f"{picture.title}: {picture.of}" if picture.of else picture.title
+    for text, size, tone, weight in (
+        (picture.about, NORMAL, "quiet", "normal"),
+        (words, LARGE, "ink", "bold"),
+    ):
+        wrapped = _text(text, WRAP if size == NORMAL else WRAP - 16)
+        ax.annotate(wrapped, (0, 1), xytext=(0, above + 5), xycoords="axes fraction", textcoords="offset points",
+                    fontsize=size, color=_style.colour(tone), fontweight=weight, va="bottom",
+                    annotation_clip=False)  # fmt: skip
+        above += 1.35 * size * (wrapped.count("\n") + 1) if wrapped else 0.0
+
+
+def _legend(ax: Axes, panels: Sequence[Axes]) -> float:
+    """One legend over the axes, where it hides nothing; how many points high it is."""
+    from matplotlib.lines import Line2D
+
+    entries: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if not entries:
+        return 0.0
+    more = len(entries) - LEGEND
+    if more > 0:
+        entries = dict(list(entries.items())[:LEGEND]) | {f"and {more} more": Line2D([], [], linestyle="none")}
+    widest = 0.56 * SMALL * max(map(len, entries)) + 34  # points, about
+    columns = max(1, min(len(entries), 4, int(ax.get_window_extent().width / ax.figure.dpi * 72 / widest)))
+    ax.legend(entries.values(), entries, fontsize=SMALL, frameon=False, ncols=columns, loc="lower left", borderpad=0.2,
+              bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.2, handletextpad=0.5)  # fmt: skip
+    return 1.62 * SMALL * -(-len(entries) // columns) + 2
 
 
 def _panels(ax: Axes, count: int) -> list[Axes]:
@@ -69,12 +94,14 @@ def _panels(ax: Axes, count: int) -> list[Axes]:
 
 def _scale(panel: Axes, side: str, axis: Axis) -> None:
     if axis.scale != "category":
-        from matplotlib.ticker import FuncFormatter
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         line = getattr(panel, f"{side}axis")
         if axis.scale == "log":
             getattr(panel, f"set_{side}scale")("log")
             line.set_minor_formatter(FuncFormatter(lambda value, _: _between(value, line.get_view_interval())))
+        if axis.whole:
+            line.set_major_locator(MaxNLocator(integer=True))
         line.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     if axis.scale == "category":
         places = range(len(axis.ticks))
@@ -102,14 +129,6 @@ def _dress(panel: Axes, picture: Picture, axis: Axis, *, last: bool) -> None:
     if not any(isinstance(mark, Cells) for mark in picture.marks):
         panel.grid(True, color=_style.GRID.light, linewidth=0.6)
     panel.set_axisbelow(True)
-
-
-def _legend(panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    if handles:
-        more = len(handles) - LEGEND
-        panel.legend(handles[:LEGEND], labels[:LEGEND], fontsize=SMALL, frameon=True, framealpha=0.85, edgecolor="none",
-                     loc="best", title=f"and {more} more" if more > 0 else None, title_fontsize=SMALL)  # fmt: skip
 
 
 def _steps(panel: Axes, mark: Steps) -> None:
@@ -154,19 +173,17 @@ def _band(panel: Axes, mark: Band) -> None:
 
 
 def _cells(panel: Axes, mark: Cells) -> None:
-    image = panel.imshow(mark.values, cmap="cividis", aspect="equal")
+    image = panel.imshow(mark.values, cmap="cividis", aspect="equal", vmin=0.0, vmax=mark.most)
     panel.set_ylim(len(mark.values) - 0.5, -0.5)
     panel.set_xlim(-0.5, len(mark.values[0]) - 0.5)
     bar = panel.figure.colorbar(image, ax=panel, shrink=0.8)
     bar.set_label(_text(mark.label, 48), fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    finite = [value for row in mark.values for value in row if math.isfinite(value)]
-    middle = (min(finite) + max(finite)) / 2
     if len(mark.values) <= ANNOTATED:
         for i, row in enumerate(mark.values):
             for j, value in enumerate(row):
                 told = format(value, mark.fmt) if math.isfinite(value) else "–"
-                light = not value < middle
+                light = not value < mark.most / 2
                 panel.text(j, i, told, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
 
 

@@ -28,12 +28,14 @@ def data(comparison: Comparison) -> Picture:
         empty = "a distance needs two models"
     else:
         empty = "" if known else "the models have no analysed layer of one name and shape in common"
+    bound = math.sqrt(2) if weights else math.sqrt(math.log(2))
+    most = max([bound, *(x for row in values for x in row if math.isfinite(x))])
     return Picture(
         "distances",
         f"Distances of the {what}",
         f"{plural(len(names), 'model')}, over the layers that each two have in common",
         Axis("", "category", letters),
         (Axis("", "category", names),),
-        () if empty else (Cells(tone="ink", values=values, label=WEIGHTS if weights else SPECTRA),),
+        () if empty else (Cells(tone="ink", values=values, most=most, label=WEIGHTS if weights else SPECTRA),),
         empty=empty,
     )

@@ -32,5 +32,6 @@ def data(report: Report, layer: LayerReport) -> Picture:
     if power_law is not None and power_law.ok:
         marks += [_esd.tail(power_law, len(spectrum.live)), _esd.start(power_law)]
     axis = Axis(Y.label, "log", low=lowest / 4)
+    notes = tuple(_esd.remarks(layer, spectrum, steps.edges[0]))
     about = _esd.about(layer, spectrum)
-    return Picture("esd", title, about, X, (axis,), tuple(marks), tuple(_esd.remarks(layer, spectrum)), of=of)
+    return Picture("esd", title, about, X, (axis,), tuple(marks), notes, of=of)

@@ -9,9 +9,10 @@ from layerscope.views.plots import _esd
 from layerscope.views.plots._marks import Axis, Mark, Picture, Steps, numbers
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.plots._style import PATTERNS, series
-from layerscope.views.text import plural, printable
+from layerscope.views.text import elide, plural, printable
 
 SCOPE = "matched"
+LONGEST = 30  # characters of a model's name
 X = Axis("eigenvalue λ of WᵀW (W²)", "log")
 Y = Axis("density (1/W²)", "log")
 
@@ -35,7 +36,9 @@ def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
         fit = row.parts["weight"].fits.get("power_law")
         told = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
         heights = _esd.density(live, at, len(live))
-        label = f"{letter}: {plural(len(live), 'eigenvalue')}{told}"
+        name = elide(printable(comparison.names[i]), LONGEST)
+        doubt = "?" if layer.doubtful[i : i + 1] == (True,) else ""
+        label = f"{letter} {name}: {plural(len(live), 'eigenvalue')}{told}{doubt}"
         marks.append(
             Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2, pattern=i % PATTERNS)
         )

@@ -39,7 +39,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
     marks: list[Mark] = [original, random]
     marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _edge(shuffles)]
-    notes = []
+    notes = _esd.remarks(layer, layer.spectrum, float(at[0]))[:1] if own[0] < at[0] * (1 - 1e-9) else []
     traps = [mode for part in shuffles for mode in part.modes]
     if traps:
         marks.append(_traps(traps, report.settings.limits.trap_size, lowest / 2))
@@ -74,5 +74,5 @@ def _traps(traps: list[Mode], size: float, height: float) -> Points:
 
 
 def _of(mode: Mode) -> str:
-    told = f"λ = {mode.value:.4g}, {100 * (mode.value / mode.edge - 1):.0f} % beyond the edge" if mode.edge else ""
+    told = f"λ = {mode.value:.4g}, {mode.value / mode.edge:.3g} times the edge" if mode.edge else ""
     return told + (f", weight {list(mode.entry)} carries {mode.share:.0%}" if mode.entry else "")

@@ -18,7 +18,7 @@ from layerscope.views.text import printable
 SCOPE = "layer"
 X = Axis("xmin (W²)", "log")
 PANELS = (Axis("KS distance D", low=0.0), Axis("α"))
-SHOWN = 96  # candidates, evenly spread over those there are
+SHOWN = 96  # candidates, evenly spread over those there are, and the chosen one
 CEILING = 12.0  # α above which the axis ends
 
 
@@ -35,7 +35,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     except Absent as why:  # measured under other settings than it is judged by
         return Picture("xmin", title, "", X, PANELS, empty=str(why), of=of)
     logs = np.log(values[: len(values) - int(fit.params.get("fingers", 0))])
-    starts, alphas, distances = scan(logs, settings.min_tail, SHOWN)
+    starts, alphas, distances = scan(logs, settings.min_tail, SHOWN, math.log(fit.params["xmin"]))
     x, limits, chosen = numbers(np.exp(starts)), settings.limits, fit.params
     marks: list[Mark] = [
         Line(tone="ink", x=x, y=numbers(distances), label="D"),

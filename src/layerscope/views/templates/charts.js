@@ -37,10 +37,10 @@ function linearTicks(low, high, count) {
 }
 
 function logTicks(low, high, count) {
-  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
-  const digits = last - first <= 2 ? [1, 2, 5] : [1], every = Math.max(1, Math.ceil((last - first) / Math.max(count, 1)));
+  const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9), powers = last - first + 1;
+  const digits = powers <= 2 ? [1, 2, 5] : [1], every = powers <= 2 ? 1 : Math.ceil(powers / Math.max(count, 2));
   const found = [];
-  for (let e = first; e <= last; e += digits.length > 1 ? 1 : every) {
+  for (let e = powers <= 2 ? first - 1 : first; e <= last; e += every) {
     for (const d of digits) if (d * 10 ** e >= low * 0.999 && d * 10 ** e <= high * 1.001) found.push(d * 10 ** e);
   }
   return found.length > 1 ? found : linearTicks(low, high, count);
@@ -116,10 +116,9 @@ const PENS = {
     return [...made, svg("path", { class: dots(mark), d })];
   },
   cells(mark, X, Y, box) {
-    const flat = finite(mark.values.flat()), high = Math.max(...flat), low = Math.min(...flat);
     const width = Math.abs(X(1) - X(0)), height = Math.abs(Y(1) - Y(0));
     return mark.values.flatMap((row, i) => row.flatMap((value, j) => {
-      const share = value === null ? 0 : (value - low) / (high - low || 1), at = share * (CIVIDIS.length - 1);
+      const share = value === null ? 0 : value / mark.most, at = share * (CIVIDIS.length - 1);
       const k = Math.min(CIVIDIS.length - 2, Math.floor(at));
       const rgb = CIVIDIS[k].map((c, n) => Math.round(c + (CIVIDIS[k + 1][n] - c) * (at - k)));
       const x = fixed(X(j) - width / 2), y = fixed(Y(i) - height / 2);
@@ -157,7 +156,8 @@ function panel(root, picture, axis, marks, box, last) {
   for (const v of box.xTicks) {
     if (!turned) grid.append(svg("path", { d: `M${fixed(X(v))} ${box.top}v${box.height}` }));
     if (!last) continue;
-    const x = fixed(X(v)), y = box.top + box.height + 14, told = box.x.category ? picture.x.ticks[v] : tick(v);
+    const x = fixed(X(v)), y = box.top + box.height + 14, name = box.x.category ? picture.x.ticks[v] : tick(v);
+    const room = Math.max(4, Math.floor(x / (FONT * 0.79)) - 1), told = box.slanted && name.length > room ? "…" + name.slice(1 - room) : name;
     words.append(svg("text", box.slanted ? { class: "tick end", transform: `translate(${x + 4} ${y - 2}) rotate(-38)` } : { class: "tick middle", x, y }, told));
   }
   const clip = `clip${++clips}`;
@@ -176,11 +176,12 @@ function draw(picture, width, tall) {
   const marksOf = (i) => picture.marks.filter((mark) => (mark.panel || 0) === i);
   const x = scale(picture.x, picture.marks.flatMap((mark) => extent(mark, "x")));
   const ys = picture.panels.map((axis, i) => scale(axis, marksOf(i).flatMap((mark) => extent(mark, "y"))));
-  const yTicks = ys.map((y, i) => (y.category ? picture.panels[i].ticks.map((_, k) => k) : (y.log ? logTicks : linearTicks)(y.low, y.high, each / 45)));
+  const yTicks = ys.map((y, i) => (y.category ? picture.panels[i].ticks.map((_, k) => k) : (y.log ? logTicks : linearTicks)(y.low, y.high, Math.max(3, each / 40))));
   const longest = Math.max(...yTicks.flatMap((ticks, i) => ticks.map((v) => (ys[i].category ? picture.panels[i].ticks[v] : tick(v)).length)), 3);
   const left = Math.min(width * 0.4, 30 + longest * FONT), right = 14, wide = width - left - right;
+  const whole = (ticks) => (picture.x.whole ? ticks.filter(Number.isInteger) : ticks);
   let xTicks = x.category ? picture.x.ticks.map((_, k) => k) : (x.log ? logTicks : linearTicks)(x.low, x.high, wide / 70);
-  xTicks = xTicks.filter((v) => v >= x.low && v <= x.high);
+  xTicks = whole(xTicks).filter((v) => v >= x.low && v <= x.high);
   const widest = x.category ? Math.max(...picture.x.ticks.map((t) => t.length)) * FONT : 0;
   const slanted = x.category && widest > wide / Math.max(xTicks.length, 1);
   const foot = 34 + (slanted ? Math.min(110, widest * 0.64) : 0);
