@@ -60,7 +60,7 @@ def compare(
     reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
     reading += [line for i in range(1, len(reports)) for line in _pair(called, sound, i)]
     reading += [line for name, values in zip(called, readings, strict=True) for line in _shape(name, values, limits)]
-    warnings = _warnings(called, reports, sound, alphas)
+    warnings = _warnings(called, reports, sound)
     apart = {"spectra": _spectra_apart(tables), **({"weights": weights} if weights else {})}
     return Comparison(
         tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings), apart
@@ -186,14 +186,12 @@ def _of_them(doubtful: Sequence[bool]) -> str:
     return f" ({sum(doubtful)} of them doubtful)" if any(doubtful) else ""
 
 
-def _warnings(
-    names: Sequence[str], reports: Sequence[Report], layers: Sequence[ComparedLayer], alphas: Sequence[Sequence[float]]
-) -> list[str]:
+def _warnings(names: Sequence[str], reports: Sequence[Report], layers: Sequence[ComparedLayer]) -> list[str]:
     found = []
-    counts = [len(values) for values in alphas]
+    counts = [sum(not row.skipped for row in report.rows) for report in reports]
     if max(counts) - min(counts) > DEPTH * max(counts):
         found.append(
-            f"The models differ in depth ({', '.join(map(str, counts))} layers with an α): norms and α-hat of models "
+            f"The models differ in depth ({', '.join(map(str, counts))} layers): norms and α-hat of models "
             "of different depth must not be ranked against each other (Simpson's paradox, arXiv 2106.00734)."
         )
     for i, name in enumerate(names[1:], 1):
