@@ -246,8 +246,10 @@ def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
 def _asked(target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool) -> dict[str, Any]:
     """What was asked for besides the settings: who reads the report can ask for it again."""
     asked: dict[str, Any] = {"layers": layers} if layers is not None else {}
+    if base is not None or intra or stacked:
+        asked["target"] = sources.name_of(target)
     if base is not None:
-        asked |= {"target": sources.name_of(target), "base": sources.name_of(base)}
+        asked["base"] = sources.name_of(base)
     asked |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
     live = not all(isinstance(x, str | PathLike) for x in (target, base) if x is not None)
     return asked | ({"live": True} if live else {})
@@ -273,12 +275,14 @@ def _check_saved(report: Report, composed: bool, options: Mapping[str, Any]) -> 
 def _only(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:
     if layers is None:
         return report
-    refs = select([row.ref for row in report.rows], layers)
+    chosen = [layers] if isinstance(layers, str | int) else list(layers)
+    refs = select([row.ref for row in report.rows], chosen)
     rows = [
         pipeline.skipped(ref, ref.skipped) if ref.skipped and not row.skipped else row
         for ref, row in zip(refs, report.rows, strict=True)
     ]
-    return report.replace(rows=tuple(rows))
+    asked = {**report.meta.get("asked", {}), "layers": chosen}
+    return report.replace(rows=tuple(rows), meta={**report.meta, "asked": asked})
 
 
 def _watched(progress: Any, spec: SourceSpec) -> AbstractContextManager[Any]:

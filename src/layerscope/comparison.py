@@ -60,7 +60,7 @@ def compare(
     reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
     reading += [line for i in range(1, len(reports)) for line in _pair(called, sound, i)]
     reading += [line for name, values in zip(called, readings, strict=True) for line in _shape(name, values, limits)]
-    warnings = _warnings(called, reports, sound)
+    warnings = _warnings(called, reports, sound, bool(layers))
     apart = {"spectra": _spectra_apart(tables), **({"weights": weights} if weights else {})}
     return Comparison(
         tuple(names), tuple(reports), layers, unmatched, histogram(alphas), tuple(reading), tuple(warnings), apart
@@ -186,9 +186,11 @@ def _of_them(doubtful: Sequence[bool]) -> str:
     return f" ({sum(doubtful)} of them doubtful)" if any(doubtful) else ""
 
 
-def _warnings(names: Sequence[str], reports: Sequence[Report], layers: Sequence[ComparedLayer]) -> list[str]:
+def _warnings(
+    names: Sequence[str], reports: Sequence[Report], layers: Sequence[ComparedLayer], matched: bool
+) -> list[str]:
     found = []
-    counts = [sum(not row.skipped for row in report.rows) for report in reports]
+    counts = [sum(not row.skipped or row.failed for row in report.rows) for report in reports]
     if max(counts) - min(counts) > DEPTH * max(counts):
         found.append(
             f"The models differ in depth ({', '.join(map(str, counts))} layers): norms and α-hat of models "
@@ -201,7 +203,7 @@ def _warnings(names: Sequence[str], reports: Sequence[Report], layers: Sequence[
                 f"Shape and scale disagree on {name}: α is {_word(shape)} than {names[0]}'s, log λmax {_word(scale)} "
                 f"(medians of the differences {shape:+.2f} and {scale:+.2f}). Neither alone ranks the models."
             )
-    if not layers:
+    if not matched:
         found.append("No layer of the same name is analysed in all of them: only distributions can be compared.")
     measured = {tuple(sorted(report.settings.to_dict().items(), key=str)).__repr__() for report in reports}
     if len(measured) > 1:

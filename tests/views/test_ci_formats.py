@@ -67,10 +67,8 @@ def test_nothing_of_a_name_is_markup_in_a_comment(hostile: Report) -> None:
         assert "<img" not in text + page
         assert "\u202e" not in text
         assert "href" not in page
-        assert "<code>@someone</code>" in page
-        assert "@someone" not in page.replace("<code>@someone</code>", "")
-        bare = re.sub("<code>.*?</code>", "", page)
-        assert not re.search(r"@\w|#\d|://|www\.", bare)
+        assert "<code>@<!-- -->someone</code>" in page
+        assert not re.search(r"@\w|#\d|://|www\.", page)  # GitHub makes links of them, in code of HTML too
         assert all(line.count("|") - line.count("\\|") in (0, line[:1] == "|" and line.count(" | ") + 2)
                    for line in text.split("\n"))  # fmt: skip
 

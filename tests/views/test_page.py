@@ -7,6 +7,7 @@ the browser's tests skip; with ``LAYERSCOPE_BROWSER=1``, as in CI, they fail.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import os
@@ -87,7 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, report: Report) -> dict[str,
 
 
 def data_of(path: Path) -> list[dict[str, Any]]:
-    packed = re.search(r'id="data">([^<]*)<', path.read_text("utf-8"))
+    packed = re.search(r'id="page-data">([^<]*)<', path.read_text("utf-8"))
     assert packed is not None
     return [json.loads(line) for line in gzip.decompress(base64.b64decode(packed[1])).decode().split("\n")]
 
@@ -325,7 +326,7 @@ def test_a_row_opens_by_mouse_keyboard_link_and_point(files: dict[str, Path], wa
     page.keyboard.press("Space")
     assert page.locator("tr.detail").count() == 0
     page.fill("#search", "hides every row")
-    page.click("#LS101 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
+    page.click("#verdict-LS101 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
     page.wait_for_selector("tr.detail svg.chart")
     assert page.locator("tr.detail .full").inner_text() == "fc1.weight"
     page.locator("tr[data-row]").nth(0).locator("td").last.click()
@@ -350,6 +351,75 @@ def test_hostile_names_are_shown_not_run(files: dict[str, Path], watched: Watche
     assert page.locator("img").count() == 0
     page.fill("#search", "<img")
     assert names(page) == ["<img src=x onerror=alert(1)>"]
+
+
+def test_search_does_not_join_what_stands_in_different_cells(tmp_path: Path, watched: Watched) -> None:
+    layerscope.analyze({f"{i}.weight": np.eye(8) + i for i in range(13)}).html(tmp_path / "x.html")
+    page = watched.open(tmp_path / "x.html")
+    page.fill("#search", "11.weight")
+    assert names(page) == ["11.weight"]
+
+
+def test_the_same_link_leads_to_its_layer_again(files: dict[str, Path], watched: Watched) -> None:
+    page = watched.open(files["report"])
+    link = page.locator("details.finding li a").first
+    link.click()
+    page.wait_for_selector("tr.detail svg.chart")
+    page.locator("tr[data-row] button[aria-expanded=true]").click()
+    page.fill("#search", "hides every row")
+    link.click()
+    page.wait_for_selector("tr.detail svg.chart")
+
+
+def test_a_layer_without_pictures_says_so(tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layerscope.views.page import _report
+
+    monkeypatch.setattr(_report, "MOST_PICTURED", 2)
+    layerscope.analyze({f"{i}.weight": np.eye(8) + i for i in range(4)}).html(tmp_path / "x.html")
+    page = watched.open(tmp_path / "x.html")
+    at = data_of(tmp_path / "x.html")[0]["at"]
+    (missing,) = [i for i in range(4) if str(i) not in at][:1]
+    page.click(f"#L{missing} button")
+    page.wait_for_selector("tr.detail")
+    assert page.inner_text("tr.detail .full") == f"{missing}.weight"
+    assert "this one is not among them" in page.inner_text("tr.detail")
+
+
+def test_names_of_the_language_are_names(tmp_path: Path, watched: Watched, report: Report) -> None:
+    from layerscope.views.json import from_dict, to_dict
+
+    weights = {name: np.random.default_rng(0).standard_normal((60, 55)) for name in ("__proto__", "constructor", "")}
+    plain = json.loads(json.dumps(to_dict(layerscope.analyze(weights))))
+    plain["layers"][0]["metrics"] |= {"constructor": 1.0, "toString": 2.0}
+    plain["findings"] = [
+        {"code": code, "severity": "warn", "layer": layer, "value": 1, "limit": 2, "message": "m", "title": "t"}
+        for code, layer in (("page-data", ""), ("search", None), ("__proto__", "__proto__"))
+    ]
+    from_dict(plain, {}).html(tmp_path / "x.html")
+    page = watched.open(tmp_path / "x.html")
+    assert sorted(names(page)) == sorted(["__proto__", "constructor", "(no name)"])
+    page.click("tr[data-row] button >> nth=0")
+    page.wait_for_selector("tr.detail .metrics")
+    assert "undefined" not in page.inner_text("tr.detail")
+    assert page.locator("details.finding a").all_inner_texts() == ["__proto__", "(no name)"]
+
+
+def test_extreme_numbers_make_no_absurd_picture(tmp_path: Path, watched: Watched) -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"{i}.weight": rng.standard_normal((60, 55)) * 10.0**power for i, power in enumerate((-155, -60, 0, 60))}
+    found = layerscope.analyze(weights)
+    rows = tuple(
+        dataclasses.replace(row, metrics={**row.metrics, "alpha_weighted": 1e20, "log_norm": 1e20 * i})
+        for i, row in enumerate(found.rows)
+    )
+    found.replace(rows=rows).html(tmp_path / "x.html")
+    page = watched.open(tmp_path / "x.html")
+    for i in range(4):
+        page.click(f"#L{i} button")
+    page.wait_for_function("document.querySelectorAll('tr.detail').length === 4")
+    drawn = page.eval_on_selector_all("svg.chart path", "all => all.map(p => p.getAttribute('d')).join('')")
+    assert not re.search("NaN|Infinity|undefined", drawn)
+    assert "too near the limits of floating point" in page.inner_text("#detail-0")
 
 
 def test_the_policy_stops_what_the_page_did_not_bring(files: dict[str, Path], chromium: Any) -> None:

@@ -35,6 +35,7 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
 
     :raises OutputError: one of them.
     """
+    from layerscope import sources
     from layerscope.views.files import check_writable
 
     inputs = [Path(target) for target in (*targets, options.get("base")) if target]
@@ -52,12 +53,10 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
             raise OutputError(f"--{name} and --{taken[path.resolve()]} are one file, {path}")
         taken[path.resolve()] = name
         for target in inputs:
-            if (
-                path.exists()
-                and target.exists()
-                and (path.samefile(target) or target.resolve() in path.resolve().parents)
-            ):
+            if path.exists() and target.exists() and path.samefile(target):
                 raise OutputError(f"--{name} {path} would overwrite what is read from {target}")
+        if path.exists() and sources.holds_model(path):
+            raise OutputError(f"--{name} {path} would overwrite a model; delete it first if that is meant")
 
 
 def save_report(save: Callable[[str], None], path: str) -> OutputError | None:
@@ -107,7 +106,8 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
     elif format_ == "junit":
         text = junit.to_junit(reports, options.get("fail_on") or "warn")
     else:
-        text = "\n".join(markdown.to_markdown(report, columns) for report in reports)
+        room = markdown.LONGEST // len(reports)
+        text = "\n".join(markdown.to_markdown(report, columns, room) for report in reports)
     with destination(output) as stream:
         stream.write(text)
 

@@ -36,6 +36,7 @@ class Composed:
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
 URL = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.ASCII)
 _counter = itertools.count()
+TEXTS = (".md", ".txt", ".csv", ".json", ".jsonl", ".html", ".htm", ".xml", ".sarif", ".layerscope")  # our own outputs
 _opened: dict[tuple[int, str], Source] = {}
 
 
@@ -107,6 +108,13 @@ def open_target(target: Any) -> Source:
         f"cannot analyse a {kind}; live models are torch modules, Keras models, NNX modules and trees of arrays, "
         "as the params of a Linen module; else a path, a hub id or a URL"
     )
+
+
+def holds_model(path: Path) -> bool:
+    """Does any source recognise this file? Text that people write to again and again is none."""
+    if path.suffix.lower() in TEXTS:
+        return False
+    return any(_accepts(plugin, path) for plugin in registry.plugins("sources").values())
 
 
 def _accepts(plugin: registry.Plugin, target: Any) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 from layerscope.report import Comparison, Report
 from layerscope.settings import EVIDENCE_FITS, Settings
-from layerscope.views.text import printable
 
 OPTIONS = {  # settings that the command line has a word for
     "min_evals": "--min-evals", "max_evals": "--max-evals", "seed": "--seed", "jobs": "--jobs",
@@ -17,34 +16,41 @@ OPTIONS = {  # settings that the command line has a word for
 }  # fmt: skip
 COMPARED = {"min_evals", "jobs"}  # settings that compare has a word for
 LONGEST = 2000  # characters
+TOO_LONG = "too long to show: target, layers and settings are in the report itself"
 FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}
 
 
 def command(report: Report) -> str:
     """A command line where one says it all, else a line of Python."""
-    changed, asked = changed_settings(report), report.meta.get("asked", {})
-    target = str(asked.get("target", report.meta["target"]))
-    words = _words(changed)
-    if words is None or asked.get("live"):
-        return _python("analyze", [target], changed, asked)
-    words += [word for layer in asked.get("layers", ()) for word in ("-l", str(layer))]
-    words += [f"--{name}" for name in ("intra", "stacked") if asked.get(name)]
-    words += ["--base", str(asked["base"])] if "base" in asked else []
-    return printable(shlex.join(["layerscope", "analyze", target, *words]), LONGEST)
+    return _call("analyze", [report], [])
 
 
 def command_of(comparison: Comparison) -> str:
     """The call that makes a comparison again: with ``analyze`` where no weights were compared."""
-    first = comparison.reports[0]
-    targets = [str(report.meta["target"]) for report in comparison.reports]
-    changed, asked = changed_settings(first), first.meta.get("asked", {})
-    live = any(report.meta.get("asked", {}).get("live") for report in comparison.reports)
-    words, weights = _words(changed), "weights" in comparison.apart
-    if words is None or live or (weights and changed.keys() - COMPARED):
-        return _python("compare", targets, changed, {**asked, "live": live})
-    words += [word for layer in asked.get("layers", ()) for word in ("-l", str(layer))]
-    how = "compare" if weights else "analyze"
-    return printable(shlex.join(["layerscope", how, *targets, *words, "--html", "comparison.html"]), LONGEST)
+    how = "compare" if "weights" in comparison.apart else "analyze"
+    return _call(how, comparison.reports, ["--html", "comparison.html"])
+
+
+def _call(how: str, reports: Sequence[Report], more: Sequence[str]) -> str:
+    changed, asked = changed_settings(reports[0]), reports[0].meta.get("asked", {})
+    targets = [str(report.meta.get("asked", {}).get("target", report.meta["target"])) for report in reports]
+    live = any(report.meta.get("asked", {}).get("live") for report in reports)
+    options = _words(changed)
+    if how == "compare" and (changed.keys() - COMPARED or asked.keys() - {"layers"}):
+        options = None
+    if options is not None and not live:
+        options += [word for layer in asked.get("layers", ()) for word in ("-l", str(layer))]
+        options += [f"--{name}" for name in ("intra", "stacked") if asked.get(name)]
+        options += ["--base", _path(asked["base"])] if "base" in asked else []
+        line = shlex.join(["layerscope", how, *map(_path, targets), *options, *more])
+        if line.isprintable() and len(line) <= LONGEST:
+            return line
+    line = _python("analyze" if len(reports) == 1 else "compare", targets, changed, {**asked, "live": live})
+    return line if len(line) <= LONGEST else TOO_LONG  # a call is whole or not there: half a quotation is another call
+
+
+def _path(target: str) -> str:
+    return f"./{target}" if target.startswith("-") else target
 
 
 def changed_settings(report: Report) -> dict[str, Any]:
@@ -82,4 +88,4 @@ def _python(function: str, targets: Sequence[str], changed: Mapping[str, Any], a
         default = Settings().to_dict()["limits"]
         limits = ", ".join(f"{k}={v!r}" for k, v in changed["limits"].items() if v != default[k])
         arguments.append(f"limits=layerscope.Limits({limits})")
-    return printable(f"layerscope.{function}({', '.join(arguments)})", LONGEST)
+    return f"layerscope.{function}({', '.join(arguments)})"  # repr leaves nothing unprintable

@@ -61,6 +61,24 @@ def alphas(layer: ComparedLayer) -> list[str]:
     return [alpha(m.get("alpha"), doubt) for m, doubt in zip(layer.metrics, doubtful, strict=True)]
 
 
+def distances_of(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
+    """Distances that have columns: all of two models, the relative one of more, none that were not measured."""
+    if not any(any(layer.distances[1:]) for layer in comparison.layers):
+        return ()
+    return SHOWN if len(comparison.names) == 2 else SHOWN[:1]
+
+
+def distance_heads(comparison: Comparison) -> list[str]:
+    """A heading for each distance of each model from the first."""
+    return [f"{head} {x}" for x in comparison.letters[1:] for _, head, _ in distances_of(comparison)]
+
+
+def distance_cells(comparison: Comparison, layer: ComparedLayer) -> list[str]:
+    """The distances of one layer, in the order of the headings."""
+    shown = distances_of(comparison)
+    return [number(found.get(name), fmt) for found in layer.distances[1:] for name, _, fmt in shown]
+
+
 def plain(comparison: Comparison) -> str:
     """What ``show`` prints, without colours."""
     return table.captured(lambda console: show(comparison, console))

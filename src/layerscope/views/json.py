@@ -22,8 +22,10 @@ NEEDED = {  # of a fit, by those who read it without its spectrum
     "lognormal": RIVAL, "truncated_power_law": RIVAL,
 }  # fmt: skip
 POSSIBLE: dict[str, Callable[[Mapping[str, float]], bool]] = {
-    "power_law": lambda p: p["alpha"] > 1 and p["xmin"] > 0 and p["n_tail"] >= 1 and p.get("fingers", 0) >= 0,
-    "marchenko_pastur": lambda p: p["sigma"] > 0 and 0 <= p["bulk_min"] < p["bulk_max"] and p["spikes"] >= 0,
+    "power_law": lambda p: p["alpha"] > 1 and p["xmin"] > 0 and p["n_tail"] >= 1 and 0 <= p.get("fingers", 0) <= 1e6,
+    "marchenko_pastur": lambda p: (
+        0 < p["sigma"] < 1e100 and 0 <= p["bulk_min"] < p["bulk_max"] and p["spikes"] >= 0 and p["edge"] > 0
+    ),
 }
 
 
@@ -150,6 +152,8 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
         raise TypeError("a layer without its weight")
     whole = parts["weight"].spectrum
     for role, part in parts.items():
+        if role.startswith("shuffle") and not part.skipped and "marchenko_pastur" not in part.fits:
+            raise TypeError(f"{role} without a bulk")
         if role.startswith("shuffle") and whole is not None and part.spectrum is not None:
             sizes = [(s.n, s.m, s.k, len(s.evals)) for s in (whole, part.spectrum)]
             if sizes[0] != sizes[1] or "marchenko_pastur" not in part.fits:
@@ -163,8 +167,10 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
     named = ["power_law"] * ("alpha" in layer.metrics) + [str(layer.metrics.get("best_fit", "power_law"))]
     if "alpha" in layer.metrics and not all(name in parts["weight"].fits for name in named):
         raise TypeError(f"metrics of fits that are not there: {', '.join(named)}")
-    if "alpha" in layer.metrics and not {"alpha_low", "alpha_high"} <= layer.metrics.keys():
-        raise TypeError("α without its interval")
+    if "alpha" in layer.metrics:
+        interval = [layer.metrics.get(name) for name in ("alpha", "alpha_low", "alpha_high")]
+        if not all(isinstance(x, float | int) and 0 <= x < 1e12 for x in interval):
+            raise TypeError(f"an α and its interval cannot be {interval!r:.80}")
     return checked(layer, but=("parts",))
 
 
@@ -173,6 +179,8 @@ def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tup
     raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
     raw["part"] = checked(Part(**raw["part"])) if raw["part"] is not None else None
     ref = checked(LayerRef(**raw))
+    if ref.groups < 1 or min(ref.heads, ref.rank, ref.index, *ref.shape, 0) < 0:
+        raise TypeError(f"a layer of {ref.groups} groups, {ref.heads} heads, rank {ref.rank}, shape {ref.shape!r:.40}")
     if ref.axes and (len(ref.axes) != len(ref.shape) or ref.axes.count("o") != 1 or ref.axes.count("i") != 1):
         raise TypeError(f"a layer with the axes {ref.axes[:20]!r}")
     fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
@@ -183,7 +191,10 @@ def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tup
 
 
 def _mode(plain: Mapping[str, Any]) -> Mode:
-    return checked(Mode(**{**plain, "entry": tuple(plain["entry"])}))
+    mode = checked(Mode(**{**plain, "entry": tuple(plain["entry"])}))
+    if max(mode.value, mode.entropy, mode.localization, mode.participation, mode.edge) > 1e100:
+        raise TypeError(f"a mode cannot be {mode!r:.80}")
+    return mode
 
 
 def _fit(name: str, plain: Mapping[str, Any]) -> Fit:

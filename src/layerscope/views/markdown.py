@@ -12,8 +12,8 @@ from layerscope.report import Comparison, Report
 from layerscope.types import Finding, LayerReport
 from layerscope.views import frame, table, verdict
 from layerscope.views.command import command, command_of
-from layerscope.views.comparison import SHOWN, alphas
-from layerscope.views.text import number, plural, printable, short
+from layerscope.views.comparison import alphas, distance_cells, distance_heads
+from layerscope.views.text import plural, printable, short
 
 DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 LONGEST = 60_000  # characters; GitHub takes 65,536 in a comment
@@ -27,9 +27,9 @@ LINKS = {
 SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "🔴", "failed": "🔴"}
 
 
-def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
+def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST) -> str:
     """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
-    described = all(row.spectrum is None and not row.metrics and not row.failed for row in report.rows)
+    described = verdict.described(report)
     names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report.settings))
     heads = [table.head(name) for name in names]
     by_layer: dict[str | None, list[Finding]] = {}
@@ -54,7 +54,7 @@ def to_markdown(report: Report, columns: Sequence[str] = ()) -> str:
     lines += ["", "<details><summary>How sure</summary>", "", *(f"- {escape(x)}" for x in verdict.certainty(report))]
     lines += [f"- made by {code(command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"]
     lines += ["", "</details>", ""]
-    return _with_table("\n".join(lines), plural(len(rows), "layer"), heads, rows)
+    return _with_table("\n".join(lines), plural(len(rows), "layer"), heads, rows, room)
 
 
 def comparison_to_markdown(comparison: Comparison) -> str:
@@ -73,17 +73,14 @@ def comparison_to_markdown(comparison: Comparison) -> str:
             listed = ", ".join(code(name) for name in alone[:LISTED]) + (", …" if len(alone) > LISTED else "")
             lines += ["", f"Analysed only in {letter}: {plural(len(alone), 'layer')}: {listed}"]
     lines += ["", f"Made by {code(command_of(comparison), 2000)}.", ""]
-    heads = ["layer", *(f"α {letter}" for letter in letters), *(label for _, label, _ in SHOWN)]
-    rows = []
-    for layer in comparison.layers:
-        last = layer.distances[-1] if layer.distances else {}
-        rows.append([code(layer.name), *alphas(layer), *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
+    heads = ["layer", *(f"α {letter}" for letter in letters), *distance_heads(comparison)]
+    rows = [[code(layer.name), *alphas(layer), *distance_cells(comparison, layer)] for layer in comparison.layers]
     return _with_table("\n".join(lines), plural(len(rows), "matched layer"), heads, rows)
 
 
-def escape(text: object) -> str:
+def escape(text: object, longest: int = 600) -> str:
     """Text that Markdown and the HTML it becomes show as it is; @names, #numbers and addresses stay dead."""
-    shown = _escaped(printable(text, 600))
+    shown = _escaped(printable(text, longest))
     for live, dead in LINKS.items():
         shown = shown.replace(live, dead)
     return shown
@@ -91,7 +88,7 @@ def escape(text: object) -> str:
 
 def code(name: object, longest: int = 200) -> str:
     """A stranger's name, in which nobody is mentioned and nothing becomes a link."""
-    return f"<code>{_escaped(printable(name, longest))}</code>"
+    return f"<code>{escape(name, longest)}</code>"
 
 
 def _escaped(shown: str) -> str:
@@ -126,10 +123,10 @@ def _cells(
     ]
 
 
-def _with_table(text: str, what: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _with_table(text: str, what: str, heads: Sequence[str], rows: Sequence[Sequence[str]], room: int = LONGEST) -> str:
     if not rows:
         return text
-    lines = _table(heads, rows, LONGEST - len(text))
+    lines = _table(heads, rows, room - len(text))
     return "\n".join([text, f"<details><summary>{what}</summary>", "", *lines, "", "</details>", ""])
 
 

@@ -11,8 +11,8 @@ from layerscope.errors import MissingExtra
 from layerscope.report import Comparison, Report
 from layerscope.types import Finding, LayerReport
 from layerscope.views import frame, table, verdict
-from layerscope.views.comparison import SHOWN, alphas
-from layerscope.views.text import number, plural, printable
+from layerscope.views.comparison import alphas, distance_cells, distance_heads
+from layerscope.views.text import plural, printable
 
 DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 MOST_ROWS = 60  # of the table in a cell
@@ -21,7 +21,7 @@ SIZE = (8.0, 2.6)  # inches
 
 def html(report: Report) -> str:
     """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
-    described = all(row.spectrum is None and not row.metrics for row in report.rows)
+    described = verdict.described(report)
     names = list(DESCRIBED) if described else table.by_importance(report.settings)
     by_layer: dict[str | None, list[Finding]] = {}
     for finding in report.findings:
@@ -52,11 +52,8 @@ def comparison_html(comparison: Comparison) -> str:
     said = "".join(f"<li>{escape(printable(line, 600))}</li>" for line in comparison.reading)
     careful = "".join(f"<li><b>{escape(printable(line, 600))}</b></li>" for line in comparison.warnings)
     head, *medians = table.medians(comparison.reports, letters)
-    heads = ["layer", *(f"α {x}" for x in letters), *(label for _, label, _ in SHOWN)]
-    rows = []
-    for layer in comparison.layers:
-        last = layer.distances[-1] if layer.distances else {}
-        rows.append([printable(layer.name), *alphas(layer), *(number(last.get(name), fmt) for name, _, fmt in SHOWN)])
+    heads = ["layer", *(f"α {x}" for x in letters), *distance_heads(comparison)]
+    rows = [[printable(x.name), *alphas(x), *distance_cells(comparison, x)] for x in comparison.layers]
     picture = _picture(comparison, "alpha_histogram")
     matched = _table(heads, rows, plural(len(rows), "matched layer"))
     return f"<div><ul>{names}</ul><ul>{said}{careful}</ul>{picture}{_table(head, medians, '')}{matched}</div>"

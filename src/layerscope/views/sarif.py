@@ -35,7 +35,10 @@ def _run(report: Report) -> dict[str, Any]:
         {"level": "error", "message": {"text": f"{printable(row.name)}: {printable(row.skipped, 600)}"}}
         for row in failed
     ]
+    if all(row.skipped for row in report.rows):
+        notes.append({"level": "error", "message": {"text": "no layer could be analysed"}})
     return {
+        "automationDetails": {"id": f"layerscope/{quote(printable(report.meta['target']))}/"},
         "tool": {
             "driver": {
                 "name": "layerscope",
@@ -45,7 +48,7 @@ def _run(report: Report) -> dict[str, Any]:
         },
         "invocations": [
             {
-                "executionSuccessful": not failed,
+                "executionSuccessful": not notes,
                 "commandLine": command(report),
                 **({"toolExecutionNotifications": notes} if notes else {}),
             }
@@ -92,6 +95,7 @@ def _result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
 def uri(target: str) -> str:
     """A target as a URI reference: a relative path stays one, an absolute path becomes a file's, a URL is kept."""
     if "://" in target:
-        return quote(target, safe=":/?&=%~")
+        return quote(target.encode("utf-8", "surrogateescape"), safe=":/?&=%~")
     path = PurePath(target).as_posix()
-    return f"file://{quote(path)}" if path.startswith("/") else quote(path)
+    quoted = quote(path.encode("utf-8", "surrogateescape"))
+    return f"file://{quoted}" if path.startswith("/") else quoted

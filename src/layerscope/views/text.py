@@ -65,6 +65,11 @@ def alpha(value: object, doubtful: bool) -> str:
     return number(value, ".2f") + ("?" if doubtful else "")
 
 
+def percent(share: float) -> str:
+    """A share, with as many digits as it has."""
+    return f"{100 * share:.6g} %"
+
+
 def number(value: object, fmt: str) -> str:
     """A value in its metric's format; "–" for what is absent."""
     if value is None:

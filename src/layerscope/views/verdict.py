@@ -11,7 +11,7 @@ from layerscope.comparison import alphas_of
 from layerscope.report import Comparison, Report
 from layerscope.rules import doubt
 from layerscope.types import SEVERITIES, Finding, LayerReport
-from layerscope.views.text import cut, plural, printable
+from layerscope.views.text import cut, percent, plural, printable
 
 FEW = 4  # α below which no quartiles are told
 NAMED = 2  # layers that a sentence names
@@ -41,7 +41,12 @@ def standing(report: Report) -> str:
     worst = gravity(report.findings)
     if worst in ("error", "warn"):
         return worst
-    return "" if _sure(report) and not _untrained(report) else "thin"
+    return "" if _sure(report) and not _untrained(report) and not _unasked(report) else "thin"
+
+
+def described(report: Report) -> bool:
+    """Is it a description, of which nothing was measured?"""
+    return report.meta.get("engine") == "none"
 
 
 def sentences(report: Report) -> tuple[str, str, str]:
@@ -60,7 +65,8 @@ def of_several(comparison: Comparison) -> str:
             words.append(f"{', '.join(layers)} of {plural(len(_analysed(report)), 'layer')}")
         failed = sum(row.failed for row in report.rows)
         words += [f"{plural(failed, 'layer')} that could not be measured"] if failed else []
-        told.append(f"{letter} has {' and '.join(words)}" if words else f"{letter} has no warning")
+        calm = "has no warning" if _analysed(report) else "has no layer that could be analysed"
+        told.append(f"{letter} has {' and '.join(words)}" if words else f"{letter} {calm}")
     return "; ".join(told) + "."
 
 
@@ -70,6 +76,8 @@ def certainty(report: Report) -> list[str]:
     fitted = [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
     doubts = Counter(filter(None, (doubt(row, settings) for row in fitted)))
     said = []
+    if _unasked(report):
+        return [_unasked(report)]
     small = len(_analysed(report)) - len(_large(report))
     if small:
         said.append(f"{plural(small, 'layer')} of {len(_analysed(report))} too small for a verdict on training.")
@@ -78,11 +86,13 @@ def certainty(report: Report) -> list[str]:
         why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
         said.append(f"{sure} of {len(fitted)} α can carry a verdict" + (f"; the others cannot: {why}." if why else "."))
     if "bootstrap" in settings.fits:
-        said.append(f"Intervals are {settings.confidence:.0%} bootstrap intervals; rival distributions were compared.")
+        said.append(
+            f"Intervals are {percent(settings.confidence)} bootstrap intervals; rival distributions were compared."
+        )
     elif fitted:
         said.append(
-            f"Intervals are {settings.confidence:.0%} intervals by formula; they were not bootstrapped and no rival "
-            "distribution was compared (--evidence does both)."
+            f"Intervals are {percent(settings.confidence)} intervals by formula; they were not bootstrapped and no "
+            "rival distribution was compared (--evidence does both)."
         )
     if not settings.randomize and not settings.inverse:
         said.append(
@@ -115,6 +125,20 @@ def _large(report: Report) -> list[LayerReport]:
     """Layers that are not too small to say anything about their spectrum."""
     small = {finding.layer for finding in report.findings if finding.code == "LS107"}
     return [row for row in _analysed(report) if row.name not in small]
+
+
+def _unasked(report: Report) -> str:
+    """Why the verdicts on training were not asked for, or ""."""
+    if described(report):
+        return "Nothing was measured: this is a description of the model."
+    if report.settings.inverse:
+        return "No verdict was asked for: they speak about λ, and these spectra are of 1/λ."
+    if any(row.ref.derived for row in _analysed(report)):
+        return (
+            "No warning among the verdicts that may be asked about differences and adapters; over-training, "
+            "under-training and collapse are asked about whole weights."
+        )
+    return ""
 
 
 def _untrained(report: Report) -> int:
@@ -160,6 +184,8 @@ def _judged(report: Report, analysed: list[LayerReport]) -> str:
 
 def _calm(report: Report, analysed: list[LayerReport]) -> str:
     """What may be said where nothing warns: silence is no praise."""
+    if _unasked(report):
+        return _unasked(report)
     sure, random, count = len(_sure(report)), _untrained(report), plural(len(analysed), "layer")
     if random:
         by = "their own shuffles (LS103)" if report.settings.randomize else "a random matrix"
@@ -168,9 +194,9 @@ def _calm(report: Report, analysed: list[LayerReport]) -> str:
         return f"{head} like {by}: untrained, or little learned."
     if not sure:
         small = len(analysed) - len(_large(report))
-        why = f": {small} of {count} too small, no tail to trust in the others" if small < len(analysed) else ""
-        why = f": all of {count} are too small" if small == len(analysed) else why
-        return f"No verdict on the training of any layer{why}; none is collapsed."
+        others = f": {small} of {count} too small, no tail to trust in the others" if small else ": no tail to trust"
+        why = others if small < len(analysed) else f": {'it is' if small == 1 else 'all are'} too small"
+        return f"No verdict on the training of {count}{why}; none is collapsed."
     one = "the one layer whose α carries a verdict is neither over- nor under-trained"
     many = f"none of the {sure} layers whose α carries a verdict is over- or under-trained"
     return f"No warning: {one if sure == 1 else many}, and none of {count} is collapsed."
@@ -189,7 +215,9 @@ def _shape(report: Report) -> str:
     out = {item["name"] for item in summary["left_out"]}
     alphas = alphas_of(report.replace(rows=tuple(row for row in report.rows if row.name not in out)))
     if not alphas:
-        return "No layer has an α: the layers are too small, or their spectra have no tail to fit."
+        reasons = Counter(row.absent["alpha"] for row in _analysed(report) if "alpha" in row.absent)
+        why = f": {printable(reasons.most_common(1)[0][0], 120)}" if reasons else ""
+        return f"No layer has an α to read{why}."
     inside = sum(limits.over_trained <= a <= limits.under_trained for a in alphas)
     if len(alphas) == 1:
         where = "inside" if limits.over_trained <= alphas[0] <= limits.under_trained else "outside"
@@ -199,7 +227,7 @@ def _shape(report: Report) -> str:
         low, _, high = quantiles(alphas, n=4, method="inclusive")
         text += f" (half of them between {low:.2f} and {high:.2f})"
     text += f", {inside} of {len(alphas)} inside {limits.over_trained:g} to {limits.under_trained:g}"
-    scale = summary["metrics"].get("log_spectral_norm", {}).get("median")
+    scale = None if report.settings.inverse else summary["metrics"].get("log_spectral_norm", {}).get("median")
     return text + (f"; the median scale, log₁₀ λmax, is {scale:.2f}." if scale is not None else ".")
 
 
@@ -225,5 +253,5 @@ def _weight(report: Report, finding: Finding, grave: Sequence[Finding]) -> tuple
     size = layer.metrics.get("trap_size") if finding.code == "LS104" else None
     value, limit = finding.value, finding.limit
     if size is None and isinstance(value, int | float) and isinstance(limit, int | float) and value > 0 and limit > 0:
-        size = abs(math.log(value / limit))
+        size = abs(math.log10(value) - math.log10(limit))
     return severity, together, layer.ref.kind != "embedding", float(size) if isinstance(size, int | float) else 0.0

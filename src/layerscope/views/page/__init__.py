@@ -32,7 +32,7 @@ def write(found: Report | Comparison, path: str | Path) -> None:
     :raises OutputError: it cannot be written there.
     """
     check_writable(path)
-    write_whole(path, render(found).encode("utf-8"))
+    write_whole(path, render(found).encode("utf-8", "backslashreplace"))
 
 
 def render(found: Report | Comparison) -> str:

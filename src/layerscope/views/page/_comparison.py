@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from layerscope.report import ComparedLayer, Comparison
 from layerscope.types import Finding
 from layerscope.views import table, verdict
 from layerscope.views.command import command_of
-from layerscope.views.comparison import SHOWN, alphas
+from layerscope.views.comparison import alphas, distances_of
 from layerscope.views.page import _parts
 from layerscope.views.page._parts import Cell, Column, Row, Section
 from layerscope.views.plots import pictures
@@ -34,9 +33,9 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for i, layer in enumerate(comparison.layers[:MOST_ROWS])
         for k, (letter, report) in enumerate(zip(letters, reports, strict=True))
     }
-    by_layer: dict[tuple[str, str], list[Finding]] = {}
+    by_layer: dict[tuple[str, str | None], list[Finding]] = {}
     for letter, finding in owned:
-        by_layer.setdefault((letter, finding.layer or ""), []).append(finding)
+        by_layer.setdefault((letter, finding.layer), []).append(finding)
     first = reports[0]
     context = {
         "what": "comparison",
@@ -56,7 +55,7 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "no_rows": "No layer of the same name is analysed in all of them.",
         "search": "name, verdict …",
         "filters": _filters(comparison, owned),
-        "findings": _parts.findings(owned, lambda letter, f: place.get((letter, f.layer or ""))),
+        "findings": _parts.findings(owned, lambda letter, f: None if f.layer is None else place.get((letter, f.layer))),
         "skipped": _unmatched(comparison),
         "command": command_of(comparison),
         "made": [
@@ -105,33 +104,32 @@ def _columns(comparison: Comparison) -> list[Column]:
     found += [Column(f"logλmax {x}", f"log₁₀ of the largest eigenvalue in {x}.") for x in letters]
     for x in letters[1:]:
         found += [
-            Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.") for name, head, _ in _distances(comparison)
+            Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.") for name, head, _ in distances_of(comparison)
         ]
     return found
 
 
-def _distances(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
-    """Distances that have columns: all of two models, the relative one of more, none that were not measured."""
-    if not any(any(layer.distances[1:]) for layer in comparison.layers):
-        return ()
-    return SHOWN if len(comparison.names) == 2 else SHOWN[:1]
-
-
-def _row(comparison: Comparison, at: int, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]) -> Row:
+def _row(
+    comparison: Comparison, at: int, layer: ComparedLayer, by_layer: dict[tuple[str, str | None], list[Finding]]
+) -> Row:
     found = _found(comparison, layer, by_layer)
     every = [finding for _, some in found for finding in some]
-    told = "; ".join(f"{x} {' '.join(f.code for f in some)}" for x, some in found if some)
+    told = "; ".join(f"{x} {' '.join(printable(f.code, 20) for f in some)}" for x, some in found if some)
     values = [m.get("alpha") for m in layer.metrics]
     first = values[0]
-    cells = [Cell(printable(layer.name, 160), opens=True), _parts.codes(told or "–", every)]
+    cells = [Cell(printable(layer.name, 160) or _parts.NAMELESS, opens=True), _parts.codes(told or "–", every)]
     for text, value in zip(alphas(layer), values, strict=True):
         cells.append(Cell(text, "" if value is None else float(value), "doubt" if text.endswith("?") else ""))
     cells += [_number(None if a is None or first is None else float(a) - float(first), "+.2f") for a in values[1:]]
     cells += [_number(m.get("log_spectral_norm"), ".2f") for m in layer.metrics]
-    shown = _distances(comparison)
+    shown = distances_of(comparison)
     cells += [_number(distances.get(name), fmt) for distances in layer.distances[1:] for name, _, fmt in shown]
     kind = comparison.reports[0].rows[layer.rows[0]].ref.kind
-    return Row(at, cells, [("kind", kind), ("codes", " ".join(dict.fromkeys(f.code for f in every)))])
+    return Row(
+        at,
+        cells,
+        [("kind", printable(kind, 40)), ("codes", " ".join(dict.fromkeys(printable(f.code, 20) for f in every)))],
+    )
 
 
 def _number(value: Any, fmt: str) -> Cell:
@@ -139,14 +137,14 @@ def _number(value: Any, fmt: str) -> Cell:
 
 
 def _found(
-    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]
+    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str | None], list[Finding]]
 ) -> list[tuple[str, list[Finding]]]:
     every = zip(comparison.letters, comparison.reports, layer.rows, strict=True)
     return [(x, by_layer.get((x, report.rows[row].name), [])) for x, report, row in every]
 
 
 def _detail(
-    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str], list[Finding]]
+    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str | None], list[Finding]]
 ) -> dict[str, Any]:
     compared = registry.plugins("plots")["esd_compared"].target.data(comparison, layer)
     single = registry.plugins("plots")["esd"].target
@@ -155,9 +153,9 @@ def _detail(
         picture = single.data(report, report.rows[row])
         drawn.append(replace(picture, title=f"{x}: {picture.title}"))
     return {
-        "name": printable(layer.name, 2000),
+        "name": printable(layer.name, 2000) or _parts.NAMELESS,
         "findings": [
-            [f.code, f"{printable(f.title, 80)}, {x}", f.severity, printable(f.message, 600)]
+            [printable(f.code, 20), f"{printable(f.title, 80)}, {x}", f.severity, printable(f.message, 600)]
             for x, some in _found(comparison, layer, by_layer)
             for f in some
         ],
@@ -186,11 +184,14 @@ def _filters(comparison: Comparison, owned: list[tuple[str, Finding]]) -> list[d
     kinds = sorted({comparison.reports[0].rows[layer.rows[0]].ref.kind for layer in comparison.layers})
     codes = sorted({(f.code, f.title) for _, f in owned if f.layer is not None})
     found = [
-        {"key": "kind", "label": "Kind", "choices": [(kind, printable(kind, 40)) for kind in kinds]},
+        {"key": "kind", "label": "Kind", "choices": [(printable(kind, 40), printable(kind, 40)) for kind in kinds]},
         {
             "key": "codes",
             "label": "Verdict",
-            "choices": [("*", "any"), *((c, f"{c} {printable(t, 60)}") for c, t in codes)],
+            "choices": [
+                ("*", "any"),
+                *((printable(c, 20), f"{printable(c, 20)} {printable(t, 60)}") for c, t in codes),
+            ],
         },
     ]
     return [each for each in found if len(each["choices"]) > 1]

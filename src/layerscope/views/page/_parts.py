@@ -12,6 +12,7 @@ from layerscope.views import verdict
 from layerscope.views.command import changed_settings
 from layerscope.views.text import plural, printable
 
+NAMELESS = "(no name)"  # of a layer whose name is empty
 MOST_ITEMS = 200  # layers listed below one verdict, or tensors below one reason
 
 
@@ -59,8 +60,8 @@ def findings(
     owner = {id(finding): name for name, finding in owned}
     return [
         {
-            "code": code,
-            "title": found[0].title,
+            "code": printable(code, 20),
+            "title": printable(found[0].title, 80),
             "severity": found[0].severity,
             "where": "the whole model" if found[0].layer is None else plural(len(found), "layer"),
             "found": [_item(owner[id(f)], f, row_of) for f in found[:MOST_ITEMS]],
@@ -72,7 +73,7 @@ def findings(
 
 
 def _item(owner: str, finding: Finding, row_of: Callable[[str, Finding], int | None]) -> dict[str, Any]:
-    name = printable(finding.where, 600)
+    name = printable(finding.where, 600) or NAMELESS
     return {
         "row": row_of(owner, finding),
         "name": f"{owner}: {name}" if owner else name,
@@ -164,11 +165,13 @@ def terms() -> dict[str, dict[str, str]]:
 
 
 def important(rows: Sequence[tuple[int, LayerReport]], report: Report, most: int) -> list[tuple[int, LayerReport]]:
-    """At most so many rows, in their order: those with warnings and failures first, the others evenly spread."""
+    """At most so many rows, in their order: failures, errors and warnings first, the others evenly spread."""
     if len(rows) <= most:
         return list(rows)
-    grave = {finding.layer for finding in report.findings if finding.severity != "info"}
-    first = [pair for pair in rows if pair[1].name in grave or pair[1].failed][:most]
+    worst = {f.layer: 0 for f in report.findings if f.severity == "warn"}
+    worst |= {f.layer: -1 for f in report.findings if f.severity == "error"}
+    first = [pair for pair in rows if pair[1].name in worst or pair[1].failed]
+    first = sorted(first, key=lambda pair: worst.get(pair[1].name, -2))[:most]
     taken = {number for number, _ in first}
     rest = [pair for pair in rows if pair[0] not in taken]
     room = most - len(first)

@@ -63,7 +63,9 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "no_rows": "No layer was analysed.",
         "search": "name, phase, verdict …",
         "filters": _filters(shown, by_layer),
-        "findings": _parts.findings([("", f) for f in report.findings], lambda _, f: numbers.get(f.layer or "")),
+        "findings": _parts.findings(
+            [("", f) for f in report.findings], lambda _, f: None if f.layer is None else numbers.get(f.layer)
+        ),
         "skipped": _parts.skipped(report),
         "command": command(report),
         "made": _parts.made(report),
@@ -103,9 +105,11 @@ def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: di
     if not report.settings.randomize:
         drawn = [picture for picture in drawn if picture.name != "randomized"]
     return {
-        "name": printable(layer.name, 2000),
+        "name": printable(layer.name, 2000) or _parts.NAMELESS,
         "how": printable(layer.skipped or layer.ref.how, 300),
-        "findings": [[f.code, printable(f.title, 80), f.severity, printable(f.message, 600)] for f in found],
+        "findings": [
+            [printable(f.code, 20), printable(f.title, 80), f.severity, printable(f.message, 600)] for f in found
+        ],
         "metrics": {name: printable(x, 300) if isinstance(x, str) else _short(x) for name, x in layer.metrics.items()},
         "absent": absent,
         "pictures": [plain(picture) for picture in drawn],
@@ -123,7 +127,7 @@ def _row(
     for column in columns:
         drawn = table.cell(report.settings, layer, values, column, found)
         if column == "name":
-            cells.append(Cell(printable(layer.name, 160), opens=True))
+            cells.append(Cell(printable(layer.name, 160) or _parts.NAMELESS, opens=True))
         elif column == "verdicts":
             cells.append(_parts.codes(drawn.text, found, failed=layer.failed))
         elif column in ("layer_type", "phase"):
@@ -132,9 +136,9 @@ def _row(
             text = drawn.text.strip()
             cells.append(Cell(text, _sorted_by(values, column), "doubt" if text.endswith("?") else ""))
     data = [
-        ("kind", layer.ref.kind),
-        ("codes", " ".join(dict.fromkeys(f.code for f in found))),
-        ("phase", str(layer.metrics.get("phase", ""))),
+        ("kind", printable(layer.ref.kind, 40)),
+        ("codes", " ".join(dict.fromkeys(printable(f.code, 20) for f in found))),
+        ("phase", printable(layer.metrics.get("phase", ""), 40)),
     ]
     return Row(number, cells, data)
 
@@ -157,7 +161,7 @@ def _caption(listed: int, shown: int) -> str:
     text = "Open a row for its spectra and every number. ± is the farther end of α's interval; a ? marks an α that "
     text += "carries no verdict."
     if shown < listed:
-        text += f" {shown:,} of {listed:,} layers: all with warnings, and others evenly spread; --format csv has all."
+        text += f" {shown:,} of {listed:,} layers, those that failed or have warnings first; --format csv has all."
     return text
 
 
@@ -168,8 +172,15 @@ def _filters(shown: list[tuple[int, LayerReport]], by_layer: dict[str | None, li
     plugins = registry.plugins("rules")
     titles = {code: plugins[code].meta["title"] if code in plugins else "" for code in codes}
     choices = [
-        ("kind", "Kind", [(kind, f"{printable(kind, 40)} ({n})") for kind, n in kinds.most_common()]),
-        ("codes", "Verdict", [("*", "any"), *((c, f"{c} {titles[c]} ({n})") for c, n in sorted(codes.items()))]),
-        ("phase", "Phase", [(phase, f"{phase} ({n})") for phase, n in phases.most_common()]),
+        ("kind", "Kind", [(printable(kind, 40), f"{printable(kind, 40)} ({n})") for kind, n in kinds.most_common()]),
+        (
+            "codes",
+            "Verdict",
+            [
+                ("*", "any"),
+                *((printable(c, 20), f"{printable(c, 20)} {titles[c]} ({n})") for c, n in sorted(codes.items())),
+            ],
+        ),
+        ("phase", "Phase", [(printable(p, 40), f"{printable(p, 40)} ({n})") for p, n in phases.most_common()]),
     ]
     return [{"key": key, "label": label, "choices": some} for key, label, some in choices if len(some) > 1]

@@ -75,8 +75,12 @@ def figure(name: str, target: Report | Comparison, layers: Sequence[str | int] =
     :raises UsageError: as :func:`pictures`; or more than twelve layers, or axes for several pictures.
     """
     found = pictures(name, target, layers)
+    if not found:
+        raise UsageError(f"{name}: no layer of the same name is analysed in all of them")
     if len(found) > MOST or (ax is not None and len(found) > 1):
         most = "one" if ax is not None else f"at most {MOST}"
+        if registry.find("plots", name).target.SCOPE == "model":
+            raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose fewer models")
         raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose layers (-l)")
     return _drawn([_of(target, picture) for picture in found], ax)
 

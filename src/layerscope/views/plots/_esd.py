@@ -9,8 +9,9 @@ import numpy as np
 
 from layerscope.metrics.phase import BULK_KS
 from layerscope.numerics.randommatrix import mp_density
+from layerscope.report import Report
 from layerscope.types import Fit, LayerReport, Spectrum
-from layerscope.views.plots._marks import Line, Numbers, Points, Rule, Steps, numbers
+from layerscope.views.plots._marks import Axis, Line, Numbers, Points, Rule, Steps, numbers
 from layerscope.views.text import plural
 
 if TYPE_CHECKING:
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
 
 MOST_BINS = 60
 CURVE = 48  # points of a curve
+LEAST = 1e-150  # of an eigenvalue that is drawn
 FAR = 1e3
 SPIKES = 40  # that are drawn one by one
+
+
+def axes(report: Report, *, log: bool) -> tuple[Axis, Axis]:
+    """(x, y): eigenvalues and their density, with their units; of 1/λ where the spectra are inverse."""
+    scale = "log" if log else "linear"
+    if report.settings.inverse:
+        return Axis("1/λ, eigenvalue of (WᵀW)⁻¹ (1/W²)", scale), Axis("density (W²)", scale)
+    return Axis("eigenvalue λ of WᵀW (W²)", scale), Axis("density (1/W²)", scale)
 
 
 def bins(count: int) -> int:
@@ -118,8 +128,11 @@ def nothing(layer: LayerReport) -> str:
         return f"not analysed: {layer.skipped}"
     if layer.spectrum is None:
         return "the report was kept without spectra (JSON leaves them out; --save keeps them)"
-    if not len(layer.spectrum.live):
+    live = layer.spectrum.live
+    if not len(live):
         return "all eigenvalues are zero"
+    if not LEAST < live[0] <= live[-1] < 1 / LEAST:
+        return f"eigenvalues from {live[0]:.3g} to {live[-1]:.3g}: too near the limits of floating point to be drawn"
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layerscope.views.plots import _style
 from layerscope.views.plots._marks import Axis, Band, Cells, Line, Mark, Picture, Points, Rule, Steps
@@ -92,7 +92,7 @@ def _panels(ax: Axes, count: int) -> list[Axes]:
     return made
 
 
-def _scale(panel: Axes, side: str, axis: Axis) -> None:
+def _scale(panel: Axes, side: Literal["x", "y"], axis: Axis) -> None:
     if axis.scale != "category":
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -108,6 +108,7 @@ def _scale(panel: Axes, side: str, axis: Axis) -> None:
         names = [_text(name) for name in axis.ticks]
         getattr(panel, f"set_{side}ticks")(places, names)
         getattr(panel, f"set_{side}lim")(-0.6, len(names) - 0.4)
+        panel.tick_params(axis=side, labelsize=min(SMALL, 150 / max(len(names), 1)))
         if side == "x" and sum(map(len, names)) > 60:
             panel.tick_params(axis="x", labelrotation=35)
             for label in panel.get_xticklabels():
@@ -123,7 +124,11 @@ def _dress(panel: Axes, picture: Picture, axis: Axis, *, last: bool) -> None:
     if last:
         words = [_text(picture.x.label, WRAP), *(_text(note, WRAP) for note in picture.notes)]
         panel.set_xlabel("\n".join(filter(None, words)), fontsize=NORMAL)
-    panel.tick_params(which="both", labelsize=SMALL, color=_style.GRID.light)
+    panel.tick_params(which="both", color=_style.GRID.light)
+    if picture.x.scale != "category":
+        panel.tick_params(axis="x", which="both", labelsize=SMALL)
+    if axis.scale != "category":
+        panel.tick_params(axis="y", which="both", labelsize=SMALL)
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(_style.colour("quiet"))
     if not any(isinstance(mark, Cells) for mark in picture.marks):
@@ -135,14 +140,14 @@ def _steps(panel: Axes, mark: Steps) -> None:
     colour = _style.colour(mark.tone)
     heights = [height if height > 0 else math.nan for height in mark.heights]
     floor = min([h for h in heights if h > 0], default=1.0) / 1e3 if panel.get_yscale() == "log" else 0.0
-    panel.stairs(heights, mark.edges, baseline=floor, color=colour, linewidth=1.3, label=_text(mark.label),
+    panel.stairs(heights, mark.edges, baseline=floor, color=colour, linewidth=1.3, label=_label(mark.label),
                  linestyle=DASHES[mark.pattern])  # fmt: skip
     if mark.filled:
         panel.stairs(heights, mark.edges, baseline=floor, color=colour, alpha=0.22, fill=True, linewidth=0)
 
 
 def _line(panel: Axes, mark: Line) -> None:
-    panel.plot(mark.x, mark.y, color=_style.colour(mark.tone), linewidth=1.6, label=_text(mark.label),
+    panel.plot(mark.x, mark.y, color=_style.colour(mark.tone), linewidth=1.6, label=_label(mark.label),
                linestyle=(0, (4, 2)) if mark.dashed else "-")  # fmt: skip
 
 
@@ -153,14 +158,14 @@ def _points(panel: Axes, mark: Points) -> None:
         panel.vlines(mark.x, mark.low, mark.high, color=colour, linewidth=0.6 if crowded else 1.2, alpha=0.75)
     inside, edge = "white" if mark.hollow else colour, _style.colour("ink") if mark.grave else colour
     size *= 1.35 if mark.grave else 1.0
-    panel.plot(mark.x, mark.y, linestyle="none", marker=MARKERS[mark.shape], color=colour, label=_text(mark.label),
+    panel.plot(mark.x, mark.y, linestyle="none", marker=MARKERS[mark.shape], color=colour, label=_label(mark.label),
                markersize=size * (1.8 if mark.shape == "tick" else 1), markerfacecolor=inside, markeredgecolor=edge,
                markeredgewidth=1.0, clip_on=False, zorder=3)  # fmt: skip
 
 
 def _rule(panel: Axes, mark: Rule) -> None:
     across = panel.axvline if mark.along == "y" else panel.axhline
-    across(mark.at, color=_style.colour(mark.tone), linewidth=1.0, label=_text(mark.label),
+    across(mark.at, color=_style.colour(mark.tone), linewidth=1.0, label=_label(mark.label),
            linestyle=(0, (2, 2)) if mark.dashed else "-")  # fmt: skip
 
 
@@ -169,7 +174,7 @@ def _band(panel: Axes, mark: Band) -> None:
     low, high = (
         end if end is not None else limit for end, limit in zip((mark.low, mark.high), (-1e9, 1e9), strict=True)
     )
-    across(low, high, color=_style.colour(mark.tone), alpha=0.08, linewidth=0, label=_text(mark.label))
+    across(low, high, color=_style.colour(mark.tone), alpha=0.08, linewidth=0, label=_label(mark.label))
 
 
 def _cells(panel: Axes, mark: Cells) -> None:
@@ -206,6 +211,11 @@ def _between(value: float, view: Sequence[float]) -> str:
     low, high = sorted(view)
     digit = round(value / 10 ** math.floor(math.log10(value)))
     return _tick(value) if high < 30 * max(low, 1e-300) and (digit in (2, 5) or high < 4 * low) else ""
+
+
+def _label(words: str) -> str:
+    """Words of a legend, where matplotlib leaves out what begins with an underscore."""
+    return f" {_text(words)}" if words.startswith("_") else _text(words)
 
 
 def _text(words: str, width: int = 0) -> str:

@@ -50,6 +50,11 @@ def series(number: int) -> str:
     return f"series{number % len(SERIES)}"
 
 
+def pattern(number: int) -> int:
+    """The outline of the n-th model: with its colour it is its own up to the 32nd."""
+    return (number + number // len(SERIES)) % PATTERNS
+
+
 def shape_of(ref: LayerRef) -> tuple[str, str]:
     """(shape of its points, what the shape means) of a kind of layer."""
     if ref.expert is not None:

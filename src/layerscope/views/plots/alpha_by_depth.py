@@ -8,7 +8,7 @@ from layerscope.views.plots import _layers
 from layerscope.views.plots._marks import Axis, Band, Mark, Picture, Points, Rule
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.plots._style import shape_of
-from layerscope.views.text import plural, printable
+from layerscope.views.text import percent, plural, printable
 
 SCOPE = "model"
 CEILING = 12.0  # α above which the axis ends, if any does
@@ -35,7 +35,7 @@ def data(report: Report) -> Picture:
     return Picture(
         "alpha_by_depth",
         "α by depth",
-        f"{plural(len(fitted), 'layer')}; bars: {report.settings.confidence:.0%} intervals",
+        f"{plural(len(fitted), 'layer')}; bars: {percent(report.settings.confidence)} intervals",
         _layers.depth_axis(layers),
         (Axis("α, power-law exponent", low=0.5, high=top),),
         tuple(marks) if fitted else (),

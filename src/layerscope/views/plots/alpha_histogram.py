@@ -8,7 +8,7 @@ from layerscope.comparison import alphas_of, histogram
 from layerscope.report import Comparison
 from layerscope.views.plots._marks import Axis, Mark, Picture, Rule, Steps, numbers
 from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import PATTERNS, series
+from layerscope.views.plots._style import pattern, series
 from layerscope.views.text import elide, plural, printable
 
 SCOPE = "models"
@@ -37,7 +37,7 @@ def data(comparison: Comparison) -> Picture:
                     edges=numbers(found["edges"]),
                     heights=tuple(count / len(values) for count in found["counts"][i]),
                     filled=i < FILLED,
-                    pattern=i % PATTERNS,
+                    pattern=pattern(i),
                 )
             )
     if marks:

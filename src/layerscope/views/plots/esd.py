@@ -10,16 +10,15 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import printable
 
 SCOPE = "layer"
-X = Axis("eigenvalue λ of WᵀW (W²)", "log")
-Y = Axis("density (1/W²)", "log")
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
     """Histogram in bins of log λ, the fitted tail from xmin on, the random bulk and what lies beyond it."""
     title, of = "Spectral density", printable(layer.name, 60)
+    x, y = _esd.axes(report, log=True)
     empty = _esd.nothing(layer)
     if empty or layer.spectrum is None:
-        return Picture("esd", title, "", X, (Y,), empty=empty, of=of)
+        return Picture("esd", title, "", x, (y,), empty=empty, of=of)
     spectrum, fits = layer.spectrum, layer.parts["weight"].fits
     steps = _esd.histogram(spectrum, _esd.edges(spectrum.live, log=True))
     lowest = min(height for height in steps.heights if height > 0)
@@ -31,7 +30,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     power_law = fits.get("power_law")
     if power_law is not None and power_law.ok:
         marks += [_esd.tail(power_law, len(spectrum.live)), _esd.start(power_law)]
-    axis = Axis(Y.label, "log", low=lowest / 4)
+    axis = Axis(y.label, "log", low=lowest / 4)
     notes = tuple(_esd.remarks(layer, spectrum, steps.edges[0]))
     about = _esd.about(layer, spectrum)
-    return Picture("esd", title, about, X, (axis,), tuple(marks), notes, of=of)
+    return Picture("esd", title, about, x, (axis,), tuple(marks), notes, of=of)

@@ -8,24 +8,23 @@ from layerscope.report import ComparedLayer, Comparison
 from layerscope.views.plots import _esd
 from layerscope.views.plots._marks import Axis, Mark, Picture, Steps, numbers
 from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import PATTERNS, series
+from layerscope.views.plots._style import pattern, series
 from layerscope.views.text import elide, plural, printable
 
 SCOPE = "matched"
 LONGEST = 30  # characters of a model's name
-X = Axis("eigenvalue λ of WᵀW (W²)", "log")
-Y = Axis("density (1/W²)", "log")
 
 
 def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
     """Histograms in the same bins of log λ, and each model's fitted tail."""
     title, of = "Spectral densities", printable(layer.name, 60)
+    x, y = _esd.axes(comparison.reports[0], log=True)
     found = [report.rows[row] for report, row in zip(comparison.reports, layer.rows, strict=True)]
     reasons = [_esd.nothing(row) for row in found]
     lives = [row.spectrum.live for row, why in zip(found, reasons, strict=True) if not why and row.spectrum is not None]
     if not lives:
         return Picture(
-            "esd_compared", title, "", X, (Y,), empty=reasons[0] if reasons else "the models share no layer", of=of
+            "esd_compared", title, "", x, (y,), empty=reasons[0] if reasons else "the models share no layer", of=of
         )
     at = _esd.edges(np.sort(np.concatenate(lives)), log=True)
     marks: list[Mark] = []
@@ -40,9 +39,9 @@ def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
         doubt = "?" if layer.doubtful[i : i + 1] == (True,) else ""
         label = f"{letter} {name}: {plural(len(live), 'eigenvalue')}{told}{doubt}"
         marks.append(
-            Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2, pattern=i % PATTERNS)
+            Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2, pattern=pattern(i))
         )
     lowest = min(height for mark in marks if isinstance(mark, Steps) for height in mark.heights if height > 0)
-    missing = [f"{x}: {why}" for x, why in zip(comparison.letters, reasons, strict=True) if why]
-    axis = Axis(Y.label, "log", low=lowest / 2)
-    return Picture("esd_compared", title, plural(len(marks), "model"), X, (axis,), tuple(marks), tuple(missing), of=of)
+    missing = [f"{letter}: {why}" for letter, why in zip(comparison.letters, reasons, strict=True) if why]
+    axis = Axis(y.label, "log", low=lowest / 2)
+    return Picture("esd_compared", title, plural(len(marks), "model"), x, (axis,), tuple(marks), tuple(missing), of=of)

@@ -12,17 +12,16 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import plural, printable
 
 SCOPE = "layer"
-X = Axis("eigenvalue λ of WᵀW (W²)", low=0.0)
-Y = Axis("density (1/W²)", low=0.0)
 SPAN = 4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
     """Histogram in equal bins of λ, from zero to the end of the bulk and some way beyond."""
     title, of = "Spectral density, linear axes", printable(layer.name, 60)
+    x, y = _esd.axes(report, log=False)
     empty = _esd.nothing(layer)
     if empty or layer.spectrum is None:
-        return Picture("esd_linear", title, "", X, (Y,), empty=empty, of=of)
+        return Picture("esd_linear", title, "", x, (y,), empty=empty, of=of)
     spectrum, fits = layer.spectrum, layer.parts["weight"].fits
     bulk, power_law = fits.get("marchenko_pastur"), fits.get("power_law")
     high, beyond = _end(spectrum, bulk)
@@ -37,9 +36,9 @@ def data(report: Report, layer: LayerReport) -> Picture:
     if beyond:
         last = float(spectrum.live[-1])
         notes.append(f"{plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g} beyond the axis")
-    axis, y = Axis(X.label, low=0.0, high=high), Axis(Y.label, low=0.0, high=1.15 * max(steps.heights))
+    x, y = Axis(x.label, low=0.0, high=high), Axis(y.label, low=0.0, high=1.15 * max(steps.heights))
     about = _esd.about(layer, spectrum)
-    return Picture("esd_linear", title, about, axis, (y,), tuple(marks), tuple(notes), of=of)
+    return Picture("esd_linear", title, about, x, (y,), tuple(marks), tuple(notes), of=of)
 
 
 def _end(spectrum: Spectrum, bulk: Fit | None) -> tuple[float, int]:

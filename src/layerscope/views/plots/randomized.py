@@ -13,17 +13,16 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import plural, printable
 
 SCOPE = "layer"
-X = Axis("eigenvalue λ of WᵀW (W²)", "log")
-Y = Axis("density (1/W²)", "log")
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
     """Both histograms in the same bins of log λ, the edge of the shuffles' bulk, and the traps that lie beyond it."""
     title, of = "Against its own entries shuffled", printable(layer.name, 60)
+    x, y = _esd.axes(report, log=True)
     shuffles = [p for role, p in layer.parts.items() if role.startswith("shuffle") and p.spectrum is not None]
     empty = _esd.nothing(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
     if empty or layer.spectrum is None:
-        return Picture("randomized", title, "", X, (Y,), empty=empty, of=of)
+        return Picture("randomized", title, "", x, (y,), empty=empty, of=of)
     mixed = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
     own = layer.spectrum.live
     at = _esd.edges(np.sort(np.concatenate([own, mixed])), log=True)
@@ -52,7 +51,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     else:
         about = _esd.about(layer, layer.spectrum)
     return Picture(
-        "randomized", title, about, X, (Axis(Y.label, "log", low=lowest / 4),), tuple(marks), tuple(notes), of=of
+        "randomized", title, about, x, (Axis(y.label, "log", low=lowest / 4),), tuple(marks), tuple(notes), of=of
     )
 
 

@@ -26,7 +26,7 @@ def data(report: Report) -> Picture:
         "shape_scale",
         "Shape against scale",
         plural(len(fitted), "layer"),
-        Axis("log₁₀ λmax, scale (λmax in W²)"),
+        Axis("log₁₀ of the largest 1/λ" if report.settings.inverse else "log₁₀ λmax, scale (λmax in W²)"),
         (Axis("α, shape", "log" if max(alphas, default=1.0) > 4 * limits.under_trained else "linear"),),
         tuple(marks) if fitted else (),
         empty="" if fitted else _layers.why_empty(report, "alpha"),

@@ -16,7 +16,6 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import printable
 
 SCOPE = "layer"
-X = Axis("xmin (W²)", "log")
 PANELS = (Axis("KS distance D", low=0.0), Axis("α"))
 SHOWN = 96  # candidates, evenly spread over those there are, and the chosen one
 CEILING = 12.0  # α above which the axis ends
@@ -25,16 +24,20 @@ CEILING = 12.0  # α above which the axis ends
 def data(report: Report, layer: LayerReport) -> Picture:
     """D and α of each candidate; the one with the smallest D is chosen, and α should be level around it."""
     title, of = "Search for the tail", printable(layer.name, 60)
+    axis = Axis("xmin (1/W²)" if report.settings.inverse else "xmin (W²)", "log")
     fit = layer.parts["weight"].fits.get("power_law")
     empty = _esd.nothing(layer) or _why(fit)
     if empty or fit is None or layer.spectrum is None:
-        return Picture("xmin", title, "", X, PANELS, empty=empty, of=of)
+        return Picture("xmin", title, "", axis, PANELS, empty=empty, of=of)
     settings = report.settings
     try:
         values = positive(layer.spectrum, settings)
     except Absent as why:  # measured under other settings than it is judged by
-        return Picture("xmin", title, "", X, PANELS, empty=str(why), of=of)
-    logs = np.log(values[: len(values) - int(fit.params.get("fingers", 0))])
+        return Picture("xmin", title, "", axis, PANELS, empty=str(why), of=of)
+    dropped = int(fit.params.get("fingers", 0))
+    logs = np.log(values[: len(values) - dropped])
+    if len(logs) <= settings.min_tail:
+        return Picture("xmin", title, "", axis, PANELS, empty=f"{dropped} fingers leave nothing to search", of=of)
     starts, alphas, distances = scan(logs, settings.min_tail, SHOWN, math.log(fit.params["xmin"]))
     x, limits, chosen = numbers(np.exp(starts)), settings.limits, fit.params
     marks: list[Mark] = [
@@ -50,7 +53,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     panels = (PANELS[0], Axis(PANELS[1].label, low=1.0, high=max(high, limits.over_trained + 0.5)))
     about = f"{len(logs):,} eigenvalues, tails of at least {settings.min_tail}"
     notes = (f"α of short tails runs up to {max(alphas):.3g}",) if max(alphas) > CEILING else ()
-    return Picture("xmin", title, about, X, panels, tuple(marks), notes, of=of)
+    return Picture("xmin", title, about, axis, panels, tuple(marks), notes, of=of)
 
 
 def _chosen(layer: LayerReport, fit: Fit) -> Points:

@@ -16,8 +16,8 @@ function node(space, name, attributes, children) {
 }
 const svg = (name, attributes, ...children) => node(SVG, name, attributes, children);
 const html = (name, attributes, ...children) => node("", name, attributes, children);
-const fixed = (value) => Math.round(value * 10) / 10;
-const finite = (values) => values.filter((v) => v !== null && v !== undefined && Number.isFinite(v));
+const fixed = (value) => Math.round(Math.max(-1e5, Math.min(1e5, value)) * 10) / 10; // what is off the axes stays off
+const finite = (values) => values.filter((v) => v !== null && v !== undefined && Math.abs(v) < 1e200);
 
 function tick(value) {
   if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) {
@@ -26,6 +26,12 @@ function tick(value) {
   const [mantissa, exponent] = value.toExponential(3).split("e");
   const power = "10" + [...String(Number(exponent))].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] || "⁻").join("");
   return Number(mantissa) === 1 ? power : (Number(mantissa) + "×" + power).replace(/^-/, "−");
+}
+
+// The end of a name that fits: it tells most.
+function tailed(name, width) {
+  const room = Math.max(4, Math.floor(width / FONT));
+  return name.length > room ? "…" + name.slice(1 - room) : name;
 }
 
 function linearTicks(low, high, count) {
@@ -52,7 +58,7 @@ function scale(axis, values) {
   const seen = finite(values).filter((v) => !log || v > 0);
   let low = axis.low ?? Math.min(...seen), high = axis.high ?? Math.max(...seen);
   if (!Number.isFinite(low)) low = log ? 1 : 0;
-  if (!(high > low)) [low, high] = log ? [low / 2, low * 2] : [low - 0.5, low + 0.5];
+  if (!(high - low > 1e-9 * Math.abs(high))) [low, high] = log ? [low / 2, low * 2] : [low - (Math.abs(low) * 0.1 || 0.5), low + (Math.abs(low) * 0.1 || 0.5)];
   const move = log ? Math.log : (v) => v, back = log ? Math.exp : (v) => v;
   const pad = (move(high) - move(low)) * 0.05;
   if (axis.low === undefined) low = back(move(low) - pad);
@@ -151,13 +157,13 @@ function panel(root, picture, axis, marks, box, last) {
   const grid = svg("g", { class: "grid" }), words = svg("g", { class: "ticks" });
   for (const v of box.yTicks) {
     if (!turned) grid.append(svg("path", { d: `M${box.left} ${fixed(Y(v))}h${box.width}` }));
-    words.append(svg("text", { class: "tick end", x: box.left - 6, y: fixed(Y(v) + 4) }, box.y.category ? axis.ticks[v] : tick(v)));
+    words.append(svg("text", { class: "tick end", x: box.left - 6, y: fixed(Y(v) + 4) }, box.y.category ? tailed(axis.ticks[v], box.left - 30) : tick(v)));
   }
   for (const v of box.xTicks) {
     if (!turned) grid.append(svg("path", { d: `M${fixed(X(v))} ${box.top}v${box.height}` }));
     if (!last) continue;
     const x = fixed(X(v)), y = box.top + box.height + 14, name = box.x.category ? picture.x.ticks[v] : tick(v);
-    const room = Math.max(4, Math.floor(x / (FONT * 0.79)) - 1), told = box.slanted && name.length > room ? "…" + name.slice(1 - room) : name;
+    const told = box.slanted ? tailed(name, x / 0.79) : name;
     words.append(svg("text", box.slanted ? { class: "tick end", transform: `translate(${x + 4} ${y - 2}) rotate(-38)` } : { class: "tick middle", x, y }, told));
   }
   const clip = `clip${++clips}`;
@@ -170,7 +176,9 @@ function panel(root, picture, axis, marks, box, last) {
     { x: X(x), y: Y(m.y[i]), note: m.notes[i], row: m.rows && m.rows[i] >= 0 ? m.rows[i] : undefined })));
 }
 
-function draw(picture, width, tall) {
+function draw(picture, width, least) {
+  const rows = Math.max(0, ...picture.marks.map((mark) => (mark.kind === "cells" ? mark.values.length : 0)));
+  const tall = Math.max(least, 15 * rows);
   const count = picture.panels.length, each = tall / (count > 1 ? count * 0.62 : 1);
   const root = svg("svg", { role: "img", class: "chart" });
   const marksOf = (i) => picture.marks.filter((mark) => (mark.panel || 0) === i);

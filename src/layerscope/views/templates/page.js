@@ -13,7 +13,7 @@ const broken = (error) => {
 };
 
 async function unpacked() {
-  const bytes = Uint8Array.from(atob(document.getElementById("data").textContent.trim()), (c) => c.charCodeAt(0));
+  const bytes = Uint8Array.from(atob(document.getElementById("page-data").textContent.trim()), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return (await new Response(stream).text()).split("\n");
 }
@@ -32,7 +32,7 @@ const ready = unpacked().then((found) => {
 function metrics(layer) {
   const known = html("dl", { class: "metrics" });
   for (const [name, value] of Object.entries(layer.metrics || {})) {
-    const term = terms.metrics[name] || { unit: "", what: "" };
+    const term = Object.hasOwn(terms.metrics, name) ? terms.metrics[name] : { unit: "", what: "" };
     known.append(html("div", {}, html("dt", { title: term.what }, name), html("dd", {}, typeof value === "number" ? tick(value) : value, html("span", { class: "unit" }, term.unit))));
   }
   const parts = [html("h3", {}, "Every number"), known];
@@ -45,16 +45,17 @@ function metrics(layer) {
 }
 
 function detail(number) {
-  const layer = JSON.parse(lines[terms.at[number]] || "{}");
+  const line = lines[terms.at[number]];
+  const layer = line === undefined ? { name: byRow.get(number).querySelector("button").textContent } : JSON.parse(line);
   const inside = html("div", { class: "inside" });
   inside.append(html("p", { class: "full" }, layer.name));
   if (layer.how) inside.append(html("p", { class: "note" }, layer.how));
   if (layer.findings && layer.findings.length) {
     inside.append(html("ul", { class: "evidence" }, ...layer.findings.map(([code, title, severity, message]) =>
-      html("li", { class: severity }, html("a", { href: "#" + code }, code), " " + title + ": " + message))));
+      html("li", { class: severity }, html("a", { href: "#verdict-" + code }, code), " " + title + ": " + message))));
   }
   if (layer.pictures) inside.append(html("div", { class: "charts" }, ...layer.pictures.map((picture) => chart(picture, () => {}, 210))));
-  else if (layer.name) inside.append(html("p", { class: "note" }, terms.unpictured));
+  else inside.append(html("p", { class: "note" }, terms.unpictured));
   inside.append(...metrics(layer));
   return inside;
 }
@@ -140,7 +141,7 @@ if (body) {
     const row = event.target.closest("tr[data-row]");
     if (row && !event.target.closest("a") && !String(getSelection())) toggle(row);
   });
-  for (const row of rows) row.dataset.text = row.textContent.toLowerCase();
+  for (const row of rows) row.dataset.text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
   search.addEventListener("input", filter);
   for (const select of filters) select.addEventListener("change", filter);
   document.getElementById("reset").addEventListener("click", reset);
@@ -150,11 +151,16 @@ if (body) {
 // --- links, theme, print ---------------------------------------------------------------------------------------
 
 function follow() {
-  const found = /^#L(\d+)$/.exec(location.hash), code = /^#(LS\d+)$/.exec(location.hash);
+  const found = /^#L(\d+)$/.exec(location.hash);
   if (found) open(Number(found[1]));
-  if (code) document.getElementById(code[1])?.setAttribute("open", "");
+  const named = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  if (named && named.matches("details")) named.open = true;
 }
 addEventListener("hashchange", follow);
+document.addEventListener("click", (event) => { // the same link again changes no hash
+  const link = event.target.closest('a[href^="#"]');
+  if (link && link.getAttribute("href") === location.hash) follow();
+});
 follow();
 
 const themes = ["auto", "light", "dark"], theme = document.getElementById("theme");
