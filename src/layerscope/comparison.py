@@ -59,6 +59,7 @@ def compare(
     called = letters(len(reports))
     reading = [line for i in range(1, len(reports)) for line in _equal(called, layers, i)]
     reading += [line for i in range(1, len(reports)) for line in _pair(called, sound, i)]
+    reading += _too_few(called, sound)
     reading += [line for name, values in zip(called, readings, strict=True) for line in _shape(name, values, limits)]
     warnings = _warnings(called, reports, sound, bool(layers))
     apart = {"spectra": _spectra_apart(tables), **({"weights": weights} if weights else {})}
@@ -145,7 +146,7 @@ def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> 
     ]
     a, b = names[0], names[other]
     if len(both) < FEWEST:
-        return [f"Layers with an α in both {a} and {b}: {len(both)}, too few to read anything from them."]
+        return []
     lower, higher = sum(y < x for x, y in both), sum(y > x for x, y in both)
     medians = f"their median {median(y for _, y in both):.2f} against {median(x for x, _ in both):.2f}"
     p = sign_test(lower, higher)
@@ -159,6 +160,27 @@ def _pair(names: Sequence[str], layers: Sequence[ComparedLayer], other: int) -> 
     chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
     return [
         f"{b}'s α are {side} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails, layer by layer."
+    ]
+
+
+def _both(layers: Sequence[ComparedLayer], other: int) -> int:
+    """How many layers have an α in the first model and in another one."""
+    return sum("alpha" in layer.metrics[0] and "alpha" in layer.metrics[other] for layer in layers)
+
+
+def _too_few(names: Sequence[str], layers: Sequence[ComparedLayer]) -> list[str]:
+    """Which models share too few layers with the first for anything to be read from them."""
+    few = {names[i]: _both(layers, i) for i in range(1, len(names)) if _both(layers, i) < FEWEST}
+    if not few:
+        return []
+    if len(few) == 1:
+        return [
+            f"Layers with an α in both {names[0]} and {next(iter(few))}: {min(few.values())}, too few to read anything "
+            "from them."
+        ]
+    return [
+        f"Too few layers with an α in both {names[0]} and another model to read anything from them: "
+        f"{', '.join(few) if len(few) < 8 else f'{len(few)} models'}."
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi marks), surrogates, unassigned, separators
 
@@ -63,6 +64,13 @@ def plural(count: int, word: str) -> str:
 def alpha(value: object, doubtful: bool) -> str:
     """An exponent; ? marks one that carries no verdict."""
     return number(value, ".2f") + ("?" if doubtful else "")
+
+
+def together(letters: Sequence[str]) -> str:
+    """``A``, ``A and B``, ``A, B and C``; of more than six the first and how many."""
+    if len(letters) > 6:
+        return f"{', '.join(letters[:3])}, … ({len(letters)} models)"
+    return letters[0] if len(letters) == 1 else f"{', '.join(letters[:-1])} and {letters[-1]}"
 
 
 def percent(share: float) -> str:

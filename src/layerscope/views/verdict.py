@@ -11,7 +11,7 @@ from layerscope.comparison import alphas_of
 from layerscope.report import Comparison, Report
 from layerscope.rules import doubt
 from layerscope.types import SEVERITIES, Finding, LayerReport
-from layerscope.views.text import cut, percent, plural, printable
+from layerscope.views.text import cut, percent, plural, printable, together
 
 FEW = 4  # α below which no quartiles are told
 NAMED = 2  # layers that a sentence names
@@ -56,18 +56,29 @@ def sentences(report: Report) -> tuple[str, str, str]:
 
 def of_several(comparison: Comparison) -> str:
     """Which of the models have warnings, in a sentence."""
-    told = []
+    told: dict[str, list[str]] = {}
     for letter, report in zip(comparison.letters, comparison.reports, strict=True):
-        grave = {code: found for code, found in by_code(report.findings).items() if found[0].severity != "info"}
-        words = [f"{code} {found[0].title}" for code, found in grave.items() if found[0].layer is None]
-        layers = [f"{code} {f[0].title} in {len(f)}" for code, f in grave.items() if f[0].layer is not None]
-        if layers:
-            words.append(f"{', '.join(layers)} of {plural(len(_analysed(report)), 'layer')}")
-        failed = sum(row.failed for row in report.rows)
-        words += [f"{plural(failed, 'layer')} that could not be measured"] if failed else []
-        calm = "has no warning" if _analysed(report) else "has no layer that could be analysed"
-        told.append(f"{letter} has {' and '.join(words)}" if words else f"{letter} {calm}")
-    return "; ".join(told) + "."
+        told.setdefault(_flags(report), []).append(letter)
+    return (
+        "; ".join(
+            f"{together(letters)} {'has' if len(letters) == 1 else 'have'} {what}" for what, letters in told.items()
+        )
+        + "."
+    )
+
+
+def _flags(report: Report) -> str:
+    """What a model has by way of warnings."""
+    if not _analysed(report) and not any(row.failed for row in report.rows):
+        return "no layer that could be analysed"
+    grave = {code: found for code, found in by_code(report.findings).items() if found[0].severity != "info"}
+    words = [f"{code} {found[0].title}" for code, found in grave.items() if found[0].layer is None]
+    layers = [f"{code} {f[0].title} in {len(f)}" for code, f in grave.items() if f[0].layer is not None]
+    if layers:
+        words.append(f"{', '.join(layers)} of {plural(len(_analysed(report)), 'layer')}")
+    failed = sum(row.failed for row in report.rows)
+    words += [f"{plural(failed, 'layer')} that could not be measured"] if failed else []
+    return " and ".join(words) or "no warning"
 
 
 def certainty(report: Report) -> list[str]:

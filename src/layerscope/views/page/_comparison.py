@@ -17,6 +17,7 @@ from layerscope.views.plots import pictures
 from layerscope.views.plots._marks import Picture, Points, plain
 from layerscope.views.text import number, plural, printable
 
+MOST_NAMED = 6  # models that are named in the heading and told one by one
 MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures the page carries
 TOGETHER = ("alpha_histogram", "distances")
@@ -39,7 +40,7 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     first = reports[0]
     context = {
         "what": "comparison",
-        "title": " · ".join(f"{x} {printable(n, 80)}" for x, n in zip(letters, comparison.names, strict=True)),
+        "title": _title(comparison),
         "facts": [
             *((x, printable(r.meta["target"], 1000)) for x, r in zip(letters, reports, strict=True)),
             ("matched", plural(len(comparison.layers), "layer")),
@@ -83,8 +84,16 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _each(comparison: Comparison) -> list[str]:
     """The first sentence about each model by itself."""
-    every = zip(comparison.letters, comparison.reports, strict=True)
-    return [f"{letter} by itself: {verdict.sentences(report)[0]}" for letter, report in every]
+    every = list(zip(comparison.letters, comparison.reports, strict=True))
+    told = [f"{letter} by itself: {verdict.sentences(report)[0]}" for letter, report in every[:MOST_NAMED]]
+    more = len(every) - MOST_NAMED
+    return told if more <= 0 else [*told, f"… and {more} more: the report of each says how it stands."]
+
+
+def _title(comparison: Comparison) -> str:
+    if len(comparison.names) > MOST_NAMED:
+        return f"{len(comparison.names)} models"
+    return " · ".join(f"{x} {printable(n, 80)}" for x, n in zip(comparison.letters, comparison.names, strict=True))
 
 
 def _made(meta: Any) -> str:
