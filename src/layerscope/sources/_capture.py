@@ -1,0 +1,214 @@
+"""Factors of each layer's Fisher block, caught while a live PyTorch model runs; the model is left as it was found.
+
+For a layer h = W a: Σ a aᵀ from a hook before the layer, Σ d dᵀ from a hook on its output, d = ∂ℓ/∂h of each example's
+own loss ℓ. Nothing is kept but the sums. Which Fisher: "empirical" takes the labels of the data, "mc" labels drawn from
+the model's own output, "exact" all of them (a backward pass for each column of the output's square-root Fisher).
+Source: Huang et al., ECCV 2020 (arXiv 2002.10801); Martens & Grosse, ICML 2015; Grosse & Martens, ICML 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.numerics.accumulate import FactorSum
+from layerscope.sources._losses import Loss
+from layerscope.sources._rows import CONV, gradient_rows, input_rows, kind_of
+
+FISHERS = ("empirical", "mc", "exact")
+MOST_CLASSES = 100  # backward passes that "exact" may take
+
+
+@dataclass
+class Caught:
+    """What was caught of one weight: sums for each group of a convolution."""
+
+    name: str  # of the weight
+    module: Any
+    conv: str
+    inputs: list[FactorSum] = field(default_factory=list)
+    gradients: list[FactorSum] = field(default_factory=list)
+    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples
+    positions: int = 0  # summed over the calls of one example
+    calls: int = 0
+    problem: str = ""  # why it could not be measured
+
+    def factors(self, examples: int) -> tuple[Any, Any]:
+        """(S_x, S_d), each (groups, d, d).
+
+        "expand": means over examples and positions of a aᵀ, over examples of Σₜ d dᵀ; "reduce": over examples of the
+        position-means' and position-sums' products; "channels": a without the kernel, T²·mean of d dᵀ.
+        """
+        import torch
+
+        inside = torch.stack([total.finish() for total in self.inputs])
+        return inside, torch.stack([total.finish(examples) for total in self.gradients])
+
+
+def capture(
+    model: Any,
+    batches: Iterable[Any],
+    loss: Loss,
+    *,
+    fisher: str = "empirical",
+    conv: str = "expand",
+    bias: bool = False,
+    seed: int = 0,
+    forward: Callable[[Any, Any], Any] | None = None,
+) -> tuple[list[Caught], int, float]:
+    """(what was caught of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
+
+    :raises UsageError: no batch, a loss that the outputs do not fit, an unknown Fisher or convention.
+    """
+    if fisher not in FISHERS:
+        raise UnknownName("Fisher", fisher, FISHERS)
+    if conv not in CONV:
+        raise UnknownName("convention of convolutions", conv, CONV)
+    entries = _entries(model, conv)
+    state = _State(bias)
+    examples, total = 0, 0.0
+    with _untouched(model, [caught.module for caught in entries]), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            caught = next((c for c in entries if getattr(module, "weight", None) is c.module.weight), None)
+            if caught is not None and kind_of(module):
+                hooks.enter_context(_hooked(module, caught, state))
+            del name
+        for number, batch in enumerate(batches):
+            count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
+            examples, total = examples + count, total + value
+    if not examples:
+        raise UsageError("the data have no batch")
+    for caught in entries:
+        caught.problem = caught.problem or _problem(caught)
+    return entries, examples, total
+
+
+class _State:
+    """What the hooks are to do: nothing, or sum the gradients that come."""
+
+    def __init__(self, bias: bool) -> None:
+        self.bias = bias
+        self.summing = False
+
+
+def _batch(
+    model: Any, batch: Any, loss: Loss, fisher: str, entries: list[Caught], state: _State, seed: tuple[int, int],
+    forward: Callable[[Any, Any], Any] | None,
+) -> tuple[int, float]:  # fmt: skip
+    """(examples, Σ loss) of one batch."""
+    import torch
+
+    for caught in entries:
+        caught.positions = 0
+    output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+    values = loss.values(output, labels)
+    weights = [caught.module.weight for caught in entries]
+    state.summing = fisher == "empirical"
+    found = torch.autograd.grad(values.sum(), weights, retain_graph=fisher != "empirical", allow_unused=True)
+    for caught, gradient in zip(entries, found, strict=True):
+        if gradient is not None:
+            gradient = gradient.detach().flatten(1)
+            caught.weight_gradient = gradient if caught.weight_gradient is None else caught.weight_gradient + gradient
+    state.summing = True
+    columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MOST_CLASSES))
+    for i, column in enumerate(columns):
+        torch.autograd.grad(output, weights, column, retain_graph=i < len(columns) - 1, allow_unused=True)
+    return loss.examples(values, labels), float(values.detach().sum())
+
+
+def _entries(model: Any, conv: str) -> list[Caught]:
+    """One entry per weight, in the order of modules; a transposed convolution has no patches."""
+    found: dict[int, Caught] = {}
+    for name, module in model.named_modules():
+        if kind_of(module) and id(module.weight) not in found:
+            own = "channels" if kind_of(module) == "conv_transpose" else conv
+            own = "expand" if kind_of(module) == "linear" and conv == "channels" else own
+            found[id(module.weight)] = Caught(f"{name}.weight".lstrip("."), module, own)
+    return list(found.values())
+
+
+@contextmanager
+def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
+    """Hooks before the module and on its output; removed at the end."""
+
+    def before(_: Any, arguments: tuple[Any, ...]) -> None:
+        rows = input_rows(module, arguments[0].detach(), caught.conv).to(_wide(arguments[0]))
+        caught.calls += 1
+        caught.positions += rows.shape[1]
+        if caught.conv == "reduce":
+            rows = rows.mean(1, keepdim=True)
+        if state.bias:
+            import torch
+
+            rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+        _add(caught.inputs, rows)
+
+    def after(_: Any, __: Any, output: Any) -> None:
+        if output.requires_grad:
+            output.register_hook(back)
+
+    def back(gradient: Any) -> None:
+        if not state.summing:
+            return
+        rows = gradient_rows(module, gradient.detach()).to(_wide(gradient))
+        if caught.conv == "reduce":
+            rows = rows.sum(1, keepdim=True)
+        elif caught.conv == "channels":
+            rows = rows * rows.shape[1] ** 0.5  # T²/(N·T) of their sum is T² times their mean
+        _add(caught.gradients, rows)
+
+    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(sums: list[FactorSum], rows: Any) -> None:
+    for group in range(rows.shape[2]):
+        if len(sums) <= group:
+            sums.append(FactorSum())
+        sums[group].add(rows[:, :, group].reshape(-1, rows.shape[-1]))
+
+
+def _wide(tensor: Any) -> Any:
+    """At least float32: products of narrower numbers lose the small eigenvalues."""
+    import torch
+
+    return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
+
+
+def _problem(caught: Caught) -> str:
+    if not caught.inputs:
+        return "its module was not called"
+    if not caught.gradients:
+        return "no gradient of the loss reaches it: unused, detached, or inside a module that hides it"
+    for sums, what in ((caught.inputs, "inputs"), (caught.gradients, "output-gradients")):
+        if not all(bool(total.second.isfinite().all()) for total in sums):
+            return f"{what} that are not finite"
+    return ""
+
+
+@contextmanager
+def _untouched(model: Any, modules: list[Any]) -> Iterator[None]:
+    """Weights ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
+    import torch
+
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    wanted = [(module.weight, module.weight.requires_grad) for module in modules]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        try:
+            for weight, _ in wanted:
+                weight.requires_grad_(True)
+            yield
+        finally:
+            for weight, had in wanted:
+                weight.requires_grad_(had)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)

@@ -1,0 +1,106 @@
+"""Losses by name, example by example, and the square root of the Fisher of what the model outputs. Torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from layerscope.errors import UnknownName, UsageError
+
+NAMES = ("cross_entropy", "mse")
+IGNORED = -100  # the label of a position that has none, as in torch
+
+
+@dataclass(frozen=True)
+class Loss:
+    """−log q(y | output) of each example: softmax with "cross_entropy", a Gaussian of variance 1 with "mse", ½‖f − y‖²
+    without the mean over outputs that nn.MSELoss takes. A function (output, labels) → (examples,) has no q: only
+    the empirical Fisher is defined."""
+
+    kind: str
+    function: Callable[[Any, Any], Any] | None = None
+
+    @classmethod
+    def of(cls, loss: str | Callable[[Any, Any], Any]) -> Loss:
+        """The loss of a name or of a function."""
+        if callable(loss):
+            return cls("function", loss)
+        if loss not in NAMES:
+            raise UnknownName("loss", str(loss), NAMES)
+        return cls(loss)
+
+    def values(self, output: Any, labels: Any) -> Any:
+        """(examples,): the loss of each; ignored positions have none.
+
+        :raises UsageError: the labels do not fit the output, or a function returns another shape.
+        """
+        import torch
+        from torch.nn import functional
+
+        if not isinstance(output, torch.Tensor):
+            raise UsageError(f"the model returns a {type(output).__name__}, not a tensor: give forward=")
+        if self.function is not None:
+            values = self.function(output, labels)
+            if not isinstance(values, torch.Tensor) or values.dim() != 1:
+                shape = tuple(getattr(values, "shape", ())) or type(values).__name__
+                raise UsageError(f"the loss returns {shape}, not one value for each example")
+            return values
+        if self.kind == "mse":
+            if output.shape != labels.shape:
+                raise UsageError(f"outputs of {tuple(output.shape)} and targets of {tuple(labels.shape)}")
+            return 0.5 * (output - labels).square().flatten(1).sum(1)
+        logits, labels = _flat(output, labels)
+        kept = labels != IGNORED
+        worst = int(labels[kept].max()) if bool(kept.any()) else 0
+        least = int(labels[kept].min()) if bool(kept.any()) else 0
+        if worst >= logits.shape[1] or least < 0:
+            raise UsageError(f"labels from {least} to {worst}, and the model has {logits.shape[1]} outputs")
+        return functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+
+    def examples(self, values: Any, labels: Any) -> int:
+        """How many examples these are: ignored positions do not count."""
+        return int((labels != IGNORED).sum()) if self.kind == "cross_entropy" else len(values)
+
+    def columns(self, output: Any, labels: Any, fisher: str, seed: tuple[int, int], most: int) -> Iterator[Any]:
+        """Vectors v of the output's shape with E[v vᵀ] (or, of "exact", Σ v vᵀ) its Fisher, example by example.
+
+        Softmax: √p_c·(e_c − p), or p − e_y with y drawn from p. Gaussian: e_c, or a normal draw.
+
+        :raises UsageError: a loss without q, or more columns than ``most``.
+        """
+        import torch
+
+        if self.function is not None:
+            raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution: {', '.join(NAMES)}")
+        drawn = torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1])
+        detached = output.detach()
+        count = detached.shape[-1] if detached.dim() > 1 else 1
+        if fisher == "exact" and count > most:
+            raise UsageError(f"the exact Fisher of {count} outputs takes {count} backward passes, more than {most}: mc")
+        if self.kind == "mse":
+            if fisher == "mc":
+                yield torch.randn(detached.shape, generator=drawn).to(detached)
+                return
+            for c in range(detached.flatten(1).shape[1]):
+                column = torch.zeros_like(detached).flatten(1)
+                column[:, c] = 1.0
+                yield column.reshape(detached.shape)
+            return
+        p, kept = detached.softmax(-1), (labels != IGNORED).unsqueeze(-1)
+        if fisher == "mc":
+            chosen = torch.multinomial(p.reshape(-1, count).cpu(), 1, generator=drawn).to(p.device)
+            yield kept * (p - torch.zeros_like(p).reshape(-1, count).scatter_(1, chosen, 1.0).reshape(p.shape))
+            return
+        for c in range(count):
+            unit = torch.zeros_like(p)
+            unit[..., c] = 1.0
+            yield kept * p[..., c : c + 1].sqrt() * (unit - p)
+
+
+def _flat(output: Any, labels: Any) -> tuple[Any, Any]:
+    """Logits (rows, classes) and labels (rows,): tokens of sequences are rows."""
+    if output.dim() < 2 or tuple(output.shape[:-1]) != tuple(labels.shape):
+        shapes = f"outputs of {tuple(output.shape)} and labels of {tuple(labels.shape)}"
+        raise UsageError(f"{shapes}: cross_entropy takes (…, classes) and (…)")
+    return output.reshape(-1, output.shape[-1]), labels.reshape(-1)

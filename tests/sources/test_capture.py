@@ -1,0 +1,317 @@
+"""Factors caught by hooks against the same read off each example's own graph, in float64 and without hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from layerscope.errors import UnknownName, UsageError  # noqa: E402
+from layerscope.sources._capture import Caught, capture  # noqa: E402
+from layerscope.sources._losses import Loss  # noqa: E402
+from layerscope.sources._rows import patches  # noqa: E402
+
+CE, MSE = Loss.of("cross_entropy"), Loss.of("mse")
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Any:
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def mlp() -> Any:
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+
+
+def data(n: int = 11) -> tuple[Any, Any]:
+    return torch.randn(n, 6), torch.randint(3, (n,))
+
+
+def by_name(entries: list[Caught]) -> dict[str, Caught]:
+    return {caught.name: caught for caught in entries}
+
+
+def rows_of(net: Any, x: Any, outputs: list[Any]) -> list[tuple[list[Any], list[Any]]]:
+    """(inputs, gradients) of each Linear for each example and each scalar of ``outputs``, by autograd on h itself."""
+    found: list[tuple[list[Any], list[Any]]] = [([], []) for m in net if isinstance(m, nn.Linear)]
+    for n in range(len(x)):
+        for of in outputs:
+            a, hidden, inside = x[n], [], []
+            for module in net:
+                if isinstance(module, nn.Linear):
+                    inside.append(a.detach())
+                    h = functional.linear(a, module.weight.detach(), module.bias.detach()).requires_grad_()
+                    hidden.append(h)
+                    a = h
+                else:
+                    a = module(a)
+            for k, gradient in enumerate(torch.autograd.grad(of(a, n), hidden)):
+                found[k][0].append(inside[k])
+                found[k][1].append(gradient)
+    return found
+
+
+def test_the_empirical_factors_are_those_of_every_example_alone() -> None:
+    net, (x, y) = mlp(), data()
+    entries, examples, total = capture(net, [(x, y)], CE)
+    truth = rows_of(net, x, [lambda a, n: functional.cross_entropy(a[None], y[n : n + 1])])
+    assert examples == 11
+    assert total == pytest.approx(float(functional.cross_entropy(net(x), y, reduction="sum").detach()))
+    for caught, (inside, back) in zip(entries, truth, strict=True):
+        a, d = torch.stack(inside), torch.stack(back)
+        s_x, s_d = caught.factors(examples)
+        assert torch.allclose(s_x[0], a.T @ a / 11, rtol=1e-10)
+        assert torch.allclose(s_d[0], d.T @ d / 11, rtol=1e-10)
+        assert torch.allclose(caught.weight_gradient, d.T @ a, rtol=1e-10)
+        assert caught.problem == ""
+
+
+def test_the_exact_fisher_takes_the_expectation_over_labels() -> None:
+    net, (x, y) = mlp(), data()
+    entries, examples, _ = capture(net, [(x, y)], CE, fisher="exact")
+    p = net(x).softmax(1).detach()
+    truth = [0.0, 0.0, 0.0]
+    for c in range(3):
+        label = torch.tensor([c])
+        for k, (_, back) in enumerate(
+            rows_of(net, x, [lambda a, n, label=label: functional.cross_entropy(a[None], label)])
+        ):
+            d = torch.stack(back)
+            truth[k] = truth[k] + (d * p[:, c : c + 1]).T @ d / 11
+    for caught, s_d in zip(entries, truth, strict=True):
+        assert torch.allclose(caught.factors(examples)[1][0], s_d, rtol=1e-10)
+    empirical = capture(net, [(x, y)], CE)[0]
+    for one, other in zip(entries, empirical, strict=True):
+        assert torch.allclose(one.weight_gradient, other.weight_gradient)  # of the data's loss, whatever the Fisher
+
+
+def test_drawn_labels_come_near_the_exact_fisher_and_are_seeded() -> None:
+    net, (x, y) = mlp(), data()
+    exact = capture(net, [(x, y)], CE, fisher="exact")[0]
+    draws = [capture(net, [(x, y)], CE, fisher="mc", seed=s)[0] for s in range(300)]
+    mean = sum(d[2].factors(11)[1][0] for d in draws) / 300
+    assert torch.allclose(mean, exact[2].factors(11)[1][0], atol=0.01)
+    again = capture(net, [(x, y)], CE, fisher="mc", seed=7)[0]
+    assert torch.equal(again[0].factors(11)[1], draws[7][0].factors(11)[1])
+
+
+def test_kfac_is_exact_for_linear_nets_and_the_gaussian_fisher() -> None:
+    net = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 3, bias=False))
+    x, y = torch.randn(9, 4), torch.randn(9, 3)
+    entries, examples, _ = capture(net, [(x, y)], MSE, fisher="exact")
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda w, a=a: net[1](functional.linear(a, w)), net[0].weight) for a in x
+    ]
+    fisher = sum(j.flatten(1).T @ j.flatten(1) for j in jacobians) / 9
+    s_x, s_d = (factor[0] for factor in entries[0].factors(examples))
+    assert torch.allclose(torch.kron(s_d.contiguous(), s_x.contiguous()), fisher, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "exact", "mc"])
+@pytest.mark.parametrize("sizes", [(1, 10), (3, 3, 5), (1,) * 11])
+def test_microbatches_are_the_whole_batch(fisher: str, sizes: tuple[int, ...]) -> None:
+    net, (x, y) = mlp(), data()
+    whole = capture(net, [(x, y)], CE, fisher=fisher)[0]
+    parts = capture(net, zip(x.split(list(sizes)), y.split(list(sizes)), strict=True), CE, fisher=fisher)[0]
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one.factors(11)[0], other.factors(11)[0])
+        if fisher != "mc":  # drawn anew for each batch
+            assert torch.allclose(one.factors(11)[1], other.factors(11)[1])
+
+
+CONVS = [
+    (nn.Conv1d, (4, 6, 3), {"stride": 2, "padding": 1}, (5, 4, 9)),
+    (nn.Conv2d, (4, 6, (3, 2)), {"dilation": 2, "padding": "same", "padding_mode": "circular"}, (5, 4, 7, 6)),
+    (nn.Conv2d, (4, 6, 3), {"groups": 2, "stride": (2, 1)}, (5, 4, 7, 6)),
+    (nn.Conv3d, (2, 3, 2), {"padding": (0, 1, 1), "padding_mode": "reflect"}, (3, 2, 4, 4, 3)),
+]
+
+
+@pytest.mark.parametrize(("kind", "sizes", "options", "shape"), CONVS)
+def test_patches_times_the_kernel_are_the_convolution(
+    kind: Any, sizes: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    module, x = kind(*sizes, bias=False, **options), torch.randn(shape)
+    rows, expected = patches(module, x), module(x)
+    groups = module.weight.flatten(1).reshape(module.groups, -1, rows.shape[-1])
+    found = torch.einsum("ntgd,god->ngot", rows, groups).reshape(expected.shape)
+    assert torch.allclose(found, expected)
+
+
+@pytest.mark.parametrize("conv", ["expand", "reduce", "channels"])
+@pytest.mark.parametrize(("kind", "sizes", "options", "shape"), CONVS)
+def test_convolutions_in_each_convention(
+    conv: str, kind: Any, sizes: tuple[Any, ...], options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    module, x = kind(*sizes, **options), torch.randn(shape)
+    net = nn.Sequential(module, nn.Flatten(), nn.LazyLinear(3))
+    y = torch.randint(3, (len(x),))
+    net(x)
+    (caught, _), examples, _ = capture(net, [(x, y)], CE, conv=conv)
+    h = module(x).detach().requires_grad_()
+    (g,) = torch.autograd.grad(functional.cross_entropy(net[2](h.flatten(1)), y, reduction="sum"), h)
+    t = g[0, 0].numel()
+    for group in range(module.groups):
+        a = patches(module, x)[:, :, group]
+        d = g.flatten(2).transpose(1, 2).reshape(len(x), t, module.groups, -1)[:, :, group]
+        if conv == "channels":
+            plain = (
+                x.flatten(2)
+                .transpose(1, 2)
+                .reshape(len(x), -1, module.groups, x.shape[1] // module.groups)[:, :, group]
+            )
+            s_x = torch.einsum("nti,ntj->ij", plain, plain) / plain[..., 0].numel()
+            s_d = t**2 * torch.einsum("nti,ntj->ij", d, d) / (len(x) * t)
+        elif conv == "expand":
+            s_x = torch.einsum("nti,ntj->ij", a, a) / (len(x) * t)
+            s_d = torch.einsum("nti,ntj->ij", d, d) / len(x)
+        else:
+            s_x = a.mean(1).T @ a.mean(1) / len(x)
+            s_d = d.sum(1).T @ d.sum(1) / len(x)
+        inside, back = caught.factors(examples)
+        assert torch.allclose(inside[group], s_x)
+        assert torch.allclose(back[group], s_d)
+    full = torch.autograd.grad(functional.cross_entropy(net(x), y, reduction="sum"), module.weight)[0]
+    assert torch.allclose(caught.weight_gradient, full.flatten(1))
+
+
+def test_sequences_are_positions_and_ignored_tokens_do_not_count() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = torch.randn(6, 8, 4), torch.randint(3, (6, 8))
+    y[:, 5:] = -100
+    entries, examples, _ = capture(net, [(x, y)], CE, fisher="exact")
+    assert examples == 30
+    alone, count, _ = capture(net, [(x[:, :5].reshape(-1, 4), y[:, :5].reshape(-1))], CE, fisher="exact")
+    assert count == 30
+    for one, other in zip(entries, alone, strict=True):
+        assert torch.allclose(one.factors(30)[1], other.factors(30)[1])
+
+
+def test_a_shared_weight_is_one_layer_with_more_positions() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Any) -> Any:
+            return self.head(torch.tanh(self.b(torch.tanh(self.a(torch.tanh(self.a(x)))))))
+
+    net, (x, y) = Twice(), data()
+    entries, examples, _ = capture(net, [(x, y)], CE)
+    assert [caught.name for caught in entries] == ["a.weight", "head.weight"]
+    assert (entries[0].calls, entries[0].inputs[0].rows) == (3, 33)
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(net(x), y, reduction="sum"), [net.a.weight])
+    assert torch.allclose(entries[0].weight_gradient, gradient)
+    assert examples == 11
+
+
+def test_a_bias_appends_a_one() -> None:
+    net, (x, y) = mlp(), data()
+    plain, with_bias = (capture(net, [(x, y)], CE, bias=bias)[0][0].factors(11)[0][0] for bias in (False, True))
+    assert torch.allclose(with_bias[:-1, :-1], plain)
+    assert torch.allclose(with_bias[-1], torch.cat([x.mean(0), torch.ones(1)]))
+
+
+def state_of(net: Any) -> list[Any]:
+    tensors = [*net.parameters(), *net.buffers()]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()]
+    return [
+        [t.detach().clone() for t in tensors],
+        [t.grad if t.grad is None else t.grad.clone() for t in tensors],
+        [t.requires_grad for t in tensors],
+        [m.training for m in net.modules()],
+        hooks,
+        torch.get_rng_state(),
+    ]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return all(
+        len(x) == len(y)
+        and all(p is q or (torch.equal(p, q) if hasattr(p, "shape") else p == q) for p, q in zip(x, y, strict=True))
+        if isinstance(x, list)
+        else torch.equal(x, y)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_model_is_left_as_it_was_found(broken: bool) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 3))
+    net[0].weight.requires_grad_(False)
+    x, y = data()
+    functional.cross_entropy(net(x), y).backward()
+    before = state_of(net)
+
+    def loader() -> Any:
+        yield x, y
+        if broken:
+            raise OSError("the disk is gone")
+        yield x, y
+
+    if broken:
+        with pytest.raises(OSError, match="the disk is gone"):
+            capture(net, loader(), CE)
+    else:
+        entries, _, _ = capture(net, loader(), CE)
+        assert all(caught.problem == "" for caught in entries)  # frozen weights are measured too
+    assert same(before, state_of(net))
+
+
+def test_what_cannot_be_measured_says_why() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused, self.cut, self.big = (nn.Linear(6, 6) for _ in range(4))
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Any) -> Any:
+            self.big(x / 0)
+            return self.head(self.used(x) + self.cut(x).detach())
+
+    found = by_name(capture(Odd(), [data()], CE)[0])
+    assert found["used.weight"].problem == ""
+    assert found["unused.weight"].problem == "its module was not called"
+    assert found["cut.weight"].problem.startswith("no gradient of the loss reaches it")
+    assert found["big.weight"].problem.startswith("no gradient")
+
+
+def test_narrow_numbers_are_summed_in_float32() -> None:
+    net, (x, y) = mlp().to(torch.bfloat16), data(64)
+    entries, examples, _ = capture(net, [(x.to(torch.bfloat16), y)], CE)
+    assert all(factor.dtype == torch.float32 for caught in entries for factor in caught.factors(examples))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda net, x, y: capture(net, [], CE), "no batch"),
+        (lambda net, x, y: capture(net, [(x, y + 5)], CE), "labels from"),
+        (lambda net, x, y: capture(net, [(x, y[:3])], CE), "outputs of"),
+        (lambda net, x, y: capture(net, [(x, torch.ones(11, 4))], MSE), "outputs of"),
+        (lambda net, x, y: capture(net, [(x, y)], Loss.of(lambda o, t: o.sum())), "not one value for each example"),
+        (lambda net, x, y: capture(net, [(x, y)], Loss.of(lambda o, t: o.sum(1)), fisher="mc"), "a distribution"),
+        (lambda net, x, y: capture(net, [(x, y)], CE, fisher="true"), "no Fisher called 'true'"),
+        (lambda net, x, y: Loss.of("crossentropy"), "did you mean 'cross_entropy'"),
+        (
+            lambda net, x, y: capture(net, [(x, y)], CE, forward=lambda m, b: ({"logits": m(b[0])}, b[1])),
+            "give forward=",
+        ),
+    ],
+)
+def test_a_wrong_call_is_one_line(call: Any, said: str) -> None:
+    net, (x, y) = mlp(), data()
+    before = state_of(net)
+    with pytest.raises((UsageError, UnknownName), match=said) as error:
+        call(net, x, y)
+    assert "\n" not in str(error.value)
+    assert same(before, state_of(net))
