@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import analyze, compare, describe, load, plan, rejudge
+    from layerscope.api import analyze, compare, conditioning, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
     from layerscope.types import Finding, LayerReport
 
 _HOMES = {
-    "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
+    "api": ("analyze", "analyze_each", "compare", "conditioning", "describe", "load", "plan", "rejudge"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "report": ("Comparison", "Report"),
@@ -32,6 +32,7 @@ __all__ = [
     "analyze",
     "analyze_each",
     "compare",
+    "conditioning",
     "describe",
     "load",
     "plan",

@@ -13,13 +13,14 @@ from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
 from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra, traps
 from layerscope.settings import Settings
-from layerscope.types import Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
+from layerscope.types import HasFacts, Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
 
 if TYPE_CHECKING:
     from layerscope.sources.delta import DeltaSource
     from layerscope.types import Array
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+FACTORS = ("input", "gradient")  # roles of what comes in and back: their tails are no power laws of weights
 SHUFFLE, WINDOWS = "shuffle", "windows"  # roles of what is made from a layer's own entries
 
 
@@ -30,8 +31,13 @@ def plan(
 
     A layer that would not fit into ``memory`` bytes even alone is not begun.
     """
-    jobs, idle = [], []
+    jobs: list[Job] = []
+    idle: list[LayerReport] = []
     for ref in rows_of(refs, settings):
+        if ref.role != "weight":
+            if jobs and jobs[-1].refs[0].name == ref.name:  # all roles of one layer are one job
+                jobs[-1] = _joined(jobs[-1], ref, settings)
+            continue
         if ref.skipped:
             idle.append(skipped(ref, ref.skipped))
             continue
@@ -47,6 +53,13 @@ def plan(
         else:
             jobs.append(job)
     return jobs, idle
+
+
+def _joined(job: Job, ref: LayerRef, settings: Settings) -> Job:
+    """The job with one more role of its layer; what is read is let go before the next is."""
+    k, n, m = matrices.dimensions(ref, settings.conv)
+    memory = max(job.memory, _memory(k, n, m, ref, settings))
+    return replace(job, refs=(*job.refs, ref), cost=job.cost + _cost(k, n, m, ref, settings), memory=memory)
 
 
 def rows_of(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
@@ -130,6 +143,8 @@ def families(role: str, settings: Settings) -> tuple[str, ...]:
     """What is fitted to the spectrum of a role: to a shuffle its bulk, to windows their tail."""
     if role.startswith(SHUFFLE):
         return ("marchenko_pastur",)
+    if role in FACTORS:
+        return ()
     return ("power_law",) if role == WINDOWS else settings.fits
 
 
@@ -166,7 +181,9 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     """The measurement of one role, and of what is made from its matrices."""
     start, settings = time.perf_counter(), job.settings
     try:
-        tensor = sources.reopen(job.spec).read(ref)
+        source = sources.reopen(job.spec)
+        facts = source.facts(ref) if isinstance(source, HasFacts) else {}
+        tensor = source.read(ref)
         stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
         if settings.vectors or settings.randomize or settings.window:
             stack = np.asarray(stack)
@@ -176,7 +193,7 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     except Absent as why:
         seconds = time.perf_counter() - start
         return {ref.role: Measurement(ref, skipped=str(why), failed=why.failed, seconds=seconds)}
-    parts = {ref.role: Measurement(ref, spectrum, seconds=time.perf_counter() - start, modes=modes)}
+    parts = {ref.role: Measurement(ref, spectrum, seconds=time.perf_counter() - start, modes=modes, facts=facts)}
     if ref.role == "weight" and not (ref.rank or ref.symmetric):
         parts |= {part.ref.role: part for part in _made(stack, ref, settings)}
     return parts

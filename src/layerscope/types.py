@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +110,13 @@ class Source(Protocol):
     def read(self, ref: LayerRef) -> Array: ...
 
 
+@runtime_checkable
+class HasFacts(Protocol):
+    """A source that knows more of a layer than its matrices."""
+
+    def facts(self, ref: LayerRef) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Eigenvalues of WᵀW (or of a covariance), pooled over the k matrices of a layer."""
@@ -163,6 +170,7 @@ class Measurement:
     failed: bool = False  # skipped because something went wrong, not by design
     seconds: float = 0.0  # wall-clock
     modes: tuple[Mode, ...] = ()  # of the weight: every eigenvector, where asked for; of a shuffle: the outliers
+    facts: Mapping[str, float] = field(default_factory=dict)  # numbers that no spectrum holds, as the source gave them
 
 
 @dataclass(frozen=True)

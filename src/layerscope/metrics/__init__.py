@@ -1,9 +1,11 @@
 """Columns: facts about one layer → one number. ``@metric(...)`` on a function makes it a column.
 
 The parameters name the facts it needs: ``weight`` (its Spectrum; likewise ``base``, ``input``, ``gradient``), a fit
-family by name (its Fit, already successful), ``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement)
-where they were asked for, ``modes`` (the eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a
-default is optional. A metric that is undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason.
+family by name (its Fit, already successful), ``learning`` (numbers that the source gave beside the matrices),
+``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement) where they were asked for, ``modes`` (the
+eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is optional. A metric that is
+undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason; those of a lens that was not used are
+not there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from layerscope.types import Measurement, Value
 
 ROLES = ("weight", "base", "input", "gradient")
 MADE = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
+LENS = ("input", "gradient")  # roles that only data can fill
+LEARNING = "learning"  # numbers of all roles that the source gave beside the matrices, where it gave any
 
 
 def metric(
@@ -32,7 +36,7 @@ def metric(
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        known = {*ROLES, *MADE, *registry.plugins("fits"), "ref", "settings"}
+        known = {*ROLES, *MADE, LEARNING, *registry.plugins("fits"), "ref", "settings"}
         for name in inspect.signature(function).parameters:
             if name not in known:
                 code = function.__code__
@@ -55,6 +59,10 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
         if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum
     facts |= _made(parts, missing)
+    learning = {name: value for part in parts.values() for name, value in part.facts.items()}
+    if learning:
+        facts[LEARNING] = learning
+    unused = set() if learning else {*LENS, LEARNING}
     for name, fit in weight.fits.items():
         if fit.ok:
             facts[name] = fit
@@ -63,6 +71,8 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     values: dict[str, Value] = {}
     absent: dict[str, str] = {}
     for plugin in registry.plugins("metrics").values():
+        if unused & set(plugin.needs):
+            continue
         reasons = [missing[need] for need in plugin.needs if need not in facts]
         try:
             if reasons:

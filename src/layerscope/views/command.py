@@ -15,6 +15,7 @@ OPTIONS = {  # settings that the command line has a word for
     "conv": "--conv",
 }  # fmt: skip
 COMPARED = {"min_evals", "jobs"}  # settings that compare has a word for
+HOW = ("loss", "fisher", "conv", "bias")  # what conditioning was asked for
 LONGEST = 2000  # characters
 TOO_LONG = "too long to show: target, layers and settings are in the report itself"
 FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}
@@ -22,6 +23,8 @@ FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inver
 
 def command(report: Report) -> str:
     """A command line where one says it all, else a line of Python."""
+    if "conditioning" in report.meta:
+        return _of_learning(report)
     return _call("analyze", [report], [])
 
 
@@ -47,6 +50,14 @@ def _call(how: str, reports: Sequence[Report], more: Sequence[str]) -> str:
             return line
     line = _python("analyze" if len(reports) == 1 else "compare", targets, changed, {**asked, "live": live})
     return line if len(line) <= LONGEST else TOO_LONG  # a call is whole or not there: half a quotation is another call
+
+
+def _of_learning(report: Report) -> str:
+    how = {name: value for name, value in report.meta["conditioning"].items() if name in HOW}
+    asked = {k: v for k, v in report.meta.get("asked", {}).items() if k == "layers"}
+    words = [f"{name}={value!r}" for name, value in {**how, **asked, **changed_settings(report)}.items()]
+    line = f"layerscope.conditioning(model, data, {', '.join(words)})"
+    return line if len(line) <= LONGEST else TOO_LONG
 
 
 def _path(target: str) -> str:

@@ -104,6 +104,8 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
         if not conforms(meta.get("seconds", 0.0), float):
             raise TypeError("seconds is no number")
         _check_asked(meta.get("asked", {}))
+        if not isinstance(meta.get("conditioning", {}), Mapping):
+            raise TypeError("conditioning is no mapping")
         report = Report(meta, layers, findings)
         _ = report.settings
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
@@ -142,6 +144,7 @@ def _part_to_dict(part: Measurement) -> dict[str, Any]:
         "failed": part.failed,
         "seconds": part.seconds,
         **({"modes": [dataclasses.asdict(mode) for mode in part.modes]} if part.modes else {}),
+        **({"facts": dict(part.facts)} if part.facts else {}),
     }
 
 
@@ -186,7 +189,8 @@ def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tup
     fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
     skipped, failed, seconds = plain["skipped"], plain["failed"], plain["seconds"]
     modes = tuple(_mode(mode) for mode in plain.get("modes", ()))
-    part = Measurement(ref, spectra.get((number, role)), fits, skipped, failed, seconds, modes)
+    facts = dict(plain.get("facts", {}))
+    part = Measurement(ref, spectra.get((number, role)), fits, skipped, failed, seconds, modes, facts)
     return checked(part, but=("fits", "spectrum", "modes"))
 
 

@@ -1,0 +1,162 @@
+"""How a layer learns: the two factors of its block of the Fisher matrix, and its weight against its gradient.
+
+S_x is the second moment of what comes in, S_d that of the gradients that come back, neither centred; under K-FAC the
+block is S_x ⊗ S_d. Always read both factors: their product hides what they do (an input that fades over depth and a
+gradient that fades the other way make a product that looks level).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from layerscope.errors import Absent
+from layerscope.metrics import metric
+from layerscope.numerics import kronecker
+from layerscope.types import Spectrum
+
+PAPER = "Huang et al., ECCV 2020 (arXiv 2002.10801)"
+SHARES = (20, 50, 80, 100)
+Learning = Mapping[str, float]
+
+
+@metric(unit="a²", ref=PAPER, over_layers="", label="λmax Sx")
+def lambda_max_x(input: Spectrum) -> float:
+    """λmax of the inputs' second moment E[a aᵀ]: how large what comes in is. A slope over depth is decay or growth."""
+    return float(input.evals[-1])
+
+
+@metric(unit="(ℓ/h)²", ref=PAPER, over_layers="", label="λmax Sd")
+def lambda_max_d(gradient: Spectrum) -> float:
+    """λmax of the output-gradients' second moment E[d dᵀ]: how large what comes back is."""
+    return float(gradient.evals[-1])
+
+
+@metric(unit="(ℓ/W)²", ref=PAPER, over_layers="", label="λmax F")
+def lambda_max_fim(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
+    """λmax(S_x)·λmax(S_d), the steepness of the layer: gradient descent needs a rate below 2 over it."""
+    _one_group(learning)
+    return float(input.evals[-1] * gradient.evals[-1])
+
+
+@metric(unit="(ℓ/W)²", ref="Martens & Grosse, ICML 2015", over_layers="")
+def trace_fim(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
+    """tr S_x · tr S_d: the energy of the gradient over all directions."""
+    _one_group(learning)
+    return float(input.evals.sum() * gradient.evals.sum())
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt="d")
+def rank_x(input: Spectrum, learning: Learning) -> int:
+    """Directions that the inputs have; at most as many as rows were seen."""
+    return kronecker.rank(input.evals, learning["input_eps"])
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt="d")
+def rank_d(gradient: Spectrum, learning: Learning) -> int:
+    """Directions that the output-gradients have."""
+    return kronecker.rank(gradient.evals, learning["gradient_eps"])
+
+
+@metric(unit="", ref="Roy & Vetterli, EUSIPCO 2007", over_layers="", fmt=".1f")
+def effective_rank_x(input: Spectrum) -> float:
+    """exp of the entropy of S_x's eigenvalues: how many directions share what comes in."""
+    return kronecker.effective_rank(input.evals)
+
+
+@metric(unit="", ref="Roy & Vetterli, EUSIPCO 2007", over_layers="", fmt=".1f")
+def effective_rank_d(gradient: Spectrum) -> float:
+    """exp of the entropy of S_d's eigenvalues."""
+    return kronecker.effective_rank(gradient.evals)
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt=".2f")
+def mean_energy(input: Spectrum, learning: Learning) -> float:
+    """‖E a‖² / λmax(S_x): how much of the largest eigenvalue is the mean's; near 1 behind a ReLU without a norm."""
+    return learning["mean_energy"] / _positive(float(input.evals[-1]), "the inputs are all zero")
+
+
+@metric(unit="ℓ/W", ref=PAPER, over_layers="")
+def grad_sigma_max(learning: Learning) -> float:
+    """Largest singular value of the mean loss' gradient by W."""
+    return learning["grad_sigma_max"]
+
+
+@metric(unit="ℓ/W²", ref=PAPER, over_layers="", label="dominat.")
+def domination(weight: Spectrum, learning: Learning) -> float:
+    """σmax(∂L/∂W) / σmax(W): far below 1e-3 the weight is so large, or its gradient so small, that it hardly moves."""
+    return learning["grad_sigma_max"] / _positive(math.sqrt(float(weight.evals[-1])), "the weight is zero")
+
+
+@metric(unit="", ref="Cauchy–Schwarz on the factors", over_layers="", fmt=".3f")
+def coherence(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
+    """σmax(∂L/∂W) / √(T·λmax(S_x)·λmax(S_d)), at most 1: near 0 the examples' gradients cancel, noise or convergence.
+
+    T positions per example; below 1/√N it is what noise alone would leave. Of the empirical Fisher only is it bounded.
+    """
+    _one_group(learning)
+    bound = math.sqrt(learning["positions"] * float(input.evals[-1]) * float(gradient.evals[-1]))
+    return learning["grad_sigma_max"] / _positive(bound, "no gradient comes back")
+
+
+@metric(unit="", ref="van Laarhoven, arXiv 1706.05350", over_layers="", fmt=".3f")
+def scale_invariance(weight: Spectrum, learning: Learning) -> float:
+    """|⟨∂L/∂W, W⟩| / (‖∂L/∂W‖‖W‖): 0 where a normalisation after the layer takes the weight's scale out."""
+    norms = learning["grad_fro"] * math.sqrt(float(weight.evals.sum()))
+    return abs(learning["grad_along_weight"]) / _positive(norms, "no gradient comes back")
+
+
+def _of_input(share: int) -> Callable[..., float]:
+    def kappa(input: Spectrum, learning: Learning) -> float:
+        return _finite(kronecker.kappa(input.evals, share, learning["input_eps"]), share)
+
+    return kappa
+
+
+def _of_gradient(share: int) -> Callable[..., float]:
+    def kappa(gradient: Spectrum, learning: Learning) -> float:
+        return _finite(kronecker.kappa(gradient.evals, share, learning["gradient_eps"]), share)
+
+    return kappa
+
+
+def _of_product(share: int) -> Callable[..., float]:
+    def kappa(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
+        _one_group(learning)
+        eps = max(learning["input_eps"], learning["gradient_eps"])
+        return _finite(kronecker.product_kappa(input.evals, gradient.evals, share, eps), share)
+
+    return kappa
+
+
+def _declare() -> None:
+    """κ of both factors and of the product at each share: one formula, twelve columns."""
+    for suffix, what, make in (("x", "S_x", _of_input), ("d", "S_d", _of_gradient), ("fim", "S_x ⊗ S_d", _of_product)):
+        for share in SHARES:
+            function = make(share)
+            function.__name__ = f"kappa_{share}_{suffix}"
+            function.__doc__ = (
+                f"λmax over the eigenvalue of {what} that {share} % of them reach; 100 % is the condition number.\n\n"
+                "It has no value where that eigenvalue is zero: too few rows, or directions that nothing uses."
+            )
+            globals()[function.__name__] = metric(unit="", ref=f"{PAPER}, κ_p", over_layers="")(function)
+
+
+def _finite(value: float, share: int) -> float:
+    if not math.isfinite(value):
+        raise Absent(f"fewer than {share} % of the eigenvalues are above zero")
+    return value
+
+
+def _positive(value: float, otherwise: str) -> float:
+    if value <= 0:
+        raise Absent(otherwise)
+    return value
+
+
+def _one_group(learning: Learning) -> None:
+    if learning["groups"] > 1:
+        raise Absent("a convolution in groups has a block for each of them: read the factors")
+
+
+_declare()

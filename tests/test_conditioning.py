@@ -1,0 +1,154 @@
+"""The conditioning lens through the public call: columns against dense float64 algebra, and a Report like others."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope.numerics.kronecker import kappa, product_kappa
+from layerscope.report import Report
+from layerscope.views.command import command
+
+torch: Any = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+
+@pytest.fixture
+def net() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)
+    ).double()
+
+
+@pytest.fixture
+def batch() -> Any:
+    torch.manual_seed(1)
+    return torch.randn(200, 8).double(), torch.randint(3, (200,))
+
+
+def test_the_columns_are_those_of_the_dense_matrices(net: Any, batch: Any) -> None:
+    x, y = batch
+    m = layerscope.conditioning(net, batch).layers["2.weight"].metrics
+    a = torch.relu(net[0](x)).detach()
+    h = net[2](a).detach().requires_grad_()
+    (d,) = torch.autograd.grad(functional.cross_entropy(net[3:](h), y, reduction="sum"), h)
+    s_x, s_d = (rows.T @ rows / 200 for rows in (a, d))
+    e_x, e_d = (np.linalg.eigvalsh(s.numpy()) for s in (s_x, s_d))
+    w, g = net[2].weight.detach(), d.T @ a / 200
+    truth = {
+        "lambda_max_x": e_x[-1],
+        "lambda_max_d": e_d[-1],
+        "lambda_max_fim": e_x[-1] * e_d[-1],
+        "trace_fim": e_x.sum() * e_d.sum(),
+        "mean_energy": float(a.mean(0).square().sum()) / e_x[-1],
+        "grad_sigma_max": float(torch.linalg.matrix_norm(g, 2)),
+        "domination": float(torch.linalg.matrix_norm(g, 2) / torch.linalg.matrix_norm(w, 2)),
+        "coherence": float(torch.linalg.matrix_norm(g, 2)) / math.sqrt(e_x[-1] * e_d[-1]),
+        "scale_invariance": float((g * w).sum().abs() / (g.norm() * w.norm())),
+        **{f"kappa_{p}_x": kappa(e_x, p) for p in (20, 50, 80, 100)},
+        **{f"kappa_{p}_fim": product_kappa(e_x, e_d, p) for p in (20, 50)},
+    }
+    for name, value in truth.items():
+        assert m[name] == pytest.approx(value, rel=1e-8, abs=1e-12), name
+    assert m["scale_invariance"] < 1e-3  # a norm follows, with its epsilon
+    assert m["coherence"] <= 1
+
+
+def test_scaling_the_input_scales_its_moment_by_the_square(net: Any, batch: Any) -> None:
+    x, y = batch
+    one, other = (layerscope.conditioning(net, (c * x, y)).layers["0.weight"].metrics for c in (1.0, 3.0))
+    assert other["lambda_max_x"] == pytest.approx(9 * one["lambda_max_x"])
+
+
+def test_a_rectifier_net_obeys_theorem_one() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(10, 10, bias=False) for _ in range(4)]
+    net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2], nn.ReLU(), layers[3])
+    net, x = net.double(), torch.randn(100, 10).double()
+    loss = lambda output, _: output.sum(1)  # noqa: E731  its gradient by the output is the same whatever the scale
+    before = layerscope.conditioning(net, (x, x), loss)
+    with torch.no_grad():
+        layers[1].weight *= 0.5
+    after = layerscope.conditioning(net, (x, x), loss)
+    ratios = {
+        name: [after.rows[i].metrics[name] / before.rows[i].metrics[name] for i in range(4)]
+        for name in ("lambda_max_x", "lambda_max_d", "domination")
+    }
+    assert ratios["lambda_max_x"] == pytest.approx([1, 1, 0.25, 0.25])
+    assert ratios["lambda_max_d"] == pytest.approx([0.25, 1, 1, 1])
+    assert ratios["domination"] == pytest.approx([0.5, 2, 0.5, 0.5])
+
+
+def test_every_tensor_is_told(batch: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.unused = nn.Linear(8, 12), nn.Linear(3, 3)
+            self.attend = nn.MultiheadAttention(12, 2, batch_first=True)
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, x: Any) -> Any:
+            x = self.lift(x)[:, None]
+            return self.head(self.attend(x, x, x)[0][:, 0])
+
+    report = layerscope.conditioning(Net().double(), batch)
+    assert {name for name, row in report.layers.items() if not row.skipped} == {"lift.weight", "head.weight"}
+    assert report.layers["unused.weight"].skipped == "its module was not called"
+    assert "not called" in report.layers["attend.out_proj.weight"].skipped
+    hidden = [name for name in report.layers if "in_proj_weight" in name]
+    assert hidden
+    assert all("no hook sees" in report.layers[name].skipped for name in hidden)
+    assert not any(row.failed for row in report.rows)
+
+
+def test_nan_in_one_layer_is_that_layers_affair(batch: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.bad, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(torch.relu(self.a(x)) + 0 * torch.nan_to_num(self.bad(x / 0)))
+
+    report = layerscope.conditioning(Net().double(), batch)
+    assert "lambda_max_x" in report.layers["a.weight"].metrics
+    assert "not finite" in report.layers["bad.weight"].skipped
+
+
+def test_groups_have_factors_and_no_product(batch: Any) -> None:
+    net = nn.Sequential(nn.Conv1d(4, 4, 3, groups=2), nn.Flatten(), nn.LazyLinear(3)).double()
+    x = torch.randn(50, 4, 9).double()
+    net(x)
+    row = layerscope.conditioning(net, (x, batch[1][:50]), conv="reduce").layers["0.weight"]
+    assert {"lambda_max_x", "lambda_max_d", "domination"} <= row.metrics.keys()
+    assert "a block for each" in row.absent["lambda_max_fim"]
+    assert row.parts["input"].spectrum.k == 2
+
+
+def test_it_is_a_report_like_any_other(net: Any, batch: Any, tmp_path: Path) -> None:
+    report = layerscope.conditioning(net, [batch, batch], fisher="mc", layers="*.weight")
+    assert report.meta["conditioning"]["fisher"] == "mc"
+    assert set(report.layers["0.weight"].parts) == {"weight", "input", "gradient"}
+    report.save(tmp_path / "r.layerscope")
+    again = Report.load(tmp_path / "r.layerscope")
+    assert [row.metrics for row in again.rows] == [row.metrics for row in report.rows]
+    assert np.array_equal(again.rows[0].parts["input"].spectrum.evals, report.rows[0].parts["input"].spectrum.evals)
+    judged = layerscope.rejudge(again)
+    assert [row.metrics for row in judged.rows] == [row.metrics for row in report.rows]
+    assert Report.from_json(report.to_json()).rows[0].parts["weight"].facts["examples"] == 400
+    report.html(tmp_path / "x.html")
+    assert "lambda_max_x" in report.frame().columns
+    assert command(report).startswith("layerscope.conditioning(model, data, fisher='mc', conv='expand'")
+
+
+def test_without_data_there_are_no_such_columns(net: Any) -> None:
+    row = layerscope.analyze(net).rows[0]
+    assert "lambda_max_x" not in row.metrics
+    assert "lambda_max_x" not in row.absent
