@@ -110,6 +110,9 @@ def conditioning(
     fisher: str = "empirical",
     conv: str = "expand",
     bias: bool = False,
+    lr: float | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     forward: Callable[[Any, Any], Any] | None = None,
     settings: Settings | None = None,
     progress: Any = None,
@@ -125,6 +128,8 @@ def conditioning(
     :param fisher: "empirical" (the data's labels), "mc" (labels drawn from the model), "exact" (all of them).
     :param conv: what a convolution's rows are: "expand" (patches), "reduce", or "channels" as in the paper.
     :param bias: count the bias as a weight of a constant input 1, which λmax then is at least.
+    :param lr: rate of the gradient descent that trains it, with ``momentum`` and ``nesterov``: what curvature it can
+        follow; none for adaptive optimisers.
     :param forward: (model, batch) → (output, labels), where calling the model on x is not it.
     :raises UsageError: no batch, labels or a loss that do not fit.
     """
@@ -133,13 +138,21 @@ def conditioning(
 
     batches = [data] if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") else data
     used = (settings or Settings()).changed(**options)
-    target = Factors(model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward)
+    limit = None if lr is None else 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / _rate(lr, momentum)
+    target = Factors(model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward, limit)
     report = analyze(
         target, layers=layers, settings=used, engine="serial" if used.jobs == 1 else None, progress=progress
     )
     name = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
     how = {"fisher": fisher, "conv": conv, "bias": bias, "loss": name, "training": bool(model.training)}
+    how |= {} if lr is None else {"lr": lr, "momentum": momentum, "nesterov": nesterov}
     return report.replace(meta={**report.meta, "conditioning": how})
+
+
+def _rate(lr: float, momentum: float) -> float:
+    if not (0 < lr < math.inf and 0 <= momentum < 1):
+        raise UsageError(f"lr must be above 0 and momentum from 0 to 1, not {lr!r} and {momentum!r}")
+    return lr
 
 
 def describe(

@@ -43,6 +43,11 @@ class Limits:
     trap_size: float = 0.1  # λ of a trap over its edge − 1 below: too near to speak of
     scale_outlier: float = 1.0  # |log10 λmax − that of its siblings| above, and 5 robust deviations: out of scale
     weak_layers: float = 0.05  # share of layers with α > under_trained, at least two, that speaks about the model
+    depth_slope: float = (
+        0.15  # |decades of λmax per layer| above: a signal that fades or explodes (ours: MLPs of 20 layers)
+    )
+    ill_conditioned: float = 1e4  # κ₅₀ of a factor above: half of its directions are hardly learned (ours)
+    domination: float = 1e-3  # σmax(∂L/∂W)/σmax(W) below: the weight hardly moves; healthy runs have 0.05–1.3 (ours)
     weak_peak: float = 4.0  # peak of the histogram of α above: too little or too poor data (Nat. Commun. 12, Fig. 6)
 
 

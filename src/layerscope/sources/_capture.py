@@ -34,6 +34,7 @@ class Caught:
     weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples
     positions: int = 0  # summed over the calls of one example
     calls: int = 0
+    outputs: int = 0  # of the model
     problem: str = ""  # why it could not be measured
 
     def factors(self, examples: int) -> tuple[Any, Any]:
@@ -105,6 +106,8 @@ def _batch(
         caught.positions = 0
     output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
     values = loss.values(output, labels)
+    for caught in entries:
+        caught.outputs = output.shape[-1]
     weights = [caught.module.weight for caught in entries]
     state.summing = fisher == "empirical"
     found = torch.autograd.grad(values.sum(), weights, retain_graph=fisher != "empirical", allow_unused=True)

@@ -42,6 +42,7 @@ class Factors(Composed):
     bias: bool = False
     seed: int = 0
     forward: Callable[[Any, Any], Any] | None = None
+    limit: float | None = None  # the curvature that the learning rate can follow
 
     def __str__(self) -> str:
         return f"{type(self.model).__module__}.{type(self.model).__qualname__}"
@@ -63,7 +64,8 @@ class FactorsSource:
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
         caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
-        self.loss = total / self.examples
+        self.loss, self.limit = total / self.examples, target.limit
+        self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
         if not caught:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
@@ -104,7 +106,10 @@ class FactorsSource:
     def _of_weight(self, entry: Caught) -> Mapping[str, float]:
         weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
         gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
+        limit = {} if self.limit is None else {"curvature_limit": self.limit}
         return {
+            **limit,
+            **({"outputs": float(entry.outputs)} if self.chance else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
             "calls": float(entry.calls),
