@@ -152,3 +152,54 @@ def test_without_data_there_are_no_such_columns(net: Any) -> None:
     row = layerscope.analyze(net).rows[0]
     assert "lambda_max_x" not in row.metrics
     assert "lambda_max_x" not in row.absent
+
+
+class Functional(nn.Module):
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.place = nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 3), place
+
+    def forward(self, x: Any) -> Any:
+        h = self.norm(self.a(x))
+        relu = {
+            "function": functional.relu,
+            "torch": torch.relu,
+            "method": lambda t: t.relu(),
+            "in place": lambda t: functional.relu(t, inplace=True),
+            "tensor in place": lambda t: t.relu_(),
+        }
+        return self.b(relu[self.place](h))
+
+
+@pytest.mark.parametrize("place", ["function", "torch", "method", "in place", "tensor in place"])
+def test_dying_and_full_units_are_counted_by_hand(place: str) -> None:
+    net = Functional(place).double()
+    with torch.no_grad():
+        net.a.weight.zero_()
+        net.a.weight[:, 0] = torch.tensor([0.0, 0, 1, -1, 1, 0])
+        net.a.bias.copy_(torch.tensor([-1.0, 1, 0, 0, 5, 0]))  # never, always, x>0, x<0, always, exactly zero
+    x = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [2.0, 0, 0, 0]]).double()
+    batches = [(x[:1], torch.tensor([0])), (x[1:], torch.tensor([1, 2]))]
+    report = layerscope.conditioning(net, batches)
+    row = report.layers["a.weight"]
+    assert (row.metrics["dying"], row.metrics["full"]) == (2, 2)
+    alone = layerscope.conditioning(net, batches[:1]).layers["a.weight"]
+    assert (alone.metrics["dying"], alone.metrics["full"]) == (3, 3)  # of one example every unit is one or the other
+    assert report.layers["b.weight"].absent["dying"] == "its output goes through no ReLU"
+    (finding,) = [f for f in report.findings if f.code == "LS210"]
+    assert finding.message == "of 6 units 2 are never active and 2 always, in 3 examples"
+    zeros = int((report.layers["a.weight"].parts["gradient"].spectrum.evals == 0).sum())
+    assert zeros >= 2  # a dying unit is an exact zero of its own gradients
+    assert int(report.layers["b.weight"].metrics["rank_x"]) <= 4  # and of the next layer's inputs
+
+
+def test_channels_behind_a_norm_are_units() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).double()
+    x = torch.randn(20, 2, 6, 6).double()
+    net(x)
+    with torch.no_grad():
+        net[1].bias[1] = -100.0
+        net[1].bias[2] = 100.0
+    row = layerscope.conditioning(net, (x, torch.randint(3, (20,)))).layers["0.weight"]
+    assert (row.metrics["dying"], row.metrics["full"]) == (1, 1)

@@ -47,6 +47,7 @@ class Limits:
         0.15  # |decades of λmax per layer| above: a signal that fades or explodes (ours: MLPs of 20 layers)
     )
     ill_conditioned: float = 1e4  # κ₅₀ of a factor above: half of its directions are hardly learned (ours)
+    dead_units: float = 0.1  # share of units behind a ReLU that are never, or always, active above (ours)
     domination: float = 1e-3  # σmax(∂L/∂W)/σmax(W) below: the weight hardly moves; healthy runs have 0.05–1.3 (ours)
     weak_peak: float = 4.0  # peak of the histogram of α above: too little or too poor data (Nat. Commun. 12, Fig. 6)
 

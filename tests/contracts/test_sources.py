@@ -15,7 +15,7 @@ from layerscope.report import Report
 from layerscope.sources import open_target
 from tests.nets import FORMATS, OTHER_NAMES, SAME_NAMES, Net, torch
 
-COMPOSED = {"factors_torch", "delta", "intra", "lora", "stacked"}  # made of other sources: tests/sources/test_composed.py
+COMPOSED = {"factors_torch", "delta", "intra", "lora", "stacked"}  # made of other sources, or of a run
 SEVERAL = {"diffusers"}  # a folder of several models: tests/sources/test_diffusers.py
 KEPT = ("alpha", "lambda_max", "stable_rank", "entropy", "log_norm", "num_evals", "N", "M")
 

@@ -106,6 +106,24 @@ def scale_invariance(weight: Spectrum, learning: Learning) -> float:
     return abs(learning["grad_along_weight"]) / _positive(norms, "no gradient comes back")
 
 
+@metric(unit="", ref=PAPER, over_layers="", fmt="d", label="dying")
+def dying(learning: Learning) -> int:
+    """Units behind the layer's ReLU that no example activates: their gradient is zero, they can no longer learn."""
+    return int(_units(learning)["dying"])
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt="d", label="full")
+def full(learning: Learning) -> int:
+    """Units behind the layer's ReLU that every example activates: linear ones, which only add to the mean."""
+    return int(_units(learning)["full"])
+
+
+def _units(learning: Learning) -> Learning:
+    if "units" not in learning:
+        raise Absent("its output goes through no ReLU")
+    return learning
+
+
 def _of_input(share: int) -> Callable[..., float]:
     def kappa(input: Spectrum, learning: Learning) -> float:
         return _finite(kronecker.kappa(input.evals, share, learning["input_eps"]), share)

@@ -16,6 +16,7 @@ from typing import Any
 from layerscope.errors import UnknownName, UsageError
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.sources._losses import Loss
+from layerscope.sources._neurons import activities
 from layerscope.sources._rows import CONV, gradient_rows, input_rows, kind_of
 
 FISHERS = ("empirical", "mc", "exact")
@@ -35,6 +36,8 @@ class Caught:
     positions: int = 0  # summed over the calls of one example
     calls: int = 0
     outputs: int = 0  # of the model
+    ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
+    always: Any = None  # (out,) for all of them?
     problem: str = ""  # why it could not be measured
 
     def factors(self, examples: int) -> tuple[Any, Any]:
@@ -93,6 +96,7 @@ class _State:
     def __init__(self, bias: bool) -> None:
         self.bias = bias
         self.summing = False
+        self.last: Caught | None = None  # whose output comes to the next ReLU
 
 
 def _batch(
@@ -104,7 +108,9 @@ def _batch(
 
     for caught in entries:
         caught.positions = 0
-    output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+    state.last = None
+    with activities(state):
+        output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
     values = loss.values(output, labels)
     for caught in entries:
         caught.outputs = output.shape[-1]
@@ -150,6 +156,7 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
         _add(caught.inputs, rows)
 
     def after(_: Any, __: Any, output: Any) -> None:
+        state.last = caught
         if output.requires_grad:
             output.register_hook(back)
 

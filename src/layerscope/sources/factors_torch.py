@@ -106,9 +106,19 @@ class FactorsSource:
     def _of_weight(self, entry: Caught) -> Mapping[str, float]:
         weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
         gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
+        units = (
+            {}
+            if entry.ever is None
+            else {
+                "units": float(len(entry.ever)),
+                "dying": float((~entry.ever).sum()),
+                "full": float(entry.always.sum()),
+            }
+        )
         limit = {} if self.limit is None else {"curvature_limit": self.limit}
         return {
             **limit,
+            **units,
             **({"outputs": float(entry.outputs)} if self.chance else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
