@@ -203,3 +203,19 @@ def test_channels_behind_a_norm_are_units() -> None:
         net[1].bias[2] = 100.0
     row = layerscope.conditioning(net, (x, torch.randint(3, (20,)))).layers["0.weight"]
     assert (row.metrics["dying"], row.metrics["full"]) == (1, 1)
+
+
+def test_float32_agrees_with_float64_as_far_as_it_holds(net: Any, batch: Any) -> None:
+    x, y = batch
+    wide = layerscope.conditioning(net, batch).layers["2.weight"].metrics
+    narrow = layerscope.conditioning(net.float(), (x.float(), y)).layers["2.weight"].metrics
+    for name in (
+        "lambda_max_x",
+        "lambda_max_d",
+        "lambda_max_fim",
+        "kappa_50_x",
+        "kappa_50_d",
+        "domination",
+        "coherence",
+    ):
+        assert narrow[name] == pytest.approx(wide[name], rel=1e-4), name

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.numerics.accumulate import FactorSum
+from layerscope.numerics.accumulate import FactorSum, square
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -29,6 +29,13 @@ def test_batches_merge_to_the_whole(sizes: list[int], d: int, seed: int) -> None
     assert np.allclose(whole.finish(), rows.T @ rows / len(rows))
     assert whole.mean_energy() == pytest.approx(float(np.square(rows.mean(0)).sum()))
     assert np.allclose(whole.finish(3), rows.T @ rows / 3)
+
+
+@pytest.mark.parametrize("d", [1, 191, 384, 500, 577])
+def test_wide_rows_are_squared_by_blocks_to_the_same(d: int, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((7, d))
+    assert np.allclose(square(rows), rows.T @ rows, rtol=1e-12)
+    assert np.array_equal(square(rows), square(rows).T)
 
 
 def test_the_mean_is_at_most_the_largest_eigenvalue(rng: np.random.Generator) -> None:

@@ -71,6 +71,8 @@ def product_value(a: Floats, b: Floats, which: int) -> float:
     a, b = a[a > 0], b[b > 0]
     if which > len(a) * len(b):
         return 0.0
+    if which == len(a) * len(b):
+        return float(a[0] * b[0])
     low, high = (int(np.float64(x).view(np.int64)) for x in (a[0] * b[0], a[-1] * b[-1]))
     while low < high:  # the largest τ that at least ``which`` products reach
         middle = (low + high + 1) // 2

@@ -56,7 +56,10 @@ def eigenvalues(stack: Array, *, symmetric: bool = False, rough: bool = False) -
         lost = (evals <= m * EPS32 * evals.max(initial=0.0)).mean()
         if SAFE32[0] < trace < SAFE32[1] and lost <= LOST:
             return evals.reshape(k, m), 1.0, EPS32
-    evals, scale = (_eigenvalues if symmetric else _gram_eigenvalues)(stack)
+    if symmetric:  # sums of float32 hold no more than a float32 solver finds
+        evals, scale = _eigenvalues(stack)
+        return evals.reshape(-1, m), scale, EPS32 if stack.dtype == np.float32 else EPS64
+    evals, scale = _gram_eigenvalues(stack)
     return evals.reshape(-1, m), scale, EPS64
 
 
@@ -174,6 +177,8 @@ def _peak(stack: Array) -> float:
 def _eigenvalues(stack: Array) -> tuple[Floats, float]:
     """Eigenvalues of symmetric matrices times a power of two, and that power."""
     peak = _peak(stack)
+    if stack.dtype == np.float32 and (peak == 0.0 or SAFE32[0] < peak < SAFE32[1]):
+        return np.concatenate([eigvalsh(np.asarray(a)[None])[0] for a in stack]).astype(np.float64), 1.0
     scale = 1.0 if peak == 0.0 or SAFE[0] < peak < SAFE[1] else math.ldexp(1.0, min(1023, -math.frexp(peak)[1]))
     return np.concatenate([eigvalsh(np.asarray(a, np.float64)[None] * scale)[0] for a in stack]), scale
 

@@ -198,7 +198,7 @@ def _problem(caught: Caught) -> str:
     if not caught.gradients:
         return "no gradient of the loss reaches it: unused, detached, or inside a module that hides it"
     for sums, what in ((caught.inputs, "inputs"), (caught.gradients, "output-gradients")):
-        if not all(bool(total.second.isfinite().all()) for total in sums):
+        if not all(bool(total.second.diagonal().isfinite().all()) for total in sums):  # squares: NaN shows there
             return f"{what} that are not finite"
     return ""
 

@@ -7,6 +7,7 @@ through the model, and only the sums are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Absent, Unreadable
+from layerscope.numerics.accumulate import FactorSum
+from layerscope.numerics.eigen import eigvalsh
 from layerscope.sources import Composed, spec
 from layerscope.sources._capture import Caught, capture
 from layerscope.sources._layout import number
@@ -86,7 +89,7 @@ class FactorsSource:
             return to_numpy(entry.module.weight.detach().flatten(1))
         if entry.problem:
             raise Absent(entry.problem, failed="not finite" in entry.problem)
-        factor: Array = entry.factors(self.examples)[ref.role == "gradient"].cpu().numpy().astype(np.float64)
+        factor: Array = entry.factors(self.examples)[ref.role == "gradient"].cpu().numpy()
         return factor
 
     def facts(self, ref: LayerRef) -> Mapping[str, float]:
@@ -97,7 +100,7 @@ class FactorsSource:
         if ref.role == "weight":
             return self._of_weight(entry)
         sums = entry.inputs if ref.role == "input" else entry.gradients
-        precision = float(np.finfo(str(sums[0].second.dtype).removeprefix("torch.")).eps)
+        precision = float(np.finfo(_name(sums[0])).eps)
         if ref.role == "gradient":
             return {"gradient_eps": precision, "gradient_rows": float(sums[0].rows)}
         energy = max(total.mean_energy() for total in sums)
@@ -125,7 +128,7 @@ class FactorsSource:
             "calls": float(entry.calls),
             "loss": self.loss,
             "groups": float(len(entry.inputs)),
-            "grad_sigma_max": float(np.linalg.norm(gradient, 2)),
+            "grad_sigma_max": _largest_singular(gradient),
             "grad_fro": float(np.linalg.norm(gradient)),
             "grad_along_weight": float((gradient * weight).sum()),
         }
@@ -154,5 +157,21 @@ class FactorsSource:
         for role, sums in (("input", entry.inputs), ("gradient", entry.gradients)):
             d, groups = len(sums[0].second), len(sums)
             yield replace(
-                row, shape=(groups, d, d), axes="eoi", role=role, symmetric=True, dtype="float64", kind="covariance"
+                row,
+                shape=(groups, d, d),
+                axes="eoi",
+                role=role,
+                symmetric=True,
+                dtype=_name(sums[0]),
+                kind="covariance",
             )
+
+
+def _largest_singular(matrix: Array) -> float:
+    """σmax, from the eigenvalues of the smaller Gram matrix."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return math.sqrt(max(0.0, float(eigvalsh((wide @ wide.T)[None])[0, -1])))
+
+
+def _name(total: FactorSum) -> str:
+    return str(total.second.dtype).removeprefix("torch.")
