@@ -219,3 +219,24 @@ def test_float32_agrees_with_float64_as_far_as_it_holds(net: Any, batch: Any) ->
         "coherence",
     ):
         assert narrow[name] == pytest.approx(wide[name], rel=1e-4), name
+
+
+def test_the_pictures_show_both_factors_and_the_product(net: Any, batch: Any, tmp_path: Path) -> None:
+    from layerscope.views import plots
+
+    report = layerscope.conditioning(net, batch)
+    (picture,) = plots.pictures("factors_by_depth", report)
+    measured = [row for row in report.rows if row.metrics]
+    for label, name in (("inputs", "lambda_max_x"), ("output-", "lambda_max_d"), ("their", "lambda_max_fim")):
+        assert picture.mark(label).y == tuple(row.metrics[name] for row in measured)
+    (picture,) = plots.pictures("kappa_by_depth", report)
+    assert picture.mark("κ50 x").y == tuple(row.metrics["kappa_50_x"] for row in measured)
+    plots.save(report.plot("factors_by_depth"), tmp_path / "x.svg")
+    report.html(tmp_path / "x.html")
+    assert "How it learns" in (tmp_path / "x.html").read_text("utf-8")
+    assert "How it learns" not in page_of(layerscope.analyze(net), tmp_path)
+
+
+def page_of(report: Report, folder: Path) -> str:
+    report.html(folder / "y.html")
+    return (folder / "y.html").read_text("utf-8")

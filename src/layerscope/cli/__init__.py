@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerscope.cli.conditioning import conditioning
 from layerscope.cli.options import (
     COMPARED,
     FINGERS,
@@ -230,6 +231,7 @@ def plugins() -> int:
 
 
 cli.add_command(plot)
+cli.add_command(conditioning)
 
 
 @cli.command()

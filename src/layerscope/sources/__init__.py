@@ -134,7 +134,7 @@ def _open(plugin: registry.Plugin, target: Any) -> Source:
     except LayerscopeError:
         raise
     except Exception as error:
-        named = target if isinstance(target, str) or is_path(target) else type(target).__name__
+        named = target if isinstance(target, str | Composed) or is_path(target) else type(target).__name__
         why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise Unreadable(f"{named}: cannot be read as {plugin.name}: {why}") from error
     return source

@@ -57,7 +57,14 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Factors) -> FactorsSource:
-    """Run the batches through the model and keep the factors."""
+    """Run the batches through the model and keep the factors.
+
+    :raises Unreadable: no torch module, or the model or the data raise on the way.
+    """
+    from torch import nn
+
+    if not isinstance(target.model, nn.Module):
+        raise Unreadable(f"a {type(target.model).__name__} is no torch module")
     return FactorsSource(target)
 
 

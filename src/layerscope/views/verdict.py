@@ -258,7 +258,7 @@ def _weight(report: Report, finding: Finding, grave: Sequence[Finding]) -> tuple
     """By severity, then how much is wrong with the layer, embeddings last, then how far it is from its limit."""
     severity = SEVERITIES.index(finding.severity)
     if finding.layer is None or finding.layer not in report.layers:
-        return severity, 0, 0, 0.0
+        return severity, math.inf, 0, 0.0  # what is wrong with the whole is behind what is wrong with its layers
     layer = report.layers[finding.layer]
     together = sum(other.layer == finding.layer for other in grave)
     size = layer.metrics.get("trap_size") if finding.code == "LS104" else None

@@ -20,6 +20,7 @@ MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures and numbers the page carries
 WIDE = ("alpha_by_depth",)
 MORE = ("shape_scale", "alpha_histogram", "norms_by_depth", "phases")
+LEARNING = ("factors_by_depth", "kappa_by_depth")  # where data ran through the model
 OF_LAYER = ("esd", "esd_linear", "xmin", "randomized")
 WHAT_ALPHA_IS = (
     "α is the exponent of the power law that a layer's largest eigenvalues follow: its shape. Layers of large, "
@@ -54,6 +55,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "certainty": verdict.certainty(report),
         "sections": [
             Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
+            *([Section("How it learns", "learning", tall=230)] if "conditioning" in report.meta else []),
             Section("The model in pictures", "more"),
         ],
         "summary": [],
@@ -78,7 +80,11 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "metrics": _parts.terms(),
         "reasons": list(reasons),
         "at": {number: line for line, (number, _) in enumerate(pictured, 1)},
-        "charts": {"depth": charts(report, WIDE), "more": charts(report, MORE)},
+        "charts": {
+            "depth": charts(report, WIDE),
+            "more": charts(report, MORE),
+            "learning": charts(report, LEARNING) if "conditioning" in report.meta else [],
+        },
         "unpictured": f"The page holds the pictures of {MOST_PICTURED:,} layers; this one is not among them.",
     }
     return context, [head, *lines]

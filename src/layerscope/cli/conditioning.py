@@ -1,0 +1,106 @@
+"""``layerscope conditioning``: how each layer of a model of yours learns, from the functions that build it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from layerscope.cli.options import JUDGED, SEVERITIES, layers_option, selectors, with_output
+from layerscope.cli.output import check_outputs, chosen_columns, exit_code, progress_bar, save_report, write_reports
+from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, did_you_mean
+
+FISHERS, CONV = ("empirical", "mc", "exact"), ("expand", "reduce", "channels")
+
+
+@click.command()
+@click.argument("model", metavar="PACKAGE.MODULE:FUNCTION")
+@click.option(
+    "--data", required=True, metavar="PACKAGE.MODULE:NAME", help="Batches (x, y), or a function that gives them."
+)
+@click.option(
+    "--loss", default="cross_entropy", show_default=True, help="cross_entropy, mse, or PACKAGE.MODULE:FUNCTION."
+)
+@click.option("--fisher", type=click.Choice(FISHERS), default="empirical", show_default=True, help="Whose labels.")
+@click.option("--conv", type=click.Choice(CONV), default="expand", show_default=True, help="Rows of a convolution.")
+@click.option("--bias", is_flag=True, help="Count the bias as a weight of a constant input.")
+@click.option("--lr", type=float, metavar="RATE", help="Of the gradient descent that trains it; none for Adam.")
+@click.option("--momentum", type=float, default=0.0, show_default=True)
+@click.option("--nesterov", is_flag=True)
+@layers_option
+@click.option("--eval", "evaluate", is_flag=True, help="In evaluation mode.  [default: the mode that it is built in]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of labels drawn with --fisher mc.")
+@click.option("--save", metavar="FILE.layerscope", help="Save the report; it can be analysed again without the model.")
+@click.option("--html", metavar="FILE", help="Write the report as one HTML page.")
+@click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit with 1 on findings of this severity or above.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
+@click.option("--verbose", "-v", is_flag=True, help="Every finding, and what was not measured.")
+@with_output(JUDGED)
+def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
+    """Measure how each layer of a live PyTorch MODEL learns. MODEL and --data are code of yours, which is run."""
+    from layerscope import api
+
+    columns = chosen_columns(options["columns"]) or COLUMNS
+    check_outputs(options, [])
+    built = called(model)
+    if options["evaluate"]:
+        built.eval()
+    names = ("fisher", "conv", "bias", "lr", "momentum", "nesterov", "seed")
+    with progress_bar(model, options["quiet"]) as progress:
+        report = api.conditioning(
+            built,
+            called(data),
+            named(loss) if ":" in loss else loss,
+            layers=selectors(options["layers"]),
+            progress=progress,
+            **{name: options[name] for name in names},
+        )
+    problem = save_report(report.save, options["save"]) if options["save"] else None
+    problem = (save_report(report.html, options["html"]) if options["html"] else None) or problem
+    write_reports([report], options, columns if options["format_"] in ("table", "md") else [])
+    if problem is not None:
+        raise problem
+    return exit_code([report], options["fail_on"])
+
+
+COLUMNS = ["layer_id", "name", "verdicts", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "kappa_50_x", "kappa_50_d",
+           "domination", "dying", "full"]  # fmt: skip
+
+
+def named(text: str) -> Any:
+    """The object that ``package.module:name`` names, the working folder being importable.
+
+    :raises TargetNotFound: no such module or name.
+    :raises Unreadable: importing it fails.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise TargetNotFound(f"{text!r} names no object: write package.module:name")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module.split(".")[0] == error.name.split(".")[0]:
+            raise TargetNotFound(f"there is no module {error.name!r} here or in the environment ({text})") from None
+        raise Unreadable(f"{text}: importing {module} fails: {error}") from error
+    except Exception as error:  # whatever a stranger's module raises is told in a line
+        raise Unreadable(f"{text}: importing {module} fails: {type(error).__name__}: {error}") from error
+    if not hasattr(found, name):
+        raise TargetNotFound(f"{module} has no {name!r}{did_you_mean(name, vars(found))}")
+    return getattr(found, name)
+
+
+def called(text: str) -> Any:
+    """What a named function returns, or the named object itself where it is no function."""
+    found = named(text)
+    if not (isinstance(found, type) or type(found).__name__ in ("function", "builtin_function_or_method", "partial")):
+        return found
+    try:
+        return found()
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        raise Unreadable(f"{text}() fails: {type(error).__name__}: {error}") from error
