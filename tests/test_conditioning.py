@@ -240,3 +240,35 @@ def test_the_pictures_show_both_factors_and_the_product(net: Any, batch: Any, tm
 def page_of(report: Report, folder: Path) -> str:
     report.html(folder / "y.html")
     return (folder / "y.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "exact"])
+def test_exact_blocks_are_those_of_per_example_gradients(fisher: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3)
+    ).double()
+    x, y = torch.randn(25, 2, 6).double(), torch.randint(3, (25,))
+    report = layerscope.conditioning(net, [(x[:10], y[:10]), (x[10:], y[10:])], fisher=fisher, exact=True)
+    p = net(x).softmax(1).detach()
+    labels = [(y[i : i + 1], 1.0) for i in range(25)] if fisher == "empirical" else None
+    weights = [net[0].weight, net[3].weight, net[5].weight]
+    rows: list[Any] = []
+    for i in range(25):
+        for label, share in labels[i : i + 1] if labels else [(torch.tensor([c]), float(p[i, c])) for c in range(3)]:
+            loss = functional.cross_entropy(net(x[i : i + 1]), label)
+            rows.append([share**0.5 * g.flatten() for g in torch.autograd.grad(loss, weights)])
+    for k, name in enumerate(("0.weight", "3.weight", "5.weight")):
+        g = torch.stack([row[k] for row in rows])
+        truth = float(torch.linalg.matrix_norm(g, 2)) ** 2 / 25
+        m = report.layers[name].metrics
+        assert m["lambda_max_exact"] == pytest.approx(truth, rel=1e-9)
+        assert m["kfac_ratio"] == pytest.approx(m["lambda_max_fim"] / truth, rel=1e-9)
+        assert 0 < m["kfac_cosine"] <= 1 + 1e-12
+        assert m["sample_floor"] <= truth * (1 + 1e-9)
+    g = torch.cat([torch.stack([row[k] for row in rows]) for k in range(3)], 1)
+    whole = report.meta["conditioning"]
+    assert whole["whole_lambda_max"] == pytest.approx(float(torch.linalg.matrix_norm(g, 2)) ** 2 / 25, rel=1e-9)
+    assert whole["whole_trace"] == pytest.approx(float(g.square().sum()) / 25, rel=1e-9)
+    tops = [report.layers[name].metrics["lambda_max_exact"] for name in ("0.weight", "3.weight", "5.weight")]
+    assert max(tops) <= whole["whole_lambda_max"] * (1 + 1e-9) <= sum(tops) * (1 + 2e-9)

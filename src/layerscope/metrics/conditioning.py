@@ -118,6 +118,36 @@ def full(learning: Learning) -> int:
     return int(_units(learning)["full"])
 
 
+@metric(unit="(ℓ/W)²", ref="Karakida, Akaho & Amari, AISTATS 2019 (the dual of the Fisher matrix)", over_layers="")
+def lambda_max_exact(learning: Learning) -> float:
+    """λmax of the layer's Fisher block itself, from the products of all examples' gradients."""
+    return _asked(learning, "lambda_max_exact")
+
+
+@metric(unit="", ref="Martens & Grosse, ICML 2015", over_layers="", fmt=".2f")
+def kfac_ratio(learning: Learning) -> float:
+    """λmax(S_x)·λmax(S_d) over λmax of the block itself: outside 1/3 to 3 the product is not to be trusted."""
+    return _asked(learning, "kfac_ratio")
+
+
+@metric(unit="", ref="Martens & Grosse, ICML 2015", over_layers="", fmt=".3f")
+def kfac_cosine(learning: Learning) -> float:
+    """⟨F, S_x ⊗ S_d⟩ / (‖F‖‖S_x ⊗ S_d‖): 1 where the product has the block's shape."""
+    return _asked(learning, "kfac_cosine")
+
+
+@metric(unit="(ℓ/W)²", ref="Karakida, Akaho & Amari, AISTATS 2019", over_layers="")
+def sample_floor(learning: Learning) -> float:
+    """max ‖gᵢ‖²/N: what λmax of the block is at least, of so few examples; near it, it is the sample's."""
+    return _asked(learning, "sample_floor")
+
+
+def _asked(learning: Learning, name: str) -> float:
+    if name not in learning:
+        raise Absent("not asked for (exact=True), or not of a shared, grouped or kernel-free layer")
+    return learning[name]
+
+
 def _units(learning: Learning) -> Learning:
     if "units" not in learning:
         raise Absent("its output goes through no ReLU")

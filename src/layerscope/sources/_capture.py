@@ -36,6 +36,8 @@ class Caught:
     positions: int = 0  # summed over the calls of one example
     calls: int = 0
     outputs: int = 0  # of the model
+    kept_inputs: list[Any] = field(default_factory=list)  # rows of each batch, where exact spectra were asked for
+    kept_gradients: list[Any] = field(default_factory=list)  # and of each backward pass
     ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
     always: Any = None  # (out,) for all of them?
     problem: str = ""  # why it could not be measured
@@ -62,6 +64,7 @@ def capture(
     bias: bool = False,
     seed: int = 0,
     forward: Callable[[Any, Any], Any] | None = None,
+    keep: bool = False,
 ) -> tuple[list[Caught], int, float]:
     """(what was caught of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
 
@@ -72,7 +75,7 @@ def capture(
     if conv not in CONV:
         raise UnknownName("convention of convolutions", conv, CONV)
     entries = _entries(model, conv)
-    state = _State(bias)
+    state = _State(bias, keep)
     examples, total = 0, 0.0
     with _untouched(model, [caught.module for caught in entries]), ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -93,8 +96,8 @@ def capture(
 class _State:
     """What the hooks are to do: nothing, or sum the gradients that come."""
 
-    def __init__(self, bias: bool) -> None:
-        self.bias = bias
+    def __init__(self, bias: bool, keep: bool) -> None:
+        self.bias, self.keep = bias, keep
         self.summing = False
         self.last: Caught | None = None  # whose output comes to the next ReLU
 
@@ -154,6 +157,8 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
 
             rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
         _add(caught.inputs, rows)
+        if state.keep:
+            caught.kept_inputs.append(rows.cpu().numpy())
 
     def after(_: Any, __: Any, output: Any) -> None:
         state.last = caught
@@ -169,6 +174,8 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
         elif caught.conv == "channels":
             rows = rows * rows.shape[1] ** 0.5  # T²/(N·T) of their sum is T² times their mean
         _add(caught.gradients, rows)
+        if state.keep:
+            caught.kept_gradients.append(rows.cpu().numpy())
 
     handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after))
     try:

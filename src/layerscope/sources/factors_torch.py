@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import Absent, Unreadable
+from layerscope.errors import Absent, Unreadable, UsageError
+from layerscope.numerics import fisher
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.numerics.eigen import eigvalsh
 from layerscope.sources import Composed, spec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = False
+MOST_ROWS = 6000  # examples, times backward passes, of exact spectra
 HIDDEN = "inside a module whose products no hook sees"  # MultiheadAttention and fused kernels
 
 
@@ -46,6 +48,7 @@ class Factors(Composed):
     seed: int = 0
     forward: Callable[[Any, Any], Any] | None = None
     limit: float | None = None  # the curvature that the learning rate can follow
+    exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
 
     def __str__(self) -> str:
         return f"{type(self.model).__module__}.{type(self.model).__qualname__}"
@@ -73,10 +76,11 @@ class FactorsSource:
 
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
-        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
+        caught, self.examples, total = capture(target.model, target.batches, target.loss, keep=target.exact, **options)
         self.loss, self.limit = total / self.examples, target.limit
         self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
+        self._exact, self._whole = self._exactly(caught) if target.exact else ({}, {})
         if not caught:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
         self.spec = spec(target, "factors_torch", portable=False)
@@ -129,6 +133,8 @@ class FactorsSource:
         return {
             **limit,
             **units,
+            **self._exact.get(entry.name, {}),
+            **self._whole,
             **({"outputs": float(entry.outputs)} if self.chance else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
@@ -139,6 +145,45 @@ class FactorsSource:
             "grad_fro": float(np.linalg.norm(gradient)),
             "grad_along_weight": float((gradient * weight).sum()),
         }
+
+    def _exactly(self, caught: list[Caught]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """(λmax of each block without the Kronecker product and how near that comes, λmax and κ of the whole matrix).
+
+        The whole is over the layers that were measured, each called once a batch and in one group.
+        """
+        found: dict[str, dict[str, float]] = {}
+        whole: Any = 0.0
+        for entry in caught:
+            single = not entry.problem and entry.calls == len(entry.kept_inputs) and len(entry.inputs) == 1
+            passes = len(entry.kept_gradients) // max(1, len(entry.kept_inputs))
+            batches = sum(map(len, entry.kept_inputs))
+            if not single or entry.conv == "channels" or len(entry.kept_gradients) % max(1, len(entry.kept_inputs)):
+                continue
+            if batches * passes > MOST_ROWS:
+                raise UsageError(f"exact spectra of {batches * passes} rows take their square: at most {MOST_ROWS}")
+            x = np.concatenate([rows[:, :, 0] for rows in entry.kept_inputs for _ in range(passes)])
+            d = np.concatenate([rows[:, :, 0] for rows in entry.kept_gradients])
+            if x.shape[:2] != d.shape[:2]:
+                continue
+            g = fisher.gram(x, d) * (len(x) / self.examples)
+            s_x, s_d = (factor[0].cpu().numpy().astype(np.float64) for factor in entry.factors(self.examples))
+            quality = fisher.quality(g * (self.examples / len(x)), x, d, s_x, s_d * (self.examples / len(x)))
+            found[entry.name] = {
+                "lambda_max_exact": float(fisher.spectrum(g)[-1]),
+                "kfac_ratio": quality.ratio,
+                "kfac_cosine": quality.cosine,
+                "sample_floor": quality.floor * len(x) / self.examples,
+            }
+            whole = whole + g
+        if not found:
+            return {}, {}
+        evals = fisher.spectrum(whole)
+        top = {
+            "whole_lambda_max": float(evals[-1]),
+            "whole_trace": float(evals.sum()),
+            "whole_layers": float(len(found)),
+        }
+        return {k: {n: v for n, v in f.items() if math.isfinite(v)} for k, f in found.items()}, top
 
     def _rows(self, model: Any) -> Iterator[LayerRef]:
         """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
