@@ -16,6 +16,7 @@ from layerscope.sources._losses import Loss  # noqa: E402
 from layerscope.sources._rows import patches  # noqa: E402
 
 CE, MSE = Loss.of("cross_entropy"), Loss.of("mse")
+WIDE = nn.Linear(6, 101).double()
 
 
 @pytest.fixture(autouse=True)
@@ -187,9 +188,9 @@ def test_sequences_are_positions_and_ignored_tokens_do_not_count() -> None:
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     x, y = torch.randn(6, 8, 4), torch.randint(3, (6, 8))
     y[:, 5:] = -100
-    entries, examples, _ = capture(net, [(x, y)], CE, fisher="exact")
+    entries, examples, _ = capture(net, [(x, y)], CE)
     assert examples == 30
-    alone, count, _ = capture(net, [(x[:, :5].reshape(-1, 4), y[:, :5].reshape(-1))], CE, fisher="exact")
+    alone, count, _ = capture(net, [(x[:, :5].reshape(-1, 4), y[:, :5].reshape(-1))], CE)
     assert count == 30
     for one, other in zip(entries, alone, strict=True):
         assert torch.allclose(one.factors(30)[1], other.factors(30)[1])
@@ -295,6 +296,15 @@ def test_narrow_numbers_are_summed_in_float32() -> None:
     ("call", "said"),
     [
         (lambda net, x, y: capture(net, [], CE), "no batch"),
+        (lambda net, x, y: capture(net, [(x[:, None], y[:, None])], CE, fisher="exact"), "a pass for every token"),
+        (
+            lambda net, x, y: capture(net, [(x[:, None].expand(11, 2, 6), y[:, None].expand(11, 2))], CE, keep=True),
+            "each token",
+        ),
+        (
+            lambda net, x, y: capture(WIDE, [(x, torch.ones(11, 101))], MSE, fisher="exact"),
+            "more than 100",
+        ),
         (lambda net, x, y: capture(net, [(x, y + 5)], CE), "labels from"),
         (lambda net, x, y: capture(net, [(x, y[:3])], CE), "outputs of"),
         (lambda net, x, y: capture(net, [(x, torch.ones(11, 4))], MSE), "outputs of"),
@@ -314,4 +324,13 @@ def test_a_wrong_call_is_one_line(call: Any, said: str) -> None:
     with pytest.raises((UsageError, UnknownName), match=said) as error:
         call(net, x, y)
     assert "\n" not in str(error.value)
+    assert same(before, state_of(net))
+
+
+def test_a_parametrised_weight_is_left_alone() -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.ReLU(), nn.Linear(5, 3))
+    batch = data()
+    before = state_of(net)
+    entries, _, _ = capture(net, [batch], CE)
+    assert [caught.name for caught in entries] == ["2.weight"]
     assert same(before, state_of(net))

@@ -10,10 +10,23 @@ from layerscope.cli.options import arrangement, each_model, layers_option, matri
 from layerscope.cli.output import check_outputs, exit_code, progress_bar
 from layerscope.errors import UsageError
 
-NEEDS = {"randomized": "randomize"}  # what a picture needs measured that is not measured otherwise
+SCOPES = {"layer": "Of a layer", "model": "Of a model", "models": "Of several", "matched": "Of a layer of several"}
 
 
-@click.command()
+class Pictures(click.Command):
+    """The command, whose help lists the pictures that there are."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from layerscope import registry
+
+        found = {name: plugin.target.SCOPE for name, plugin in registry.plugins("plots").items()}
+        with formatter.section("Pictures"):
+            formatter.write_dl(
+                [(what, ", ".join(n for n in found if found[n] == scope)) for scope, what in SCOPES.items()]
+            )
+
+
+@click.command(cls=Pictures)
 @click.argument("name")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @click.option("--output", "-o", required=True, metavar="FILE", help="Write there: .png, .svg or .pdf.")
@@ -25,13 +38,7 @@ NEEDS = {"randomized": "randomize"}  # what a picture needs measured that is not
 @click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> int:
-    """Draw the picture NAME of each TARGET, or of its layers, or of several together.
-
-    \b
-    Of a layer   esd, esd_linear, xmin, randomized     (-l chooses; at most 12)
-    Of a model   alpha_by_depth, norms_by_depth, shape_scale, phases
-    Of several   alpha_histogram, distances, esd_compared (of each layer that they share)
-    """
+    """Draw the picture NAME of each TARGET, or of its layers (-l chooses; at most 12), or of several together."""
     from layerscope import api, registry
     from layerscope.views import plots, store
 
@@ -41,8 +48,8 @@ def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> in
     models = [model for target in targets for model in each_model(target)]
     changes = {key: options[key] for key in ("min_evals", "seed", "jobs") if options[key] is not None}
     changes |= matrix_settings(options)
-    if name in NEEDS and not all(store.is_report(model) for model in models):
-        changes[NEEDS[name]] = True
+    if hasattr(plugin.target, "NEEDS") and not all(store.is_report(model) for model in models):
+        changes[plugin.target.NEEDS] = True
     chosen = {"layers": selectors(options["layers"]), "engine": options["engine"], **changes}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
         if len(models) == 1:

@@ -78,11 +78,10 @@ def capture(
     state = _State(bias, keep)
     examples, total = 0, 0.0
     with _untouched(model, [caught.module for caught in entries]), ExitStack() as hooks:
-        for name, module in model.named_modules():
-            caught = next((c for c in entries if getattr(module, "weight", None) is c.module.weight), None)
-            if caught is not None and kind_of(module):
-                hooks.enter_context(_hooked(module, caught, state))
-            del name
+        by_weight = {id(caught.module.weight): caught for caught in entries}
+        for module in model.modules():
+            if measurable(module):
+                hooks.enter_context(_hooked(module, by_weight[id(module.weight)], state))
         for number, batch in enumerate(batches):
             count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
             examples, total = examples + count, total + value
@@ -115,6 +114,8 @@ def _batch(
     with activities(state):
         output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
     values = loss.values(output, labels)
+    if state.keep and len(values) != len(output):
+        raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
     for caught in entries:
         caught.outputs = output.shape[-1]
     weights = [caught.module.weight for caught in entries]
@@ -131,14 +132,21 @@ def _batch(
     return loss.examples(values, labels), float(values.detach().sum())
 
 
+def measurable(module: Any) -> bool:
+    """Is it a linear map with a weight of its own, not one that is computed anew from others?"""
+    from torch import nn
+
+    return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter)
+
+
 def _entries(model: Any, conv: str) -> list[Caught]:
     """One entry per weight, in the order of modules; a transposed convolution has no patches."""
     found: dict[int, Caught] = {}
     for name, module in model.named_modules():
-        if kind_of(module) and id(module.weight) not in found:
-            own = "channels" if kind_of(module) == "conv_transpose" else conv
-            own = "expand" if kind_of(module) == "linear" and conv == "channels" else own
-            found[id(module.weight)] = Caught(f"{name}.weight".lstrip("."), module, own)
+        if measurable(module) and id(module.weight) not in found:
+            only = {"conv_transpose": "channels", "linear": "expand" if conv == "channels" else conv}
+            how = only.get(kind_of(module), conv)
+            found[id(module.weight)] = Caught(f"{name}.weight".lstrip("."), module, how)
     return list(found.values())
 
 

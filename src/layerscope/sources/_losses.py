@@ -75,14 +75,18 @@ class Loss:
             raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution: {', '.join(NAMES)}")
         drawn = torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1])
         detached = output.detach()
-        count = detached.shape[-1] if detached.dim() > 1 else 1
+        if fisher == "exact" and self.kind == "cross_entropy" and detached.dim() > 2:
+            raise UsageError(
+                "the exact Fisher of a sequence takes a pass for every token: use mc, or tokens as examples"
+            )
+        count = detached.flatten(1).shape[1] if self.kind == "mse" else detached.shape[-1]
         if fisher == "exact" and count > most:
             raise UsageError(f"the exact Fisher of {count} outputs takes {count} backward passes, more than {most}: mc")
         if self.kind == "mse":
             if fisher == "mc":
                 yield torch.randn(detached.shape, generator=drawn).to(detached)
                 return
-            for c in range(detached.flatten(1).shape[1]):
+            for c in range(count):
                 column = torch.zeros_like(detached).flatten(1)
                 column[:, c] = 1.0
                 yield column.reshape(detached.shape)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import Absent, Unreadable, UsageError
-from layerscope.numerics import fisher
+from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.numerics.eigen import eigvalsh
 from layerscope.sources import Composed, spec
+from layerscope.sources._blocks import exact_blocks
 from layerscope.sources._capture import Caught, capture
 from layerscope.sources._layout import number
 from layerscope.sources._losses import Loss
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 PORTABLE = False
-MOST_ROWS = 6000  # examples, times backward passes, of exact spectra
-HIDDEN = "inside a module whose products no hook sees"  # MultiheadAttention and fused kernels
+HIDDEN = "no weight of a Linear or a convolution whose products a hook sees"  # MultiheadAttention, embeddings
+COMPUTED = "a parametrised weight: computed anew whenever it is used"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class FactorsSource:
         self.loss, self.limit = total / self.examples, target.limit
         self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
-        self._exact, self._whole = self._exactly(caught) if target.exact else ({}, {})
+        self._exact = exact_blocks(caught, self.examples) if target.exact else {}
         if not caught:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
         self.spec = spec(target, "factors_torch", portable=False)
@@ -120,21 +120,15 @@ class FactorsSource:
     def _of_weight(self, entry: Caught) -> Mapping[str, float]:
         weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
         gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
-        units = (
-            {}
-            if entry.ever is None
-            else {
-                "units": float(len(entry.ever)),
-                "dying": float((~entry.ever).sum()),
-                "full": float(entry.always.sum()),
-            }
-        )
+        units: dict[str, float] = {}
+        if entry.ever is not None:
+            dying, full = float((~entry.ever).sum()), float(entry.always.sum())
+            units = {"units": float(len(entry.ever)), "dying": dying, "full": full}
         limit = {} if self.limit is None else {"curvature_limit": self.limit}
         return {
             **limit,
             **units,
             **self._exact.get(entry.name, {}),
-            **self._whole,
             **({"outputs": float(entry.outputs)} if self.chance else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
@@ -146,60 +140,19 @@ class FactorsSource:
             "grad_along_weight": float((gradient * weight).sum()),
         }
 
-    def _exactly(self, caught: list[Caught]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """(λmax of each block without the Kronecker product and how near that comes, λmax and κ of the whole matrix).
-
-        The whole is over the layers that were measured, each called once a batch and in one group.
-        """
-        found: dict[str, dict[str, float]] = {}
-        whole: Any = 0.0
-        for entry in caught:
-            single = not entry.problem and entry.calls == len(entry.kept_inputs) and len(entry.inputs) == 1
-            passes = len(entry.kept_gradients) // max(1, len(entry.kept_inputs))
-            batches = sum(map(len, entry.kept_inputs))
-            if not single or entry.conv == "channels" or len(entry.kept_gradients) % max(1, len(entry.kept_inputs)):
-                continue
-            if batches * passes > MOST_ROWS:
-                raise UsageError(f"exact spectra of {batches * passes} rows take their square: at most {MOST_ROWS}")
-            x = np.concatenate([rows[:, :, 0] for rows in entry.kept_inputs for _ in range(passes)])
-            d = np.concatenate([rows[:, :, 0] for rows in entry.kept_gradients])
-            if x.shape[:2] != d.shape[:2]:
-                continue
-            g = fisher.gram(x, d) * (len(x) / self.examples)
-            s_x, s_d = (factor[0].cpu().numpy().astype(np.float64) for factor in entry.factors(self.examples))
-            quality = fisher.quality(g * (self.examples / len(x)), x, d, s_x, s_d * (self.examples / len(x)))
-            found[entry.name] = {
-                "lambda_max_exact": float(fisher.spectrum(g)[-1]),
-                "kfac_ratio": quality.ratio,
-                "kfac_cosine": quality.cosine,
-                "sample_floor": quality.floor * len(x) / self.examples,
-            }
-            whole = whole + g
-        if not found:
-            return {}, {}
-        evals = fisher.spectrum(whole)
-        top = {
-            "whole_lambda_max": float(evals[-1]),
-            "whole_trace": float(evals.sum()),
-            "whole_layers": float(len(found)),
-        }
-        return {k: {n: v for n, v in f.items() if math.isfinite(v)} for k, f in found.items()}, top
-
     def _rows(self, model: Any) -> Iterator[LayerRef]:
         """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
         seen: set[str] = set()
         for ref in Module(model).layers():
             entry = self._caught.get(ref.tensor)
             if entry is None:
-                reason = ref.skipped or f"{ref.kind}: {HIDDEN if ref.axes else 'no matrix of a linear map'}"
-                yield replace(ref, name=ref.name, skipped=reason)
+                yield replace(ref, skipped=ref.skipped or (COMPUTED if "parametri" in ref.how else HIDDEN))
             elif ref.tensor not in seen:
                 seen.add(ref.tensor)
                 out, into = entry.module.weight.flatten(1).shape
-                kind = {"linear": "dense", "conv": ref.kind, "conv_transpose": ref.kind}[kind_of(entry.module)]
-                skipped = "" if "weight" in ref.tensor and not entry.problem else entry.problem
-                yield LayerRef(0, ref.tensor, (out, into), "oi", ref.dtype, kind, tensor=ref.tensor, skipped=skipped,
-                               aliases=ref.aliases)  # fmt: skip
+                kind = "dense" if kind_of(entry.module) == "linear" else ref.kind
+                yield LayerRef(0, ref.tensor, (out, into), "oi", ref.dtype, kind, tensor=ref.tensor,
+                               skipped=entry.problem, aliases=ref.aliases)  # fmt: skip
 
     def _roles(self, row: LayerRef) -> Iterator[LayerRef]:
         yield row

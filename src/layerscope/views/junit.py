@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from layerscope.report import Report
 from layerscope.types import SEVERITIES, Finding
+from layerscope.views import verdict
 from layerscope.views.command import command
 from layerscope.views.text import printable
 
@@ -25,9 +26,7 @@ def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
 def _suite(report: Report, least: int) -> Element:
     target = printable(report.meta["target"], 500)
     suite = Element("testsuite", name=target)
-    findings: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        findings.setdefault(finding.layer, []).append(finding)
+    findings = verdict.by_layer(report.findings)
     properties = SubElement(suite, "properties")
     SubElement(properties, "property", name="command", value=command(report))
     for row in report.rows:

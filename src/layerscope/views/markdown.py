@@ -32,9 +32,7 @@ def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST
     described = verdict.described(report)
     names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report.settings))
     heads = [table.head(name) for name in names]
-    by_layer: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        by_layer.setdefault(finding.layer, []).append(finding)
+    by_layer = verdict.by_layer(report.findings)
     rows = [
         _cells(report, layer, values, names, by_layer.get(layer.name, []))
         for layer, values in zip(report.rows, frame.rows(report), strict=True)

@@ -23,9 +23,7 @@ def html(report: Report) -> str:
     """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
     described = verdict.described(report)
     names = list(DESCRIBED) if described else table.by_importance(report.settings)
-    by_layer: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        by_layer.setdefault(finding.layer, []).append(finding)
+    by_layer = verdict.by_layer(report.findings)
     rows = [
         [_cell(report, layer, values, name, by_layer.get(layer.name, [])) for name in names]
         for layer, values in zip(report.rows, frame.rows(report), strict=True)

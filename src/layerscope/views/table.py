@@ -18,7 +18,7 @@ from layerscope.report import Report
 from layerscope.rules import accepted, doubt
 from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, Job, LayerReport
-from layerscope.views import frame, grid
+from layerscope.views import frame, grid, verdict
 from layerscope.views.grid import Cell
 from layerscope.views.text import abbreviate, cut, elide, number, plural, printable
 
@@ -146,9 +146,7 @@ def _bare() -> Table:
 
 
 def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns: list[str]) -> None:
-    by_layer: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        by_layer.setdefault(finding.layer, []).append(finding)
+    by_layer = verdict.by_layer(report.findings)
     shown, settings = {layer.name for layer in rows}, report.settings
     cells = [
         [cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]

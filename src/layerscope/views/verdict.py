@@ -22,6 +22,14 @@ def gravity(findings: Sequence[Finding]) -> str:
     return max((f.severity for f in findings), key=SEVERITIES.index, default="")
 
 
+def by_layer(findings: Sequence[Finding]) -> dict[str | None, list[Finding]]:
+    """Findings by the layer that they are about; None: the whole model."""
+    groups: dict[str | None, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.layer, []).append(finding)
+    return groups
+
+
 def by_code(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     """Findings by their code, the gravest and then the most frequent first."""
     groups: dict[str, list[Finding]] = {}

@@ -20,7 +20,6 @@ from layerscope.views.text import number, plural, printable
 MOST_NAMED = 6  # models that are named in the heading and told one by one
 MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures the page carries
-TOGETHER = ("alpha_histogram", "distances")
 ORDER = ("", "thin", "warn", "error", "failed")  # of how the models stand: the worst colours the page
 EACH = ("alpha_by_depth", "shape_scale")
 
@@ -68,8 +67,9 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     }
     pictured = comparison.layers[:MOST_PICTURED]
     lines = [_detail(comparison, layer, by_layer) for layer in pictured]
+    together = [name for name, plugin in registry.plugins("plots").items() if plugin.target.SCOPE == "models"]
     charts = {
-        "together": [plain(picture) for name in TOGETHER for picture in pictures(name, comparison)],
+        "together": [plain(picture) for name in together for picture in pictures(name, comparison)],
         "each": [plain(_placed(p, k, comparison)) for name in EACH for k, p in enumerate(pictures(name, comparison))],
     }
     head = {

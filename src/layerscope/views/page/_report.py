@@ -18,13 +18,14 @@ from layerscope.views.text import printable, short
 
 MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures and numbers the page carries
-WIDE = ("alpha_by_depth",)
-MORE = ("shape_scale", "alpha_histogram", "norms_by_depth", "phases")
-LEARNING = ("factors_by_depth", "kappa_by_depth")  # where data ran through the model
-OF_LAYER = ("esd", "esd_linear", "xmin", "randomized")
 WHAT_ALPHA_IS = (
     "α is the exponent of the power law that a layer's largest eigenvalues follow: its shape. Layers of large, "
     "well-trained networks lie between 2 and 6; smaller means heavier tails, larger means less learned."
+)
+SECTIONS = (  # a picture says in which it belongs
+    Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
+    Section("How it learns", "learning"),
+    Section("The model in pictures", "model"),
 )
 SIZES = {
     "layer_id": "Position among all tensors.", "name": "The tensor's name.", "layer_type": "Kind of layer.",
@@ -38,12 +39,11 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
     shown = _parts.important(listed, report, MOST_ROWS)
     pictured = _parts.important(shown, report, MOST_PICTURED)
-    by_layer: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        by_layer.setdefault(finding.layer, []).append(finding)
+    by_layer = verdict.by_layer(report.findings)
     numbers = {row.name: i for i, row in shown}
     values = frame.rows(report)
     rows = [_row(report, i, row, values[i], columns, by_layer.get(row.name, [])) for i, row in shown]
+    charts = {section.charts: pictured_in(section.charts, report) for section in SECTIONS}
     name = title_of(report)
     target = printable(report.meta["target"], 1000)
     context = {
@@ -53,11 +53,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "gravity": verdict.standing(report),
         "sentences": verdict.sentences(report),
         "certainty": verdict.certainty(report),
-        "sections": [
-            Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
-            *([Section("How it learns", "learning", tall=230)] if "conditioning" in report.meta else []),
-            Section("The model in pictures", "more"),
-        ],
+        "sections": [section for section in SECTIONS if charts[section.charts]],
         "summary": [],
         "columns": [_column(name) for name in columns],
         "rows": rows,
@@ -80,11 +76,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "metrics": _parts.terms(),
         "reasons": list(reasons),
         "at": {number: line for line, (number, _) in enumerate(pictured, 1)},
-        "charts": {
-            "depth": charts(report, WIDE),
-            "more": charts(report, MORE),
-            "learning": charts(report, LEARNING) if "conditioning" in report.meta else [],
-        },
+        "charts": charts,
         "unpictured": f"The page holds the pictures of {MOST_PICTURED:,} layers; this one is not among them.",
     }
     return context, [head, *lines]
@@ -95,9 +87,16 @@ def title_of(report: Report) -> str:
     return "model" if report.meta.get("asked", {}).get("live") else printable(short(report.meta["target"]))
 
 
-def charts(report: Report, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Pictures of the whole model."""
-    return [plain(picture) for name in names for picture in pictures(name, report)]
+def pictured_in(section: str, report: Report) -> list[dict[str, Any]]:
+    """The pictures that belong to a section of the page; none where no data ran, for what only data can fill.
+
+    Pictures of several models are shown where one is enough for them.
+    """
+    modules = {name: plugin.target for name, plugin in registry.plugins("plots").items()}
+    names = [name for name, module in modules.items() if getattr(module, "SECTION", "") == section]
+    found = [(name, picture) for name in names for picture in pictures(name, report)]
+    optional = {name for name in names if section == "learning" or modules[name].SCOPE == "models"}
+    return [plain(picture) for name, picture in found if not (picture.empty and name in optional)]
 
 
 def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: dict[str, int]) -> dict[str, Any]:
@@ -106,10 +105,9 @@ def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: di
     for name, why in layer.absent.items():
         number = reasons.setdefault(printable(why, 200), len(reasons))
         absent.setdefault(str(number), []).append(name)
-    plugins = registry.plugins("plots")
-    drawn = [] if layer.skipped else [plugins[name].target.data(report, layer) for name in OF_LAYER]
-    if not report.settings.randomize:
-        drawn = [picture for picture in drawn if picture.name != "randomized"]
+    modules = [plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == "layer"]
+    asked = [x for x in modules if not hasattr(x, "NEEDS") or getattr(report.settings, x.NEEDS)]
+    drawn = [] if layer.skipped else [module.data(report, layer) for module in asked]
     return {
         "name": printable(layer.name, 2000) or _parts.NAMELESS,
         "how": printable(layer.skipped or layer.ref.how, 300),

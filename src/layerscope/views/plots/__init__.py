@@ -1,9 +1,10 @@
 """Pictures: a report → marks on axes → a figure. One picture per file, found by its name.
 
-Each file has ``SCOPE`` and ``data``, which puts a picture into numbers and words
-(:class:`~layerscope.views.plots._marks.Picture`): of a layer ("layer": ``data(report, layer)``), of a report ("model":
-``data(report)``), of several ("models": ``data(comparison)``) or of one layer of several ("matched": ``data(comparison,
-layer)``). Pens draw any of them: ``draw(picture, ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
+``data`` puts a picture into numbers and words (:class:`~layerscope.views.plots._marks.Picture`). ``SCOPE`` says of
+what: a layer ("layer": ``data(report, layer)``), a report ("model": ``data(report)``), several ("models":
+``data(comparison)``) or one layer of several ("matched": ``data(comparison, layer)``); ``SECTION``, where the page
+shows it; ``NEEDS``, if there is one, the setting without which it is empty. Pens draw any of them: ``draw(picture,
+ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
 """
 
 from __future__ import annotations

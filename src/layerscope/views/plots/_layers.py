@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from layerscope.types import SEVERITIES, Finding, LayerReport
 from layerscope.views.plots._marks import Axis, Mark, Numbers, Points
 from layerscope.views.plots._style import shape_of
 from layerscope.views.text import abbreviate, printable
+from layerscope.views.verdict import by_layer
 
 NAMED = 16  # layers up to which each is named below the axis
 LONGEST = 28  # characters of such a name
@@ -54,6 +56,28 @@ def why_empty(report: Report, what: str) -> str:
     return f"no layer has a value: {printable(common, 120)}"
 
 
+def series(
+    layers: Sequence[Placed], metric: str, label: str, *, tone: str, shape: str, panel: int, least: float = -math.inf
+) -> list[Mark]:
+    """One metric over depth: a mark of the layers that have it above ``least``; nothing where none has."""
+    places = [place for place in layers if float(place.layer.metrics.get(metric, -math.inf)) > least]
+    if not places:
+        return []
+    values = tuple(float(place.layer.metrics[metric]) for place in places)
+    told = zip(places, values, strict=True)
+    mark = Points(
+        tone=tone,
+        label=f"{label} ({len(places)})",
+        panel=panel,
+        x=tuple(place.depth for place in places),
+        y=values,
+        shape=shape,
+        notes=tuple(f"{printable(place.layer.name, 80)}: {label} = {value:.3g}" for place, value in told),
+        rows=tuple(place.row for place in places),
+    )
+    return [mark]
+
+
 def points(
     report: Report,
     places: Sequence[Placed],
@@ -63,9 +87,7 @@ def points(
     ends: Callable[[LayerReport], tuple[float, float]] | None = None,
 ) -> Iterator[Mark]:
     """Points of layers: one mark for each verdict and kind, so that colour and shape say both."""
-    findings: dict[str | None, list[Finding]] = {}
-    for finding in report.findings:
-        findings.setdefault(finding.layer, []).append(finding)
+    findings = by_layer(report.findings)
     kinds = {shape_of(place.layer.ref)[1] for place in places}
     groups: dict[tuple[str, str, bool, str], list[Placed]] = {}
     for place in places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class Mark(ABC):
     """What all marks have."""
 
     kind: ClassVar[str]
@@ -37,9 +38,9 @@ class Mark:
     label: str = ""  # of the legend; "" for none
     panel: int = 0  # number of the y axis it stands on
 
+    @abstractmethod
     def extent(self, side: str) -> Numbers:
         """Values that it has on the axis "x" or "y"."""
-        raise NotImplementedError(side)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.plots._style import shape_of
 from layerscope.views.text import percent, plural, printable
 
-SCOPE = "model"
+SCOPE, SECTION = "model", "depth"
 CEILING = 12.0  # α above which the axis ends, if any does
 
 

@@ -11,7 +11,7 @@ from layerscope.views.plots._pen import draw as draw
 from layerscope.views.plots._style import pattern, series
 from layerscope.views.text import elide, plural, printable
 
-SCOPE = "models"
+SCOPE, SECTION = "models", "model"
 FILLED = 2  # models whose histograms are filled; more would hide each other
 LONGEST = 36  # characters of a model's name
 CEILING = 12.0  # α above which layers share the last bin

@@ -9,7 +9,7 @@ from layerscope.views.plots._marks import Axis, Cells, Picture
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import elide, plural, printable
 
-SCOPE = "models"
+SCOPE, SECTION = "models", "model"
 LONGEST = 40  # characters of a model's name
 WEIGHTS = "‖A−B‖F / √(‖A‖F‖B‖F): 0 for equal weights, √2 for independent ones of equal norm"
 SPECTRA = "mean √JSD of the layers' spectra: 0 for equal spectra, at most √ln 2"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from layerscope.report import Report
 from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Mark, Picture, Points
+from layerscope.views.plots._marks import Axis, Mark, Picture
 from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural, printable
+from layerscope.views.plots._style import series
+from layerscope.views.text import plural
 
-SCOPE = "model"
+SCOPE, SECTION = "model", "learning"
 SHARES = ((50, "circle"), (80, "square"), (100, "diamond"))
 FACTORS = (("x", "Sx, inputs"), ("d", "Sd, output-gradients"))
 
@@ -19,29 +20,11 @@ def data(report: Report) -> Picture:
     marks: list[Mark] = []
     for panel, (suffix, _) in enumerate(FACTORS):
         for i, (share, shape) in enumerate(SHARES):
-            places = [place for place in layers if f"kappa_{share}_{suffix}" in place.layer.metrics]
-            if places:
-                marks.append(_points(places, f"kappa_{share}_{suffix}", f"κ{share} {suffix}", i, shape, panel))
+            metric, label = f"kappa_{share}_{suffix}", f"κ{share} {suffix}"
+            marks += _layers.series(layers, metric, label, tone=series(i), shape=shape, panel=panel)
     panels = tuple(Axis(f"κ of {what}", "log") for _, what in FACTORS)
     empty = "" if marks else "no data ran through the model (layerscope.conditioning), or too few rows"
     about = plural(len(layers), "layer")
     return Picture(
         "kappa_by_depth", "Conditioning by depth", about, _layers.depth_axis(layers), panels, tuple(marks), empty=empty
-    )
-
-
-def _points(places: list[_layers.Placed], metric: str, label: str, tone: int, shape: str, panel: int) -> Points:
-    values = tuple(float(place.layer.metrics[metric]) for place in places)
-    return Points(
-        tone=f"series{tone}",
-        label=f"{label} ({len(places)})",
-        panel=panel,
-        x=tuple(place.depth for place in places),
-        y=values,
-        shape=shape,
-        notes=tuple(
-            f"{printable(place.layer.name, 80)}: {label} = {value:.3g}"
-            for place, value in zip(places, values, strict=True)
-        ),
-        rows=tuple(place.row for place in places),
     )

@@ -9,7 +9,7 @@ from layerscope.views.plots._marks import Axis, Picture
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import plural
 
-SCOPE = "model"
+SCOPE, SECTION = "model", "model"
 PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed")
 
 

@@ -12,7 +12,7 @@ from layerscope.views.plots._marks import Axis, Mark, Picture, Points, Rule, Ste
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import plural, printable
 
-SCOPE = "layer"
+SCOPE, NEEDS = "layer", "randomize"
 
 
 def data(report: Report, layer: LayerReport) -> Picture:

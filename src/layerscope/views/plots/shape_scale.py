@@ -9,7 +9,7 @@ from layerscope.views.plots._marks import Axis, Mark, Picture, Rule
 from layerscope.views.plots._pen import draw as draw
 from layerscope.views.text import plural
 
-SCOPE = "model"
+SCOPE, SECTION = "model", "model"
 
 
 def data(report: Report) -> Picture:
