@@ -6,6 +6,17 @@ import numpy as np
 
 from layerscope.types import Spectrum
 
+# names that a checkpoint may give its layers
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "a\"b'c`d",
+    "\u202egnp.exe",
+    "x" * 500,
+    "new\nline",
+    "$\\frac{$",
+    "_private$",
+]
+
 
 def spectrum_of(values: np.ndarray, m: int | None = None) -> Spectrum:
     """A spectrum with just these eigenvalues."""

@@ -17,7 +17,7 @@ import pytest
 import layerscope
 from layerscope.report import Report
 from layerscope.views import notebook
-from tests.views.test_plots import HOSTILE
+from tests.samples import HOSTILE
 
 NOTEBOOKS = Path(__file__).parent.parent / "docs" / "notebooks"
 

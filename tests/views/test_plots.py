@@ -19,21 +19,12 @@ from layerscope.report import Comparison, Report
 from layerscope.views import plots
 from layerscope.views.plots import _pen, _style
 from layerscope.views.plots._marks import Cells, Line, Picture, Points, Rule, Steps, plain
-from tests.samples import with_singular_values
+from tests.samples import HOSTILE, with_singular_values
 from tests.test_hostile import cli
 
 NAMES = list(registry.plugins("plots"))
 LAYER = [name for name in NAMES if registry.find("plots", name).target.SCOPE == "layer"]
 FOREIGN = "層.重み.weight"  # a script that the font lacks
-HOSTILE = [
-    "<img src=x onerror=alert(1)>",
-    "a\"b'c`d",
-    "\u202egnp.exe",
-    "x" * 500,
-    "new\nline",
-    "$\\frac{$",
-    "_private$",
-]
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,18 @@ def test_collapsed_and_doubtful_exponents_are_told_apart() -> None:
     assert "LS105" in {finding.code for finding in found.reports[1].findings}
     assert sum(found.histogram["counts"][1]) == sum(found.histogram["counts"][0]) - 1
     assert "of 5 layers" in found.reading[-1]
-    doubtful = [layer for layer in found.layers if any(layer.doubtful)]
-    assert all("?" in markdown.comparison_to_markdown(found) for _ in doubtful)
+
+
+def test_a_doubtful_exponent_has_a_question_mark() -> None:
+    layers = {**{f"{i}.weight": heavy(i) for i in range(3)}, "short.weight": random(60, 52)}
+    found = layerscope.compare(layers, layers, distances=False)
+    doubtful = {layer.name for layer in found.layers if any(layer.doubtful)}
+    assert doubtful == {"short.weight"}
+    lines = [line for line in markdown.comparison_to_markdown(found).split("\n") if line.startswith("| ")]
+    for name in layers:
+        shown = [line for line in lines if name in line]
+        assert shown
+        assert all(("?" in line) == (name in doubtful) for line in shown), shown
 
 
 def test_zero_matrices_in_common_are_layers_in_common() -> None:

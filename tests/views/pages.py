@@ -1,0 +1,43 @@
+"""What the tests of the HTML page are about, and what stands in a file of one."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import layerscope
+from layerscope.report import Report
+
+
+def deep(count: int, **options: Any) -> Report:
+    """A net of so many layers with tails of all kinds."""
+    rng = np.random.default_rng(3)
+    weights = {
+        f"model.layers.{i}.self_attn.o_proj.weight": (
+            rng.standard_normal((128, 100)) * rng.pareto(1.2 + 3 * i / count, 100) ** 0.5
+        ).astype(np.float32)
+        for i in range(count)
+    }
+    return layerscope.analyze(weights, **options)
+
+
+def dated(found: Report) -> Report:
+    meta = {
+        **found.meta,
+        "started": "2024-01-01T00:00:00+00:00",
+        "seconds": 0.1,
+        "target": Path(found.meta["target"]).name,
+    }
+    return found.replace(meta=meta)
+
+
+def data_of(path: Path) -> list[dict[str, Any]]:
+    packed = re.search(r'id="page-data">([^<]*)<', path.read_text("utf-8"))
+    assert packed is not None
+    return [json.loads(line) for line in gzip.decompress(base64.b64decode(packed[1])).decode().split("\n")]
