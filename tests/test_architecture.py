@@ -18,7 +18,8 @@ RANKS = {
     "pipeline": 4, "rules": 4, "edit": 4,
     "comparison": 5,
     "api": 6, "views": 6,
-    "weightwatcher": 7, "demo": 7, "cli": 7, "__main__": 8, "__init__": 8,
+    "learning": 7, "weightwatcher": 7, "demo": 7,
+    "cli": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -122,14 +122,33 @@ def test_nan_in_one_layer_is_that_layers_affair(batch: Any) -> None:
     assert "not finite" in report.layers["bad.weight"].skipped
 
 
-def test_groups_have_factors_and_no_product(batch: Any) -> None:
+def test_groups_have_factors_and_the_steepest_product(batch: Any) -> None:
     net = nn.Sequential(nn.Conv1d(4, 4, 3, groups=2), nn.Flatten(), nn.LazyLinear(3)).double()
     x = torch.randn(50, 4, 9).double()
     net(x)
     row = layerscope.conditioning(net, (x, batch[1][:50]), conv="reduce").layers["0.weight"]
     assert {"lambda_max_x", "lambda_max_d", "domination"} <= row.metrics.keys()
-    assert "a block for each" in row.absent["lambda_max_fim"]
+    assert "a block for each" in row.absent["kappa_50_fim"]
     assert row.parts["input"].spectrum.k == 2
+    halves = [nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3)]
+    with torch.no_grad():
+        for g, half in enumerate(halves):
+            half.double().weight.copy_(net[0].weight[2 * g : 2 * g + 2])
+            half.bias.copy_(net[0].bias[2 * g : 2 * g + 2])
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halves, self.head = nn.ModuleList(halves), net[2]
+
+        def forward(self, x: Any) -> Any:
+            parts = [half(x[:, 2 * g : 2 * g + 2]) for g, half in enumerate(self.halves)]
+            return self.head(torch.cat(parts, 1).flatten(1))
+
+    apart = layerscope.conditioning(Split(), (x, batch[1][:50]), conv="reduce").layers
+    both = [apart[f"halves.{g}.weight"].metrics for g in range(2)]
+    assert row.metrics["lambda_max_fim"] == pytest.approx(max(m["lambda_max_fim"] for m in both))
+    assert row.metrics["trace_fim"] == pytest.approx(sum(m["trace_fim"] for m in both))
 
 
 def test_it_is_a_report_like_any_other(net: Any, batch: Any, tmp_path: Path) -> None:
@@ -267,8 +286,10 @@ def test_exact_blocks_are_those_of_per_example_gradients(fisher: str) -> None:
         assert 0 < m["kfac_cosine"] <= 1 + 1e-12
         assert m["sample_floor"] <= truth * (1 + 1e-9)
     g = torch.cat([torch.stack([row[k] for row in rows]) for k in range(3)], 1)
-    whole = report.meta["conditioning"]
-    assert whole["whole_lambda_max"] == pytest.approx(float(torch.linalg.matrix_norm(g, 2)) ** 2 / 25, rel=1e-9)
-    assert whole["whole_trace"] == pytest.approx(float(g.square().sum()) / 25, rel=1e-9)
+    whole = report.meta["conditioning"]["whole"]
+    truth = np.linalg.eigvalsh((g @ g.T / 25).numpy())[::-1]
+    assert np.allclose(whole["evals"], truth[: len(whole["evals"])], atol=1e-5 * truth[0])
+    assert whole["lambda_max"] == pytest.approx(float(torch.linalg.matrix_norm(g, 2)) ** 2 / 25, rel=1e-9)
+    assert whole["trace"] == pytest.approx(float(g.square().sum()) / 25, rel=1e-9)
     tops = [report.layers[name].metrics["lambda_max_exact"] for name in ("0.weight", "3.weight", "5.weight")]
-    assert max(tops) <= whole["whole_lambda_max"] * (1 + 1e-9) <= sum(tops) * (1 + 2e-9)
+    assert max(tops) <= whole["lambda_max"] * (1 + 1e-9) <= sum(tops) * (1 + 2e-9)

@@ -6,14 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import analyze, compare, conditioning, describe, load, plan, rejudge
+    from layerscope.api import analyze, analyze_each, compare, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
+    from layerscope.learning.conditioning import conditioning
+    from layerscope.learning.curvature import Curvature, curvature
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
     from layerscope.types import Finding, LayerReport
 
 _HOMES = {
-    "api": ("analyze", "analyze_each", "compare", "conditioning", "describe", "load", "plan", "rejudge"),
+    "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
+    "learning.conditioning": ("conditioning",),
+    "learning.curvature": ("Curvature", "curvature"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "report": ("Comparison", "Report"),
@@ -21,6 +25,7 @@ _HOMES = {
 }
 __all__ = [
     "Comparison",
+    "Curvature",
     "Finding",
     "LayerReport",
     "LayerscopeError",
@@ -33,6 +38,7 @@ __all__ = [
     "analyze_each",
     "compare",
     "conditioning",
+    "curvature",
     "describe",
     "load",
     "plan",

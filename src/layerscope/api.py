@@ -101,66 +101,6 @@ def analyze_each(target: Any, **options: Any) -> dict[str, Report]:
     return {name: analyze(part, **options) for name, part in sources.models(target).items()}
 
 
-def conditioning(
-    model: Any,
-    data: Any,
-    loss: str | Callable[[Any, Any], Any] = "cross_entropy",
-    *,
-    layers: Iterable[Selector] | Selector | None = None,
-    fisher: str = "empirical",
-    conv: str = "expand",
-    bias: bool = False,
-    exact: bool = False,
-    lr: float | None = None,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    forward: Callable[[Any, Any], Any] | None = None,
-    settings: Settings | None = None,
-    progress: Any = None,
-    **options: Any,
-) -> Report:
-    """How each layer of a live PyTorch model learns: the factors of its Fisher block, weight against gradient.
-
-    The model runs in the mode it is in and is left as it was found, random generators and running statistics too.
-
-    :param data: batches (x, y), as of a loader; or one such pair of tensors.
-    :param loss: "cross_entropy" (labels; −100 is ignored), "mse" (½‖f − y‖²), or a function of output and labels that
-        gives one value for each example.
-    :param fisher: "empirical" (the data's labels), "mc" (labels drawn from the model), "exact" (all of them).
-    :param conv: what a convolution's rows are: "expand" (patches), "reduce", or "channels" as in the paper.
-    :param bias: count the bias as a weight of a constant input 1, which λmax then is at least.
-    :param exact: the spectra of the blocks themselves too, and of the whole matrix, from all examples' gradients.
-    :param lr: rate of the gradient descent that trains it, with ``momentum`` and ``nesterov``: what curvature it can
-        follow; none for adaptive optimisers.
-    :param forward: (model, batch) → (output, labels), where calling the model on x is not it.
-    :raises UsageError: no batch, labels or a loss that do not fit.
-    """
-    from layerscope.sources._losses import Loss
-    from layerscope.sources.factors_torch import Factors
-
-    batches = [data] if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") else data
-    used = (settings or Settings()).changed(**options)
-    limit = None if lr is None else 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / _rate(lr, momentum)
-    target = Factors(model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward, limit, exact)
-    report = analyze(
-        target, layers=layers, settings=used, engine="serial" if used.jobs == 1 else None, progress=progress
-    )
-    name = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
-    how = {"fisher": fisher, "conv": conv, "bias": bias, "loss": name, "training": bool(model.training)}
-    facts = next((row.parts["weight"].facts for row in report.rows if row.parts["weight"].facts), {})
-    how |= {
-        name: value for name, value in facts.items() if name.startswith("whole_")
-    }  # of all measured layers together
-    how |= {} if lr is None else {"lr": lr, "momentum": momentum, "nesterov": nesterov}
-    return report.replace(meta={**report.meta, "conditioning": how})
-
-
-def _rate(lr: float, momentum: float) -> float:
-    if not (0 < lr < math.inf and 0 <= momentum < 1):
-        raise UsageError(f"lr must be above 0 and momentum from 0 to 1, not {lr!r} and {momentum!r}")
-    return lr
-
-
 def describe(
     target: Any,
     *,

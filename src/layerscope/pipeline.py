@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-FACTORS = ("input", "gradient")  # roles of what comes in and back: their tails are no power laws of weights
+FACTORS = (
+    "input",
+    "gradient",
+    "fisher",
+)  # roles of what comes in and back, and of a layer's block: their tails are no power laws of weights
 SHUFFLE, WINDOWS = "shuffle", "windows"  # roles of what is made from a layer's own entries
 
 
@@ -200,6 +204,8 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
 
 
 def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
+    if ref.symmetric and not ref.rank and stack.shape[2] > settings.max_dim:
+        return spectra.top(stack)
     spectrum = spectra.esd(stack, symmetric=ref.symmetric)
     if ref.rank:
         spectrum = spectra.of_product(spectrum, max(ref.shape), min(ref.shape))

@@ -17,11 +17,11 @@ FINGERS = ("", "clip_xmax", "xmin_peak")
 # Settings that shape what is read off the matrices: a saved report cannot be judged anew under others.
 MEASURED = (
     "conv", "conv_factor", "pool", "per_head", "inverse",
-    "randomize", "shuffles", "spike_rate", "vectors", "window",
+    "randomize", "shuffles", "spike_rate", "vectors", "window", "max_dim",
 )  # fmt: skip
 LEAST = {
     "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 0, "window": 0,
-    "max_fingers": 0,
+    "max_fingers": 0, "max_dim": 1,
 }  # fmt: skip
 
 
@@ -79,6 +79,7 @@ class Settings:
     confidence: float = 0.9  # level of intervals
     bootstrap: int = 100  # resamples for intervals and p-values
     seed: int = 0  # of every random draw
+    max_dim: int = 4096  # sides of a covariance above which only its largest eigenvalue and its trace are measured
     jobs: int = 0  # layers at once; 0: one per core
     max_cost: float | None = None  # Gflop; layers that cost more are skipped and say so
     limits: Limits = field(default_factory=Limits)

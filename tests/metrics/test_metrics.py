@@ -87,7 +87,7 @@ def test_every_metric_is_a_number_or_has_a_reason(rng: np.random.Generator) -> N
         m, absent = measured(esd(stack), Settings(fits=EVIDENCE_FITS, bootstrap=3))
         plugins = registry.plugins("metrics")
         assert set(m) | set(absent) == {
-            x for x in plugins if not set(plugins[x].needs) & {"input", "gradient", "learning"}
+            x for x in plugins if not set(plugins[x].needs) & {"input", "gradient", "fisher", "learning"}
         }
         assert not set(m) & set(absent)
         assert all(isinstance(v, str) or math.isfinite(v) for v in m.values())

@@ -40,7 +40,7 @@ FISHERS, CONV = ("empirical", "mc", "exact"), ("expand", "reduce", "channels")
 @with_output(JUDGED)
 def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
     """Measure how each layer of a live PyTorch MODEL learns. MODEL and --data are code of yours, which is run."""
-    from layerscope import api
+    from layerscope.learning.conditioning import conditioning as measured
 
     columns = chosen_columns(options["columns"]) or COLUMNS
     check_outputs(options, [])
@@ -49,7 +49,7 @@ def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
         built.eval()
     names = ("fisher", "conv", "bias", "lr", "momentum", "nesterov", "seed")
     with progress_bar(model, options["quiet"]) as progress:
-        report = api.conditioning(
+        report = measured(
             built,
             called(data),
             named(loss) if ":" in loss else loss,

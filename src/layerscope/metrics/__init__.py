@@ -1,9 +1,9 @@
 """Columns: facts about one layer → one number. ``@metric(...)`` on a function makes it a column.
 
-The parameters name the facts it needs: ``weight`` (its Spectrum; likewise ``base``, ``input``, ``gradient``), a fit
-family by name (its Fit, already successful), ``learning`` (numbers that the source gave beside the matrices),
-``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement) where they were asked for, ``modes`` (the
-eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is optional. A metric that is
+The parameters name the facts it needs: ``weight`` (its Spectrum; likewise ``base``, ``input``, ``gradient``,
+``fisher``), a fit family by name (its Fit, already successful), ``learning`` (numbers that the source gave beside the
+matrices), ``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement) where they were asked for, ``modes``
+(the eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is optional. A metric that is
 undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason; those of a lens that was not used are
 not there.
 """
@@ -20,9 +20,9 @@ from layerscope.errors import Absent
 from layerscope.settings import Settings
 from layerscope.types import Measurement, Value
 
-ROLES = ("weight", "base", "input", "gradient")
+ROLES = ("weight", "base", "input", "gradient", "fisher")
 MADE = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
-LENS = ("input", "gradient")  # roles that only data can fill
+LENS = ("input", "gradient", "fisher")  # roles that only data can fill
 LEARNING = "learning"  # numbers of all roles that the source gave beside the matrices, where it gave any
 
 
@@ -48,11 +48,19 @@ def metric(
     return decorate
 
 
+class Learned(dict[str, float]):
+    """Numbers that a source gave; one that it did not give is absent, with that for a reason."""
+
+    def __missing__(self, name: str) -> float:
+        raise Absent(f"{name} was not measured")
+
+
 def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[str, Value], dict[str, str]]:
     """(metrics, absent): every column of one layer, and why the others are not there."""
     weight = parts["weight"]
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
     missing = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
+    missing["fisher"] = "not asked for (exact=True), or not of a shared, grouped or kernel-free layer"
     missing |= dict.fromkeys(registry.plugins("fits"), "not asked for")
     missing |= dict.fromkeys(MADE, "not of a low-rank product" if weight.ref.rank else "not asked for")
     for role, part in parts.items():
@@ -61,7 +69,7 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     facts |= _made(parts, missing)
     learning = {name: value for part in parts.values() for name, value in part.facts.items()}
     if learning:
-        facts[LEARNING] = learning
+        facts[LEARNING] = Learned(learning)
     unused = set() if learning else {*LENS, LEARNING}
     for name, fit in weight.fits.items():
         if fit.ok:

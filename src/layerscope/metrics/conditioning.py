@@ -34,40 +34,43 @@ def lambda_max_d(gradient: Spectrum) -> float:
 
 @metric(unit="(ℓ/W)²", ref=PAPER, over_layers="", label="λmax F")
 def lambda_max_fim(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
-    """λmax(S_x)·λmax(S_d), the steepness of the layer: gradient descent needs a rate below 2 over it."""
-    _one_group(learning)
+    """λmax(S_x)·λmax(S_d), the steepness of the layer: gradient descent needs a rate below 2 over it.
+
+    Of a convolution in groups, each of which has a block: that of the steepest.
+    """
+    if "groups_lambda_max" in learning:
+        return learning["groups_lambda_max"]
     return float(input.evals[-1] * gradient.evals[-1])
 
 
 @metric(unit="(ℓ/W)²", ref="Martens & Grosse, ICML 2015", over_layers="")
-def trace_fim(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
-    """tr S_x · tr S_d: the energy of the gradient over all directions."""
-    _one_group(learning)
-    return float(input.evals.sum() * gradient.evals.sum())
+def trace_fim(learning: Learning) -> float:
+    """tr S_x · tr S_d: the energy of the gradient over all directions; of groups, their sum."""
+    return learning.get("groups_trace", learning["input_trace"] * learning["gradient_trace"])
 
 
 @metric(unit="", ref=PAPER, over_layers="", fmt="d")
 def rank_x(input: Spectrum, learning: Learning) -> int:
     """Directions that the inputs have; at most as many as rows were seen."""
-    return kronecker.rank(input.evals, learning["input_eps"])
+    return kronecker.rank(_all(input).evals, learning["input_eps"])
 
 
 @metric(unit="", ref=PAPER, over_layers="", fmt="d")
 def rank_d(gradient: Spectrum, learning: Learning) -> int:
     """Directions that the output-gradients have."""
-    return kronecker.rank(gradient.evals, learning["gradient_eps"])
+    return kronecker.rank(_all(gradient).evals, learning["gradient_eps"])
 
 
 @metric(unit="", ref="Roy & Vetterli, EUSIPCO 2007", over_layers="", fmt=".1f")
 def effective_rank_x(input: Spectrum) -> float:
     """exp of the entropy of S_x's eigenvalues: how many directions share what comes in."""
-    return kronecker.effective_rank(input.evals)
+    return kronecker.effective_rank(_all(input).evals)
 
 
 @metric(unit="", ref="Roy & Vetterli, EUSIPCO 2007", over_layers="", fmt=".1f")
 def effective_rank_d(gradient: Spectrum) -> float:
     """exp of the entropy of S_d's eigenvalues."""
-    return kronecker.effective_rank(gradient.evals)
+    return kronecker.effective_rank(_all(gradient).evals)
 
 
 @metric(unit="", ref=PAPER, over_layers="", fmt=".2f")
@@ -119,33 +122,93 @@ def full(learning: Learning) -> int:
 
 
 @metric(unit="(ℓ/W)²", ref="Karakida, Akaho & Amari, AISTATS 2019 (the dual of the Fisher matrix)", over_layers="")
-def lambda_max_exact(learning: Learning) -> float:
+def lambda_max_exact(fisher: Spectrum) -> float:
     """λmax of the layer's Fisher block itself, from the products of all examples' gradients."""
-    return _asked(learning, "lambda_max_exact")
+    return float(fisher.evals[-1])
 
 
 @metric(unit="", ref="Martens & Grosse, ICML 2015", over_layers="", fmt=".2f")
-def kfac_ratio(learning: Learning) -> float:
+def kfac_ratio(input: Spectrum, gradient: Spectrum, fisher: Spectrum) -> float:
     """λmax(S_x)·λmax(S_d) over λmax of the block itself: outside 1/3 to 3 the product is not to be trusted."""
-    return _asked(learning, "kfac_ratio")
+    return float(input.evals[-1] * gradient.evals[-1]) / _positive(float(fisher.evals[-1]), "no gradient comes back")
 
 
 @metric(unit="", ref="Martens & Grosse, ICML 2015", over_layers="", fmt=".3f")
-def kfac_cosine(learning: Learning) -> float:
+def kfac_cosine(fisher: Spectrum, learning: Learning) -> float:
     """⟨F, S_x ⊗ S_d⟩ / (‖F‖‖S_x ⊗ S_d‖): 1 where the product has the block's shape."""
-    return _asked(learning, "kfac_cosine")
+    return _given(learning, "kfac_cosine", "no gradient comes back")
 
 
 @metric(unit="(ℓ/W)²", ref="Karakida, Akaho & Amari, AISTATS 2019", over_layers="")
-def sample_floor(learning: Learning) -> float:
+def sample_floor(fisher: Spectrum, learning: Learning) -> float:
     """max ‖gᵢ‖²/N: what λmax of the block is at least, of so few examples; near it, it is the sample's."""
-    return _asked(learning, "sample_floor")
+    return learning["sample_floor"]
 
 
-def _asked(learning: Learning, name: str) -> float:
+@metric(unit="", ref=PAPER, over_layers="")
+def update_ratio(weight: Spectrum, learning: Learning) -> float:
+    """lr · σmax(∂L/∂W) / σmax(W): a step of gradient descent beside the weight; above 0.5 it is another weight."""
+    return _given(learning, "lr", "lr was not given") * float(domination(weight, learning))
+
+
+@metric(unit="W", ref=PAPER, over_layers="")
+def weight_sigma_max(weight: Spectrum, learning: Learning) -> float:
+    """Largest singular value of W, a convolution's flattened to (out, in·kernel)."""
+    return math.sqrt(float(weight.evals[-1]))
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt=".2f", label="β < 0")
+def beta_negative(learning: Learning) -> float:
+    """Share of the shifts β of the batch normalisation behind the layer that are negative: towards inactive."""
+    return _given(learning, "beta_negative", "its output goes into no batch normalisation with a shift")
+
+
+@metric(unit="", ref=PAPER, over_layers="", fmt=".2f")
+def beta_over_gamma(learning: Learning) -> float:
+    """Mean of β/|γ| of that normalisation: in standard deviations, how far the units are shifted."""
+    return _given(learning, "beta_over_gamma", "its output goes into no batch normalisation with a scale above zero")
+
+
+@metric(unit="", ref=PAPER, over_layers="")
+def kappa_nonzero_x(input: Spectrum, learning: Learning) -> float:
+    """λmax of S_x over its smallest eigenvalue that is not zero."""
+    return _finite(kronecker.kappa_nonzero(_all(input).evals, learning["input_eps"]), 0)
+
+
+@metric(unit="", ref=PAPER, over_layers="")
+def kappa_nonzero_d(gradient: Spectrum, learning: Learning) -> float:
+    """λmax of S_d over its smallest eigenvalue that is not zero."""
+    return _finite(kronecker.kappa_nonzero(_all(gradient).evals, learning["gradient_eps"]), 0)
+
+
+@metric(unit="ℓ/W²", ref="Pearlmutter 1994; Lanczos 1950", over_layers="", label="λmax H")
+def curvature_lambda_max(learning: Learning) -> float:
+    """Largest eigenvalue of the weight's block of the Hessian, GGN or Fisher matrix that was asked for."""
+    return _given(learning, "curvature_lambda_max", "not asked for (curvature_of), or not a weight that is trained")
+
+
+@metric(unit="ℓ/W²", ref="Hutchinson 1990", over_layers="")
+def curvature_trace(learning: Learning) -> float:
+    """Trace of that block, by random probes."""
+    return _given(learning, "curvature_trace", "not asked for (curvature_of), or not a weight that is trained")
+
+
+@metric(unit="ℓ/W²", ref="Hutchinson 1990", over_layers="")
+def curvature_trace_error(learning: Learning) -> float:
+    """Standard error of that trace."""
+    return _given(learning, "curvature_trace_error", "not asked for (curvature_of), or not a weight that is trained")
+
+
+def _given(learning: Learning, name: str, otherwise: str) -> float:
     if name not in learning:
-        raise Absent("not asked for (exact=True), or not of a shared, grouped or kernel-free layer")
+        raise Absent(otherwise)
     return learning[name]
+
+
+def _all(spectrum: Spectrum) -> Spectrum:
+    if not spectrum.complete:
+        raise Absent("larger than max_dim: only the largest eigenvalue was measured")
+    return spectrum
 
 
 def _units(learning: Learning) -> Learning:
@@ -156,14 +219,14 @@ def _units(learning: Learning) -> Learning:
 
 def _of_input(share: int) -> Callable[..., float]:
     def kappa(input: Spectrum, learning: Learning) -> float:
-        return _finite(kronecker.kappa(input.evals, share, learning["input_eps"]), share)
+        return _finite(kronecker.kappa(_all(input).evals, share, learning["input_eps"]), share)
 
     return kappa
 
 
 def _of_gradient(share: int) -> Callable[..., float]:
     def kappa(gradient: Spectrum, learning: Learning) -> float:
-        return _finite(kronecker.kappa(gradient.evals, share, learning["gradient_eps"]), share)
+        return _finite(kronecker.kappa(_all(gradient).evals, share, learning["gradient_eps"]), share)
 
     return kappa
 
@@ -172,14 +235,28 @@ def _of_product(share: int) -> Callable[..., float]:
     def kappa(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
         _one_group(learning)
         eps = max(learning["input_eps"], learning["gradient_eps"])
-        return _finite(kronecker.product_kappa(input.evals, gradient.evals, share, eps), share)
+        return _finite(kronecker.product_kappa(_all(input).evals, _all(gradient).evals, share, eps), share)
 
     return kappa
 
 
+def _of_block(share: int) -> Callable[..., float]:
+    def kappa(fisher: Spectrum, learning: Learning) -> float:
+        eps = max(learning["input_eps"], learning["gradient_eps"])
+        return _finite(kronecker.kappa(fisher.evals, share, eps, fisher.m), share)
+
+    return kappa
+
+
+KAPPAS = (
+    ("x", "S_x", _of_input), ("d", "S_d", _of_gradient), ("fim", "S_x ⊗ S_d", _of_product),
+    ("exact", "the layer's Fisher block itself", _of_block),
+)  # fmt: skip
+
+
 def _declare() -> None:
-    """κ of both factors and of the product at each share: one formula, twelve columns."""
-    for suffix, what, make in (("x", "S_x", _of_input), ("d", "S_d", _of_gradient), ("fim", "S_x ⊗ S_d", _of_product)):
+    """κ of both factors, of the product and of the block at each share: one formula, sixteen columns."""
+    for suffix, what, make in KAPPAS:
         for share in SHARES:
             function = make(share)
             function.__name__ = f"kappa_{share}_{suffix}"

@@ -42,13 +42,23 @@ def place(share: float, count: int) -> int:
     return min(count, max(1, math.ceil(share / 100 * count - 1e-9)))
 
 
-def kappa(evals: Floats, share: float = 100.0, eps: float = EPS) -> float:
+def kappa(evals: Floats, share: float = 100.0, eps: float = EPS, count: int | None = None) -> float:
     """Generalised condition number κ_p = λmax / λ_(p), λ_(p) the ⌈p/100·d⌉-th largest; κ₁₀₀ is the usual one.
 
-    Infinite where λ_(p) is zero, NaN where all of them are.
+    Infinite where λ_(p) is zero, NaN where all of them are. ``count``: d, where those that are not here are zero.
     """
     found = cleaned(evals, eps)
-    return _ratio(float(found[-1]), float(found[-place(share, len(found))])) if len(found) else math.nan
+    if not len(found):
+        return math.nan
+    which = place(share, len(found) if count is None else count)
+    return _ratio(float(found[-1]), float(found[-which]) if which <= len(found) else 0.0)
+
+
+def kappa_nonzero(evals: Floats, eps: float = EPS) -> float:
+    """λmax over the smallest eigenvalue that is not zero."""
+    found = cleaned(evals, eps)
+    found = found[found > 0]
+    return float(found[-1] / found[0]) if len(found) else math.nan
 
 
 def product_kappa(a: Floats, b: Floats, share: float = 100.0, eps: float = EPS) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerscope.errors import Absent
+from layerscope.numerics import lanczos
 from layerscope.numerics.eigen import eigvalsh
 from layerscope.types import Spectrum
 
@@ -26,6 +27,7 @@ FLOAT64 = np.dtype(np.float64)
 BLOCK = 1 << 21  # entries converted to float64 at a time: 16 MiB, or half of a square layer
 SLICES = 1 << 22  # entries of the Gram matrices held at once
 LOST = 0.05  # share of eigenvalues below float32's resolution; random square matrices have about 0.01
+TOP = 1e-5  # residual over the eigenvalue, where only the largest is looked for
 SAFE32 = (1e-25, 1e30)  # the same of float32
 SAFE = (1e-200, 1e200)  # sums of squares that neither under- nor overflowed on the way
 
@@ -98,8 +100,20 @@ def inverted(spectrum: Spectrum) -> Spectrum:
 
 
 def of_product(spectrum: Spectrum, n: int, m: int) -> Spectrum:
-    """The spectrum of a low-rank product (n, m) from that of its core; the other m − r eigenvalues are zero."""
-    return Spectrum(spectrum.evals, n, m, 1, spectrum.floor, complete=False)
+    """The spectrum of a product (n, m) from that of its core of rank r; m − r others, or r − m of these, are zero."""
+    return Spectrum(spectrum.evals[-m:], n, m, 1, spectrum.floor, complete=False)
+
+
+def top(stack: Array) -> Spectrum:
+    """The largest eigenvalue of each of a stack of symmetric matrices, by products: for those too large for all.
+
+    :raises Absent: NaN or infinity.
+    """
+    k, n, m = stack.shape
+    _peak(stack)
+    found = [lanczos.largest(np.asarray(a, np.float64).__matmul__, np.zeros(m), rtol=TOP) for a in stack]
+    evals = np.sort([max(0.0, float(each.values[0])) for each in found])
+    return Spectrum(evals, n, m, k, EPS32 * float(evals[-1]), complete=False)
 
 
 def cost(k: int, n: int, m: int) -> float:

@@ -1,9 +1,10 @@
-"""The Fisher blocks of captured layers themselves, from the rows of all their examples."""
+"""The Fisher blocks of captured layers themselves, and of all of them together, from the rows of all their examples."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,53 +16,74 @@ if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
 MOST = 6000  # rows (examples times backward passes) of which all products are taken
+DIGITS = 6  # significant, of an eigenvalue of the whole matrix
 
 
-def exact_blocks(caught: list[Caught], examples: int) -> dict[str, dict[str, float]]:
-    """By layer: λmax of its block, how near K-FAC's product comes to it, and λmax and trace of all layers together.
+class Blocks:
+    """Of layers in one group that are called once a batch, whose inputs and gradients pair; others have no block."""
 
-    Of layers in one group that are called once a batch; others have no entry.
+    def __init__(self, caught: Iterable[Caught], examples: int) -> None:
+        """:raises UsageError: more rows than ``MOST``."""
+        self._caught = {entry.name: entry for entry in caught if _pairs(entry)}
+        self._examples = examples
 
-    :raises UsageError: more rows than ``MOST``.
-    """
-    found: dict[str, dict[str, float]] = {}
-    grams: list[Floats] = []
-    for entry in caught:
-        rows = _rows(entry)
-        if rows is None:
-            continue
-        x, d = rows
-        passes = len(x) / examples  # backward passes of one example: their blocks are summed, not averaged
+    def __contains__(self, name: str) -> bool:
+        return name in self._caught
+
+    def rows(self, name: str) -> int:
+        """Gradients of which the block consists."""
+        return sum(map(len, self._caught[name].kept_gradients))
+
+    def gram(self, name: str) -> Floats:
+        """Products of all examples' gradients (rows, rows): its eigenvalues are the block's that are not zero."""
+        return self._gram(*_rows(self._caught[name]))
+
+    def facts(self, name: str) -> dict[str, float]:
+        """How near K-FAC's product comes to the block, and what the block's λmax is at least of so few examples."""
+        entry = self._caught[name]
+        x, d = _rows(entry)
+        passes = len(x) / self._examples  # backward passes of one example: their blocks are summed, not averaged
         g = fisher.gram(x, d)
-        s_x, s_d = (factor[0].cpu().numpy().astype(np.float64) for factor in entry.factors(examples))
-        quality = fisher.quality(g, x, d, s_x, s_d / passes)
-        grams.append(g * passes)
-        block = {
-            "lambda_max_exact": float(fisher.spectrum(g)[-1]) * passes,
-            "kfac_ratio": quality.ratio,
-            "kfac_cosine": quality.cosine,
-            "sample_floor": quality.floor * passes,
+        s_x, s_d = (factor[0].cpu().numpy().astype(np.float64) for factor in entry.factors(self._examples))
+        cosine, floor = fisher.quality(g, x, d, s_x, s_d / passes)
+        found = {"kfac_cosine": cosine, "sample_floor": floor * passes}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def whole(self) -> dict[str, Any]:
+        """Of the matrix of all these layers together: λmax, trace, its eigenvalues that are not zero, descending."""
+        total: Any = 0.0
+        for entry in self._caught.values():
+            total = total + self._gram(*_rows(entry))
+        if not self._caught:
+            return {}
+        params = sum(len(e.inputs[0].second) * len(e.gradients[0].second) for e in self._caught.values())
+        evals = fisher.spectrum(total)[::-1][:params]
+        return {
+            "layers": len(self._caught),
+            "params": params,
+            "rows": len(total),
+            "lambda_max": float(evals[0]),
+            "trace": float(evals.sum()),
+            "evals": [float(f"{value:.{DIGITS}g}") for value in evals],
         }
-        found[entry.name] = {name: value for name, value in block.items() if math.isfinite(value)}
-    if grams:
-        evals = fisher.spectrum(sum(grams[1:], grams[0]))
-        whole = {
-            "whole_lambda_max": float(evals[-1]),
-            "whole_trace": float(evals.sum()),
-            "whole_layers": float(len(grams)),
-        }
-        found = {name: block | whole for name, block in found.items()}
-    return found
+
+    def _gram(self, x: Array, d: Array) -> Floats:
+        return fisher.gram(x, d) * (len(x) / self._examples)
 
 
-def _rows(entry: Caught) -> tuple[Array, Array] | None:
-    """(inputs, gradients), (rows, positions, d) each, of one pass after the other; None where they do not pair."""
+def _pairs(entry: Caught) -> bool:
     calls, passes = len(entry.kept_inputs), len(entry.kept_gradients)
     if entry.problem or not calls or entry.calls != calls or passes % calls or len(entry.inputs) > 1:
-        return None
+        return False
     count = sum(map(len, entry.kept_inputs)) * (passes // calls)
     if count > MOST:
         raise UsageError(f"exact spectra of {count:,} rows take their square: at most {MOST:,}")
-    x = np.concatenate([rows[:, :, 0] for rows in entry.kept_inputs for _ in range(passes // calls)])
-    d = np.concatenate([rows[:, :, 0] for rows in entry.kept_gradients])
-    return (x, d) if x.shape[:2] == d.shape[:2] and entry.conv != "channels" else None
+    x, d = entry.kept_inputs[0], entry.kept_gradients[0]
+    return x.shape[:2] == d.shape[:2] and entry.conv != "channels"
+
+
+def _rows(entry: Caught) -> tuple[Array, Array]:
+    """(inputs, gradients), (rows, positions, d) each, of one pass after the other."""
+    passes = len(entry.kept_gradients) // len(entry.kept_inputs)
+    x = np.concatenate([rows[:, :, 0] for rows in entry.kept_inputs for _ in range(passes)])
+    return x, np.concatenate([rows[:, :, 0] for rows in entry.kept_gradients])

@@ -40,6 +40,7 @@ class Caught:
     kept_gradients: list[Any] = field(default_factory=list)  # and of each backward pass
     ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
     always: Any = None  # (out,) for all of them?
+    norm: Any = None  # the batch normalisation that its output goes into
     problem: str = ""  # why it could not be measured
 
     def factors(self, examples: int) -> tuple[Any, Any]:
@@ -65,8 +66,11 @@ def capture(
     seed: int = 0,
     forward: Callable[[Any, Any], Any] | None = None,
     keep: bool = False,
+    all_reduce: bool = False,
 ) -> tuple[list[Caught], int, float]:
     """(what was caught of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
+
+    ``all_reduce``: over the batches of all processes of torch.distributed.
 
     :raises UsageError: no batch, a loss that the outputs do not fit, an unknown Fisher or convention.
     """
@@ -77,14 +81,18 @@ def capture(
     entries = _entries(model, conv)
     state = _State(bias, keep)
     examples, total = 0, 0.0
-    with _untouched(model, [caught.module for caught in entries]), ExitStack() as hooks:
+    with untouched(model, [caught.module.weight for caught in entries]), ExitStack() as hooks:
         by_weight = {id(caught.module.weight): caught for caught in entries}
         for module in model.modules():
             if measurable(module):
                 hooks.enter_context(_hooked(module, by_weight[id(module.weight)], state))
+            elif isinstance(module, _batch_norms()):
+                hooks.enter_context(_watched(module, state))
         for number, batch in enumerate(batches):
             count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
             examples, total = examples + count, total + value
+    if all_reduce:
+        examples, total = _over_processes(entries, examples, total)
     if not examples:
         raise UsageError("the data have no batch")
     for caught in entries:
@@ -98,6 +106,7 @@ class _State:
     def __init__(self, bias: bool, keep: bool) -> None:
         self.bias, self.keep = bias, keep
         self.summing = False
+        self.forward = False  # not what a checkpoint runs again on the way back
         self.last: Caught | None = None  # whose output comes to the next ReLU
 
 
@@ -111,8 +120,10 @@ def _batch(
     for caught in entries:
         caught.positions = 0
     state.last = None
+    state.forward = True
     with activities(state):
         output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+    state.forward = False
     values = loss.values(output, labels)
     if state.keep and len(values) != len(output):
         raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
@@ -155,6 +166,8 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
     """Hooks before the module and on its output; removed at the end."""
 
     def before(_: Any, arguments: tuple[Any, ...]) -> None:
+        if not state.forward:
+            return
         rows = input_rows(module, arguments[0].detach(), caught.conv).to(_wide(arguments[0]))
         caught.calls += 1
         caught.positions += rows.shape[1]
@@ -169,6 +182,8 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
             caught.kept_inputs.append(rows.cpu().numpy())
 
     def after(_: Any, __: Any, output: Any) -> None:
+        if not state.forward:
+            return
         state.last = caught
         if output.requires_grad:
             output.register_hook(back)
@@ -191,6 +206,64 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _watched(module: Any, state: _State) -> Iterator[None]:
+    """Whose output goes into this normalisation?"""
+
+    def before(_: Any, __: Any) -> None:
+        if state.forward and state.last is not None:
+            last = state.last.module
+            units = last.out_features if kind_of(last) == "linear" else last.out_channels
+            if units == module.num_features:
+                state.last.norm = module
+
+    handle = module.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _batch_norms() -> Any:
+    from torch import nn
+
+    return nn.modules.batchnorm._BatchNorm
+
+
+def _over_processes(entries: list[Caught], examples: int, total: float) -> tuple[int, float]:
+    """The sums of all processes in each of them.
+
+    :raises UsageError: torch.distributed is not initialised, or a layer was seen by some processes only.
+    """
+    import torch
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        raise UsageError("all_reduce: torch.distributed is not initialised")
+    every: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(every, [(len(e.inputs), len(e.gradients), e.ever is not None) for e in entries])
+    if any(seen != every[0] for seen in every):
+        raise UsageError("all_reduce: the processes did not run through the same layers")
+
+    def summed(tensor: Any) -> Any:
+        tensor = tensor.clone()
+        distributed.all_reduce(tensor)
+        return tensor
+
+    for caught in entries:
+        for sums in (*caught.inputs, *caught.gradients):
+            sums.second, sums.first = summed(sums.second), summed(sums.first)
+            sums.rows = int(summed(sums.second.new_tensor([sums.rows], dtype=torch.float64)))
+        if caught.gradients:
+            caught.weight_gradient = summed(caught.weight_gradient)
+        if caught.ever is not None:
+            caught.ever = summed(caught.ever.int()) > 0
+            caught.always = summed((~caught.always).int()) == 0
+    device = entries[0].inputs[0].second.device if entries and entries[0].inputs else "cpu"
+    both = summed(torch.tensor([examples, total], dtype=torch.float64, device=device))
+    return int(both[0]), float(both[1])
 
 
 def _add(sums: list[FactorSum], rows: Any) -> None:
@@ -219,21 +292,21 @@ def _problem(caught: Caught) -> str:
 
 
 @contextmanager
-def _untouched(model: Any, modules: list[Any]) -> Iterator[None]:
-    """Weights ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
+def untouched(model: Any, parameters: list[Any]) -> Iterator[None]:
+    """These ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
     import torch
 
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    wanted = [(module.weight, module.weight.requires_grad) for module in modules]
+    wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         try:
-            for weight, _ in wanted:
-                weight.requires_grad_(True)
+            for parameter, _ in wanted:
+                parameter.requires_grad_(True)
             yield
         finally:
-            for weight, had in wanted:
-                weight.requires_grad_(had)
+            for parameter, had in wanted:
+                parameter.requires_grad_(had)
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.numerics.eigen import eigvalsh
 from layerscope.sources import Composed, spec
-from layerscope.sources._blocks import exact_blocks
+from layerscope.sources._blocks import Blocks
 from layerscope.sources._capture import Caught, capture
 from layerscope.sources._layout import number
 from layerscope.sources._losses import Loss
@@ -47,8 +47,11 @@ class Factors(Composed):
     bias: bool = False
     seed: int = 0
     forward: Callable[[Any, Any], Any] | None = None
-    limit: float | None = None  # the curvature that the learning rate can follow
     exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
+    all_reduce: bool = False  # over the processes of torch.distributed
+    given: Mapping[str, float] = field(default_factory=dict)  # facts of every layer: of the descent that trains it
+    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # facts of layers that others measured
+    whole: dict[str, Any] = field(default_factory=dict)  # of all layers together; filled in when it is opened
 
     def __str__(self) -> str:
         return f"{type(self.model).__module__}.{type(self.model).__qualname__}"
@@ -76,11 +79,14 @@ class FactorsSource:
 
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
-        caught, self.examples, total = capture(target.model, target.batches, target.loss, keep=target.exact, **options)
-        self.loss, self.limit = total / self.examples, target.limit
+        options |= {"keep": target.exact, "all_reduce": target.all_reduce}
+        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
+        self.loss, self.given = total / self.examples, target.given
         self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
-        self._exact = exact_blocks(caught, self.examples) if target.exact else {}
+        self._blocks = Blocks(caught if target.exact else (), self.examples)
+        self._more = target.more
+        target.whole.update(self._blocks.whole(), loss=self.loss, examples=self.examples)
         if not caught:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
         self.spec = spec(target, "factors_torch", portable=False)
@@ -100,6 +106,8 @@ class FactorsSource:
             return to_numpy(entry.module.weight.detach().flatten(1))
         if entry.problem:
             raise Absent(entry.problem, failed="not finite" in entry.problem)
+        if ref.role == "fisher":
+            return self._blocks.gram(ref.tensor)
         factor: Array = entry.factors(self.examples)[ref.role == "gradient"].cpu().numpy()
         return factor
 
@@ -110,12 +118,19 @@ class FactorsSource:
             return {}
         if ref.role == "weight":
             return self._of_weight(entry)
+        if ref.role == "fisher":
+            return self._blocks.facts(ref.tensor)
         sums = entry.inputs if ref.role == "input" else entry.gradients
-        precision = float(np.finfo(_name(sums[0])).eps)
+        precision, scale = (
+            float(np.finfo(_name(sums[0])).eps),
+            self.examples if ref.role == "gradient" else sums[0].rows,
+        )
+        trace = sum(float(total.second.diagonal().sum()) for total in sums) / scale
+        found = {"eps": precision, "rows": float(sums[0].rows), "trace": trace}
+        found = {f"{ref.role}_{name}": value for name, value in found.items()}
         if ref.role == "gradient":
-            return {"gradient_eps": precision, "gradient_rows": float(sums[0].rows)}
-        energy = max(total.mean_energy() for total in sums)
-        return {"input_eps": precision, "input_rows": float(sums[0].rows), "mean_energy": energy}
+            return found
+        return {**found, "mean_energy": max(total.mean_energy() for total in sums)}
 
     def _of_weight(self, entry: Caught) -> Mapping[str, float]:
         weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
@@ -124,11 +139,12 @@ class FactorsSource:
         if entry.ever is not None:
             dying, full = float((~entry.ever).sum()), float(entry.always.sum())
             units = {"units": float(len(entry.ever)), "dying": dying, "full": full}
-        limit = {} if self.limit is None else {"curvature_limit": self.limit}
         return {
-            **limit,
+            **self.given,
             **units,
-            **self._exact.get(entry.name, {}),
+            **_of_groups(entry, self.examples),
+            **_of_norm(entry.norm),
+            **self._more.get(entry.name, {}),
             **({"outputs": float(entry.outputs)} if self.chance else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
@@ -161,15 +177,40 @@ class FactorsSource:
             return
         for role, sums in (("input", entry.inputs), ("gradient", entry.gradients)):
             d, groups = len(sums[0].second), len(sums)
-            yield replace(
-                row,
-                shape=(groups, d, d),
-                axes="eoi",
-                role=role,
-                symmetric=True,
-                dtype=_name(sums[0]),
-                kind="covariance",
-            )
+            shape: dict[str, Any] = {
+                "shape": (groups, d, d),
+                "axes": "eoi",
+                "dtype": _name(sums[0]),
+                "kind": "covariance",
+            }
+            yield replace(row, role=role, symmetric=True, **shape)
+        if row.tensor in self._blocks:
+            d, rank = len(entry.inputs[0].second) * len(entry.gradients[0].second), self._blocks.rows(row.tensor)
+            shape = {"shape": (d, d), "axes": "oi", "dtype": "float64"}
+            yield replace(row, role="fisher", symmetric=True, rank=rank, kind="covariance", **shape)
+
+
+def _of_groups(entry: Caught, examples: int) -> dict[str, float]:
+    """Of a convolution in groups, each of which has a block: the steepest one's λmax, and the trace of all."""
+    if len(entry.inputs) < 2:
+        return {}
+    s_x, s_d = (factor.cpu().numpy().astype(np.float64) for factor in entry.factors(examples))
+    tops = np.linalg.eigvalsh(s_x)[:, -1] * np.linalg.eigvalsh(s_d)[:, -1]
+    traces = np.trace(s_x, axis1=1, axis2=2) * np.trace(s_d, axis1=1, axis2=2)
+    return {"groups_lambda_max": float(tops.max()), "groups_trace": float(traces.sum())}
+
+
+def _of_norm(norm: Any) -> dict[str, float]:
+    """Of the batch normalisation behind the layer: is it in training mode, and where do its shifts stand?"""
+    if norm is None:
+        return {}
+    found = {"norm_training": float(norm.training)}
+    if norm.affine:
+        beta, gamma = (to_numpy(p.detach()).astype(np.float64) for p in (norm.bias, norm.weight))
+        found["beta_negative"] = float((beta < 0).mean())
+        if (gamma != 0).all():
+            found["beta_over_gamma"] = float((beta / np.abs(gamma)).mean())
+    return found
 
 
 def _largest_singular(matrix: Array) -> float:
