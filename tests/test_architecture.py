@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent / "src" / "layerscope"
 RANKS = {
     "types": 0, "errors": 0, "conform": 0,
     "registry": 1, "report": 1, "settings": 1, "numerics": 1,
-    "fits": 2, "sources": 2, "engines": 2,
+    "fits": 2, "sources": 2, "engines": 2, "history": 2,
     "metrics": 3, "selection": 3,
     "pipeline": 4, "rules": 4, "edit": 4,
     "comparison": 5,

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerscope.api import analyze, analyze_each, compare, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
+    from layerscope.history import History
     from layerscope.learning.conditioning import conditioning
     from layerscope.learning.curvature import Curvature, curvature
+    from layerscope.learning.monitor import ConditioningMonitor
+    from layerscope.learning.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
     from layerscope.types import Finding, LayerReport
@@ -18,6 +21,9 @@ _HOMES = {
     "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
     "learning.conditioning": ("conditioning",),
     "learning.curvature": ("Curvature", "curvature"),
+    "learning.monitor": ("ConditioningMonitor",),
+    "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
+    "history": ("History",),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "report": ("Comparison", "Report"),
@@ -25,17 +31,21 @@ _HOMES = {
 }
 __all__ = [
     "Comparison",
+    "ConditioningMonitor",
     "Curvature",
     "Finding",
+    "History",
     "LayerReport",
     "LayerscopeError",
     "Limits",
     "Report",
+    "ScaleProbe",
     "Settings",
     "TargetError",
     "UsageError",
     "analyze",
     "analyze_each",
+    "block_updates",
     "compare",
     "conditioning",
     "curvature",
@@ -43,6 +53,8 @@ __all__ = [
     "load",
     "plan",
     "rejudge",
+    "scale_probe",
+    "with_last_bn",
 ]
 
 

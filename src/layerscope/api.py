@@ -17,6 +17,7 @@ import numpy as np
 
 from layerscope import comparison, engines, fits, pipeline, sources
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
+from layerscope.history import History
 from layerscope.report import Comparison, Report
 from layerscope.rules import judge
 from layerscope.selection import Selector, select
@@ -222,9 +223,11 @@ def _symmetric(lower: list[list[float | None]]) -> Matrix:
     return tuple(tuple(0.0 if i == j else lower[max(i, j)][min(i, j)] for j in size) for i in size)
 
 
-def load(path: str | Path) -> Report:
-    """Read a saved report."""
-    return Report.load(path)
+def load(path: str | Path) -> Report | History:
+    """Read a saved report, or a saved history of them."""
+    from layerscope.views import store
+
+    return History.load(path) if store.is_history(path) else Report.load(path)
 
 
 def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
@@ -263,6 +266,8 @@ def _saved(target: Any) -> Report | None:
 
         if store.is_report(target):
             return store.load(target)
+        if store.is_history(target):
+            raise UsageError(f"{target} is a history, several reports: layerscope history, or History.load(…).last")
     return None
 
 

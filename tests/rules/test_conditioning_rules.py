@@ -97,3 +97,95 @@ def test_a_direction_that_is_hardly_fed_is_ill_conditioned() -> None:
     (finding,) = [f for f in report.findings if f.code == "LS208"]
     assert finding.layer == "0.weight"
     assert "of the inputs" in finding.message
+
+
+def test_a_last_layer_that_must_overshoot_is_told_before_the_first_step() -> None:
+    class Stream(nn.Module):
+        def __init__(self, last_bn: bool) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(40))
+            self.norms = nn.ModuleList(nn.BatchNorm1d(WIDTH) for _ in range(40))
+            self.last = nn.BatchNorm1d(WIDTH) if last_bn else nn.Identity()
+            self.fc = nn.Linear(WIDTH, 10)
+
+        def forward(self, x: Any) -> Any:
+            for block, norm in zip(self.blocks, self.norms, strict=True):
+                x = torch.relu(x + norm(block(x)))
+            return self.fc(self.last(x))
+
+    def found(last_bn: bool, **options: Any) -> Report:
+        torch.manual_seed(0)
+        return judged(Stream(last_bn).double(), fisher="exact", **options)
+
+    (finding,) = [f for f in found(False, lr=0.2).findings if f.code == "LS205"]
+    assert finding.layer == "fc.weight"
+    assert finding.limit == pytest.approx(10)
+    assert "LS205" not in codes(found(True, lr=0.2))
+    assert "LS205" not in codes(found(False))  # no rate, no verdict
+
+
+def test_domination_and_convergence_are_told_apart_by_the_loss() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 10)).double()
+    x, y = torch.randn(400, WIDTH).double(), torch.randint(10, (400,))
+    first = layerscope.conditioning(net, (x, y))
+    with torch.no_grad():
+        net[0].weight *= 1e3
+        net[2].weight *= 1e-3
+    grown = layerscope.conditioning(net, (x, y), since=first)
+    (finding,) = [f for f in grown.findings if f.code == "LS206"]
+    assert finding.layer == "0.weight"
+    assert "weight 1e+03 times what it was" in finding.message
+    with torch.no_grad():
+        net[0].weight *= 1e-3
+        net[2].weight *= 1e3
+        net[2].weight.copy_(
+            torch.linalg.lstsq(torch.relu(net[0](x[:20])), 40 * nn.functional.one_hot(y[:20], 10).double())[0].T
+        )
+        net[2].bias.zero_()
+    done = layerscope.conditioning(net, (x[:20], y[:20]), since=first)
+    found = codes(done)
+    assert done.meta["conditioning"]["whole"]["loss"] < 1e-6
+    assert found["LS207"] == 2
+    assert "LS206" not in found
+
+
+def test_features_that_are_switched_off_are_told() -> None:
+    net = mlp("he", norm=True)
+    first = judged(net)
+    with torch.no_grad():
+        for module in list(net)[-12:]:
+            if isinstance(module, nn.BatchNorm1d):
+                module.bias.fill_(-30.0)
+    assert "LS211" not in codes(judged(net))  # of one moment alone nothing is said
+    (finding,) = [f for f in judged(net, since=first).findings if f.code == "LS211"]
+    assert finding.layer is None
+    assert "100% of β below zero" in finding.message
+    assert "LS211" not in codes(judged(net, since=judged(net)))
+
+
+def test_a_product_that_is_far_off_is_told() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(WIDTH, 20, bias=False), nn.ReLU(), nn.Linear(20, 3)).double()
+    x = torch.randn(100, WIDTH).double()
+    x[0] *= 100  # one example holds both factors
+    report = layerscope.conditioning(net, (x, torch.randint(3, (100,))), exact=True)
+    off = {row.name: float(row.metrics["kfac_ratio"]) for row in report.rows if not row.skipped}
+    fired = {f.layer for f in report.findings if f.code == "LS212"}
+    assert fired == {name for name, ratio in off.items() if not 1 / 3 <= ratio <= 3}
+    assert "0.weight" in fired
+    assert "LS212" not in codes(judged(mlp("he", norm=True), rows=200))
+
+
+def test_what_was_left_out_and_how_the_data_were_cut_is_told() -> None:
+    net = nn.Sequential(nn.Linear(WIDTH, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    net.unused = nn.Linear(3, 3)
+    net.forward = lambda x: net[3](net[2](net[1](net[0](x))))  # type: ignore[method-assign]
+    x, y = torch.randn(60, WIDTH), torch.randint(10, (60,))
+    whole, cut = (layerscope.conditioning(net, batches) for batches in ([(x, y)], [(x[:30], y[:30]), (x[30:], y[30:])]))
+    (finding,) = [f for f in whole.findings if f.code == "LS213"]
+    assert finding.message == "1: its module was not called"
+    assert "LS214" not in codes(whole)
+    assert codes(cut)["LS214"] == 1
+    net.eval()
+    assert "LS214" not in codes(layerscope.conditioning(net, [(x[:30], y[:30]), (x[30:], y[30:])]))

@@ -10,7 +10,7 @@ torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from layerscope.errors import UnknownName, UsageError  # noqa: E402
+from layerscope.errors import UnknownName, Unreadable, UsageError  # noqa: E402
 from layerscope.sources._capture import Caught, capture  # noqa: E402
 from layerscope.sources._losses import Loss  # noqa: E402
 from layerscope.sources._rows import patches  # noqa: E402
@@ -260,7 +260,7 @@ def test_the_model_is_left_as_it_was_found(broken: bool) -> None:
         yield x, y
 
     if broken:
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(Unreadable, match="the data: OSError: the disk is gone"):
             capture(net, loader(), CE)
     else:
         entries, _, _ = capture(net, loader(), CE)
@@ -334,3 +334,104 @@ def test_a_parametrised_weight_is_left_alone() -> None:
     entries, _, _ = capture(net, [batch], CE)
     assert [caught.name for caught in entries] == ["2.weight"]
     assert same(before, state_of(net))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_checkpoint_counts_once(whole: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(nn.Module):
+        def __init__(self, checkpointed: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.head, self.checkpointed = (
+                nn.Linear(6, 5),
+                nn.Linear(5, 5),
+                nn.Linear(5, 3),
+                checkpointed,
+            )
+
+        def forward(self, x: Any) -> Any:
+            inner = lambda h: torch.relu(self.b(torch.relu(self.a(h))))  # noqa: E731
+            if not self.checkpointed:
+                return self.head(inner(x))
+            return self.head(checkpoint(inner, x, use_reentrant=False))
+
+    plain, other = Net(False), Net(True)
+    other.load_state_dict(plain.state_dict())
+    batch = data()
+    fisher = "exact" if whole else "empirical"
+    one, two = (by_name(capture(net, [batch], CE, fisher=fisher)[0]) for net in (plain, other))
+    for name, caught in one.items():
+        assert two[name].positions == caught.positions
+        for a, b in zip(caught.factors(11), two[name].factors(11), strict=True):
+            assert torch.allclose(a, b)
+
+
+def test_shifts_of_the_norm_behind_a_layer() -> None:
+    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        net[1].bias.copy_(torch.tensor([-1.0, -2.0, -3.0, 4.0]))
+        net[1].weight.copy_(torch.tensor([1.0, -2.0, 1.0, 2.0]))
+    import layerscope
+
+    report = layerscope.conditioning(net, data())
+    first, last = report.layers["0.weight"], report.layers["3.weight"]
+    assert first.metrics["beta_negative"] == 0.75
+    assert first.metrics["beta_over_gamma"] == pytest.approx((-1 - 1 - 3 + 2) / 4)
+    assert "no batch normalisation" in last.absent["beta_negative"]
+    assert (first.parts["weight"].facts["final"], last.parts["weight"].facts["final"]) == (0.0, 1.0)
+
+
+def test_large_factors_have_their_largest_eigenvalue_and_trace() -> None:
+    import layerscope
+
+    net, batch = mlp(), data()
+    whole, some = (layerscope.conditioning(net, batch, max_dim=d).layers["0.weight"] for d in (4096, 5))
+    for name in ("lambda_max_x", "lambda_max_d", "lambda_max_fim", "trace_fim", "mean_energy"):
+        assert some.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-6), name
+    assert "kappa_50_x" not in some.metrics
+    assert "larger than max_dim" in some.absent["kappa_50_fim"]
+    assert "larger than max_dim" in some.absent["rank_x"]
+    assert "kappa_50_d" in some.metrics  # of width 5, which is small enough
+
+
+WORKER = """
+import sys, torch
+import torch.distributed as dist
+from torch import nn
+from layerscope.sources._capture import capture
+from layerscope.sources._losses import Loss
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+torch.set_default_dtype(torch.float64)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+x, y = torch.randn(10, 6), torch.randint(3, (10,))
+part = slice(0, 4) if rank == 0 else slice(4, 10)
+found, examples, total = capture(net, [(x[part], y[part])], Loss.of("cross_entropy"), all_reduce=True)
+alone, n, value = capture(net, [(x, y)], Loss.of("cross_entropy"))
+assert examples == n and abs(total - value) < 1e-12
+for a, b in zip(found, alone):
+    for one, other in zip(a.factors(n), b.factors(n)):
+        assert torch.allclose(one, other)
+    assert torch.allclose(a.weight_gradient, b.weight_gradient)
+    if b.ever is not None:
+        assert torch.equal(a.ever, b.ever) and torch.equal(a.always, b.always)
+print("equal")
+"""
+
+
+def test_processes_add_up_their_shards(tmp_path: Any) -> None:
+    import subprocess
+    import sys
+
+    words = [sys.executable, "-W", "ignore", "-c", WORKER]
+    runs = [
+        subprocess.Popen([*words, str(rank), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    for run in runs:
+        out, errors = run.communicate(timeout=120)
+        assert out.strip() == "equal", errors
+    with pytest.raises(UsageError, match="not initialised"):
+        capture(mlp(), [data()], CE, all_reduce=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import layerscope
 from layerscope import registry
 from layerscope.errors import LayerscopeError, Unreadable
+from layerscope.history import History
 from layerscope.report import Report
 from layerscope.views import junit, markdown, notebook, page, plots, sarif
 from layerscope.views.json import from_dict, to_dict
@@ -28,12 +29,29 @@ FOUND = layerscope.analyze(
     },
     randomize=True,
 )
-SPECTRA = {
-    (number, role): part.spectrum
-    for number, row in enumerate(FOUND.rows)
-    for role, part in row.parts.items()
-    if part.spectrum is not None
-}
+
+
+def learned() -> Report:
+    torch: Any = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    parts = torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Linear(5, 3)
+    net = torch.nn.Sequential(*parts)
+    data = torch.randn(40, 6), torch.randint(3, (40,))
+    first = layerscope.conditioning(net, data)
+    return layerscope.conditioning(net, data, exact=True, curvature_of="hessian", lr=0.1, since=first)
+
+
+def spectra_of(report: Report) -> dict[tuple[int, str], Any]:
+    return {
+        (number, role): part.spectrum
+        for number, row in enumerate(report.rows)
+        for role, part in row.parts.items()
+        if part.spectrum is not None
+    }
+
+
+LEARNED = learned()
+SPECTRA = spectra_of(FOUND)
 PLAIN = json.dumps(to_dict(FOUND))
 EVIL = st.sampled_from(
     [
@@ -68,6 +86,7 @@ def paths(plain: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PATHS = paths(json.loads(PLAIN))
+OF_LEARNING = json.dumps(to_dict(LEARNED))
 
 
 def show_everywhere(report: Report) -> None:
@@ -78,17 +97,35 @@ def show_everywhere(report: Report) -> None:
     sarif.to_sarif([report])
     both = layerscope.compare(report, report)
     page.render(both)
+    page.render([History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))])
+    layerscope.rejudge(report)
     notebook.comparison_html(both)
     markdown.comparison_to_markdown(both)
-    for name in registry.plugins("plots"):
-        for picture in plots.pictures(name, both if name in ("distances", "alpha_histogram") else report)[:2]:
+    runs = [History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))]
+    for name, plugin in registry.plugins("plots").items():
+        of = {"models": both, plots.RUN: runs}
+        for picture in plots.pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
             json.dumps(plots.plain(picture), allow_nan=False)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(PATHS), EVIL), min_size=1, max_size=3), st.booleans())
 def test_a_tampered_report_is_refused_or_shown(changes: list[tuple[tuple[Any, ...], Any]], with_spectra: bool) -> None:
-    plain = json.loads(PLAIN)
+    tampered(PLAIN, changes, SPECTRA if with_spectra else {})
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.sampled_from(paths(json.loads(OF_LEARNING))), EVIL), min_size=1, max_size=3), st.booleans()
+)
+def test_a_tampered_report_of_learning_is_refused_or_shown(
+    changes: list[tuple[tuple[Any, ...], Any]], with_spectra: bool
+) -> None:
+    tampered(OF_LEARNING, changes, spectra_of(LEARNED) if with_spectra else {})
+
+
+def tampered(text: str, changes: list[tuple[tuple[Any, ...], Any]], spectra: dict[tuple[int, str], Any]) -> None:
+    plain = json.loads(text)
     for path, value in changes:
         inner = plain
         try:
@@ -98,7 +135,7 @@ def test_a_tampered_report_is_refused_or_shown(changes: list[tuple[tuple[Any, ..
         except (TypeError, KeyError, IndexError):
             continue  # an earlier change took the place away
     try:
-        report = from_dict(plain, SPECTRA if with_spectra else {})
+        report = from_dict(plain, spectra)
     except Unreadable:
         return
     with contextlib.suppress(LayerscopeError):  # said in one line

@@ -14,6 +14,7 @@ import pytest
 import layerscope
 from layerscope import registry
 from layerscope.errors import UsageError
+from layerscope.history import History
 from layerscope.numerics.randommatrix import mp_cdf, mp_density, mp_edges
 from layerscope.report import Comparison, Report
 from layerscope.views import plots
@@ -23,7 +24,8 @@ from tests.samples import HOSTILE, with_singular_values
 from tests.test_hostile import cli
 
 NAMES = list(registry.plugins("plots"))
-LAYER = [name for name in NAMES if registry.find("plots", name).target.SCOPE == "layer"]
+SCOPES = {name: registry.find("plots", name).target.SCOPE for name in NAMES}
+LAYER = [name for name in NAMES if SCOPES[name] in ("layer", plots.RUN)]
 FOREIGN = "層.重み.weight"  # a script that the font lacks
 
 
@@ -217,7 +219,22 @@ def test_one_layer_of_several_models_is_drawn_in_common_bins(comparison: Compari
 # --- drawn, whatever the report --------------------------------------------------------------------------------
 
 
+def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
+    if all(row.skipped for row in runs[0].last.rows):
+        with pytest.raises(UsageError, match="none was analysed"):
+            plots.pictures(name, runs)
+        return []
+    return plots.pictures(name, runs)
+
+
 def every(name: str, target: Report | Comparison) -> list[Picture]:
+    if SCOPES[name] == plots.RUN:
+        with pytest.raises(UsageError, match="shows a run: give a saved history"):
+            plots.pictures(name, target)
+        reports = [target] if isinstance(target, Report) else target.reports
+        return every_of_runs(
+            name, [History("run", (0, 5), (report, report), ({}, {"loss": 1.0})) for report in reports]
+        )
     nothing = isinstance(target, Report) and all(row.skipped for row in target.rows)
     if nothing and name in LAYER:
         with pytest.raises(UsageError, match="none was analysed"):

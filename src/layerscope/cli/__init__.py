@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerscope.cli.conditioning import conditioning
+from layerscope.cli.history import history
 from layerscope.cli.options import (
     COMPARED,
     FINGERS,
@@ -232,6 +233,7 @@ def plugins() -> int:
 
 cli.add_command(plot)
 cli.add_command(conditioning)
+cli.add_command(history)
 
 
 @cli.command()

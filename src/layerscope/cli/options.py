@@ -110,4 +110,5 @@ def each_model(target: str) -> list[str]:
     from layerscope import sources
     from layerscope.views import store
 
-    return [target] if store.is_report(target) else [str(part) for part in sources.models(target).values()]
+    saved = store.is_report(target) or store.is_history(target)
+    return [target] if saved else [str(part) for part in sources.models(target).values()]

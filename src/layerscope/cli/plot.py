@@ -10,7 +10,8 @@ from layerscope.cli.options import arrangement, each_model, layers_option, matri
 from layerscope.cli.output import check_outputs, exit_code, progress_bar
 from layerscope.errors import UsageError
 
-SCOPES = {"layer": "Of a layer", "model": "Of a model", "models": "Of several", "matched": "Of a layer of several"}
+SCOPES = {"layer": "Of a layer", "model": "Of a model", "models": "Of several", "matched": "Of a layer of several",
+          "run layer": "Of a layer over runs"}  # fmt: skip
 
 
 class Pictures(click.Command):
@@ -52,15 +53,18 @@ def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> in
         changes[plugin.target.NEEDS] = True
     chosen = {"layers": selectors(options["layers"]), "engine": options["engine"], **changes}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
-        if len(models) == 1:
-            found: Any = api.analyze(models[0], progress=progress, **arrangement(options), **chosen)
+        if all(store.is_history(model) for model in models):
+            found: Any = [store.load_history(model) for model in models]
+        elif len(models) == 1:
+            found = api.analyze(models[0], progress=progress, **arrangement(options), **chosen)
         elif arrangement(options):
             raise click.UsageError("--base, --intra and --stacked take one TARGET")
         else:
             found = api.compare(*models, progress=progress, distances=name == "distances", **chosen)
-    reasons = {picture.empty for picture in plots.pictures(plugin.name, found)}
+    drawn = (selectors(options["layers"]) or []) if isinstance(found, list) else []
+    reasons = {picture.empty for picture in plots.pictures(plugin.name, found, drawn)}
     if "" not in reasons:
         why = "; ".join(sorted(reasons)) or "no layer of the same name is analysed in all of them"
         raise UsageError(f"{name}: {why}")
-    plots.save(plots.figure(plugin.name, found), output)
-    return exit_code(list(getattr(found, "reports", [found])), None)
+    plots.save(plots.figure(plugin.name, found, drawn), output)
+    return 0 if isinstance(found, list) else exit_code(list(getattr(found, "reports", [found])), None)

@@ -12,6 +12,7 @@ from layerscope.learning.curvature import Curvature, curvature
 from layerscope.report import Report
 from layerscope.selection import Selector
 from layerscope.settings import Settings
+from layerscope.sources._capture import each_batch
 from layerscope.sources._losses import Loss
 from layerscope.sources._products import MATRICES
 from layerscope.sources.factors_torch import Factors
@@ -64,7 +65,7 @@ def conditioning(
     if curvature_of is not None and curvature_of not in MATRICES:
         raise UnknownName("curvature matrix", curvature_of, MATRICES)
     batches = [data] if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") else data
-    batches = list(batches) if curvature_of is not None else batches
+    batches = list(each_batch(batches)) if curvature_of is not None else batches
     used = (settings or Settings()).changed(**options)
     given = {} if lr is None else {"lr": lr, "curvature_limit": _limit(lr, momentum, nesterov)}
     curved = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,3 +98,12 @@ def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
         return values[-r:], vectors[:, -r:]
     order = np.argsort(values)
     return values[order], vectors[:, order]
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN of fewer than two pairs, or where one side does not change."""
+    from scipy.stats import spearmanr
+
+    if len(a) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
+        return math.nan
+    return float(spearmanr(a, b).statistic)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerscope.errors import UnknownName, UsageError
+from layerscope.errors import LayerscopeError, UnknownName, Unreadable, UsageError
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.sources._losses import Loss
 from layerscope.sources._neurons import activities
@@ -40,6 +40,7 @@ class Caught:
     kept_gradients: list[Any] = field(default_factory=list)  # and of each backward pass
     ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
     always: Any = None  # (out,) for all of them?
+    final: bool = False  # is its output the model's?
     norm: Any = None  # the batch normalisation that its output goes into
     problem: str = ""  # why it could not be measured
 
@@ -88,7 +89,7 @@ def capture(
                 hooks.enter_context(_hooked(module, by_weight[id(module.weight)], state))
             elif isinstance(module, _batch_norms()):
                 hooks.enter_context(_watched(module, state))
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(each_batch(batches)):
             count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
             examples, total = examples + count, total + value
     if all_reduce:
@@ -106,6 +107,7 @@ class _State:
     def __init__(self, bias: bool, keep: bool) -> None:
         self.bias, self.keep = bias, keep
         self.summing = False
+        self.final: tuple[Caught | None, Any] = (None, None)  # whose output came last, and where it lies
         self.forward = False  # not what a checkpoint runs again on the way back
         self.last: Caught | None = None  # whose output comes to the next ReLU
 
@@ -120,10 +122,13 @@ def _batch(
     for caught in entries:
         caught.positions = 0
     state.last = None
-    state.forward = True
+    state.forward, state.final = True, (None, None)
     with activities(state):
-        output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+        output, labels = outcome(model, batch, seed[1], forward)
     state.forward = False
+    last, where = state.final
+    if last is not None and isinstance(output, torch.Tensor) and where == (output.data_ptr(), output.numel()):
+        last.final = True
     values = loss.values(output, labels)
     if state.keep and len(values) != len(output):
         raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
@@ -141,6 +146,36 @@ def _batch(
     for i, column in enumerate(columns):
         torch.autograd.grad(output, weights, column, retain_graph=i < len(columns) - 1, allow_unused=True)
     return loss.examples(values, labels), float(values.detach().sum())
+
+
+def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches.
+
+    :raises Unreadable: the loader raises.
+    """
+    try:
+        yield from batches
+    except (LayerscopeError, GeneratorExit):
+        raise
+    except Exception as error:  # whatever a stranger's loader raises is told in a line
+        raise Unreadable(f"the data: {type(error).__name__}: {error}") from error
+
+
+def outcome(model: Any, batch: Any, number: int, forward: Callable[[Any, Any], Any] | None) -> tuple[Any, Any]:
+    """(output, labels) of one batch.
+
+    :raises UsageError: a batch that is no pair.
+    :raises Unreadable: the model raises.
+    """
+    if forward is None and not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise UsageError(f"batch {number} is a {type(batch).__name__}, not a pair (x, y): give forward=")
+    try:
+        output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+    except LayerscopeError:
+        raise
+    except Exception as error:  # whatever a stranger's model raises is told in a line
+        raise Unreadable(f"the model on batch {number}: {type(error).__name__}: {error}") from error
+    return output, labels
 
 
 def measurable(module: Any) -> bool:
@@ -184,7 +219,7 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
     def after(_: Any, __: Any, output: Any) -> None:
         if not state.forward:
             return
-        state.last = caught
+        state.last, state.final = caught, (caught, (output.data_ptr(), output.numel()))
         if output.requires_grad:
             output.register_hook(back)
 

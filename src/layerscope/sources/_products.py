@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.sources._capture import FISHERS, untouched
+from layerscope.sources._capture import FISHERS, each_batch, outcome, untouched
 from layerscope.sources._losses import Loss
 
 MATRICES = ("hessian", "ggn", "fisher")
@@ -47,7 +47,13 @@ class Products:
             raise UnknownName("Fisher", fisher, FISHERS)
         if matrix == "fisher" and fisher != "empirical" and loss.function is not None:
             raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution, not a function")
-        self.model, self.batches, self.loss, self.forward, self.seed = model, list(batches), loss, forward, seed
+        self.model, self.batches, self.loss, self.forward, self.seed = (
+            model,
+            list(each_batch(batches)),
+            loss,
+            forward,
+            seed,
+        )
         self.matrix = "ggn" if (matrix, fisher) == ("fisher", "exact") else matrix
         self.fisher = fisher
         named = {name: p for name, p in model.named_parameters() if p.is_floating_point() and p.numel()}
@@ -110,11 +116,8 @@ class Products:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         torch.manual_seed(self.seed + number)
-        try:
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-                output, labels = self.forward(self.model, batch) if self.forward else (self.model(batch[0]), batch[1])
-        except Exception as error:  # whatever a stranger's model raises is told in a line
-            raise Unreadable(f"the model on batch {number}: {type(error).__name__}: {error}") from error
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            output, labels = outcome(self.model, batch, number, self.forward)
         return self.loss.values(output, labels), output, labels
 
     def _graph(self, number: int, batch: Any) -> Callable[[list[Any]], Callable[[Any], Any]]:

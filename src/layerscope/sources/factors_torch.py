@@ -80,7 +80,9 @@ class FactorsSource:
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
         options |= {"keep": target.exact, "all_reduce": target.all_reduce}
-        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
+        counted = _Counted(target.batches)
+        caught, self.examples, total = capture(target.model, counted, target.loss, **options)
+        self.batches = counted.count
         self.loss, self.given = total / self.examples, target.given
         self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
@@ -149,6 +151,8 @@ class FactorsSource:
             "examples": float(self.examples),
             "positions": float(entry.positions),
             "calls": float(entry.calls),
+            "batches": float(self.batches),
+            "final": float(entry.final),
             "loss": self.loss,
             "groups": float(len(entry.inputs)),
             "grad_sigma_max": _largest_singular(gradient),
@@ -188,6 +192,18 @@ class FactorsSource:
             d, rank = len(entry.inputs[0].second) * len(entry.gradients[0].second), self._blocks.rows(row.tensor)
             shape = {"shape": (d, d), "axes": "oi", "dtype": "float64"}
             yield replace(row, role="fisher", symmetric=True, rank=rank, kind="covariance", **shape)
+
+
+class _Counted:
+    """Batches, counted while they are gone through."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches, self.count = batches, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            self.count += 1
+            yield batch
 
 
 def _of_groups(entry: Caught, examples: int) -> dict[str, float]:

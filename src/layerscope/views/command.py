@@ -15,7 +15,17 @@ OPTIONS = {  # settings that the command line has a word for
     "conv": "--conv",
 }  # fmt: skip
 COMPARED = {"min_evals", "jobs"}  # settings that compare has a word for
-HOW = ("loss", "fisher", "conv", "bias", "lr", "momentum", "nesterov")  # what conditioning was asked for
+HOW = (
+    "loss",
+    "fisher",
+    "conv",
+    "bias",
+    "exact",
+    "curvature_of",
+    "lr",
+    "momentum",
+    "nesterov",
+)  # what conditioning was asked for
 LONGEST = 2000  # characters
 TOO_LONG = "too long to show: target, layers and settings are in the report itself"
 FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}

@@ -104,8 +104,8 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
         if not conforms(meta.get("seconds", 0.0), float):
             raise TypeError("seconds is no number")
         _check_asked(meta.get("asked", {}))
-        if not isinstance(meta.get("conditioning", {}), Mapping):
-            raise TypeError("conditioning is no mapping")
+        if "conditioning" in meta:
+            _check_learning(meta["conditioning"])
         report = Report(meta, layers, findings)
         _ = report.settings
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
@@ -124,6 +124,50 @@ def _check_asked(asked: Any) -> None:
     known = {"layers": list, "base": str, "target": str, "intra": bool, "stacked": bool, "live": bool}
     if not isinstance(asked, Mapping) or any(not isinstance(v, known.get(k, ())) for k, v in asked.items()):
         raise TypeError(f"asked for what cannot be asked: {asked!r:.80}")
+
+
+LEARNED = {
+    "fisher": str, "conv": str, "loss": str, "bias": bool, "exact": bool, "training": bool, "curvature_of": str,
+    "lr": float, "momentum": float, "nesterov": bool, "whole": Mapping[str, Any], "curvature": Mapping[str, Any],
+}  # fmt: skip
+WHOLE = {
+    "layers": int, "params": int, "rows": int, "lambda_max": float, "trace": float, "loss": float, "examples": int,
+    "evals": tuple[float, ...],
+}  # fmt: skip
+CURVED = {
+    "matrix": str, "params": int, "values": tuple[float, ...], "residuals": tuple[float, ...], "converged": bool,
+    "least": float, "trace": float, "trace_error": float, "nodes": tuple[tuple[float, ...], ...],
+    "weights": tuple[tuple[float, ...], ...], "products": int,
+}  # fmt: skip
+
+
+def _check_learning(how: Any) -> None:
+    """What a report says of the data that ran through the model has the types that its readers count on."""
+    _check_types("conditioning", how, LEARNED)
+    whole, curved = how.get("whole", {}), how.get("curvature", {})
+    _check_types("the whole matrix", whole, WHOLE)
+    _check_types("the curvature", curved, CURVED)
+    if "evals" in whole and not ({"params"} <= whole.keys() and 0 < len(whole["evals"]) <= whole["params"]):
+        raise TypeError("the whole matrix has more eigenvalues than parameters, or none")
+    if curved and not (CURVED.keys() <= curved.keys() and curved["values"]):
+        raise TypeError("a curvature without its eigenvalues")
+    sides = [[len(row) for row in curved.get(name, ())] for name in ("nodes", "weights")]
+    if sides[0] != sides[1] or len(set(sides[0])) > 1 or (sides[0] and curved["trace"] is None):
+        raise TypeError("a curvature whose nodes and weights do not pair, or have no trace")
+    if "lr" in how and not how["lr"] > 0:
+        raise TypeError("a learning rate that is not above zero")
+
+
+def _check_types(what: str, plain: Any, known: Mapping[str, Any]) -> None:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{what} is no mapping")
+    for name, hint in known.items():
+        if name in plain and not conforms(_tuples(plain[name]), hint) and not (plain[name] is None and hint is float):
+            raise TypeError(f"{name} of {what} cannot be {plain[name]!r:.60}")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _no_number(constant: str) -> None:

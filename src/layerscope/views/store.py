@@ -1,6 +1,7 @@
 """A report as a file: one zip with the JSON of the report and each spectrum as .npy, all uncompressed.
 
-Uncompressed, so that no member can be larger than the file itself; nothing in it is ever unpickled.
+A history is a zip of such zips, a member for each step. Uncompressed, so that no member can be larger than the file
+itself; nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +19,56 @@ import numpy as np
 
 from layerscope.conform import conforms
 from layerscope.errors import Unreadable
+from layerscope.history import History
 from layerscope.report import Report
 from layerscope.types import Spectrum
 from layerscope.views.files import write_whole
-from layerscope.views.json import from_dict, parse, to_dict
+from layerscope.views.json import SCHEMA, from_dict, parse, to_dict
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
 
-MEMBER = "layerscope.json"
+MEMBER, RUN = "layerscope.json", "history.json"
 FACTS = ("n", "m", "k", "floor", "complete")
 
 
 def is_report(path: str | Path) -> bool:
     """Is it a saved report? Told by content."""
+    return _holds(path, MEMBER)
+
+
+def is_history(path: str | Path) -> bool:
+    """Is it a saved history? Told by content."""
+    return _holds(path, RUN)
+
+
+def _holds(path: str | Path, member: str) -> bool:
     from layerscope.sources._files import zip_names
 
     try:
         file = Path(path)
-        return file.is_file() and MEMBER in zip_names(file)
+        return file.is_file() and member in zip_names(file)
     except (OSError, ValueError):
         return False
 
 
 def save(report: Report, path: str | Path) -> None:
     """Write the whole report; the file appears complete or not at all."""
+    write_whole(path, _packed(report))
+
+
+def save_history(history: History, path: str | Path) -> None:
+    """Write the whole history; the file appears complete or not at all."""
+    buffer = io.BytesIO()
+    plain = {"name": history.name, "steps": list(history.steps), "scalars": [dict(each) for each in history.scalars]}
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_dated(RUN), json.dumps({"schema": SCHEMA, **plain}, allow_nan=False))
+        for number, report in enumerate(history.reports):
+            archive.writestr(_dated(f"reports/{number}.layerscope"), _packed(report))
+    write_whole(path, buffer.getvalue())
+
+
+def _packed(report: Report) -> bytes:
     buffer = io.BytesIO()
     spectra: dict[str, dict[str, Any]] = {}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -52,7 +81,7 @@ def save(report: Report, path: str | Path) -> None:
                     archive.writestr(_dated(member), _npy(part.spectrum.evals))
         content = {**to_dict(report), "spectra": spectra}
         archive.writestr(_dated(MEMBER), json.dumps(content, allow_nan=False))
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load(path: str | Path) -> Report:
@@ -60,18 +89,51 @@ def load(path: str | Path) -> Report:
 
     :raises Unreadable: not a report, truncated, compressed, or with spectra that are not what it says.
     """
+    with _opened(path, "report") as archive:
+        return _unpacked(archive)
+
+
+def load_history(path: str | Path) -> History:
+    """Read a saved history.
+
+    :raises Unreadable: not a history, or damaged.
+    """
+    with _opened(path, "history") as archive:
+        plain = parse(_member(archive, RUN))
+        steps, scalars = tuple(plain["steps"]), tuple(plain["scalars"])
+        right = conforms(steps, tuple[int, ...]) and conforms(scalars, tuple[Mapping[str, float], ...])
+        if plain.get("schema") != SCHEMA or not right or not conforms(plain["name"], str):
+            raise Unreadable(f"a history of schema {plain.get('schema')!r:.40} with steps {steps!r:.80}")
+        if not steps or len(scalars) != len(steps) or any(b <= a for a, b in pairwise(steps)):
+            raise Unreadable(f"a history whose {len(steps)} steps do not ascend, or lack their numbers")
+        reports = []
+        for number in range(len(steps)):
+            with zipfile.ZipFile(io.BytesIO(_member(archive, f"reports/{number}.layerscope"))) as inner:
+                reports.append(_unpacked(inner))
+        if len({tuple(row.name for row in report.rows) for report in reports}) > 1:
+            raise Unreadable("a history of reports with different layers")
+        return History(plain["name"], steps, tuple(reports), scalars)
+
+
+@contextmanager
+def _opened(path: str | Path, what: str) -> Iterator[zipfile.ZipFile]:
+    """The zip; whatever is wrong with it is told as one error."""
     try:
         with zipfile.ZipFile(path) as archive:
-            plain = parse(_member(archive, MEMBER))
-            spectra = {
-                (int(facts["index"]), str(facts["role"])): _spectrum(archive, member, facts)
-                for member, facts in plain.get("spectra", {}).items()
-            }
-        return from_dict(plain, spectra)
+            yield archive
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None
     except Exception as error:  # whatever a damaged file makes the zip and npy readers stumble over
-        raise Unreadable(f"{path}: not a saved report, or damaged: {type(error).__name__}: {error}") from error
+        raise Unreadable(f"{path}: not a saved {what}, or damaged: {type(error).__name__}: {error}") from error
+
+
+def _unpacked(archive: zipfile.ZipFile) -> Report:
+    plain = parse(_member(archive, MEMBER))
+    spectra = {
+        (int(facts["index"]), str(facts["role"])): _spectrum(archive, member, facts)
+        for member, facts in plain.get("spectra", {}).items()
+    }
+    return from_dict(plain, spectra)
 
 
 def _spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any]) -> Spectrum:

@@ -17,7 +17,7 @@ from typing import Any
 
 from layerscope.report import Comparison, Report
 from layerscope.views.files import check_writable, write_whole
-from layerscope.views.plots import _style
+from layerscope.views.plots import Target, _style, last_of
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 DARK = {  # of the page itself; the light ones are in the style sheet
@@ -26,7 +26,7 @@ DARK = {  # of the page itself; the light ones are in the style sheet
 }  # fmt: skip
 
 
-def write(found: Report | Comparison, path: str | Path) -> None:
+def write(found: Target, path: str | Path) -> None:
     """Write the page; it appears whole or not at all.
 
     :raises OutputError: it cannot be written there.
@@ -35,13 +35,15 @@ def write(found: Report | Comparison, path: str | Path) -> None:
     write_whole(path, render(found).encode("utf-8", "backslashreplace"))
 
 
-def render(found: Report | Comparison) -> str:
-    """The page as text."""
+def render(found: Target) -> str:
+    """The page as text; of runs, that of their last reports, with the way to them."""
     from markupsafe import Markup
 
     from layerscope.views.page import _comparison, _report
 
-    page, lines = _comparison.page(found) if isinstance(found, Comparison) else _report.page(found)
+    runs = () if isinstance(found, Report | Comparison) else found
+    last = last_of(found)
+    page, lines = _comparison.page(last, runs) if isinstance(last, Comparison) else _report.page(last, runs)
     script, style = _text("charts.js") + _text("page.js"), _stylesheet()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "

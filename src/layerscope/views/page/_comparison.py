@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from layerscope import registry
+from layerscope.history import History
 from layerscope.report import ComparedLayer, Comparison
 from layerscope.types import Finding
 from layerscope.views import table, verdict
@@ -22,9 +24,10 @@ MOST_ROWS = 4000  # of the table
 MOST_PICTURED = 1500  # whose pictures the page carries
 ORDER = ("", "thin", "warn", "error", "failed")  # of how the models stand: the worst colours the page
 EACH = ("alpha_by_depth", "shape_scale")
+LEARNING = ("factors_by_depth", "kappa_by_depth", "neurons_by_depth")  # where data ran through one of them
 
 
-def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
     letters, reports = comparison.letters, comparison.reports
     owned = [(letter, f) for letter, report in zip(letters, reports, strict=True) for f in report.findings]
@@ -47,7 +50,11 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "gravity": max((verdict.standing(r) for r in reports), key=ORDER.index),
         "sentences": [verdict.of_several(comparison), " ".join(printable(line, 600) for line in comparison.reading)],
         "certainty": [*(printable(line, 600) for line in comparison.warnings), *_each(comparison)],
-        "sections": [Section("Side by side in pictures", "together"), Section("Each model by depth", "each")],
+        "sections": [
+            *([_parts.OVER_RUNS] if runs else []),
+            Section("Side by side in pictures", "together"),
+            Section("Each model by depth", "each"),
+        ],
         "summary": table.medians(reports, letters),
         "columns": _columns(comparison),
         "rows": [_row(comparison, i, layer, by_layer) for i, layer in enumerate(comparison.layers[:MOST_ROWS])],
@@ -66,11 +73,14 @@ def page(comparison: Comparison) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "version": printable(first.meta.get("layerscope", ""), 40),
     }
     pictured = comparison.layers[:MOST_PICTURED]
-    lines = [_detail(comparison, layer, by_layer) for layer in pictured]
+    lines = [_detail(comparison, layer, by_layer, runs) for layer in pictured]
     together = [name for name, plugin in registry.plugins("plots").items() if plugin.target.SCOPE == "models"]
+    learned = LEARNING if any("conditioning" in report.meta for report in reports) else ()
+    each = [(k, p) for name in (*learned, *EACH) for k, p in enumerate(pictures(name, comparison))]
     charts = {
+        "run": _parts.over_runs(runs),
         "together": [plain(picture) for name in together for picture in pictures(name, comparison)],
-        "each": [plain(_placed(p, k, comparison)) for name in EACH for k, p in enumerate(pictures(name, comparison))],
+        "each": [plain(_placed(p, k, comparison)) for k, p in each if not p.empty or not learned],
     }
     head = {
         "metrics": {},
@@ -153,7 +163,10 @@ def _found(
 
 
 def _detail(
-    comparison: Comparison, layer: ComparedLayer, by_layer: dict[tuple[str, str | None], list[Finding]]
+    comparison: Comparison,
+    layer: ComparedLayer,
+    by_layer: dict[tuple[str, str | None], list[Finding]],
+    runs: Sequence[History] = (),
 ) -> dict[str, Any]:
     compared = registry.plugins("plots")["esd_compared"].target.data(comparison, layer)
     single = registry.plugins("plots")["esd"].target
@@ -161,6 +174,7 @@ def _detail(
     for x, report, row in zip(comparison.letters, comparison.reports, layer.rows, strict=True):
         picture = single.data(report, report.rows[row])
         drawn.append(replace(picture, title=f"{x}: {picture.title}"))
+    drawn += _parts.of_runs(runs, layer.name)
     return {
         "name": printable(layer.name, 2000) or _parts.NAMELESS,
         "findings": [

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from layerscope import registry
+from layerscope.history import History
 from layerscope.report import Report
 from layerscope.types import SEVERITIES, Finding, LayerReport
 from layerscope.views import verdict
 from layerscope.views.command import changed_settings
+from layerscope.views.history import chosen
+from layerscope.views.plots import RUN
+from layerscope.views.plots._marks import Picture, plain
 from layerscope.views.text import plural, printable
 
 NAMELESS = "(no name)"  # of a layer whose name is empty
@@ -50,6 +54,29 @@ class Section(NamedTuple):
     wide: bool = False
     tall: int = 230
     note: str = ""
+
+
+OVER_RUNS = Section(
+    "Over the run", "run", wide=True, tall=380, note="Some of the layers; every row holds the curves of its own."
+)
+MOST_CURVES = 4  # layers whose curves are shown at once
+
+
+def over_runs(runs: Sequence[History]) -> list[dict[str, Any]]:
+    """The curves of the first layer, of the last, and of some in between."""
+    if not runs:
+        return []
+    common = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
+    names = [row.name for row in runs[0].last.rows if row.name in common]
+    every = [names[i] for i in chosen(len(names), MOST_CURVES)]
+    return [plain(picture) for name in every for picture in of_runs(runs, name)]
+
+
+def of_runs(runs: Sequence[History], layer: str) -> list[Picture]:
+    """What the pictures of runs show of a layer."""
+    modules = [plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == RUN]
+    found = [module.data(runs, layer) for module in modules] if runs else []
+    return [picture for picture in found if not picture.empty]
 
 
 def findings(

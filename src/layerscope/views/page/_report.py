@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from layerscope import registry
+from layerscope.history import History
 from layerscope.report import Report
 from layerscope.types import Finding, LayerReport
 from layerscope.views import frame, table, verdict
@@ -23,6 +25,7 @@ WHAT_ALPHA_IS = (
     "well-trained networks lie between 2 and 6; smaller means heavier tails, larger means less learned."
 )
 SECTIONS = (  # a picture says in which it belongs
+    _parts.OVER_RUNS,
     Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
     Section("How it learns", "learning"),
     Section("The model in pictures", "model"),
@@ -33,7 +36,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
     columns = table.by_importance(report.settings)
     listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
@@ -44,6 +47,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     values = frame.rows(report)
     rows = [_row(report, i, row, values[i], columns, by_layer.get(row.name, [])) for i, row in shown]
     charts = {section.charts: pictured_in(section.charts, report) for section in SECTIONS}
+    charts["run"] = _parts.over_runs(runs)
     name = title_of(report)
     target = printable(report.meta["target"], 1000)
     context = {
@@ -71,7 +75,7 @@ def page(report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "version": printable(report.meta.get("layerscope", ""), 40),
     }
     reasons: dict[str, int] = {}
-    lines = [detail(report, row, by_layer.get(row.name, []), reasons) for _, row in pictured]
+    lines = [detail(report, row, by_layer.get(row.name, []), reasons, runs) for _, row in pictured]
     head = {
         "metrics": _parts.terms(),
         "reasons": list(reasons),
@@ -93,13 +97,16 @@ def pictured_in(section: str, report: Report) -> list[dict[str, Any]]:
     Pictures of several models are shown where one is enough for them.
     """
     modules = {name: plugin.target for name, plugin in registry.plugins("plots").items()}
-    names = [name for name, module in modules.items() if getattr(module, "SECTION", "") == section]
+    single = [name for name, module in modules.items() if module.SCOPE in ("model", "models")]
+    names = [name for name in single if getattr(modules[name], "SECTION", "") == section]
     found = [(name, picture) for name in names for picture in pictures(name, report)]
     optional = {name for name in names if section == "learning" or modules[name].SCOPE == "models"}
     return [plain(picture) for name, picture in found if not (picture.empty and name in optional)]
 
 
-def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: dict[str, int]) -> dict[str, Any]:
+def detail(
+    report: Report, layer: LayerReport, found: list[Finding], reasons: dict[str, int], runs: Sequence[History] = ()
+) -> dict[str, Any]:
     """What opens below a row; reasons that many metrics share are numbered in ``reasons``."""
     absent: dict[str, list[str]] = {}
     for name, why in layer.absent.items():
@@ -107,7 +114,9 @@ def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: di
         absent.setdefault(str(number), []).append(name)
     modules = [plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == "layer"]
     asked = [x for x in modules if not hasattr(x, "NEEDS") or getattr(report.settings, x.NEEDS)]
-    drawn = [] if layer.skipped else [module.data(report, layer) for module in asked]
+    drawn = [] if layer.skipped else [(module, module.data(report, layer)) for module in asked]
+    shown = [x for module, x in drawn if not (x.empty and getattr(module, "SECTION", "") == "learning")]
+    shown += [] if layer.skipped else _parts.of_runs(runs, layer.name)
     return {
         "name": printable(layer.name, 2000) or _parts.NAMELESS,
         "how": printable(layer.skipped or layer.ref.how, 300),
@@ -116,7 +125,7 @@ def detail(report: Report, layer: LayerReport, found: list[Finding], reasons: di
         ],
         "metrics": {name: printable(x, 300) if isinstance(x, str) else _short(x) for name, x in layer.metrics.items()},
         "absent": absent,
-        "pictures": [plain(picture) for picture in drawn],
+        "pictures": [plain(picture) for picture in shown],
     }
 
 

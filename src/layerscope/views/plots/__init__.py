@@ -2,7 +2,8 @@
 
 ``data`` puts a picture into numbers and words (:class:`~layerscope.views.plots._marks.Picture`). ``SCOPE`` says of
 what: a layer ("layer": ``data(report, layer)``), a report ("model": ``data(report)``), several ("models":
-``data(comparison)``) or one layer of several ("matched": ``data(comparison, layer)``); ``SECTION``, where the page
+``data(comparison)``), one layer of several ("matched": ``data(comparison, layer)``), or of a layer over the steps of
+runs ("run layer": ``data(runs, layer)``); ``SECTION``, where the page
 shows it; ``NEEDS``, if there is one, the setting without which it is empty. Pens draw any of them: ``draw(picture,
 ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope import comparison, registry
 from layerscope.errors import MissingExtra, UnknownName, UsageError
+from layerscope.history import History
 from layerscope.report import ComparedLayer, Comparison, Report
 from layerscope.types import LayerReport
 from layerscope.views.files import write_whole
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+RUN = "run layer"
 FORMATS = ("png", "svg", "pdf")
 WIDTH, HEIGHT = 6.8, 4.4  # inches of one picture of one panel
 MOST = 12  # pictures in one figure
@@ -39,15 +42,23 @@ SCREEN = 90  # dots per inch in a notebook
 LONGEST = 48  # characters of a model's name
 
 
-def pictures(name: str, target: Report | Comparison, layers: Sequence[str | int] = ()) -> list[Picture]:
+Target = Report | Comparison | Sequence[History]
+
+
+def pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> list[Picture]:
     """The picture of that name: one, or one of each layer where it is a layer's.
 
-    :param target: a report; a comparison for pictures of several models.
+    :param target: a report; a comparison for pictures of several models; runs, of which other pictures than those of
+        runs show the last reports.
     :param layers: names or indices; none for every analysed layer.
     :raises UsageError: no such picture or layer, or a picture that this target has not.
     """
     plugin = registry.find("plots", name)
     module, scope = plugin.target, plugin.target.SCOPE
+    if scope == RUN:
+        runs = _runs_of(name, target)
+        return [module.data(runs, layer.name) for layer in _chosen(name, _common_rows(runs), layers)]
+    target = last_of(target)
     if scope == "models":
         if layers:
             raise UsageError(f"{name} shows whole models, not single layers")
@@ -69,7 +80,27 @@ def pictures(name: str, target: Report | Comparison, layers: Sequence[str | int]
     return [module.data(target, layer) for layer in _chosen(name, target, layers)]
 
 
-def figure(name: str, target: Report | Comparison, layers: Sequence[str | int] = (), ax: Axes | None = None) -> Figure:
+def last_of(target: Target) -> Report | Comparison:
+    """Of runs, their last reports."""
+    if isinstance(target, Report | Comparison):
+        return target
+    reports = [run.last for run in target]
+    return reports[0] if len(reports) == 1 else comparison.compare(reports, [{}] * len(reports))
+
+
+def _runs_of(name: str, target: Target) -> Sequence[History]:
+    if isinstance(target, Report | Comparison):
+        raise UsageError(f"{name} shows a run: give a saved history (ConditioningMonitor), not a report")
+    return target
+
+
+def _common_rows(runs: Sequence[History]) -> Report:
+    """The last report of the first run, with the layers that all runs have."""
+    names = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
+    return runs[0].last.replace(rows=tuple(row for row in runs[0].last.rows if row.name in names))
+
+
+def figure(name: str, target: Target, layers: Sequence[str | int] = (), ax: Axes | None = None) -> Figure:
     """A matplotlib figure with the pictures of that name; on ``ax`` where one is given, which then takes only one.
 
     :raises MissingExtra: matplotlib is not installed.
@@ -172,9 +203,9 @@ def _chosen(name: str, report: Report, layers: Sequence[str | int]) -> list[Laye
         raise UsageError(error.args[0]) from None
 
 
-def _of(target: Report | Comparison, picture: Picture) -> Picture:
+def _of(target: Target, picture: Picture) -> Picture:
     """The same, saying whose picture it is."""
-    if isinstance(target, Comparison):
+    if not isinstance(target, Report):
         return picture
     name = elide(printable(short(target.meta["target"])), LONGEST)
     return replace(picture, about=", ".join(filter(None, (name, picture.about))))

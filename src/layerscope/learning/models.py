@@ -1,0 +1,131 @@
+"""The networks of the layer-wise conditioning paper: MLPs and residual networks, with and without batch norms.
+
+Source: Huang et al., ECCV 2020 (arXiv 2002.10801) and its authors' code: linear layers without biases, U(±1/√d),
+N(0, 2/d) or orthogonal weights; residual networks of 6n + 2 layers for small images (He et al., CVPR 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from layerscope.errors import UnknownName, UsageError
+
+INITS = ("random", "he", "orthogonal")
+
+
+def mlp(widths: Sequence[int], *, norm: bool = False, init: str = "random", bias: bool = False, seed: int = 0) -> Any:
+    """Linear layers with ReLUs between them, and batch norms before these with ``norm``: ``fc1``, ``bn1``, …
+
+    :param widths: of the input, of the hidden layers, of the output.
+    :param init: "random", U(±1/√d_in); "he", N(0, 2/d_in); "orthogonal".
+    :param bias: of the linear layers; the paper's have none.
+    :raises UsageError: fewer than two widths, or an unknown initialisation.
+    """
+    if len(widths) < 2:
+        raise UsageError(f"an MLP needs the widths of its input and output, not {list(widths)}")
+    if init not in INITS:
+        raise UnknownName("initialisation", init, INITS)
+    drawn = torch.Generator().manual_seed(seed)
+    net = nn.Sequential()
+    for i, (d_in, d_out) in enumerate(pairwise(widths), 1):
+        layer = nn.Linear(d_in, d_out, bias=bias)
+        _initialise(layer, init, drawn)
+        net.add_module(f"fc{i}", layer)
+        if i < len(widths) - 1:
+            if norm:
+                net.add_module(f"bn{i}", nn.BatchNorm1d(d_out))
+            net.add_module(f"relu{i}", nn.ReLU())
+    return net
+
+
+def _initialise(layer: Any, init: str, drawn: Any) -> None:
+    with torch.no_grad():
+        d_in = layer.weight.shape[1]
+        if init == "random":
+            layer.weight.uniform_(-(d_in**-0.5), d_in**-0.5, generator=drawn)
+        elif init == "he":
+            layer.weight.normal_(0, (2 / d_in) ** 0.5, generator=drawn)
+        else:
+            torch.nn.init.orthogonal_(layer.weight, generator=drawn)
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def resnet(
+    depth: int, *, classes: int = 10, channels: int = 3, width: int = 16, last_bn: bool = False, seed: int = 0
+) -> Any:
+    """A residual network of 6n + 2 layers for small images: three stages of n blocks, shortcuts without weights.
+
+    :param depth: 8, 14, 20, … 56, 110.
+    :param last_bn: a batch norm between the pooling and the last linear layer.
+    :param width: channels of the first stage, doubled by the next two.
+    :raises UsageError: a depth that is not 6n + 2.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise UsageError(f"depth {depth} is not 6n + 2: 8, 14, 20, 26, 32, …")
+    drawn = torch.Generator().manual_seed(seed)
+    net = nn.Sequential()
+
+    def conv(c_in: int, c_out: int, stride: int) -> Any:
+        layer = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        with torch.no_grad():
+            layer.weight.normal_(0, (2 / (9 * c_out)) ** 0.5, generator=drawn)
+        return layer
+
+    net.add_module("conv", conv(channels, width, 1))
+    net.add_module("bn", nn.BatchNorm2d(width))
+    net.add_module("relu", nn.ReLU())
+    before = width
+    for stage in range(3):
+        wide = width * 2**stage
+        for i in range((depth - 2) // 6):
+            stride = 2 if stage and not i else 1
+            net.add_module(f"block{stage + 1}_{i + 1}", Block(conv(before, wide, stride), conv(wide, wide, 1)))
+            before = wide
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flat", nn.Flatten())
+    if last_bn:
+        net.add_module("last_bn", nn.BatchNorm1d(before))
+    fc = nn.Linear(before, classes)
+    with torch.no_grad():
+        fc.weight.uniform_(-(before**-0.5), before**-0.5, generator=drawn)
+        fc.bias.uniform_(-(before**-0.5), before**-0.5, generator=drawn)
+    net.add_module("fc", fc)
+    return net
+
+
+class Block(nn.Module):  # type: ignore[misc]
+    """relu(x + bn(conv(relu(bn(conv(x)))))), x cut and padded with zeros where it changes size (type A)."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = first, nn.BatchNorm2d(first.out_channels)
+        self.conv2, self.bn2 = second, nn.BatchNorm2d(second.out_channels)
+
+    def forward(self, x: Any) -> Any:
+        """The sum of the stream and the branch."""
+        branch = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if branch.shape != x.shape:
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, branch.shape[1] - x.shape[1]))
+        return torch.relu(branch + x)
+
+
+class NormedLinear(nn.Module):  # type: ignore[misc]
+    """A batch norm over all examples and positions, then a linear layer."""
+
+    def __init__(self, linear: Any) -> None:
+        super().__init__()
+        weight = linear.weight
+        self.norm = nn.BatchNorm1d(linear.in_features, device=weight.device, dtype=weight.dtype)
+        self.linear = linear
+        self.train(linear.training)
+
+    def forward(self, x: Any) -> Any:
+        """The normalised input's image."""
+        return self.linear(self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape))

@@ -1,0 +1,33 @@
+"""Does one layer's block tell what the whole Fisher matrix does? Both over the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerscope.history import History
+from layerscope.views.plots import _runs
+from layerscope.views.plots._marks import Axis, Mark, Picture
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import printable
+
+SCOPE, SECTION = "run layer", "run"
+SHARE = 20  # per cent: the largest share that few examples still reach
+PANELS = (Axis("λmax", "log"), Axis(f"κ{SHARE}", "log"))
+LINES = (("the layer's block", "_exact", "series0", False), ("S_x ⊗ S_d", "_fim", "series2", True))
+
+
+def data(runs: Sequence[History], layer: str) -> Picture:
+    """λmax and κ₂₀ of the whole matrix, of the layer's block and of K-FAC's product; of the first run."""
+    run = runs[0]
+    marks: list[Mark] = []
+    for panel, metric in enumerate(("lambda_max", f"kappa_{SHARE}")):
+        label = "all layers" if panel == 0 else ""
+        marks += _runs.line(run.of_model(metric), label, tone="series1", panel=panel)
+        for name, suffix, tone, dashed in LINES:
+            series = run.series(f"{metric}{suffix}", layer)
+            marks += _runs.line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
+    agreement = run.trend_agreement().get(layer)
+    about = _runs.about(runs[:1]) + ("" if agreement is None else f", ρ(λmax) = {agreement:.2f}")
+    empty = "" if run.of_model("lambda_max")[0] else "the whole matrix was not measured (exact=True)"
+    title = "The whole matrix and one block"
+    return Picture("full_and_sub", title, about, _runs.STEP, PANELS, tuple(marks), empty=empty, of=printable(layer, 80))

@@ -1,0 +1,47 @@
+"""Units that no example activates, and units that every example does, layer by layer."""
+
+from __future__ import annotations
+
+from layerscope.report import Report
+from layerscope.views.plots import _layers
+from layerscope.views.plots._marks import Axis, Picture, Points
+from layerscope.views.plots._pen import draw as draw
+from layerscope.views.text import plural, printable
+
+SCOPE, SECTION = "model", "learning"
+KINDS = (("dying", "never active", "bad", "down"), ("full", "always active", "under", "triangle"))
+
+
+def data(report: Report) -> Picture:
+    """Share of the units behind each layer's ReLU that are dying or full, in the model's order."""
+    layers = _layers.analysed(report)
+    seen = [place for place in layers if {"dying", "full"} <= place.layer.metrics.keys()]
+    places = [place for place in seen if place.layer.parts["weight"].facts.get("units", 0) > 0]
+    units = [place.layer.parts["weight"].facts["units"] for place in places]
+    marks = []
+    for name, label, tone, shape in KINDS:
+        counts = [float(place.layer.metrics[name]) for place in places]
+        shares = tuple(100 * count / of for count, of in zip(counts, units, strict=True))
+        notes = [
+            f"{printable(place.layer.name, 80)}: {count:.0f} of {of:.0f} {label}"
+            for place, count, of in zip(places, counts, units, strict=True)
+        ]
+        x, rows = tuple(place.depth for place in places), tuple(place.row for place in places)
+        marks.append(
+            Points(
+                tone=tone,
+                label=f"{label} ({sum(counts):.0f})",
+                x=x,
+                y=shares,
+                shape=shape,
+                notes=tuple(notes),
+                rows=rows,
+            )
+        )
+    examples = max((place.layer.parts["weight"].facts.get("examples", 0) for place in places), default=0)
+    about = f"{plural(len(places), 'layer')} before a ReLU, {examples:,.0f} examples"
+    empty = "" if places else "no layer's output goes through a ReLU that was seen"
+    panels = (Axis("% of the units", low=-4.0, high=104.0),)
+    title = "Dying and full neurons"
+    shown = tuple(marks) if places else ()
+    return Picture("neurons_by_depth", title, about, _layers.depth_axis(layers), panels, shown, empty=empty)
