@@ -44,7 +44,7 @@ def norms_switching_off(model: Sequence[LayerReport], settings: Settings) -> Ver
     share = sum(float(layer.metrics["beta_negative"]) for layer in late) / len(late)
     first = last[-1].parts["weight"].facts.get("first_lambda_max_x", 0.0)
     now = float(last[-1].metrics.get("lambda_max_x", first))
-    if share <= SWITCHED or not now * FELL <= first:
+    if share <= SWITCHED or first <= 0 or now * FELL > first:
         return None
     said = f"{share:.0%} of β below zero in the last {len(late)} of {len(shifted)} layers with a batch norm"
     return Verdict(f"{said}; λmax(Sx) of the last layer fell from {first:.3g} to {now:.3g}", share, SWITCHED)
