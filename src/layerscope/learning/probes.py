@@ -13,6 +13,7 @@ from layerscope.errors import UsageError, did_you_mean
 from layerscope.learning.conditioning import conditioning
 from layerscope.report import Report
 from layerscope.sources._capture import measurable
+from layerscope.sources._strangers import parameters
 
 INVARIANT, HOMOGENEOUS, NEITHER = "scale-invariant", "homogeneous", "neither"
 NEAR = 0.05  # relative error of a ratio that still agrees with its theorem
@@ -72,6 +73,7 @@ def scale_probe(
     """
     import torch
 
+    parameters(model)
     weights = {
         f"{name}.weight".lstrip("."): module.weight for name, module in model.named_modules() if measurable(module)
     }

@@ -264,7 +264,9 @@ def _declare() -> None:
                 f"λmax over the eigenvalue of {what} that {share} % of them reach; 100 % is the condition number.\n\n"
                 "It has no value where that eigenvalue is zero: too few rows, or directions that nothing uses."
             )
-            globals()[function.__name__] = metric(unit="", ref=f"{PAPER}, κ_p", over_layers="")(function)
+            globals()[function.__name__] = metric(
+                unit="", ref=f"{PAPER}, κ_p", over_layers="", label=f"κ{share} {suffix.replace('fim', 'F')}"
+            )(function)
 
 
 def _finite(value: float, share: int) -> float:

@@ -8,16 +8,18 @@ Source: Huang et al., ECCV 2020 (arXiv 2002.10801); Martens & Grosse, ICML 2015;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerscope.errors import LayerscopeError, UnknownName, Unreadable, UsageError
+from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.numerics.accumulate import FactorSum
 from layerscope.sources._losses import Loss
 from layerscope.sources._neurons import activities
 from layerscope.sources._rows import CONV, gradient_rows, input_rows, kind_of
+from layerscope.sources._strangers import checked, each_batch, outcome, parameters, told, untouched
+from layerscope.types import NOT_SELECTED
 
 FISHERS = ("empirical", "mc", "exact")
 MOST_CLASSES = 100  # backward passes that "exact" may take
@@ -68,10 +70,12 @@ def capture(
     forward: Callable[[Any, Any], Any] | None = None,
     keep: bool = False,
     all_reduce: bool = False,
+    only: Collection[str] | None = None,
 ) -> tuple[list[Caught], int, float]:
     """(what was caught of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
 
-    ``all_reduce``: over the batches of all processes of torch.distributed.
+    ``all_reduce``: over the batches of all processes of torch.distributed. ``only``: of these weights; of the others
+    there is an entry that says so.
 
     :raises UsageError: no batch, a loss that the outputs do not fit, an unknown Fisher or convention.
     """
@@ -79,11 +83,17 @@ def capture(
         raise UnknownName("Fisher", fisher, FISHERS)
     if conv not in CONV:
         raise UnknownName("convention of convolutions", conv, CONV)
-    entries = _entries(model, conv)
+    parameters(model)
+    every = _entries(model, conv)
+    if not every:
+        raise Unreadable(f"{type(model).__qualname__} has no linear or convolutional layer to measure")
+    for caught in every:
+        caught.problem = NOT_SELECTED if only is not None and caught.name not in only else ""
+    entries = [caught for caught in every if not caught.problem]
     state = _State(bias, keep)
     examples, total = 0, 0.0
     with untouched(model, [caught.module.weight for caught in entries]), ExitStack() as hooks:
-        by_weight = {id(caught.module.weight): caught for caught in entries}
+        by_weight = {id(caught.module.weight): caught for caught in every}
         for module in model.modules():
             if measurable(module):
                 hooks.enter_context(_hooked(module, by_weight[id(module.weight)], state))
@@ -97,8 +107,8 @@ def capture(
     if not examples:
         raise UsageError("the data have no batch")
     for caught in entries:
-        caught.problem = caught.problem or _problem(caught)
-    return entries, examples, total
+        caught.problem = _problem(caught)
+    return every, examples, total
 
 
 class _State:
@@ -108,6 +118,7 @@ class _State:
         self.bias, self.keep = bias, keep
         self.summing = False
         self.final: tuple[Caught | None, Any] = (None, None)  # whose output came last, and where it lies
+        self.edges: list[Any] = []  # of the graph, to the layers' outputs
         self.forward = False  # not what a checkpoint runs again on the way back
         self.last: Caught | None = None  # whose output comes to the next ReLU
 
@@ -122,7 +133,7 @@ def _batch(
     for caught in entries:
         caught.positions = 0
     state.last = None
-    state.forward, state.final = True, (None, None)
+    state.forward, state.final, state.edges = True, (None, None), []
     with activities(state):
         output, labels = outcome(model, batch, seed[1], forward)
     state.forward = False
@@ -136,46 +147,20 @@ def _batch(
         caught.outputs = output.shape[-1]
     weights = [caught.module.weight for caught in entries]
     state.summing = fisher == "empirical"
-    found = torch.autograd.grad(values.sum(), weights, retain_graph=fisher != "empirical", allow_unused=True)
+    again = fisher != "empirical"
+    with told("the backward pass"):
+        found = torch.autograd.grad(checked(values).sum(), weights, retain_graph=again, allow_unused=True)
     for caught, gradient in zip(entries, found, strict=True):
         if gradient is not None:
             gradient = gradient.detach().flatten(1)
             caught.weight_gradient = gradient if caught.weight_gradient is None else caught.weight_gradient + gradient
     state.summing = True
-    columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MOST_CLASSES))
+    columns = list(loss.columns(output, labels, fisher, seed, MOST_CLASSES)) if again and state.edges else []
     for i, column in enumerate(columns):
-        torch.autograd.grad(output, weights, column, retain_graph=i < len(columns) - 1, allow_unused=True)
+        more = i < len(columns) - 1
+        with told("the backward pass"):  # no further than to the layers' outputs: no gradient of a weight is computed
+            torch.autograd.grad(output, state.edges, column, retain_graph=more, allow_unused=True)
     return loss.examples(values, labels), float(values.detach().sum())
-
-
-def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches.
-
-    :raises Unreadable: the loader raises.
-    """
-    try:
-        yield from batches
-    except (LayerscopeError, GeneratorExit):
-        raise
-    except Exception as error:  # whatever a stranger's loader raises is told in a line
-        raise Unreadable(f"the data: {type(error).__name__}: {error}") from error
-
-
-def outcome(model: Any, batch: Any, number: int, forward: Callable[[Any, Any], Any] | None) -> tuple[Any, Any]:
-    """(output, labels) of one batch.
-
-    :raises UsageError: a batch that is no pair.
-    :raises Unreadable: the model raises.
-    """
-    if forward is None and not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise UsageError(f"batch {number} is a {type(batch).__name__}, not a pair (x, y): give forward=")
-    try:
-        output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
-    except LayerscopeError:
-        raise
-    except Exception as error:  # whatever a stranger's model raises is told in a line
-        raise Unreadable(f"the model on batch {number}: {type(error).__name__}: {error}") from error
-    return output, labels
 
 
 def measurable(module: Any) -> bool:
@@ -199,9 +184,10 @@ def _entries(model: Any, conv: str) -> list[Caught]:
 @contextmanager
 def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
     """Hooks before the module and on its output; removed at the end."""
+    from torch.autograd import graph
 
     def before(_: Any, arguments: tuple[Any, ...]) -> None:
-        if not state.forward:
+        if not state.forward or caught.problem:
             return
         rows = input_rows(module, arguments[0].detach(), caught.conv).to(_wide(arguments[0]))
         caught.calls += 1
@@ -220,8 +206,9 @@ def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
         if not state.forward:
             return
         state.last, state.final = caught, (caught, (output.data_ptr(), output.numel()))
-        if output.requires_grad:
+        if output.requires_grad and not caught.problem:
             output.register_hook(back)
+            state.edges.append(graph.get_gradient_edge(output))  # an activation in place may follow
 
     def back(gradient: Any) -> None:
         if not state.summing:
@@ -324,24 +311,3 @@ def _problem(caught: Caught) -> str:
         if not all(bool(total.second.diagonal().isfinite().all()) for total in sums):  # squares: NaN shows there
             return f"{what} that are not finite"
     return ""
-
-
-@contextmanager
-def untouched(model: Any, parameters: list[Any]) -> Iterator[None]:
-    """These ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
-    import torch
-
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        try:
-            for parameter, _ in wanted:
-                parameter.requires_grad_(True)
-            yield
-        finally:
-            for parameter, had in wanted:
-                parameter.requires_grad_(had)
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerscope.errors import UnknownName, UsageError
+from layerscope.sources._strangers import told
 
 NAMES = ("cross_entropy", "mse")
 IGNORED = -100  # the label of a position that has none, as in torch
@@ -41,7 +42,8 @@ class Loss:
         if not isinstance(output, torch.Tensor):
             raise UsageError(f"the model returns a {type(output).__name__}, not a tensor: give forward=")
         if self.function is not None:
-            values = self.function(output, labels)
+            with told("the loss"):
+                values = self.function(output, labels)
             if not isinstance(values, torch.Tensor) or values.dim() != 1:
                 shape = tuple(getattr(values, "shape", ())) or type(values).__name__
                 raise UsageError(f"the loss returns {shape}, not one value for each example")
@@ -51,12 +53,14 @@ class Loss:
                 raise UsageError(f"outputs of {tuple(output.shape)} and targets of {tuple(labels.shape)}")
             return 0.5 * (output - labels).square().flatten(1).sum(1)
         logits, labels = _flat(output, labels)
+        if labels.is_floating_point() or labels.is_complex():
+            raise UsageError(f"labels of {str(labels.dtype)[6:]}: cross_entropy takes whole numbers, a class each")
         kept = labels != IGNORED
         worst = int(labels[kept].max()) if bool(kept.any()) else 0
         least = int(labels[kept].min()) if bool(kept.any()) else 0
         if worst >= logits.shape[1] or least < 0:
             raise UsageError(f"labels from {least} to {worst}, and the model has {logits.shape[1]} outputs")
-        return functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        return functional.cross_entropy(logits, labels.long(), reduction="none", ignore_index=IGNORED)
 
     def examples(self, values: Any, labels: Any) -> int:
         """How many examples these are: ignored positions do not count."""
@@ -104,6 +108,8 @@ class Loss:
 
 def _flat(output: Any, labels: Any) -> tuple[Any, Any]:
     """Logits (rows, classes) and labels (rows,): tokens of sequences are rows."""
+    if not hasattr(labels, "shape") or not hasattr(labels, "is_floating_point"):
+        raise UsageError(f"labels are a {type(labels).__name__}, not a tensor")
     if output.dim() < 2 or tuple(output.shape[:-1]) != tuple(labels.shape):
         shapes = f"outputs of {tuple(output.shape)} and labels of {tuple(labels.shape)}"
         raise UsageError(f"{shapes}: cross_entropy takes (…, classes) and (…)")

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.sources._capture import FISHERS, each_batch, outcome, untouched
+from layerscope.errors import UnknownName, UsageError
+from layerscope.sources._capture import FISHERS
 from layerscope.sources._losses import Loss
+from layerscope.sources._strangers import checked, each_batch, outcome, parameters, told, untouched
 
 MATRICES = ("hessian", "ggn", "fisher")
 
@@ -56,7 +57,7 @@ class Products:
         )
         self.matrix = "ggn" if (matrix, fisher) == ("fisher", "exact") else matrix
         self.fisher = fisher
-        named = {name: p for name, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+        named = {name: p for name, p in parameters(model).items() if p.is_floating_point() and p.numel()}
         trained = {name: p for name, p in named.items() if p.requires_grad}
         self.named: Mapping[str, Any] = trained or named
         if not self.batches:
@@ -76,7 +77,7 @@ class Products:
             for number, batch in enumerate(self.batches):
                 values, _, labels = self._run(number, batch)
                 self.examples += self.loss.examples(values, labels)
-                self.value += float(values.detach().sum())
+                self.value += float(checked(values).detach().sum())
             if not self.examples:
                 raise UsageError("no example has a label")
             self.value /= self.examples
@@ -180,17 +181,13 @@ def _grad(outputs: list[Any], inputs: list[Any], along: Any = None, *, create_gr
     if not used:
         return [torch.zeros_like(x) for x in inputs]
     outputs, along = (list(side) for side in zip(*used, strict=True))
-    try:
+    with told("a derivative of the model"):
         return list(
             torch.autograd.grad(
                 outputs, inputs, along, create_graph=create_graph, retain_graph=True, allow_unused=True,
                 materialize_grads=True,
             )
         )  # fmt: skip
-    except RuntimeError as error:
-        if "derivative" in str(error) or "not implemented" in str(error):
-            raise Unreadable(f"an operation of the model has no second derivative: {error}") from error
-        raise
 
 
 def _split(vector: Any, parameters: list[Any]) -> list[Any]:

@@ -66,4 +66,6 @@ def _batched(x: Any, least: int, *, channels: bool = False) -> Any:
     """With an axis of examples; what lies between it and the features is one axis of positions."""
     if x.dim() == least:
         x = x.unsqueeze(0)
-    return x if channels else x.reshape(x.shape[0], -1, x.shape[-1])
+    if channels:
+        return x
+    return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)

@@ -49,6 +49,7 @@ class Factors(Composed):
     forward: Callable[[Any, Any], Any] | None = None
     exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
     all_reduce: bool = False  # over the processes of torch.distributed
+    only: frozenset[str] | None = None  # weights that are to be measured; None: all
     given: Mapping[str, float] = field(default_factory=dict)  # facts of every layer: of the descent that trains it
     more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # facts of layers that others measured
     whole: dict[str, Any] = field(default_factory=dict)  # of all layers together; filled in when it is opened
@@ -79,7 +80,7 @@ class FactorsSource:
 
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
-        options |= {"keep": target.exact, "all_reduce": target.all_reduce}
+        options |= {"keep": target.exact, "all_reduce": target.all_reduce, "only": target.only}
         counted = _Counted(target.batches)
         caught, self.examples, total = capture(target.model, counted, target.loss, **options)
         self.batches = counted.count

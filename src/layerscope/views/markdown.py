@@ -30,7 +30,7 @@ SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "�
 def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST) -> str:
     """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
     described = verdict.described(report)
-    names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report.settings))
+    names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report))
     heads = [table.head(name) for name in names]
     by_layer = verdict.by_layer(report.findings)
     rows = [

@@ -22,7 +22,7 @@ SIZE = (8.0, 2.6)  # inches
 def html(report: Report) -> str:
     """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
     described = verdict.described(report)
-    names = list(DESCRIBED) if described else table.by_importance(report.settings)
+    names = list(DESCRIBED) if described else table.by_importance(report)
     by_layer = verdict.by_layer(report.findings)
     rows = [
         [_cell(report, layer, values, name, by_layer.get(layer.name, [])) for name in names]

@@ -24,6 +24,8 @@ from layerscope.views.text import abbreviate, cut, elide, number, plural, printa
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
 NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "phase", "verdicts")
+LEARNED = ("layer_id", "name", "verdicts", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "domination")
+LEARNED_WIDE = (*LEARNED[:6], "kappa_50_x", "kappa_50_d", "domination", "dying", "full")
 SHUFFLED = ("rand_distance", "rand_num_spikes")
 BULK = ("mp_softrank", "num_spikes")
 WIDE = (*NARROW[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW[5:])
@@ -41,7 +43,7 @@ def show(
     report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0, bulk: bool = False
 ) -> None:
     """The table of analysed layers, the summary, the verdicts, what was skipped; ``bulk`` shows the random matrix."""
-    chosen = list(columns) or columns_for(report.settings, console.width >= 100, bulk)
+    chosen = list(columns) or columns_for(report, console.width >= 100, bulk)
     if not {"name", "layer_id"} & set(chosen):
         chosen.insert(0, "name")
     rows = [layer for layer in report.rows if not layer.skipped or layer.failed or verbose]
@@ -52,8 +54,11 @@ def show(
         console.print(line)
 
 
-def columns_for(settings: Settings, wide: bool, bulk: bool) -> list[str]:
+def columns_for(report: Report, wide: bool, bulk: bool) -> list[str]:
     """The columns that suit the width and what was asked for."""
+    settings = report.settings
+    if "conditioning" in report.meta:
+        return list(LEARNED_WIDE if wide else LEARNED)
     chosen = list(WIDE if wide else NARROW)
     groups = ((("alpha_farms",), settings.window), (SHUFFLED, settings.randomize), (BULK, bulk))
     more = [name for names, asked in groups if asked for name in names]
@@ -64,10 +69,11 @@ def columns_for(settings: Settings, wide: bool, bulk: bool) -> list[str]:
     return chosen
 
 
-def by_importance(settings: Settings) -> list[str]:
+def by_importance(report: Report) -> list[str]:
     """The columns where there is room for all of them: verdict and α beside the name, sizes last."""
-    middle = [name for name in columns_for(settings, True, False) if name not in (*FIRST, *LAST)]
-    return [*FIRST, *middle, *LAST]
+    middle = [name for name in columns_for(report, True, False) if name not in (*FIRST, *LAST)]
+    first = FIRST if "conditioning" not in report.meta else FIRST[:3]
+    return [*first, *middle, *LAST]
 
 
 def show_description(report: Report, console: Console, *, columns: Sequence[str] = ()) -> None:

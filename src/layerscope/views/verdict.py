@@ -11,6 +11,7 @@ from layerscope.comparison import alphas_of
 from layerscope.report import Comparison, Report
 from layerscope.rules import doubt
 from layerscope.types import SEVERITIES, Finding, LayerReport
+from layerscope.views import learned
 from layerscope.views.text import cut, percent, plural, printable, together
 
 FEW = 4  # α below which no quartiles are told
@@ -49,6 +50,8 @@ def standing(report: Report) -> str:
     worst = gravity(report.findings)
     if worst in ("error", "warn"):
         return worst
+    if learned.how(report):
+        return "thin" if learned.thin(report) else ""
     return "" if _sure(report) and not _untrained(report) and not _unasked(report) else "thin"
 
 
@@ -91,8 +94,17 @@ def _flags(report: Report) -> str:
 
 def certainty(report: Report) -> list[str]:
     """How sure all of this is: what carries a verdict, what the intervals are, what was not looked at."""
-    settings = report.settings
-    fitted = [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
+    if learned.how(report):
+        return [*learned.certainty(report), *(_certainty(report) if _fitted(report) else [])]
+    return _certainty(report)
+
+
+def _fitted(report: Report) -> list[LayerReport]:
+    return [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
+
+
+def _certainty(report: Report) -> list[str]:
+    settings, fitted = report.settings, _fitted(report)
     doubts = Counter(filter(None, (doubt(row, settings) for row in fitted)))
     said = []
     if _unasked(report):
@@ -136,8 +148,7 @@ def _analysed(report: Report) -> list[LayerReport]:
 
 def _sure(report: Report) -> list[LayerReport]:
     """Layers whose α carries a verdict."""
-    fitted = [row for row in report.rows if "alpha" in row.metrics and "power_law" in row.parts["weight"].fits]
-    return [row for row in fitted if not doubt(row, report.settings)]
+    return [row for row in _fitted(report) if not doubt(row, report.settings)]
 
 
 def _large(report: Report) -> list[LayerReport]:
@@ -205,6 +216,8 @@ def _calm(report: Report, analysed: list[LayerReport]) -> str:
     """What may be said where nothing warns: silence is no praise."""
     if _unasked(report):
         return _unasked(report)
+    if learned.how(report):
+        return learned.calm(report)
     sure, random, count = len(_sure(report)), _untrained(report), plural(len(analysed), "layer")
     if random:
         by = "their own shuffles (LS103)" if report.settings.randomize else "a random matrix"
@@ -230,6 +243,8 @@ def _told(code: str, found: list[Finding]) -> str:
 
 
 def _shape(report: Report) -> str:
+    if learned.how(report):
+        return learned.shape(report)
     summary, limits = report.summary, report.settings.limits
     out = {item["name"] for item in summary["left_out"]}
     alphas = alphas_of(report.replace(rows=tuple(row for row in report.rows if row.name not in out)))
@@ -255,6 +270,8 @@ def _rest(report: Report) -> str:
     if grave:
         worst = max(grave, key=lambda finding: _weight(report, finding, grave))
         return f"Look first at {printable(worst.where, 60)}: {cut(printable(worst.message), 160)}."
+    if learned.how(report):
+        return learned.coverage(report)
     phases = Counter(str(row.metrics["phase"]) for row in _large(report) if "phase" in row.metrics)
     if phases:
         listed = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())

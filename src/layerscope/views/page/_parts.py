@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from layerscope import registry
@@ -56,9 +57,7 @@ class Section(NamedTuple):
     note: str = ""
 
 
-OVER_RUNS = Section(
-    "Over the run", "run", wide=True, tall=380, note="Some of the layers; every row holds the curves of its own."
-)
+OVER_RUNS = Section("Over the run", "run", tall=380, note="Some of the layers; every row holds the curves of its own.")
 MOST_CURVES = 4  # layers whose curves are shown at once
 
 
@@ -69,7 +68,8 @@ def over_runs(runs: Sequence[History]) -> list[dict[str, Any]]:
     common = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
     names = [row.name for row in runs[0].last.rows if row.name in common]
     every = [names[i] for i in chosen(len(names), MOST_CURVES)]
-    return [plain(picture) for name in every for picture in of_runs(runs, name)]
+    found = [picture for name in every for picture in of_runs(runs, name)]
+    return [plain(replace(picture, title=f"{picture.title}: {picture.of}")) for picture in found]
 
 
 def of_runs(runs: Sequence[History], layer: str) -> list[Picture]:

@@ -38,7 +38,7 @@ SIZES = {
 
 def page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
-    columns = table.by_importance(report.settings)
+    columns = table.by_importance(report)
     listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
     shown = _parts.important(listed, report, MOST_ROWS)
     pictured = _parts.important(shown, report, MOST_PICTURED)
@@ -100,7 +100,8 @@ def pictured_in(section: str, report: Report) -> list[dict[str, Any]]:
     single = [name for name, module in modules.items() if module.SCOPE in ("model", "models")]
     names = [name for name in single if getattr(modules[name], "SECTION", "") == section]
     found = [(name, picture) for name in names for picture in pictures(name, report)]
-    optional = {name for name in names if section == "learning" or modules[name].SCOPE == "models"}
+    given = section == "learning" or "conditioning" in report.meta  # what was not asked for is no gap
+    optional = {name for name in names if given or modules[name].SCOPE == "models"}
     return [plain(picture) for name, picture in found if not (picture.empty and name in optional)]
 
 
@@ -115,7 +116,8 @@ def detail(
     modules = [plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == "layer"]
     asked = [x for x in modules if not hasattr(x, "NEEDS") or getattr(report.settings, x.NEEDS)]
     drawn = [] if layer.skipped else [(module, module.data(report, layer)) for module in asked]
-    shown = [x for module, x in drawn if not (x.empty and getattr(module, "SECTION", "") == "learning")]
+    optional = "conditioning" in report.meta
+    shown = [x for module, x in drawn if not x.empty or not (optional or getattr(module, "SECTION", "") == "learning")]
     shown += [] if layer.skipped else _parts.of_runs(runs, layer.name)
     return {
         "name": printable(layer.name, 2000) or _parts.NAMELESS,

@@ -85,6 +85,9 @@ def last_of(target: Target) -> Report | Comparison:
     if isinstance(target, Report | Comparison):
         return target
     reports = [run.last for run in target]
+    if len(reports) > 1:
+        named = zip(target, reports, strict=True)
+        reports = [report.replace(meta={**report.meta, "target": run.name}) for run, report in named]
     return reports[0] if len(reports) == 1 else comparison.compare(reports, [{}] * len(reports))
 
 

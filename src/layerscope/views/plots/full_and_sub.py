@@ -27,7 +27,8 @@ def data(runs: Sequence[History], layer: str) -> Picture:
             series = run.series(f"{metric}{suffix}", layer)
             marks += _runs.line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
     agreement = run.trend_agreement().get(layer)
-    about = _runs.about(runs[:1]) + ("" if agreement is None else f", ρ(λmax) = {agreement:.2f}")
+    about = f"{_runs.names(runs)[0][0]}, " * (len(runs) > 1) + _runs.about(runs[:1])
+    about += "" if agreement is None else f", ρ(λmax) = {agreement:.2f}"
     empty = "" if run.of_model("lambda_max")[0] else "the whole matrix was not measured (exact=True)"
     title = "The whole matrix and one block"
     return Picture("full_and_sub", title, about, _runs.STEP, PANELS, tuple(marks), empty=empty, of=printable(layer, 80))

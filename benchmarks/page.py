@@ -1,0 +1,100 @@
+"""How large a page is, how long it takes to write, and how fast Chromium shows it: writes docs/benchmarks-page.md."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LAYERS = (100, 1000)
+DRAWN = "[data-charts] svg.chart"
+
+
+def written(count: int, path: Path, repeats: int) -> tuple[float, float]:
+    """(MB, CPU seconds) of a page of so many layers with shuffles and evidence."""
+    from tests.views.pages import deep
+
+    report = deep(count, randomize=True, evidence=True, bootstrap=2)
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        report.html(path)
+        seconds.append(time.process_time() - start)
+    return path.stat().st_size / 1e6, statistics.median(seconds)
+
+
+def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
+    """Wall-clock seconds, medians: until the first picture, to sort, to search, to open a row."""
+    runs: list[dict[str, float]] = []
+    for _ in range(repeats):
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        clock = time.perf_counter()
+        page.goto(path.as_uri())
+        page.wait_for_selector(DRAWN)
+        found = {"first picture": time.perf_counter() - clock}
+        for name, action in (
+            ("sort", "document.querySelectorAll('#layers thead button')[3].click()"),
+            ("search", "(() => { const s = document.querySelector('#search'); s.value = '7';"
+             " s.dispatchEvent(new Event('input')); })()"),
+            ("open a row", "document.querySelector('tr[data-row]:not([hidden]) button').click()"),
+        ):  # fmt: skip
+            clock = time.perf_counter()
+            page.evaluate(action)
+            if name == "open a row":
+                page.wait_for_selector("tr.detail svg.chart")
+            page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            found[name] = time.perf_counter() - clock
+        runs.append(found)
+        page.close()
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if program is None:
+        sys.exit("no Chromium: make browser")
+    from playwright.sync_api import sync_playwright
+
+    lines = ["| layers | MB | written, CPU s | first picture, s | sort, s | search, s | open a row, s |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        version = browser.version
+        for count in LAYERS:
+            path = Path(scratch, f"{count}.html")
+            size, seconds = written(count, path, options.repeats)
+            cells = shown(browser, path, options.repeats)
+            lines.append(f"| {count:,} | {size:.2f} | {seconds:.2f} | " + " | ".join(f"{v:.2f}" for v in cells.values())
+                         + " |")  # fmt: skip
+        browser.close()
+    page = [
+        "# Benchmarks of the HTML page",
+        "",
+        f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}, Chromium {version}. "
+        f"Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}. Seconds in the browser are "
+        "wall-clock seconds until two frames later.",
+        "",
+        *lines,
+    ]
+    text = "\n".join(page) + "\n"
+    print(text)
+    if options.write:
+        options.write.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""The figures of "Layer-wise Conditioning Analysis in Exploring the Learning Dynamics of DNNs" on small data.
+
+Huang, Qin, Liu, Zhu & Shao, ECCV 2020 (arXiv 2002.10801). Claims are what the figures show, not their numbers: data,
+widths and lengths are others here. Settings follow the paper's code where they matter: linear layers without biases,
+U(±1/√d) as "random"; residual networks by SGD with Nesterov's momentum 0.9, rate 0.1, decay 1e-4, batches of 128.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from layerscope.errors import UnknownName
+from layerscope.experiments import Claim, Outcome
+from layerscope.experiments.data import Images, digits
+from layerscope.history import History
+from layerscope.learning.conditioning import conditioning
+from layerscope.learning.models import mlp, resnet
+from layerscope.learning.monitor import ConditioningMonitor
+from layerscope.learning.probes import block_updates
+
+CHANCE = math.log(10)
+HELD_OUT = 500  # examples for the accuracy
+Numbers = dict[str, float]
+
+
+class Task(NamedTuple):
+    """What a figure gets: examples to learn from and to test on, and the seed of everything."""
+
+    x: Any  # (n, h, w)
+    y: Any
+    x_test: Any
+    y_test: Any
+    seed: int
+
+    @property
+    def flat(self) -> Any:
+        """(n, pixels)."""
+        return self.x.flatten(1)
+
+
+def run(data: Images | None = None, figures: Iterable[str] | None = None, *, seed: int = 0) -> Outcome:
+    """Run the figures again, all or those named ("F1", "F2", "F4", "F5", "F6"), in a minute or two of CPU.
+
+    :param data: the 8×8 digits where none are given.
+    :raises UnknownName: no such figure.
+    """
+    data = digits(seed) if data is None else data
+    chosen = list(FIGURES) if figures is None else list(figures)
+    for name in chosen:
+        if name not in FIGURES:
+            raise UnknownName("figure", name, FIGURES)
+    clock = time.perf_counter()
+    claims: list[Claim] = []
+    numbers: Numbers = {}
+    x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
+    task = Task(x[HELD_OUT:], y[HELD_OUT:], x[:HELD_OUT], y[:HELD_OUT], seed)
+    with torch.random.fork_rng():
+        for name in chosen:
+            torch.manual_seed(seed)
+            found, measured = FIGURES[name](task)
+            claims += found
+            numbers |= {f"{name} {key}": value for key, value in measured.items()}
+    about = f"{data.name}, {len(x):,} images of {x.shape[1]}×{x.shape[2]}"
+    return Outcome("conditioning", about, seed, tuple(claims), numbers, time.perf_counter() - clock)
+
+
+def train(
+    net: Any, x: Any, y: Any, *, steps: int, lr: float, batch: int | None = None, seed: int = 0,
+    after: Callable[[float], Any] | None = None, **options: Any,
+) -> float:  # fmt: skip
+    """Gradient descent on cross entropy, of all examples or of batches drawn by the seed; the last loss."""
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr, **options)
+    drawn, value = torch.Generator().manual_seed(seed), math.nan
+    order: Any = torch.randperm(len(y), generator=drawn)
+    for _ in range(steps):
+        if batch is not None and len(order) < batch:
+            order = torch.randperm(len(y), generator=drawn)
+        chosen, order = (slice(None), order) if batch is None else (order[:batch], order[batch:])
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(net(x[chosen]), y[chosen])
+        loss.backward()
+        optimizer.step()
+        value = float(loss.detach())
+        if after is not None:
+            after(value)
+    return value
+
+
+def full_and_sub(task: Task) -> tuple[list[Claim], Numbers]:
+    """F1: the blocks of layers 3 and 6 follow the whole matrix; without norms it has all but vanished."""
+    numbers: Numbers = {}
+    for kind, norm in (("plain", False), ("bn", True)):
+        history = _watched(mlp([task.flat.shape[1], *[24] * 7, 10], norm=norm, seed=task.seed), task, kind)
+        for layer in (3, 6):
+            name = f"fc{layer}.weight"
+            metrics = history.reports[0].layers[name].metrics
+            numbers[f"{kind} λmax {layer}"] = float(metrics["lambda_max_fim"])
+            numbers[f"{kind} κ50 {layer}"] = float(metrics.get("kappa_50_fim", math.inf))
+            numbers[f"{kind} trend {layer}"] = history.trend_agreement().get(name, math.nan)
+    trends = [value for name, value in numbers.items() if "trend" in name]
+    vanished = [numbers[f"plain λmax {layer}"] for layer in (3, 6)]
+    normed = [numbers[f"bn λmax {layer}"] for layer in (3, 6)]
+    kappas = [(numbers[f"plain κ50 {layer}"], numbers[f"bn κ50 {layer}"]) for layer in (3, 6)]
+    return [
+        Claim("F1", "λmax of a block follows that of the whole matrix over the run", _each(trends, ".2f", "ρ "),
+              min(trends) >= 0.5),
+        Claim("F1", "without norms λmax has vanished", f"{_each(vanished, '.1e')} against {_each(normed, '.1e')}",
+              max(vanished) < 1e-3 * min(normed)),
+        Claim("F1", "norms improve κ₅₀ of the blocks", "; ".join(f"{a:.1e} → {b:.1e}" for a, b in kappas),
+              all(b < a for a, b in kappas)),
+    ], numbers  # fmt: skip
+
+
+def _watched(net: Any, task: Task, kind: str) -> History:
+    x, y = task.flat[:600], task.y[:600]
+    monitor = ConditioningMonitor(net, (x, y), every=10, exact=True, name=kind)
+    monitor.step()
+    train(net, task.flat, task.y, steps=100, lr=1.0, after=lambda loss: monitor.step(loss=loss))
+    return monitor.history
+
+
+def depth_profiles(task: Task) -> tuple[list[Claim], Numbers]:
+    """F2–3: what comes in and what comes back over 20 layers of 256, by initialisation, with and without norms."""
+    numbers: Numbers = {}
+    for kind, init, norm in (
+        ("plain random", "random", False),
+        ("plain He", "he", False),
+        ("bn random", "random", True),
+        ("bn He", "he", True),
+    ):
+        net = mlp([task.flat.shape[1], *[256] * 19, 10], norm=norm, init=init, seed=task.seed).double()
+        report = conditioning(net, (task.flat[:1000].double(), task.y[:1000]), fits=())
+        for metric, short in (("lambda_max_x", "x"), ("lambda_max_d", "d"), ("lambda_max_fim", "product")):
+            values = [float(report.layers[f"fc{k}.weight"].metrics[metric]) for k in range(2, 21)]
+            numbers[f"{kind} {short}"] = math.log10(max(values) / min(values))
+    told = {kind: [numbers[f"{kind} {short}"] for short in ("x", "d", "product")] for kind in
+            ("plain random", "plain He", "bn random", "bn He")}  # fmt: skip
+    decades = {kind: f"{x:.1f} and {d:.1f} decades" for kind, (x, d, _) in told.items()}
+    return [
+        Claim("F2–3", "plain nets with random weights fade exponentially both ways", decades["plain random"],
+              min(told["plain random"][:2]) > 8),
+        Claim("F2–3", "their product over depth hides it", f"{told['plain random'][2]:.1f} decades",
+              told["plain random"][2] < 2),
+        Claim("F2–3", "He's initialisation relieves both", decades["plain He"], max(told["plain He"][:2]) < 3),
+        Claim("F2–3", "norms keep the inputs level", f"{told['bn random'][0]:.2f} and {told['bn He'][0]:.2f} decades",
+              max(told["bn random"][0], told["bn He"][0]) < 0.5),
+        Claim("F2–3", "and the gradients, beside those of plain nets", decades["bn random"],
+              told["bn random"][1] < 0.4 * told["plain random"][1]),
+    ], numbers  # fmt: skip
+
+
+def blocked(task: Task) -> tuple[list[Claim], Numbers]:
+    """F4: the more layers of a normed MLP are kept from learning, the worse; yet the loss falls."""
+    numbers: Numbers = {}
+    for pattern in ("11111", "00111", "00011", "00001"):
+        net = mlp([task.flat.shape[1], *[256] * 4, 10], norm=True, seed=task.seed)
+        with block_updates(net, pattern):
+            train(net, task.flat, task.y, steps=200, lr=0.1, batch=128, seed=task.seed)
+        with torch.no_grad():
+            numbers[f"loss {pattern}"] = float(functional.cross_entropy(net(task.flat), task.y))
+            net.eval()
+            right = (net(task.x_test.flatten(1)).argmax(1) == task.y_test).float().mean()
+        numbers[f"accuracy {pattern}"] = float(right)
+    losses = [value for name, value in numbers.items() if name.startswith("loss")]
+    said = ", ".join(f"{p}: {numbers[f'loss {p}']:.2g}/{numbers[f'accuracy {p}']:.1%}" for p in
+                     ("11111", "00111", "00011", "00001"))  # fmt: skip
+    return [
+        Claim("F4", "more blocked layers, a higher loss", said, losses == sorted(losses)),
+        Claim("F4", "still it falls", f"{losses[-1]:.2g} of {CHANCE:.2f}", losses[-1] < 0.5 * CHANCE),
+    ], numbers  # fmt: skip
+
+
+def both_factors(task: Task) -> tuple[list[Claim], Numbers]:
+    """F5: norms improve the conditioning of what comes in and of what comes back; plain nets have idle units."""
+    numbers: Numbers = {}
+    for kind, norm in (("plain", False), ("bn", True)):
+        net = mlp([task.flat.shape[1], *[64] * 4, 10], norm=norm, seed=task.seed)
+        report = conditioning(net, (task.flat, task.y), fits=())
+        for k in range(1, 5):
+            metrics = report.layers[f"fc{k}.weight"].metrics
+            numbers |= {f"{kind} {name} {k}": float(metrics[name]) / 64 for name in ("dying", "full")}
+        for side in ("x", "d"):
+            numbers[f"{kind} κ50 {side}"] = float(report.layers["fc4.weight"].metrics.get(f"kappa_50_{side}", math.inf))
+    idle = {kind: [numbers[f"{kind} dying {k}"] + numbers[f"{kind} full {k}"] for k in range(1, 5)]
+            for kind in ("plain", "bn")}  # fmt: skip
+    kappas = {
+        what: (numbers[f"plain κ50 {side}"], numbers[f"bn κ50 {side}"])
+        for side, what in (("x", "the inputs"), ("d", "the gradients"))
+    }
+    return [
+        *(
+            Claim("F5", f"norms improve κ₅₀ of {what}", f"{a:.1e} → {b:.1e}", b < a / 3)
+            for what, (a, b) in kappas.items()
+        ),
+        Claim("F5", "without norms units never or always act, the more the deeper", _each(idle["plain"], ".0%"),
+              idle["plain"] == sorted(idle["plain"]) and idle["plain"][-1] > 0.1),
+        Claim("F5", "with norms, at first, none", _each(idle["bn"], ".0%"), max(idle["bn"]) == 0),
+    ], numbers  # fmt: skip
+
+
+def residual(task: Task, depth: int = 110, steps: int = 60) -> tuple[list[Claim], Numbers]:
+    """F6–7: a deep residual network overshoots and switches its features off; the last norm cures it."""
+    numbers: Numbers = {}
+    images = (task.x - task.x.mean()) / task.x.std()
+    how: Mapping[str, Any] = {"momentum": 0.9, "nesterov": True}
+    found: dict[str, History] = {}
+    probe = images[:256, None], task.y[:256]
+    for kind, last_bn in (("plain", False), ("last bn", True)):
+        net = resnet(depth, channels=1, last_bn=last_bn, seed=task.seed)
+        # the last layer, and the last blocks' norms: all that the story is about
+        blocks = [f"block3_{(depth - 2) // 6 - k}.conv2.weight" for k in range(3)]
+        layers = ["fc.weight", *blocks]
+        monitor = ConditioningMonitor(net, probe, every=4, lr=0.1, layers=layers, name=kind, **how)
+        monitor.step(0)
+        taken: list[float] = []
+
+        def after(loss: float, monitor: ConditioningMonitor = monitor, taken: list[float] = taken) -> None:
+            taken.append(loss)
+            monitor.step(len(taken), loss=loss)
+
+        train(net, images[:, None], task.y, steps=steps, lr=0.1, batch=128, seed=task.seed, after=after,
+              weight_decay=1e-4, **how)  # fmt: skip
+        found[kind] = monitor.history
+        first, lx = taken[0], monitor.history.series("lambda_max_x", "fc.weight")[1]
+        domination = monitor.history.series("domination", "fc.weight")[1]
+        numbers |= {
+            f"{kind} first loss": first,
+            f"{kind} highest loss": max(taken),
+            f"{kind} last loss": taken[-1],
+            f"{kind} share at chance": sum(abs(loss - CHANCE) < 0.05 * CHANCE for loss in taken[15:]) / len(taken[15:]),
+            f"{kind} λmax(Sx) first": lx[0],
+            f"{kind} λmax(Sx) least": min(lx),
+            f"{kind} λmax(Sx) most": max(lx),
+            f"{kind} domination least": min(domination),
+            f"{kind} β below zero": max(monitor.history.series("beta_negative", layers[1])[1]),
+        }
+    plain = {name.removeprefix("plain "): value for name, value in numbers.items() if name.startswith("plain")}
+    cured = {name.removeprefix("last bn "): value for name, value in numbers.items() if name.startswith("last bn")}
+    codes = [{f.code for f in history.reports[0].findings if f.code.startswith("LS2")} for history in found.values()]
+    told = {kind: [f"step {step}" for step, report in zip(history.steps, history.reports, strict=True)
+                   if any(f.code == "LS206" and f.layer == "fc.weight" for f in report.findings)]
+            for kind, history in found.items()}  # fmt: skip
+    path = f"{plain['first loss']:.1f} → {plain['highest loss']:.0f}"
+    return [
+        Claim("F6", "the loss first rises", path, plain["highest loss"] > 2 * max(plain["first loss"], CHANCE)),
+        Claim("F6", "then sits at that of guessing", f"{plain['share at chance']:.0%} of the steps from 15 on",
+              plain["share at chance"] > 0.5),
+        Claim("F6", "what reaches the last layer is large, then next to nothing",
+              f"λmax(Sx) {plain['λmax(Sx) first']:.0f} → {plain['λmax(Sx) least']:.1e}",
+              plain["λmax(Sx) least"] < 1e-2 * plain["λmax(Sx) first"]),
+        Claim("F6", "the shifts of the last norms turn negative", f"{plain['β below zero']:.0%}",
+              plain["β below zero"] > 0.9),
+        Claim("F6", "weight domination in the last layer", f"{plain['domination least']:.1e}",
+              plain["domination least"] < 1e-2),
+        Claim("F6", "told while it lasts (LS206)", f"from {told['plain'][0]}" if told["plain"] else "never",
+              bool(told["plain"])),
+        Claim("F6", "told at step 0 (LS205)", ", ".join(sorted(codes[0])) or "nothing", "LS205" in codes[0]),
+        Claim("F7", "with the last norm it learns steadily", f"{cured['first loss']:.1f} → {cured['last loss']:.2g}",
+              cured["last loss"] < 0.5 * CHANCE and cured["highest loss"] < 3 * CHANCE),
+        Claim("F7", "what reaches the last layer stays small", f"λmax(Sx) ≤ {cured['λmax(Sx) most']:.0f}",
+              cured["λmax(Sx) most"] <= 64),
+        Claim("F7", "no weight domination", f"LS206 {told['last bn'][0] if told['last bn'] else 'never'}",
+              not told["last bn"]),
+        Claim("F7", "nothing to tell at step 0", ", ".join(sorted(codes[1])) or "nothing", "LS205" not in codes[1]),
+    ], numbers  # fmt: skip
+
+
+def _each(values: Iterable[float], fmt: str, before: str = "") -> str:
+    return before + ", ".join(format(value, fmt) for value in values)
+
+
+FIGURES: Mapping[str, Callable[[Task], tuple[list[Claim], Numbers]]] = {
+    "F1": full_and_sub,
+    "F2": depth_profiles,
+    "F4": blocked,
+    "F5": both_factors,
+    "F6": residual,
+}

@@ -1,0 +1,92 @@
+"""Running what a user brought (a model, its data, a loss): what it raises is told in a line, nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from layerscope.errors import LayerscopeError, Unreadable, UsageError
+
+Forward = Callable[[Any, Any], Any]
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Errors of others become one of ours that says what raised them."""
+    try:
+        yield
+    except (LayerscopeError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise Unreadable(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches.
+
+    :raises Unreadable: the loader raises.
+    """
+    with told("the data"):
+        yield from batches
+
+
+def outcome(model: Any, batch: Any, number: int, forward: Forward | None) -> tuple[Any, Any]:
+    """(output, labels) of one batch.
+
+    :raises UsageError: a batch that is no pair.
+    :raises Unreadable: the model raises.
+    """
+    if forward is None and not (isinstance(batch, tuple | list) and len(batch) == 2):
+        what = f"batch {number} is a {type(batch).__name__}, not a pair (x, y)"
+        raise UsageError(f"{what}: one batch is a tuple (x, y), several a list of them; or give forward=")
+    with told(f"the model on batch {number}"):
+        output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
+    return output, labels
+
+
+def checked(values: Any) -> Any:
+    """The losses of the examples.
+
+    :raises UsageError: they do not depend on any weight.
+    """
+    if not values.requires_grad:
+        raise UsageError("the loss does not depend on the model's weights: its output is detached, or computed anew")
+    return values
+
+
+def parameters(model: Any) -> dict[str, Any]:
+    """All of a model's, by name.
+
+    :raises Unreadable: no torch module, or one whose parameters have no shape yet.
+    """
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise Unreadable(f"a {type(model).__name__} is no torch module")
+    found = dict(model.named_parameters())
+    for name, parameter in found.items():
+        if nn.parameter.is_lazy(parameter):
+            raise UsageError(f"{name} has no shape yet: run the model once")
+    return found
+
+
+@contextmanager
+def untouched(model: Any, parameters: list[Any]) -> Iterator[None]:
+    """These ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
+    import torch
+
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        try:
+            for parameter, _ in wanted:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, had in wanted:
+                parameter.requires_grad_(had)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
