@@ -18,8 +18,8 @@ RANKS = {
     "pipeline": 4, "rules": 4, "edit": 4,
     "comparison": 5,
     "api": 6, "views": 6,
-    "learning": 7, "experiments": 8, "weightwatcher": 7, "demo": 7,
-    "cli": 9, "__main__": 10, "__init__": 10,
+    "learning": 7, "landscape": 8, "experiments": 9, "weightwatcher": 7, "demo": 7,
+    "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -107,3 +107,19 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     if len(a) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
         return math.nan
     return float(spearmanr(a, b).statistic)
+
+
+def linear_cka(x: Array, y: Array) -> float:
+    """‖XcᵀYc‖²_F / (‖XcᵀXc‖_F‖YcᵀYc‖_F) of rows of the same examples, in the smaller of both spaces; NaN of constants.
+
+    Source: Kornblith et al., ICML 2019, eq. 4.
+    """
+    a, b = (np.asarray(rows, np.float64) - np.asarray(rows, np.float64).mean(0) for rows in (x, y))
+    if len(a) < max(a.shape[1], b.shape[1]):
+        one, other = a @ a.T, b @ b.T
+        cross = float((one * other).sum())
+    else:
+        one, other = a.T @ a, b.T @ b
+        cross = float(np.square(a.T @ b).sum())
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return cross / norms if norms > 0 else math.nan

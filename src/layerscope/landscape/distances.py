@@ -1,0 +1,214 @@
+"""How far models are from each other in parameter space, and how far fresh initialisation alone would put them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.landscape.points import Opened, Tensor, named, pairs
+from layerscope.numerics import geometry
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
+KINDS = ("l2", "symmetric", "cosine", "rms")
+INITS = ("torch", "he", "xavier")
+SAME, APART = 0.02, 0.95  # of the symmetric relative distance: nearly equal, as vectors that have nothing in common
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """Distances of several models over the tensors that count, as matrices with a row per model."""
+
+    names: tuple[str, ...]
+    select: str  # which tensors count
+    params: int  # entries that do
+    tensors: Mapping[str, Floats]  # name → squared l2 distances (M, M) of this tensor
+    lengths: Mapping[str, Floats]  # name → squared lengths (M,)
+    products: Floats  # Gram matrix (M, M) over all of them
+    squares: Floats  # squared l2 distances (M, M), differences taken directly where the Gram matrix loses them
+    expected: Mapping[str, float]  # initialiser → l2 distance of two fresh models of these shapes
+    unlike: tuple[str, ...] = ()  # tensors left out because not all models have them alike
+
+    def matrix(self, kind: str = "l2") -> Floats:
+        """ "l2" ‖a−b‖; "symmetric" ‖a−b‖/√(‖a‖²+‖b‖²), 0 for equal models and 1 for unrelated ones; "cosine"; "rms".
+
+        :raises UnknownName: another kind.
+        """
+        if kind == "l2":
+            return np.asarray(np.sqrt(self.squares))
+        if kind == "rms":
+            return np.asarray(np.sqrt(self.squares / self.params))
+        if kind == "cosine":
+            return geometry.cosines(self.products)
+        if kind == "symmetric":
+            lengths = np.diagonal(self.products)
+            with np.errstate(invalid="ignore"):
+                return np.asarray(np.sqrt(self.squares / (lengths[:, None] + lengths[None])))
+        raise UnknownName("distance", kind, KINDS)
+
+    def by_layer(self, a: str, b: str) -> dict[str, float]:
+        """l2 distance of each module's tensors between two models: their squares add up to the whole.
+
+        :raises UnknownName: no such model.
+        """
+        i, j = (self._at(name) for name in (a, b))
+        found: dict[str, float] = {}
+        for name, squares in self.tensors.items():
+            module = name.rpartition(".")[0] or name
+            found[module] = found.get(module, 0.0) + float(squares[i, j])
+        return {module: math.sqrt(square) for module, square in found.items()}
+
+    def parts(self, a: str, b: str) -> tuple[float, float]:
+        """(share of the squared distance that is a difference of lengths, share that is angle)."""
+        i, j = (self._at(name) for name in (a, b))
+        one, other = (math.sqrt(max(0.0, float(self.products[k, k]))) for k in (i, j))
+        whole = float(self.squares[i, j])
+        length = min(1.0, (one - other) ** 2 / whole) if whole > 0 else 0.0
+        return length, 1.0 - length if whole > 0 else 0.0
+
+    def reading(self) -> list[str]:
+        """What the distances say, in plain language."""
+        symmetric, said = self.matrix("symmetric"), []
+        every = [float(symmetric[i, j]) for i, j in pairs(len(self.names))]
+        far = sum(value >= APART for value in every)
+        if far == len(every):
+            said.append("Every two are as far apart as vectors that have nothing in common (symmetric ≥ 0.95).")
+        elif far:
+            said.append(f"{far} of {len(every)} pairs have nothing in common (symmetric ≥ 0.95).")
+        else:
+            said.append(
+                f"No pair is unrelated: symmetric distances are {min(every):.3g} to {max(every):.3g} (1 if so)."
+            )
+        measured = [float(value) for value in self.matrix("l2")[np.triu_indices(len(self.names), 1)]]
+        mean, fresh = sum(measured) / len(measured), self.expected["torch"]
+        if fresh > 0:
+            said.append(f"Mean distance {mean:.4g}; two fresh models of torch's own initialiser: {fresh:.4g}.")
+        said.append("Euclidean distance alone ranks nothing: decay shrinks it, and scales and orders of units do not "
+                    "change what a model computes.")  # fmt: skip
+        return said
+
+    def _at(self, name: str) -> int:
+        if name not in self.names:
+            raise UnknownName("model", name, self.names)
+        return self.names.index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types; NaN becomes null."""
+        plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in KINDS}
+        return {
+            "names": list(self.names),
+            "select": self.select,
+            "params": self.params,
+            "tensors": len(self.tensors),
+            "left_out": list(self.unlike),
+            "expected": dict(self.expected),
+            **plain,
+            "reading": self.reading(),
+        }
+
+    def __repr__(self) -> str:
+        from layerscope.views.landscape import distances
+
+        return distances(self)
+
+
+def distances(models: Any, *, select: str = "learned", partial: bool = False) -> Distances:
+    """Distances between any number of models, from files or live, in one pass and without a framework for files.
+
+    :param models: two or more of what :func:`~layerscope.analyze` takes; a mapping gives them names.
+    :param select: which tensors count: "learned", "weights" (two axes or more), "all" (statistics too), or a glob.
+    :param partial: leave out tensors that not all have alike, and say which, instead of refusing.
+    :raises UsageError: fewer than two models, or other tensors in them.
+    """
+    given = named(models)
+    count = len(given)
+    total, by_tensor, lengths, direct = np.zeros((count, count)), {}, {}, np.zeros((count, count))
+    params, expected = 0, dict.fromkeys(INITS, 0.0)
+    with Opened(given, select, partial) as opened:
+        fans = _fans(opened.tensors)
+        for name, vectors in opened.each():
+            if not all(np.isfinite(_extreme(vector)) for vector in vectors):
+                bad = [model for model, v in zip(opened.names, vectors, strict=True) if not np.isfinite(_extreme(v))]
+                raise UsageError(f"{name} of {', '.join(bad)} has values that are not finite")
+            products = geometry.gram(vectors)
+            squares = geometry.squared_distances(products)
+            for i, j in geometry.lost(products):
+                squares[i, j] = squares[j, i] = _direct(vectors[i], vectors[j])
+            total += products
+            direct += squares
+            by_tensor[name], lengths[name] = squares, np.diagonal(products).copy()
+            params += vectors[0].size
+            for init in INITS:
+                expected[init] += _fresh(opened.tensors[name], init, fans)
+        return Distances(
+            opened.names, select, params, by_tensor, lengths, total, direct,
+            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out,
+        )  # fmt: skip
+
+
+def _direct(a: Any, b: Any) -> float:
+    """‖a − b‖², a block at a time."""
+    total = 0.0
+    for at in range(0, a.size, geometry.BLOCK):
+        piece = slice(at, at + geometry.BLOCK)
+        total += float(np.square(np.asarray(a[piece], np.float64) - np.asarray(b[piece], np.float64)).sum())
+    return total
+
+
+def _extreme(vector: Any) -> float:
+    """A number that is finite where all entries are."""
+    if not vector.size:
+        return 0.0
+    return sum(
+        float(np.abs(np.asarray(vector[at : at + geometry.BLOCK], np.float64)).max())
+        for at in range(0, vector.size, geometry.BLOCK)
+    )
+
+
+def _fans(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Inputs of each unit of a module, by the module's name: what its bias is drawn by too."""
+    found: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        if len(tensor.shape) >= 2 and tensor.ref.axes:
+            sizes = dict(zip(tensor.ref.axes, tensor.shape, strict=False))
+            found[name.rpartition(".")[0]] = max(1, math.prod(tensor.shape) // max(1, sizes.get("o", 1)))
+    return found
+
+
+def _fresh(tensor: Tensor, init: str, fans: Mapping[str, int]) -> float:
+    """E‖a − b‖² of two fresh copies of a tensor: twice its entries' variance, summed.
+
+    torch: U(±1/√fan_in) of weights and biases, N(0, 1) of embeddings, constants of norms; he: N(0, 2/fan_in); xavier:
+    variance 2/(fan_in + fan_out), biases zero.
+    """
+    module = tensor.name.rpartition(".")[0]
+    size = math.prod(tensor.shape)
+    if tensor.ref.kind == "embedding":
+        return 2.0 * size
+    if len(tensor.shape) < 2:
+        is_bias = init == "torch" and tensor.name.endswith("bias") and module in fans
+        return 2.0 * size / (3 * fans[module]) if is_bias else 0.0
+    fan_in = fans.get(module, 1)
+    fan_out = max(1, size // fan_in) * math.prod(tensor.shape[2:])
+    variance = {"torch": 1 / (3 * fan_in), "he": 2 / fan_in, "xavier": 2 / (fan_in + fan_out)}[init]
+    return 2.0 * size * variance
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def check(value: str, known: tuple[str, ...], what: str) -> str:
+    """The same value.
+
+    :raises UsageError: it is not one of those known.
+    """
+    if value not in known:
+        raise UsageError(f"no {what} called {value!r}: {', '.join(known)}")
+    return value

@@ -1,0 +1,333 @@
+"""Loss and accuracy of a model at many points of parameter space. The user's own model is never touched: a copy is.
+
+Any function weights → {metric: value} is an evaluator. This one is for PyTorch classifiers and regressors: the same
+examples at every point, no dropout, batch-norm statistics by a stated policy, first layers that see only the data
+computed once for the whole line or plane (they are linear in the weights).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.landscape import _first_layers
+from layerscope.landscape.weights import STATISTICS, Weights, check_alike, weights_of
+from layerscope.sources._losses import Loss
+from layerscope.sources._strangers import told
+
+if TYPE_CHECKING:
+    from layerscope.types import Floats
+
+BN = ("recompute", "batch", "interpolate", "keep")
+CALIBRATION = 512  # examples by which statistics are recomputed, where none are given
+BATCHES = (100, 250, 1000)  # sizes of which the fastest is taken
+
+
+@dataclass(frozen=True)
+class Value:
+    """What was found at one point: means over the examples; NaN where an output is not finite."""
+
+    metrics: Mapping[str, float]
+    samples: Floats = field(repr=False)  # (n,) loss of each example; empty where the evaluator does not tell
+    clamped: int = 0  # variances below zero that were set to zero
+
+
+class TorchEvaluator:
+    """Evaluates weights of one architecture on data that stay the same."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        loss: Any = "cross_entropy",
+        *,
+        bn: str = "recompute",
+        calibrate: Any = None,
+        batch: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        """
+        :param model: a module of the architecture; it is copied.
+        :param data: (x, y), or batches of them, which are put together.
+        :param loss: "cross_entropy", "mse", or a function of output and labels with a value for each example.
+        :param bn: statistics of batch norms: "recompute" from ``calibrate``, "batch" (each batch by itself),
+            "interpolate" (mixed like weights; variances below zero are set to zero and counted), "keep" (the first
+            model's).
+        :param calibrate: inputs for "recompute": training data, not those that are evaluated. The first 512 of the
+            data themselves where none are given.
+        :param batch: examples at once; the fastest of a few sizes where none is given.
+        :raises UsageError: no data, an unknown policy or device.
+        """
+        import torch
+
+        if bn not in BN:
+            raise UnknownName("policy of batch norms", bn, BN)
+        try:
+            self.device = torch.device(device or "cpu")
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+        self.loss, self.bn = Loss.of(loss), bn
+        self.x, self.y = _whole(data, self.device)
+        self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
+        self._norms = [m for m in self.model.modules() if isinstance(m, _norms()) and m.track_running_stats]
+        self.calibrate = self.x[:CALIBRATION] if calibrate is None else _inputs(calibrate, self.device)
+        if bn == "batch" or not self._norms:
+            self.calibrate = self.calibrate[:0]
+        self._channels_last()
+        self._parameters = dict(self.model.named_parameters())
+        self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
+        self._check_input()
+        self.batch = min(batch or self._fastest(), len(self.x))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every result states."""
+        policy = self.bn if self._norms else "none"
+        return {"examples": len(self.x), "loss": self.loss.kind, "bn": policy, "calibration": len(self.calibrate)}
+
+    def __call__(self, weights: Weights) -> Value:
+        """Loss, and accuracy where the labels are classes."""
+        with self.walk([weights]) as at:
+            return at([1.0])
+
+    @contextmanager
+    def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
+        """coefficients → what is found at Σ cᵢ·pointsᵢ: for many of them, faster than one by one."""
+        import torch
+
+        points = [weights_of(point) for point in points]
+        self._check(points)
+        flat = [self._flat(point) for point in points]
+        here = torch.empty_like(flat[0])
+        stats = [{k: torch.from_numpy(np.array(p[k])).to(self.device) for k in self._buffers if k in p} for p in points]
+        inputs = [(self.x, self.batch)]
+        if len(self.calibrate) and self.calibrate.data_ptr() != self.x.data_ptr():
+            inputs.append((self.calibrate, len(self.calibrate)))
+
+        def place(k: int) -> None:
+            here.copy_(flat[k])
+
+        with torch.no_grad(), self._moved(here), _first_layers.replaced(self.model, inputs, place, len(flat)) as choose:
+
+            def at(coefficients: Sequence[float]) -> Value:
+                _first_layers.mix(flat, coefficients, here)
+                choose(coefficients)
+                clamped = self._statistics(stats, coefficients)
+                return self._measured(clamped)
+
+            yield at
+
+    @contextmanager
+    def policy(self, bn: str) -> Iterator[None]:
+        """Inside, another policy of batch norms; without calibration data "recompute" is none.
+
+        :raises UnknownName: no such policy.
+        """
+        if bn not in (*BN, "none"):
+            raise UnknownName("policy of batch norms", bn, BN)
+        before, self.bn = self.bn, bn if bn != "none" else self.bn
+        try:
+            yield
+        finally:
+            self.bn = before
+
+    def outputs(self) -> Floats:
+        """What the model gives for all examples, (n, outputs), at the point where a walk stands."""
+        import torch
+
+        with torch.no_grad():
+            found = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
+        return np.asarray(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
+
+    def _check(self, points: Sequence[Weights]) -> None:
+        wanted = {k: tuple(v.shape) for k, v in self._parameters.items()}
+        model = {k: np.empty(shape) for k, shape in wanted.items()}
+        for number, point in enumerate(points):
+            known = {k: v for k, v in point.items() if k in wanted or k in self._buffers}
+            check_alike(
+                [model, {k: v for k, v in known.items() if k in wanted}], ["the evaluator's model", f"point {number}"]
+            )
+
+    def _check_input(self) -> None:
+        """One pass over a few examples.
+
+        :raises UsageError: labels that do not fit, or a model that changes what it is given.
+        """
+        import torch
+
+        with torch.no_grad():
+            part = self.x[:2].clone()
+            self.loss.values(self._forward(part), self.y[:2])
+            if not torch.equal(part, self.x[:2]):
+                raise UsageError("the model changes its input in place: no two points would see the same data")
+
+    def _channels_last(self) -> None:
+        """Images and kernels with channels last: small convolutions are several times faster."""
+        import torch
+
+        if self.x.dim() == 4 and self.x.is_floating_point():
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+            self.calibrate = self.calibrate.contiguous(memory_format=torch.channels_last)
+
+    def _flat(self, point: Weights) -> Any:
+        """All learned parameters in one vector, kernels of images stored out, h, w, in."""
+        import torch
+
+        parts = []
+        for name, parameter in self._parameters.items():
+            tensor = torch.from_numpy(np.array(point[name])).to(parameter)
+            parts.append((tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).reshape(-1))
+        return torch.cat(parts)
+
+    @contextmanager
+    def _moved(self, here: Any) -> Iterator[None]:
+        """Inside, the parameters are views of ``here``."""
+        before = {name: p.data for name, p in self._parameters.items()}
+        kept = {name: b.clone() for name, b in self._buffers.items()}
+        at = 0
+        try:
+            for p in self._parameters.values():
+                part = here[at : at + p.numel()]
+                at += p.numel()
+                if p.dim() == 4:
+                    o, i, h, w = p.shape
+                    p.data = part.view(o, h, w, i).permute(0, 3, 1, 2)
+                else:
+                    p.data = part.view(p.shape)
+            yield
+        finally:
+            for name, p in self._parameters.items():
+                p.data = before[name]
+            for name, b in self._buffers.items():
+                b.copy_(kept[name])
+
+    def _statistics(self, stats: Sequence[Mapping[str, Any]], coefficients: Sequence[float]) -> int:
+        """Set the statistics of the norms by the policy; how many variances had to be clamped."""
+        clamped = 0
+        if not self._norms or self.bn == "batch":
+            return 0
+        if self.bn == "recompute":
+            self._recompute()
+            return 0
+        for name, buffer in self._buffers.items():
+            if not name.endswith(STATISTICS) or not all(name in point for point in stats):
+                continue
+            if self.bn == "keep":
+                buffer.copy_(stats[0][name])
+                continue
+            used = [(c, point[name]) for c, point in zip(coefficients, stats, strict=True) if c != 0.0]
+            buffer.copy_(sum((c * value for c, value in used[1:]), used[0][0] * used[0][1]))
+            if name.endswith("var") or name.endswith("variance"):
+                clamped += int((buffer < 0).sum())
+                buffer.clamp_(min=0.0)
+        return clamped
+
+    def _recompute(self) -> None:
+        """One pass over the calibration data, all at once: pooled means and variances."""
+        before = [(norm, norm.momentum) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 1.0
+            norm.train()
+        try:
+            self._forward(self.calibrate)
+        finally:
+            for norm, momentum in before:
+                norm.momentum = momentum
+                norm.eval()
+
+    def _measured(self, clamped: int) -> Value:
+        import torch
+
+        if self.bn == "batch":
+            for norm in self._norms:
+                norm.train()
+                norm.momentum = 0.0
+        losses, right, whole = [], 0, True
+        for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
+            output = self._forward(x)
+            losses.append(self.loss.values(output, y))
+            classes = self.loss.kind != "mse" and not y.is_floating_point() and output.dim() == y.dim() + 1
+            whole = whole and classes
+            right += int((output.argmax(-1) == y).sum()) if classes else 0
+        samples = torch.cat(losses).double().cpu().numpy()
+        finite = bool(np.isfinite(samples).all())
+        metrics = {"loss": float(samples.mean()) if finite else math.nan}
+        if whole:
+            metrics["accuracy"] = right / self.y.numel() if finite else math.nan
+        return Value(metrics, samples if finite else np.empty(0), clamped)
+
+    def _forward(self, x: Any) -> Any:
+        with told("the model"):
+            return self.model(x)
+
+    def _fastest(self) -> int:
+        """The batch size that takes the least time for all examples."""
+        import torch
+
+        sizes = [size for size in BATCHES if size < len(self.x)] + [len(self.x)]
+        if len(sizes) == 1 or self.bn == "batch":
+            return len(self.x)
+        found: dict[int, float] = {}
+        with torch.no_grad():
+            for size in sizes[:4]:
+                clocks = []
+                for _ in range(2):
+                    clock = time.perf_counter()
+                    for part in self.x.split(size):
+                        self._forward(part)
+                    clocks.append(time.perf_counter() - clock)
+                found[size] = min(clocks)
+        return min(found, key=lambda size: found[size])
+
+
+def inverted_cross_entropy(output: Any, labels: Any) -> Any:
+    """−log(1 − p_y) of each example: a model that is never right has none of it. The loss of the abyss.
+
+    In stable form: logsumexp of all logits less logsumexp of all but the label's.
+    """
+    import torch
+
+    flat, y = output.reshape(-1, output.shape[-1]), labels.reshape(-1)
+    others = flat.masked_fill(torch.nn.functional.one_hot(y, flat.shape[1]).bool(), -math.inf)
+    return torch.logsumexp(flat, 1) - torch.logsumexp(others, 1)
+
+
+def _norms() -> Any:
+    from torch import nn
+
+    return nn.modules.batchnorm._BatchNorm
+
+
+def _whole(data: Any, device: Any) -> tuple[Any, Any]:
+    """(x, y) on the device, batches put together.
+
+    :raises UsageError: no example, or no pairs.
+    """
+    import torch
+
+    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")):
+        with told("the data"):
+            batches = list(data)
+        if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
+            raise UsageError("the data are (x, y), or batches of such pairs")
+        data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
+    x, y = (torch.as_tensor(part).to(device) for part in data)
+    if not len(x) or len(x) != len(y):
+        raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
+    return x, y
+
+
+def _inputs(calibrate: Any, device: Any) -> Any:
+    import torch
+
+    found = calibrate[0] if isinstance(calibrate, tuple) else calibrate
+    return torch.as_tensor(found).to(device)

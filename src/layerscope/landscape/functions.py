@@ -1,0 +1,69 @@
+"""How different two models are as functions: predictions, probabilities, representations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.landscape.weights import weights_of
+from layerscope.numerics.similarity import linear_cka
+
+if TYPE_CHECKING:
+    from layerscope.landscape.evaluate import TorchEvaluator
+    from layerscope.types import Floats
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class FunctionDistance:
+    """Two models on the same inputs."""
+
+    disagreement: float  # share of examples with another most likely class
+    normalised: float  # over the mean of both error rates: 1 where errors are as independent as they can be
+    js: float  # mean Jensen–Shannon divergence of the probabilities, nats: 0 to ln 2
+    logits: float  # root mean square difference of the logits, each row centred
+    cka: float  # linear CKA of the logits, 1 up to rotation and scale (Kornblith et al. 2019)
+    errors: tuple[float, float]
+    examples: int
+
+
+def function_distance(a: Any, b: Any, evaluate: TorchEvaluator) -> FunctionDistance:
+    """How different two classifiers are on the evaluator's data."""
+    one, other = (_logits(evaluate, model) for model in (a, b))
+    y = evaluate.y.cpu().numpy().reshape(-1)
+    p, q = _softmax(one), _softmax(other)
+    middle = (p + q) / 2
+    js = 0.5 * (_kl(p, middle) + _kl(q, middle))
+    wrong = tuple(float((rows.argmax(1) != y).mean()) for rows in (one, other))
+    apart = float((one.argmax(1) != other.argmax(1)).mean())
+    centred = [rows - rows.mean(1, keepdims=True) for rows in (one, other)]
+    mean_error = sum(wrong) / 2
+    return FunctionDistance(
+        apart, apart / mean_error if mean_error > 0 else math.nan, float(js.mean()),
+        float(np.sqrt(np.square(centred[0] - centred[1]).mean())), linear_cka(one, other), (wrong[0], wrong[1]), len(y),
+    )  # fmt: skip
+
+
+def _logits(evaluate: TorchEvaluator, model: Any) -> Floats:
+    with evaluate.walk([weights_of(model)]) as at:
+        at([1.0])
+        return evaluate.outputs()
+
+
+def _softmax(rows: Floats) -> Floats:
+    shifted = np.exp(rows - rows.max(1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(1, keepdims=True))
+
+
+def _kl(p: Floats, q: Floats) -> Floats:
+    return np.asarray((p * (np.log(p + TINY) - np.log(q + TINY))).sum(1))
+
+
+def summary(found: FunctionDistance) -> Mapping[str, float]:
+    """As numbers by name."""
+    return {name: float(getattr(found, name)) for name in ("disagreement", "normalised", "js", "logits", "cka")}

@@ -1,0 +1,161 @@
+"""A model as a point: its learned tensors by name, from a file without its framework or from a live model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope import sources
+from layerscope.errors import UsageError
+from layerscope.sources.delta import plain_name
+from layerscope.types import LayerRef
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+SELECTIONS = ("learned", "weights", "all")
+CONSTANT = ("inv_freq", "position_ids", "attn.bias", "attn.masked_bias", "relative_position_index")  # never learned
+MOST_NAMED = 4  # tensors that a message names
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a model: what the header says."""
+
+    name: str  # without what training wrappers put before it
+    shape: tuple[int, ...]
+    dtype: str
+    learned: bool
+    ref: LayerRef
+
+
+def tensors_of(source: Any) -> dict[str, Tensor]:
+    """Every floating tensor of an opened source, by name, tied ones once."""
+    found: dict[str, Tensor] = {}
+    for ref in source.layers():
+        name = plain_name(ref.tensor)
+        floating = "float" in ref.dtype or ref.dtype.startswith("e")
+        if name in found or not floating or ref.kind == "tied":
+            continue
+        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT)
+        whole = replace(ref, part=None, expert=None)
+        found[name] = Tensor(name, tuple(ref.shape) if ref.part is None else (), ref.dtype, learned, whole)
+    return found
+
+
+def chosen(tensors: Mapping[str, Tensor], select: str) -> list[str]:
+    """Names of the tensors that count: "learned", "weights" (of two axes or more), "all", or a glob on the names.
+
+    :raises UsageError: nothing matches.
+    """
+    if select == "all":
+        return list(tensors)
+    learned = [name for name, tensor in tensors.items() if tensor.learned]
+    if select == "learned":
+        found = learned
+    elif select == "weights":
+        found = [name for name in learned if len(tensors[name].shape) != 1]
+    else:
+        found = [name for name in tensors if fnmatchcase(name, select)]
+    if not found:
+        raise UsageError(f"select={select!r} leaves no tensor: learned, weights, all, or a glob on the names")
+    return found
+
+
+class Opened:
+    """Several models, of which one tensor at a time is read from each."""
+
+    def __init__(self, models: Mapping[str, Any], select: str, partial: bool) -> None:
+        """
+        :raises UsageError: tensors that some of them lack, or of other shapes, without ``partial``.
+        """
+        self.names = tuple(models)
+        self._stack = ExitStack()
+        try:
+            self._sources = [self._stack.enter_context(sources.opened(model)) for model in models.values()]
+            every = [tensors_of(source) for source in self._sources]
+            wanted = [chosen(tensors, select) for tensors in every]
+            common = [name for name in wanted[0] if all(name in names for names in wanted)]
+            apart = sorted({name for names in wanted for name in names} - set(common))
+            other = [name for name in common if len({tensors[name].shape for tensors in every}) > 1]
+            if (apart or other) and not partial:
+                raise UsageError(_difference(self.names, every, apart, other))
+            self.tensors = {name: every[0][name] for name in common if name not in other}
+            self._every = every
+            self.left_out = (*apart, *other)
+            if not self.tensors:
+                raise UsageError(f"{', '.join(self.names)} have no tensor of the same name and shape")
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read(self, name: str) -> list[Array]:
+        """A tensor of each model, flat.
+
+        :raises UsageError: they hold another number of entries.
+        """
+        pairs = zip(self._sources, self._every, strict=True)
+        found = [np.asarray(source.read(tensors[name].ref)).reshape(-1) for source, tensors in pairs]
+        if len({vector.size for vector in found}) > 1:
+            raise UsageError(f"{name}: {', '.join(f'{vector.size:,}' for vector in found)} entries")
+        return found
+
+    def each(self) -> Iterator[tuple[str, list[Array]]]:
+        """Every common tensor of each model."""
+        for name in self.tensors:
+            yield name, self.read(name)
+
+
+def _difference(names: Sequence[str], every: list[dict[str, Tensor]], apart: list[str], other: list[str]) -> str:
+    """What two models lack of each other, in a line."""
+    said = []
+    if apart:
+        owners = {name: [n for n, tensors in zip(names, every, strict=True) if name in tensors] for name in apart}
+        some = ", ".join(f"{name} (only in {', '.join(owners[name])})" for name in apart[:MOST_NAMED])
+        said.append(f"{len(apart)} tensors are not in all models: {some}{', …' if len(apart) > MOST_NAMED else ''}")
+    if other:
+        some = ", ".join(f"{n} {' and '.join(str(t[n].shape) for t in every[:2])}" for n in other[:MOST_NAMED])
+        said.append(f"{len(other)} have other shapes: {some}{', …' if len(other) > MOST_NAMED else ''}")
+    return f"{'; '.join(said)}; partial=True compares the rest"
+
+
+def named(models: Any) -> dict[str, Any]:
+    """Models by name: a mapping's own names; of a sequence A, B, … or the ends of their paths that tell them apart.
+
+    :raises UsageError: fewer than two.
+    """
+    from layerscope.report import letters
+
+    if isinstance(models, Mapping) and not all(hasattr(x, "dtype") for x in models.values()):
+        found = {str(name): model for name, model in models.items()}
+    else:
+        several = list(models)
+        files = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in several)
+        names = _short([str(model) for model in several]) if files else list(letters(len(several)))
+        found = dict(zip(names, several, strict=True))
+    if len(found) < 2:
+        raise UsageError(f"distances are between two models or more, not {len(found)}")
+    return found
+
+
+def _short(paths: list[str]) -> list[str]:
+    from layerscope.comparison import distinct
+
+    return list(distinct(paths))
+
+
+def pairs(count: int) -> Iterator[tuple[int, int]]:
+    """Every pair of so many."""
+    return itertools.combinations(range(count), 2)

@@ -1,0 +1,76 @@
+"""The weights of models as arrays by name, and what lies between them: combinations whose corners are the models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope import sources
+from layerscope.errors import UsageError
+from layerscope.landscape.points import MOST_NAMED, tensors_of
+from layerscope.sources.delta import plain_name
+
+if TYPE_CHECKING:
+    from layerscope.types import Array
+
+Weights = Mapping[str, Any]
+STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
+
+
+def weights_of(model: Any) -> dict[str, Array]:
+    """Every floating tensor of a model by name: of a live module its state, of a mapping the arrays, of a file what is
+    in it; narrower numbers become float32."""
+    if isinstance(model, Mapping) and model and all(hasattr(value, "shape") for value in model.values()):
+        found = {plain_name(str(name)): _array(value) for name, value in model.items()}
+        return {name: value for name, value in found.items() if value.dtype.kind == "f"}
+    if hasattr(model, "state_dict") and hasattr(model, "named_parameters"):
+        return weights_of({name: value for name, value in model.state_dict().items() if hasattr(value, "shape")})
+    with sources.opened(model) as source:
+        return {
+            name: _wide(np.asarray(source.read(tensor.ref)).reshape(tensor.shape or -1))
+            for name, tensor in tensors_of(source).items()
+        }
+
+
+def check_alike(points: Sequence[Weights], names: Sequence[str]) -> None:
+    """All have the same tensors.
+
+    :raises UsageError: names or shapes differ; they are listed.
+    """
+    for weights, name in zip(points[1:], names[1:], strict=True):
+        apart = sorted(set(points[0]) ^ set(weights))
+        other = [key for key in points[0] if key in weights and points[0][key].shape != weights[key].shape]
+        if apart or other:
+            told = [f"{key} (only in {names[0] if key in points[0] else name})" for key in apart]
+            told += [f"{key} {points[0][key].shape} and {weights[key].shape}" for key in other]
+            more = f", … {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
+            raise UsageError(f"{names[0]} and {name} are not of one kind: {', '.join(told[:MOST_NAMED])}{more}")
+
+
+def combined(points: Sequence[Weights], coefficients: Sequence[float]) -> dict[str, Array]:
+    """Σ cᵢ·points[i], tensor by tensor; a point whose coefficient is zero does not count, so that corners are exact."""
+    used = [(c, weights) for c, weights in zip(coefficients, points, strict=True) if c != 0.0]
+    if not used:
+        return {name: np.zeros_like(value) for name, value in points[0].items()}
+    found = {}
+    for name in points[0]:
+        total = used[0][0] * used[0][1][name] if used[0][0] != 1.0 else used[0][1][name].copy()
+        for c, weights in used[1:]:
+            total = total + c * weights[name]
+        found[name] = total.astype(points[0][name].dtype, copy=False)
+    return found
+
+
+def _array(value: Any) -> Array:
+    if hasattr(value, "detach"):
+        from layerscope.sources._torch_tensor import to_numpy
+
+        value = to_numpy(value.detach())
+    return _wide(np.asarray(value))
+
+
+def _wide(value: Array) -> Array:
+    narrow = value.dtype.itemsize < 4 and value.dtype.kind in "fV"
+    return value.astype(np.float32) if narrow or value.dtype.name in ("bfloat16",) else value

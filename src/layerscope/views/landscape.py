@@ -1,0 +1,120 @@
+"""Records of the landscape as text."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from layerscope.views.text import elide, plural, printable
+
+if TYPE_CHECKING:
+    from layerscope.landscape.basins import Basins
+    from layerscope.landscape.distances import Distances
+    from layerscope.landscape.paths import Line, Plane
+
+WIDTH = 100
+MOST = 12  # models of a printed matrix
+LONGEST = 24  # characters of a name
+
+
+def distances(found: Distances, kind: str = "l2", width: int = WIDTH) -> str:
+    """Two matrices, the distance and how related the models are, and what they say."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    count = f"{plural(len(found.tensors), 'tensor')}, {found.params:,} entries ({printable(found.select, 40)})"
+    console.print(f"{plural(len(found.names), 'model')}, {count}", markup=False, highlight=False)
+    shown = [kind] if kind != "l2" else ["l2", "symmetric"]
+    for each in shown:
+        console.print(matrix(found.names, found.matrix(each), each))
+    for line in found.reading():
+        console.print(line, markup=False, highlight=False)
+    if found.unlike:
+        names = ", ".join(printable(name, 60) for name in found.unlike[:4])
+        more = ", …" if len(found.unlike) > 4 else ""
+        console.print(f"Left out, not alike in all: {names}{more}", markup=False, highlight=False)
+    return _text(console)
+
+
+def matrix(names: Sequence[str], values: Any, head: str, fmt: str = ".4g") -> Table:
+    """A square of numbers; of more than a dozen models the first ones."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(head)
+    shown = names[:MOST]
+    labels = [elide(printable(name), LONGEST) for name in shown]
+    for label in labels:
+        table.add_column(label, justify="right")
+    for i, label in enumerate(labels):
+        table.add_row(label, *(_number(float(values[i][j]), fmt) for j in range(len(shown))))
+    if len(names) > MOST:
+        table.add_row(f"… {len(names) - MOST} more")
+    return table
+
+
+def _number(value: float, fmt: str) -> str:
+    return format(value, fmt) if math.isfinite(value) else "–"
+
+
+def _text(console: Console) -> str:
+    file: Any = console.file
+    return str(file.getvalue()).rstrip()
+
+
+def line(found: Line) -> str:
+    """The barrier in words, and the curve as a few numbers."""
+    hill = found.barrier("chord")
+    error = "" if hill.error is None else f" ± {hill.error:.2g}"
+    words = [f"{found.names[0]} → {found.names[1]}, {plural(len(found.t), 'point')}, {_how(found.about)}"]
+    words.append(f"  loss barrier {_number(hill.value, '.4g')}{error} at t = {hill.at:.2f} (chord)")
+    for name, values in found.metrics.items():
+        ends = ", ".join(_number(float(values[found.t == x][0]), ".4g") for x in (0.0, 1.0) if (found.t == x).any())
+        low, high = (_number(float(f), ".4g") for f in _range(values))
+        words.append(f"  {printable(name, 40)}: ends {ends or '–'}; {low} to {high}")
+    return "\n".join([*words, *_holes(found.holes, found.clamped)])
+
+
+def plane(found: Plane) -> str:
+    """Size, best values and the true angle."""
+    size = f"{len(found.u)} × {len(found.v)} points"
+    words = [f"plane through {', '.join(found.names)}: {size}, {_how(found.about)}"]
+    for name in found.metrics:
+        value, u, v = found.best(name)
+        words.append(f"  best {printable(name, 40)} {value:.4g} at u = {u:.2f}, v = {v:.2f}")
+    words.append(f"  angle at {found.names[0]}: {_number(found.angle, '.1f')}°")
+    return "\n".join([*words, *_holes(found.holes, found.clamped)])
+
+
+def basins(found: Basins) -> str:
+    """The matrices of barriers, the groups, and what follows."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    told = f"{plural(len(found.names), 'model')}, {_how(found.about)}, tolerance {found.tolerance:.3g}"
+    console.print(told, markup=False, highlight=False)
+    for way, values in found.barriers.items():
+        console.print(matrix(found.names, values, way, ".3g"))
+    console.print("on one mountain: " + _groups(found.clusters), markup=False, highlight=False)
+    if found.aligned != found.clusters:
+        console.print("after alignment: " + _groups(found.aligned), markup=False, highlight=False)
+    for finding in found.findings:
+        console.print(f"{finding.code} {finding.title}: {finding.message}", markup=False, highlight=False)
+    return _text(console)
+
+
+def _groups(groups: Sequence[Sequence[str]]) -> str:
+    return "; ".join(", ".join(printable(name, LONGEST) for name in group) for group in groups)
+
+
+def _how(about: Mapping[str, Any]) -> str:
+    return ", ".join(f"{printable(str(k), 40)} {printable(str(v), 80)}" for k, v in about.items())
+
+
+def _holes(holes: Mapping[str, int], clamped: int) -> list[str]:
+    said = [f"  {plural(count, 'point')} without a value: {printable(why, 120)}" for why, count in holes.items()]
+    return said + ([f"  {clamped} variances below zero were set to zero"] if clamped else [])
+
+
+def _range(values: Any) -> tuple[float, float]:
+    kept = [float(x) for x in values if math.isfinite(x)]
+    return (min(kept), max(kept)) if kept else (math.nan, math.nan)
