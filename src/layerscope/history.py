@@ -35,11 +35,9 @@ class History:
         return self.reports[-1]
 
     def series(self, metric: str, layer: str) -> Series:
-        """(steps, values) of a metric of a layer; steps without it are left out.
-
-        :raises KeyError: no such layer.
-        """
-        return self._found([report.layers[layer].metrics.get(metric) for report in self.reports])
+        """(steps, values) of a metric of a layer; steps without it are left out."""
+        found = [report.layers[layer].metrics if layer in report.layers else {} for report in self.reports]
+        return self._found([metrics.get(metric) for metrics in found])
 
     def of_model(self, name: str) -> Series:
         """(steps, values) of a number of the whole model: one that the loop gave ("loss", …), or of the matrix of all

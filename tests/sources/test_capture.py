@@ -11,7 +11,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from layerscope.errors import UnknownName, Unreadable, UsageError  # noqa: E402
-from layerscope.sources._capture import Caught, capture  # noqa: E402
+from layerscope.sources._capture import capture  # noqa: E402
+from layerscope.sources._hooks import Caught  # noqa: E402
 from layerscope.sources._losses import Loss  # noqa: E402
 from layerscope.sources._rows import patches  # noqa: E402
 

@@ -15,7 +15,7 @@ from layerscope.settings import Settings
 from layerscope.sources._layout import number
 from layerscope.sources._losses import Loss
 from layerscope.sources._products import MATRICES
-from layerscope.sources._strangers import each_batch, parameters
+from layerscope.sources._strangers import as_batches, listed, parameters
 from layerscope.sources.factors_torch import Factors
 from layerscope.sources.torch_module import Module
 
@@ -66,8 +66,10 @@ def conditioning(
     """
     if curvature_of is not None and curvature_of not in MATRICES:
         raise UnknownName("curvature matrix", curvature_of, MATRICES)
-    batches = [data] if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") else data
-    batches = list(each_batch(batches)) if curvature_of is not None else batches
+    if since is not None and not isinstance(since, Report):
+        raise UsageError(f"since is a report of the same model, not a {type(since).__name__}")
+    batches = as_batches(data)
+    batches = listed(model, batches) if curvature_of is not None else batches
     used = (settings or Settings()).changed(**options)
     given = {} if lr is None else {"lr": lr, "curvature_limit": _limit(lr, momentum, nesterov)}
     layers = layers if layers is None or isinstance(layers, str | int) else list(layers)
@@ -120,7 +122,8 @@ def _trained(model: Any, only: frozenset[str] | None) -> list[str]:
 
 def _limit(lr: float, momentum: float, nesterov: bool) -> float:
     """The largest curvature that gradient descent can follow: heavy ball 2(1+m)/η, Nesterov 2(1+m)/((1+2m)η)."""
-    if not (0 < lr < math.inf and 0 <= momentum < 1):
+    numbers = isinstance(lr, int | float) and isinstance(momentum, int | float)
+    if not numbers or not (0 < lr < math.inf and 0 <= momentum < 1):
         raise UsageError(f"lr must be above 0 and momentum from 0 to 1, not {lr!r} and {momentum!r}")
     return 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / lr
 

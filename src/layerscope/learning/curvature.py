@@ -14,6 +14,7 @@ from layerscope.errors import Unreadable, UsageError, did_you_mean
 from layerscope.numerics import lanczos
 from layerscope.sources._losses import Loss
 from layerscope.sources._products import Products
+from layerscope.sources._strangers import as_batches
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
@@ -135,14 +136,28 @@ def curvature(
     :raises UsageError: no batch, no such weight, labels or a loss that do not fit, half precision.
     :raises Unreadable: an operation of the model that cannot be differentiated twice.
     """
-    if k < 1 or probes < 0 or steps < 1 or most < 1 or not rtol > 0:
-        raise UsageError(f"k, steps and most must be at least 1: k={k}, probes={probes}, steps={steps}, most={most}")
-    batches = [data] if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") else data
+    counts = {"k": k, "probes": probes, "steps": steps, "most": most, "seed": seed}
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < (name not in ("probes", "seed")):
+            raise UsageError(
+                f"{name} must be a whole number of at least {int(name not in ('probes', 'seed'))}, not {value!r}"
+            )
+    if not rtol > 0:
+        raise UsageError(f"rtol must be above 0, not {rtol!r}")
+    batches = as_batches(data)
     of = Products(model, batches, Loss.of(loss), matrix, fisher=fisher, seed=seed, forward=forward)
-    chosen = _chosen(of, [] if layers is None else [layers] if isinstance(layers, str) else list(layers))
+    chosen = _chosen(of, [] if layers is None else [layers] if isinstance(layers, str | int) else list(layers))
 
     def measured(names: list[str], block: str, found: Mapping[str, Curvature]) -> Curvature:
-        product, like = of.of(names), of.vector(names)
+        like = of.vector(names)
+        plain = of.of(names)
+
+        def product(vector: Any) -> Any:
+            found = plain(vector)
+            if not bool(found.isfinite().all()):
+                raise Unreadable(f"{block or matrix}: its products are not finite: a derivative of the model is not")
+            return found
+
         top = lanczos.largest(product, like, k, rtol=rtol, most=most, seed=seed, vectors=vectors)
         if top.asymmetry > SYMMETRIC:
             raise Unreadable(f"{block or matrix}: not symmetric, so an operation of the model has no second derivative")
@@ -167,9 +182,13 @@ def _chosen(of: Products, patterns: list[str]) -> list[str]:
     """
     weights = [name for name, parameter in of.named.items() if parameter.dim() >= 2]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in weights):
-            raise UsageError(f"no weight called {pattern!r}{did_you_mean(pattern, weights)}")
-    return [name for name in weights if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not isinstance(pattern, str) or not any(_meant(name, pattern) for name in weights):
+            raise UsageError(f"no weight called {pattern!r}{did_you_mean(str(pattern), weights)}")
+    return [name for name in weights if any(_meant(name, pattern) for pattern in patterns)]
+
+
+def _meant(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name == f"{pattern}.weight"
 
 
 def _plain(values: Floats) -> list[float]:

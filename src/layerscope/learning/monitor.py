@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +49,7 @@ class ConditioningMonitor:
             asks for it.
         :raises UsageError: a step below 1, or data that can be gone through only once.
         """
-        if every < 1 or start < 0:
+        if not isinstance(every, int) or not isinstance(start, int) or every < 1 or start < 0:
             raise UsageError(f"every must be at least 1 and start at least 0, not {every!r} and {start!r}")
         if isinstance(data, Iterable) and iter(data) is data:  # type: ignore[redundant-expr,unused-ignore]
             raise UsageError("data are an iterator, which can be gone through once: give a list or a loader")
@@ -69,6 +69,7 @@ class ConditioningMonitor:
         :param scalars: numbers that belong to it: loss=…, accuracy=…
         :raises UsageError: a number that does not ascend.
         """
+        _numbers(scalars)
         now = self._count if number is None else int(number)
         if number is not None and self._steps and now <= self._steps[-1]:
             raise UsageError(f"step {now} after step {self._steps[-1]}: steps ascend")
@@ -80,12 +81,16 @@ class ConditioningMonitor:
 
     def measure(self, step: int, **scalars: float) -> Report:
         """Measure now, as this step."""
+        if self._steps and step <= self._steps[-1]:
+            raise UsageError(f"step {step} after step {self._steps[-1]}: steps ascend")
+        numbers = _numbers(scalars)
         clock = time.perf_counter()
         since = self._reports[0] if self._reports else None
         report = conditioning(self.model, self.data, self.loss, since=since, **self.options)
         self._steps.append(step)
         self._reports.append(report)
-        self._scalars.append({k: float(v) for k, v in scalars.items() if math.isfinite(float(v))})
+        self._scalars.append(numbers)
+        self._count = max(self._count, step + 1)
         self.seconds += time.perf_counter() - clock
         return report
 
@@ -107,3 +112,14 @@ class ConditioningMonitor:
     ) -> None:
         if self.path is not None and self._steps:
             self.history.save(self.path)
+
+
+def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite.
+
+    :raises UsageError: one is no number.
+    """
+    try:
+        return {str(name): float(value) for name, value in scalars.items() if math.isfinite(float(value))}
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"scalars of a step are numbers: {error}") from None

@@ -13,7 +13,7 @@ from layerscope.errors import UsageError, did_you_mean
 from layerscope.learning.conditioning import conditioning
 from layerscope.report import Report
 from layerscope.sources._capture import measurable
-from layerscope.sources._strangers import parameters
+from layerscope.sources._strangers import as_batches, listed, parameters
 
 INVARIANT, HOMOGENEOUS, NEITHER = "scale-invariant", "homogeneous", "neither"
 NEAR = 0.05  # relative error of a ratio that still agrees with its theorem
@@ -74,9 +74,11 @@ def scale_probe(
     import torch
 
     parameters(model)
+    data = listed(model, as_batches(data))
     weights = {
         f"{name}.weight".lstrip("."): module.weight for name, module in model.named_modules() if measurable(module)
     }
+    layer = layer if layer in weights else f"{layer}.weight" if f"{layer}.weight" in weights else layer
     if layer not in weights:
         raise UsageError(f"no weight called {layer!r}{did_you_mean(layer, weights)}")
     if not (0 < alpha < math.inf) or alpha == 1:
@@ -140,16 +142,17 @@ def block_updates(model: Any, pattern: str) -> Iterator[tuple[str, ...]]:
 
     :raises UsageError: another number of layers, or characters other than 0 and 1.
     """
+    parameters(model)
     layers = {name: module for name, module in model.named_modules() if measurable(module)}
     if len(pattern) != len(layers) or set(pattern) - {"0", "1"}:
         raise UsageError(
             f"{pattern!r} is no pattern of {len(layers)} zeros and ones, one for each of {', '.join(layers)}"
         )
     frozen = [name for name, sign in zip(layers, pattern, strict=True) if sign == "0"]
-    parameters = [p for name in frozen for p in layers[name].parameters(recurse=False)]
-    before = [(p, p.requires_grad, p.grad) for p in parameters]
+    held = [p for name in frozen for p in layers[name].parameters(recurse=False)]
+    before = [(p, p.requires_grad, p.grad) for p in held]
     try:
-        for p in parameters:
+        for p in held:
             p.requires_grad_(False)
             p.grad = None  # an optimiser passes over parameters without one
         yield tuple(frozen)
@@ -172,8 +175,9 @@ def with_last_bn(model: Any, name: str | None = None) -> Any:
 
     from layerscope.learning.models import NormedLinear
 
+    parameters(model)
     copied = copy.deepcopy(model)
-    linear = {path: module for path, module in copied.named_modules() if isinstance(module, nn.Linear)}
+    linear = {path: module for path, module in copied.named_modules() if type(module) is nn.Linear}
     if not linear or (name is not None and name not in linear):
         known = did_you_mean(name or "", linear) or (f"; there are: {', '.join(linear)}" if linear else "")
         raise UsageError(f"the model has no linear layer{'' if name is None else f' {name!r}'}{known}")

@@ -95,10 +95,15 @@ def domination(weight: Spectrum, learning: Learning) -> float:
 def coherence(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
     """σmax(∂L/∂W) / √(T·λmax(S_x)·λmax(S_d)), at most 1: near 0 the examples' gradients cancel, noise or convergence.
 
-    T positions per example; below 1/√N it is what noise alone would leave. Of the empirical Fisher only is it bounded.
+    T rows of input per example; below 1/√N it is what noise alone would leave. Of the empirical Fisher only, and of
+    the rows of "expand", is it bounded.
     """
     _one_group(learning)
-    bound = math.sqrt(learning["positions"] * float(input.evals[-1]) * float(gradient.evals[-1]))
+    if "bounded" not in learning:
+        raise Absent("of several positions it is bounded for the rows of expand only")
+    bound = math.sqrt(
+        learning["input_rows"] / learning["examples"] * float(input.evals[-1]) * float(gradient.evals[-1])
+    )
     return learning["grad_sigma_max"] / _positive(bound, "no gradient comes back")
 
 

@@ -30,6 +30,14 @@ class FactorSum:
         self.rows += len(rows)
         return self
 
+    def remove(self, rows: Any) -> FactorSum:
+        """Take rows out again that were taken up; returns itself."""
+        if len(rows):
+            self.second = self.second - square(rows)
+            self.first = self.first - rows.sum(0)
+            self.rows -= len(rows)
+        return self
+
     def merge(self, other: FactorSum) -> FactorSum:
         """The sum over the rows of both."""
         if self.second is None or other.second is None:

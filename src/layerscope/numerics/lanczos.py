@@ -99,7 +99,7 @@ def largest(
     """
     n, rng = len(like), np.random.default_rng(seed)
     k = min(k, n)
-    basis, products, apart = _Basis(like), 0, 0.0
+    basis, products, apart, precision = _Basis(like), 0, 0.0, _precision(like)
     projected: Floats = np.zeros((0, 0))
     fresh = [_like(rng.standard_normal(n), like) for _ in range(k)]
     start = 0
@@ -124,6 +124,7 @@ def largest(
         gram = np.array([[float((a * b).sum()) for b in fresh] for a in fresh])
         last = mixes[start:]
         residuals = np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", last, gram, last), 0.0))
+        residuals = np.hypot(residuals, 10 * precision * np.abs(values).max())  # what rounding leaves at least
         done = bool((residuals[-k:] <= rtol * np.abs(values).max()).all()) and basis.size >= k
         if done or basis.size >= n or products + k > most:
             break
@@ -182,6 +183,11 @@ def _like(array: Any, like: Any) -> Any:
     return (
         like.new_tensor(np.ascontiguousarray(array)) if hasattr(like, "new_tensor") else np.asarray(array, like.dtype)
     )
+
+
+def _precision(like: Any) -> float:
+    """ε of the vectors' type."""
+    return float(np.finfo(str(like.dtype).removeprefix("torch.")).eps)
 
 
 def _norm(vector: Any) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from layerscope.rules import rule
 from layerscope.settings import Settings
 from layerscope.types import LayerReport, Verdict
@@ -13,7 +15,7 @@ ROWS = 4  # per direction
     "LS209",
     "too few rows",
     severity="info",
-    needs=("lambda_max_x", "rank_x"),
+    needs=("lambda_max_x",),
     ref="Huang et al., ECCV 2020 (arXiv 2002.10801); Marchenko & Pastur 1967",
 )
 def few_rows(layer: LayerReport, settings: Settings) -> Verdict | None:
@@ -30,7 +32,7 @@ def few_rows(layer: LayerReport, settings: Settings) -> Verdict | None:
     **What to try.** More data: batches are summed up, memory does not grow.
     """
     part = layer.parts["input"]
-    if part.spectrum is None or part.facts["input_rows"] >= ROWS * part.spectrum.m:
+    if part.spectrum is None or part.facts.get("input_rows", math.inf) >= ROWS * part.spectrum.m:
         return None
     rows, d = int(part.facts["input_rows"]), part.spectrum.m
     return Verdict(f"{rows:,} rows for {d:,} directions: κ of this layer is not to be read", rows, ROWS * d)

@@ -32,7 +32,7 @@ def frozen_but_fine(layer: LayerReport, settings: Settings) -> Verdict | None:
     facts, ratio = layer.parts["weight"].facts, float(layer.metrics["domination"])
     chance = math.log(facts["outputs"]) if facts.get("outputs", 0) > 1 else math.nan
     reference, limit = facts.get("first_loss", chance), settings.limits.domination
-    if ratio >= limit or not facts["loss"] <= SMALL * reference:
+    if ratio >= limit or not 0 <= facts.get("loss", math.nan) <= SMALL * reference:
         return None
     return Verdict(
         f"σmax of the gradient is {ratio:.2g} of the weight's at a loss of {facts['loss']:.2g}", ratio, limit

@@ -27,9 +27,9 @@ def hidden_by_product(model: Sequence[LayerReport], settings: Settings) -> Verdi
     backward, and their product is the same small number in every layer. Curvature alone shows that learning is
     slow, not where nor why.
 
-    **Evidence.** Both slopes beyond their limits (LS201, LS202), that of the product within 0.05 decades per layer.
+    **Evidence.** Both slopes beyond the limit of LS201, that of the product within 0.05 decades per layer.
 
-    **Caveats.** None of its own: it says how to read the other two.
+    **Caveats.** None of its own: it says how to read the factors. LS202 allows normalised networks 0.05 more.
 
     **What to try.** Read the two factors, not their product.
     """

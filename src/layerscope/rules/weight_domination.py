@@ -40,10 +40,11 @@ def weight_domination(layer: LayerReport, settings: Settings) -> Verdict | None:
     facts, ratio = layer.parts["weight"].facts, float(layer.metrics["domination"])
     chance = math.log(facts["outputs"]) if facts.get("outputs", 0) > 1 else math.nan
     limit = settings.limits.domination
-    at_chance = abs(facts["loss"] - chance) <= CHANCE * chance
-    if ratio >= limit or not (at_chance or facts["loss"] >= HIGH * facts.get("first_loss", math.inf)):
+    loss, first = facts.get("loss", math.nan), facts.get("first_loss", math.nan)
+    at_chance = abs(loss - chance) <= CHANCE * chance
+    if ratio >= limit or not (at_chance or (first > 0 and loss >= HIGH * first)):
         return None
-    where = "at chance" if at_chance else f"{facts['loss'] / facts['first_loss']:.0%} of that at first"
+    where = "at chance" if at_chance else f"{loss / first:.0%} of that at first"
     return Verdict(f"σmax of the gradient is {ratio:.2g} of the weight's, loss {where}; {_cause(layer)}", ratio, limit)
 
 

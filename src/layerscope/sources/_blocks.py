@@ -10,7 +10,7 @@ import numpy as np
 
 from layerscope.errors import UsageError
 from layerscope.numerics import fisher
-from layerscope.sources._capture import Caught
+from layerscope.sources._hooks import Caught
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
@@ -20,7 +20,7 @@ DIGITS = 6  # significant, of an eigenvalue of the whole matrix
 
 
 class Blocks:
-    """Of layers in one group that are called once a batch, whose inputs and gradients pair; others have no block."""
+    """Of layers in one group that are called once a batch with a row per example; others have no block."""
 
     def __init__(self, caught: Iterable[Caught], examples: int) -> None:
         """:raises UsageError: more rows than ``MOST``."""
@@ -32,7 +32,7 @@ class Blocks:
 
     def rows(self, name: str) -> int:
         """Gradients of which the block consists."""
-        return sum(map(len, self._caught[name].kept_gradients))
+        return sum(len(rows) for _, rows in self._caught[name].kept_gradients)
 
     def gram(self, name: str) -> Floats:
         """Products of all examples' gradients (rows, rows): its eigenvalues are the block's that are not zero."""
@@ -72,18 +72,27 @@ class Blocks:
 
 
 def _pairs(entry: Caught) -> bool:
-    calls, passes = len(entry.kept_inputs), len(entry.kept_gradients)
-    if entry.problem or not calls or entry.calls != calls or passes % calls or len(entry.inputs) > 1:
+    """Was it called once in each batch, with a row for each example, and did as much come back?"""
+    batches, sizes = [batch for batch, _ in entry.kept_inputs], entry.batches
+    if entry.problem or len(entry.inputs) > 1 or entry.conv == "channels" or sorted(batches) != sorted(sizes):
         return False
-    count = sum(map(len, entry.kept_inputs)) * (passes // calls)
+    back = [batch for batch, _ in entry.kept_gradients]
+    passes, rest = divmod(len(back), len(batches))
+    if rest or any(back.count(batch) != passes for batch in batches):
+        return False
+    shapes = {batch: rows.shape[:2] for batch, rows in entry.kept_inputs}
+    if any(shape[0] != sizes[batch] for batch, shape in shapes.items()) or len({s[1] for s in shapes.values()}) > 1:
+        return False
+    if any(rows.shape[:2] != shapes[batch] for batch, rows in entry.kept_gradients):
+        return False
+    count = sum(sizes.values()) * passes
     if count > MOST:
         raise UsageError(f"exact spectra of {count:,} rows take their square: at most {MOST:,}")
-    x, d = entry.kept_inputs[0], entry.kept_gradients[0]
-    return x.shape[:2] == d.shape[:2] and entry.conv != "channels"
+    return bool(passes)
 
 
 def _rows(entry: Caught) -> tuple[Array, Array]:
     """(inputs, gradients), (rows, positions, d) each, of one pass after the other."""
-    passes = len(entry.kept_gradients) // len(entry.kept_inputs)
-    x = np.concatenate([rows[:, :, 0] for rows in entry.kept_inputs for _ in range(passes)])
-    return x, np.concatenate([rows[:, :, 0] for rows in entry.kept_gradients])
+    inside = {batch: rows[:, :, 0] for batch, rows in entry.kept_inputs}
+    x = np.concatenate([inside[batch] for batch, _ in entry.kept_gradients])
+    return x, np.concatenate([rows[:, :, 0] for _, rows in entry.kept_gradients])

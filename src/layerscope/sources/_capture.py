@@ -8,54 +8,28 @@ Source: Huang et al., ECCV 2020 (arXiv 2002.10801); Martens & Grosse, ICML 2015;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.numerics.accumulate import FactorSum
+from layerscope.sources._hooks import Caught, State, add_gradient, hooked, leave_out, watched
 from layerscope.sources._losses import Loss
 from layerscope.sources._neurons import activities
-from layerscope.sources._rows import CONV, gradient_rows, input_rows, kind_of
-from layerscope.sources._strangers import checked, each_batch, outcome, parameters, told, untouched
+from layerscope.sources._rows import CONV, kind_of
+from layerscope.sources._strangers import (
+    Forward,
+    checked,
+    each_batch,
+    outcome,
+    parameters,
+    told,
+    untouched,
+)  # fmt: skip
 from layerscope.types import NOT_SELECTED
 
 FISHERS = ("empirical", "mc", "exact")
 MOST_CLASSES = 100  # backward passes that "exact" may take
-
-
-@dataclass
-class Caught:
-    """What was caught of one weight: sums for each group of a convolution."""
-
-    name: str  # of the weight
-    module: Any
-    conv: str
-    inputs: list[FactorSum] = field(default_factory=list)
-    gradients: list[FactorSum] = field(default_factory=list)
-    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples
-    positions: int = 0  # summed over the calls of one example
-    calls: int = 0
-    outputs: int = 0  # of the model
-    kept_inputs: list[Any] = field(default_factory=list)  # rows of each batch, where exact spectra were asked for
-    kept_gradients: list[Any] = field(default_factory=list)  # and of each backward pass
-    ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
-    always: Any = None  # (out,) for all of them?
-    final: bool = False  # is its output the model's?
-    norm: Any = None  # the batch normalisation that its output goes into
-    problem: str = ""  # why it could not be measured
-
-    def factors(self, examples: int) -> tuple[Any, Any]:
-        """(S_x, S_d), each (groups, d, d).
-
-        "expand": means over examples and positions of a aᵀ, over examples of Σₜ d dᵀ; "reduce": over examples of the
-        position-means' and position-sums' products; "channels": a without the kernel, T²·mean of d dᵀ.
-        """
-        import torch
-
-        inside = torch.stack([total.finish() for total in self.inputs])
-        return inside, torch.stack([total.finish(examples) for total in self.gradients])
 
 
 def capture(
@@ -67,7 +41,7 @@ def capture(
     conv: str = "expand",
     bias: bool = False,
     seed: int = 0,
-    forward: Callable[[Any, Any], Any] | None = None,
+    forward: Forward | None = None,
     keep: bool = False,
     all_reduce: bool = False,
     only: Collection[str] | None = None,
@@ -90,84 +64,87 @@ def capture(
     for caught in every:
         caught.problem = NOT_SELECTED if only is not None and caught.name not in only else ""
     entries = [caught for caught in every if not caught.problem]
-    state = _State(bias, keep)
+    if keep and all_reduce:
+        raise UsageError("exact spectra are of the examples of one process: exact and all_reduce contradict each other")
+    state = State(bias, keep)
     examples, total = 0, 0.0
     with untouched(model, [caught.module.weight for caught in entries]), ExitStack() as hooks:
         by_weight = {id(caught.module.weight): caught for caught in every}
         for module in model.modules():
             if measurable(module):
-                hooks.enter_context(_hooked(module, by_weight[id(module.weight)], state))
+                hooks.enter_context(hooked(module, by_weight[id(module.weight)], state))
             elif isinstance(module, _batch_norms()):
-                hooks.enter_context(_watched(module, state))
+                hooks.enter_context(watched(module, state))
         for number, batch in enumerate(each_batch(batches)):
             count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
             examples, total = examples + count, total + value
     if all_reduce:
         examples, total = _over_processes(entries, examples, total)
     if not examples:
-        raise UsageError("the data have no batch")
+        raise UsageError("the data have no batch, or none with a label")
     for caught in entries:
-        caught.problem = _problem(caught)
+        caught.problem = caught.problem or _problem(caught)
     return every, examples, total
 
 
-class _State:
-    """What the hooks are to do: nothing, or sum the gradients that come."""
-
-    def __init__(self, bias: bool, keep: bool) -> None:
-        self.bias, self.keep = bias, keep
-        self.summing = False
-        self.final: tuple[Caught | None, Any] = (None, None)  # whose output came last, and where it lies
-        self.edges: list[Any] = []  # of the graph, to the layers' outputs
-        self.forward = False  # not what a checkpoint runs again on the way back
-        self.last: Caught | None = None  # whose output comes to the next ReLU
-
-
 def _batch(
-    model: Any, batch: Any, loss: Loss, fisher: str, entries: list[Caught], state: _State, seed: tuple[int, int],
-    forward: Callable[[Any, Any], Any] | None,
+    model: Any, batch: Any, loss: Loss, fisher: str, entries: list[Caught], state: State, seed: tuple[int, int],
+    forward: Forward | None,
 ) -> tuple[int, float]:  # fmt: skip
     """(examples, Σ loss) of one batch."""
     import torch
 
     for caught in entries:
         caught.positions = 0
-    state.last = None
-    state.forward, state.final, state.edges = True, (None, None), []
+    state.begin(seed[1])
     with activities(state):
         output, labels = outcome(model, batch, seed[1], forward)
     state.forward = False
     last, where = state.final
     if last is not None and isinstance(output, torch.Tensor) and where == (output.data_ptr(), output.numel()):
         last.final = True
-    values = loss.values(output, labels)
+    values = checked(loss.values(output, labels))
     if state.keep and len(values) != len(output):
         raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
+    kept = loss.kept(labels)
+    for caught, x, version in state.calls if kept is not None else ():
+        leave_out(caught, x, version, kept, state)
     for caught in entries:
-        caught.outputs = output.shape[-1]
-    weights = [caught.module.weight for caught in entries]
-    state.summing = fisher == "empirical"
-    again = fisher != "empirical"
-    with told("the backward pass"):
-        found = torch.autograd.grad(checked(values).sum(), weights, retain_graph=again, allow_unused=True)
-    for caught, gradient in zip(entries, found, strict=True):
-        if gradient is not None:
-            gradient = gradient.detach().flatten(1)
-            caught.weight_gradient = gradient if caught.weight_gradient is None else caught.weight_gradient + gradient
-    state.summing = True
-    columns = list(loss.columns(output, labels, fisher, seed, MOST_CLASSES)) if again and state.edges else []
-    for i, column in enumerate(columns):
-        more = i < len(columns) - 1
+        caught.outputs = output.shape[-1] if output.dim() > 1 else 1
+        caught.batches[seed[1]] = len(output)
+    _learn(values.sum(), entries, state, summing=fisher == "empirical")
+    columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MOST_CLASSES))
+    state.learning, state.summing = False, True
+    for i, column in enumerate(columns if state.edges else []):
         with told("the backward pass"):  # no further than to the layers' outputs: no gradient of a weight is computed
+            more = i < len(columns) - 1
             torch.autograd.grad(output, state.edges, column, retain_graph=more, allow_unused=True)
+    state.begin(seed[1])
     return loss.examples(values, labels), float(values.detach().sum())
+
+
+def _learn(loss: Any, entries: list[Caught], state: State, *, summing: bool) -> None:
+    """The backward pass of the loss. Gradients of linear weights are products of what the hooks see, those of
+    convolutions autograd's."""
+    import torch
+
+    state.learning, state.summing = True, summing
+    convolutions = [caught for caught in entries if kind_of(caught.module) != "linear"]
+    wanted = [*(caught.module.weight for caught in convolutions), *state.edges]
+    if not wanted:
+        return
+    with told("the backward pass"):
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+    for caught, gradient in zip(convolutions, found, strict=False):
+        if gradient is not None:
+            add_gradient(caught, gradient.detach().flatten(1))
 
 
 def measurable(module: Any) -> bool:
     """Is it a linear map with a weight of its own, not one that is computed anew from others?"""
     from torch import nn
 
-    return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter)
+    return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()
 
 
 def _entries(model: Any, conv: str) -> list[Caught]:
@@ -179,73 +156,6 @@ def _entries(model: Any, conv: str) -> list[Caught]:
             how = only.get(kind_of(module), conv)
             found[id(module.weight)] = Caught(f"{name}.weight".lstrip("."), module, how)
     return list(found.values())
-
-
-@contextmanager
-def _hooked(module: Any, caught: Caught, state: _State) -> Iterator[None]:
-    """Hooks before the module and on its output; removed at the end."""
-    from torch.autograd import graph
-
-    def before(_: Any, arguments: tuple[Any, ...]) -> None:
-        if not state.forward or caught.problem:
-            return
-        rows = input_rows(module, arguments[0].detach(), caught.conv).to(_wide(arguments[0]))
-        caught.calls += 1
-        caught.positions += rows.shape[1]
-        if caught.conv == "reduce":
-            rows = rows.mean(1, keepdim=True)
-        if state.bias:
-            import torch
-
-            rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
-        _add(caught.inputs, rows)
-        if state.keep:
-            caught.kept_inputs.append(rows.cpu().numpy())
-
-    def after(_: Any, __: Any, output: Any) -> None:
-        if not state.forward:
-            return
-        state.last, state.final = caught, (caught, (output.data_ptr(), output.numel()))
-        if output.requires_grad and not caught.problem:
-            output.register_hook(back)
-            state.edges.append(graph.get_gradient_edge(output))  # an activation in place may follow
-
-    def back(gradient: Any) -> None:
-        if not state.summing:
-            return
-        rows = gradient_rows(module, gradient.detach()).to(_wide(gradient))
-        if caught.conv == "reduce":
-            rows = rows.sum(1, keepdim=True)
-        elif caught.conv == "channels":
-            rows = rows * rows.shape[1] ** 0.5  # T²/(N·T) of their sum is T² times their mean
-        _add(caught.gradients, rows)
-        if state.keep:
-            caught.kept_gradients.append(rows.cpu().numpy())
-
-    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _watched(module: Any, state: _State) -> Iterator[None]:
-    """Whose output goes into this normalisation?"""
-
-    def before(_: Any, __: Any) -> None:
-        if state.forward and state.last is not None:
-            last = state.last.module
-            units = last.out_features if kind_of(last) == "linear" else last.out_channels
-            if units == module.num_features:
-                state.last.norm = module
-
-    handle = module.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _batch_norms() -> Any:
@@ -286,20 +196,6 @@ def _over_processes(entries: list[Caught], examples: int, total: float) -> tuple
     device = entries[0].inputs[0].second.device if entries and entries[0].inputs else "cpu"
     both = summed(torch.tensor([examples, total], dtype=torch.float64, device=device))
     return int(both[0]), float(both[1])
-
-
-def _add(sums: list[FactorSum], rows: Any) -> None:
-    for group in range(rows.shape[2]):
-        if len(sums) <= group:
-            sums.append(FactorSum())
-        sums[group].add(rows[:, :, group].reshape(-1, rows.shape[-1]))
-
-
-def _wide(tensor: Any) -> Any:
-    """At least float32: products of narrower numbers lose the small eigenvalues."""
-    import torch
-
-    return tensor.dtype if tensor.dtype == torch.float64 else torch.float32
 
 
 def _problem(caught: Caught) -> str:

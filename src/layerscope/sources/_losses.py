@@ -44,14 +44,18 @@ class Loss:
         if self.function is not None:
             with told("the loss"):
                 values = self.function(output, labels)
-            if not isinstance(values, torch.Tensor) or values.dim() != 1:
-                shape = tuple(getattr(values, "shape", ())) or type(values).__name__
-                raise UsageError(f"the loss returns {shape}, not one value for each example")
+            shape: tuple[Any, ...] = tuple(getattr(values, "shape", ()))
+            rows = {len(output), output.shape[:-1].numel()} if output.dim() else {1}
+            if not isinstance(values, torch.Tensor) or len(shape) != 1 or shape[0] not in rows:
+                found = shape or ("a single number" if isinstance(values, torch.Tensor) else type(values).__name__)
+                hint = 'name it ("cross_entropy", "mse"), or use reduction="none"'
+                raise UsageError(f"the loss returns {found}, not one value for each example: {hint}")
             return values
         if self.kind == "mse":
-            if output.shape != labels.shape:
-                raise UsageError(f"outputs of {tuple(output.shape)} and targets of {tuple(labels.shape)}")
-            return 0.5 * (output - labels).square().flatten(1).sum(1)
+            if not isinstance(labels, torch.Tensor) or output.shape != labels.shape or not output.dim():
+                what = tuple(getattr(labels, "shape", ())) or type(labels).__name__
+                raise UsageError(f"outputs of {tuple(output.shape)} and targets of {what}")
+            return 0.5 * (output - labels).square().reshape(len(output), -1).sum(1)
         logits, labels = _flat(output, labels)
         if labels.is_floating_point() or labels.is_complex():
             raise UsageError(f"labels of {str(labels.dtype)[6:]}: cross_entropy takes whole numbers, a class each")
@@ -61,6 +65,13 @@ class Loss:
         if worst >= logits.shape[1] or least < 0:
             raise UsageError(f"labels from {least} to {worst}, and the model has {logits.shape[1]} outputs")
         return functional.cross_entropy(logits, labels.long(), reduction="none", ignore_index=IGNORED)
+
+    def kept(self, labels: Any) -> Any:
+        """Which examples (or tokens) have a label, as a tensor of truths; None where all have."""
+        if self.kind != "cross_entropy":
+            return None
+        found = labels != IGNORED
+        return None if bool(found.all()) else found
 
     def examples(self, values: Any, labels: Any) -> int:
         """How many examples these are: ignored positions do not count."""
@@ -83,7 +94,7 @@ class Loss:
             raise UsageError(
                 "the exact Fisher of a sequence takes a pass for every token: use mc, or tokens as examples"
             )
-        count = detached.flatten(1).shape[1] if self.kind == "mse" else detached.shape[-1]
+        count = detached.reshape(len(detached), -1).shape[1] if self.kind == "mse" else detached.shape[-1]
         if fisher == "exact" and count > most:
             raise UsageError(f"the exact Fisher of {count} outputs takes {count} backward passes, more than {most}: mc")
         if self.kind == "mse":
@@ -91,7 +102,7 @@ class Loss:
                 yield torch.randn(detached.shape, generator=drawn).to(detached)
                 return
             for c in range(count):
-                column = torch.zeros_like(detached).flatten(1)
+                column = torch.zeros_like(detached).reshape(len(detached), -1)
                 column[:, c] = 1.0
                 yield column.reshape(detached.shape)
             return

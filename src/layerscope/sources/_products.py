@@ -18,7 +18,7 @@ from typing import Any
 from layerscope.errors import UnknownName, UsageError
 from layerscope.sources._capture import FISHERS
 from layerscope.sources._losses import Loss
-from layerscope.sources._strangers import checked, each_batch, outcome, parameters, told, untouched
+from layerscope.sources._strangers import checked, listed, outcome, parameters, told, untouched
 
 MATRICES = ("hessian", "ggn", "fisher")
 
@@ -50,7 +50,7 @@ class Products:
             raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution, not a function")
         self.model, self.batches, self.loss, self.forward, self.seed = (
             model,
-            list(each_batch(batches)),
+            listed(model, batches),
             loss,
             forward,
             seed,

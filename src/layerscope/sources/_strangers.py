@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,12 @@ def told(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def as_batches(data: Any) -> Any:
+    """Batches of what a user calls data: of one pair of tensors, or of one mapping, that alone."""
+    pair = isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")
+    return [data] if pair or isinstance(data, Mapping) else data
 
 
 def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
@@ -72,14 +78,34 @@ def parameters(model: Any) -> dict[str, Any]:
 
 
 @contextmanager
+def same_randomness(model: Any) -> Iterator[None]:
+    """Random generators are afterwards as they were."""
+    import torch
+
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def listed(model: Any, batches: Iterable[Any]) -> list[Any]:
+    """All batches, drawn without moving the random generators."""
+    with same_randomness(model):
+        return list(each_batch(batches))
+
+
+@contextmanager
 def untouched(model: Any, parameters: list[Any]) -> Iterator[None]:
     """These ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
     import torch
 
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with same_randomness(model), torch.enable_grad():
         try:
             for parameter, _ in wanted:
                 parameter.requires_grad_(True)
@@ -88,5 +114,6 @@ def untouched(model: Any, parameters: list[Any]) -> Iterator[None]:
             for parameter, had in wanted:
                 parameter.requires_grad_(had)
             with torch.no_grad():
-                for buffer, value in buffers:
+                for module, name, buffer, value in buffers:
                     buffer.copy_(value)
+                    module._buffers[name] = buffer  # a forward may have put another one there

@@ -19,7 +19,8 @@ from layerscope.numerics.accumulate import FactorSum
 from layerscope.numerics.eigen import eigvalsh
 from layerscope.sources import Composed, spec
 from layerscope.sources._blocks import Blocks
-from layerscope.sources._capture import Caught, capture
+from layerscope.sources._capture import capture
+from layerscope.sources._hooks import Caught
 from layerscope.sources._layout import number
 from layerscope.sources._losses import Loss
 from layerscope.sources._rows import kind_of
@@ -81,15 +82,15 @@ class FactorsSource:
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
         options |= {"keep": target.exact, "all_reduce": target.all_reduce, "only": target.only}
-        counted = _Counted(target.batches)
-        caught, self.examples, total = capture(target.model, counted, target.loss, **options)
-        self.batches = counted.count
+        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
         self.loss, self.given = total / self.examples, target.given
         self.chance = target.loss.kind == "cross_entropy"
         self._caught = {entry.name: entry for entry in caught}
         self._blocks = Blocks(caught if target.exact else (), self.examples)
         self._more = target.more
-        target.whole.update(self._blocks.whole(), loss=self.loss, examples=self.examples)
+        target.whole.update(self._blocks.whole(), examples=self.examples)
+        if math.isfinite(self.loss):
+            target.whole["loss"] = self.loss
         if not caught:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
         self.spec = spec(target, "factors_torch", portable=False)
@@ -142,9 +143,10 @@ class FactorsSource:
         if entry.ever is not None:
             dying, full = float((~entry.ever).sum()), float(entry.always.sum())
             units = {"units": float(len(entry.ever)), "dying": dying, "full": full}
-        return {
+        found = {
             **self.given,
             **units,
+            **({"bounded": 1.0} if entry.conv == "expand" or entry.positions == entry.calls else {}),
             **_of_groups(entry, self.examples),
             **_of_norm(entry.norm),
             **self._more.get(entry.name, {}),
@@ -152,7 +154,7 @@ class FactorsSource:
             "examples": float(self.examples),
             "positions": float(entry.positions),
             "calls": float(entry.calls),
-            "batches": float(self.batches),
+            "batches": float(len(entry.batches)),
             "final": float(entry.final),
             "loss": self.loss,
             "groups": float(len(entry.inputs)),
@@ -160,6 +162,7 @@ class FactorsSource:
             "grad_fro": float(np.linalg.norm(gradient)),
             "grad_along_weight": float((gradient * weight).sum()),
         }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _rows(self, model: Any) -> Iterator[LayerRef]:
         """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
@@ -193,18 +196,6 @@ class FactorsSource:
             d, rank = len(entry.inputs[0].second) * len(entry.gradients[0].second), self._blocks.rows(row.tensor)
             shape = {"shape": (d, d), "axes": "oi", "dtype": "float64"}
             yield replace(row, role="fisher", symmetric=True, rank=rank, kind="covariance", **shape)
-
-
-class _Counted:
-    """Batches, counted while they are gone through."""
-
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self._batches, self.count = batches, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            self.count += 1
-            yield batch
 
 
 def _of_groups(entry: Caught, examples: int) -> dict[str, float]:

@@ -110,8 +110,6 @@ def load_history(path: str | Path) -> History:
         for number in range(len(steps)):
             with zipfile.ZipFile(io.BytesIO(_member(archive, f"reports/{number}.layerscope"))) as inner:
                 reports.append(_unpacked(inner))
-        if len({tuple(row.name for row in report.rows) for report in reports}) > 1:
-            raise Unreadable("a history of reports with different layers")
         return History(plain["name"], steps, tuple(reports), scalars)
 
 
