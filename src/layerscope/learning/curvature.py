@@ -131,7 +131,7 @@ def curvature(
     :param layers: names or globs of weights (parameters of two axes or more) that are measured as blocks too.
     :param probes: of trace and density; 0 for none. The standard error of the trace falls with √probes.
     :param steps: of Lanczos for each probe: 1 for the trace alone, about 30 for the density.
-    :param rtol: residual that ends the search, over the largest |eigenvalue|; ``most`` products at most.
+    :param rtol: residual that ends the search, over the largest eigenvalue of either sign; ``most`` products at most.
     :param vectors: the eigenvectors too.
     :raises UsageError: no batch, no such weight, labels or a loss that do not fit, half precision.
     :raises Unreadable: an operation of the model that cannot be differentiated twice.
