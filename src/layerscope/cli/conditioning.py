@@ -12,6 +12,7 @@ from layerscope.cli.options import JUDGED, SEVERITIES, layers_option, selectors,
 from layerscope.cli.output import check_outputs, chosen_columns, exit_code, progress_bar, save_report, write_reports
 from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, did_you_mean
 
+MATRICES = ("hessian", "ggn", "fisher")
 FISHERS, CONV = ("empirical", "mc", "exact"), ("expand", "reduce", "channels")
 
 
@@ -26,6 +27,8 @@ FISHERS, CONV = ("empirical", "mc", "exact"), ("expand", "reduce", "channels")
 @click.option("--fisher", type=click.Choice(FISHERS), default="empirical", show_default=True, help="Whose labels.")
 @click.option("--conv", type=click.Choice(CONV), default="expand", show_default=True, help="Rows of a convolution.")
 @click.option("--bias", is_flag=True, help="Count the bias as a weight of a constant input.")
+@click.option("--exact", is_flag=True, help="The blocks themselves too, and the whole matrix.")
+@click.option("--curvature", "curvature_of", type=click.Choice(MATRICES), help="λmax, trace and density beside it.")
 @click.option("--lr", type=float, metavar="RATE", help="Of the gradient descent that trains it; none for Adam.")
 @click.option("--momentum", type=float, default=0.0, show_default=True)
 @click.option("--nesterov", is_flag=True)
@@ -47,7 +50,7 @@ def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
     built = called(model)
     if options["evaluate"]:
         built.eval()
-    names = ("fisher", "conv", "bias", "lr", "momentum", "nesterov", "seed")
+    names = ("fisher", "conv", "bias", "exact", "curvature_of", "lr", "momentum", "nesterov", "seed")
     with progress_bar(model, options["quiet"]) as progress:
         report = measured(
             built,

@@ -18,7 +18,7 @@ from layerscope.report import Report
 from layerscope.rules import accepted, doubt
 from layerscope.settings import Settings
 from layerscope.types import SEVERITIES, Finding, Job, LayerReport
-from layerscope.views import frame, grid, verdict
+from layerscope.views import frame, grid, learned, verdict
 from layerscope.views.grid import Cell
 from layerscope.views.text import abbreviate, cut, elide, number, plural, printable
 
@@ -244,6 +244,9 @@ def _summary(report: Report) -> list[Text]:
     summary = report.summary
     metrics = summary["metrics"]
     lines = [Text("")]
+    learning = bool(learned.how(report))
+    if learning:
+        lines.append(Text(learned.shape(report)))
     if "alpha" in metrics:
         parts = [f"{label} {metrics[name]['median']:.2f}" for name, label in SUMMARY if name in metrics]
         lines.append(Text(f"Median of {plural(summary['averaged'], 'layer')}: {', '.join(parts)}"))
@@ -251,7 +254,7 @@ def _summary(report: Report) -> list[Text]:
     for item in summary["left_out"]:
         reason = "too small or no fit" if item["why"] not in ("embedding", "collapsed") else item["why"]
         out[reason] = out.get(reason, 0) + 1
-    if out:
+    if out and not learning:
         lines.append(Text("Left out of it: " + ", ".join(f"{count} {why}" for why, count in sorted(out.items()))))
     settings = report.settings
     doubts = Counter(
@@ -264,7 +267,7 @@ def _summary(report: Report) -> list[Text]:
     small = {finding.layer for finding in report.findings if finding.code == "LS107"}
     large = [row for row in report.rows if not row.skipped and row.name not in small]
     random = sum(x.metrics.get("phase") == "random-like" for x in large)
-    if random and not settings.randomize:  # with shuffles LS103 says it better
+    if random and not settings.randomize and not learning:  # with shuffles LS103 says it better
         of = plural(len(large), "layer") + (" that are large enough" if small else "")
         lines.append(Text(f"{random} of {of} look random: untrained, or little learned"))
     return lines
@@ -278,7 +281,8 @@ def _verdicts(report: Report, verbose: int) -> list[Text]:
         return [Text(f"No layer could be analysed.{told}", style=STYLES["error"])]
     codes = sorted({f.code for f in report.findings}, key=lambda c: (-_gravity(report, c), c))
     if not any(_gravity(report, code) for code in codes):
-        codes_text = "No layer is over-trained, under-trained or collapsed on this evidence."
+        calm = "No layer is over-trained, under-trained or collapsed on this evidence."
+        codes_text = learned.calm(report) if learned.how(report) else calm
         lines = [Text(""), Text(codes_text, style="bold")]
     else:
         lines = [Text(""), Text("Verdicts", style="bold")]
