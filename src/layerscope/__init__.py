@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from layerscope.api import analyze, analyze_each, compare, describe, load, plan, rejudge
     from layerscope.errors import LayerscopeError, TargetError, UsageError
     from layerscope.history import History
+    from layerscope.landscape.align import Alignment, align
+    from layerscope.landscape.basins import Basins, basins
+    from layerscope.landscape.curves import Curve, connect
+    from layerscope.landscape.directions import Trajectory, plane_around, random_direction, trajectory
+    from layerscope.landscape.distances import Distances, distances
+    from layerscope.landscape.evaluate import TorchEvaluator, inverted_cross_entropy
+    from layerscope.landscape.functions import FunctionDistance, function_distance
+    from layerscope.landscape.paths import Line, Plane, line, plane
+    from layerscope.landscape.sharpness import Sharpness, sharpness
     from layerscope.learning.conditioning import conditioning
     from layerscope.learning.curvature import Curvature, curvature
     from layerscope.learning.monitor import ConditioningMonitor
@@ -24,36 +33,67 @@ _HOMES = {
     "learning.monitor": ("ConditioningMonitor",),
     "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
     "history": ("History",),
+    "landscape.align": ("Alignment", "align"),
+    "landscape.basins": ("Basins", "basins"),
+    "landscape.curves": ("Curve", "connect"),
+    "landscape.directions": ("Trajectory", "plane_around", "random_direction", "trajectory"),
+    "landscape.distances": ("Distances", "distances"),
+    "landscape.evaluate": ("TorchEvaluator", "inverted_cross_entropy"),
+    "landscape.functions": ("FunctionDistance", "function_distance"),
+    "landscape.paths": ("Line", "Plane", "line", "plane"),
+    "landscape.sharpness": ("Sharpness", "sharpness"),
     "errors": ("LayerscopeError", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "report": ("Comparison", "Report"),
     "types": ("Finding", "LayerReport"),
 }
 __all__ = [
+    "Alignment",
+    "Basins",
     "Comparison",
     "ConditioningMonitor",
     "Curvature",
+    "Curve",
+    "Distances",
     "Finding",
+    "FunctionDistance",
     "History",
     "LayerReport",
     "LayerscopeError",
     "Limits",
+    "Line",
+    "Plane",
     "Report",
     "ScaleProbe",
     "Settings",
+    "Sharpness",
     "TargetError",
+    "TorchEvaluator",
+    "Trajectory",
     "UsageError",
+    "align",
     "analyze",
     "analyze_each",
+    "basins",
     "block_updates",
     "compare",
     "conditioning",
+    "connect",
     "curvature",
     "describe",
+    "distances",
+    "function_distance",
+    "inverted_cross_entropy",
+    "line",
     "load",
     "plan",
+    "plane",
+    "plane_around",
+    "random_direction",
     "rejudge",
     "scale_probe",
+    "sharpness",
+    "trajectory",
     "with_last_bn",
 ]
 

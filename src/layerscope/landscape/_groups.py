@@ -119,13 +119,13 @@ class _Seen:
     def _understood(
         self, name: str, first: Any, arguments: Sequence[Any], tensors: list[Any], known: list[Any], result: Any
     ) -> tuple[int, int] | None:
-        into = self.of[id(first)]
+        into = self._read(name, first)
         if name in MAPS and len(tensors) > 1 and id(tensors[1]) in self.names:
             return self._map(name, tensors, into, result)
         if name in ("batch_norm", "layer_norm", "group_norm") and len(known) == 1:
             return self._norm(name, arguments, tensors, into)
         if name in ADDED and len(tensors) == 2 and len(known) == 2:
-            other = self.of[id(tensors[1])]
+            other = self._read(name, tensors[1])
             if into[1] == other[1] and tensors[0].shape == tensors[1].shape:
                 self._join(into[0], other[0])
                 return into
@@ -141,6 +141,16 @@ class _Seen:
             whole = first.shape[1] == units * (into[1] if first.dim() == 2 else 1) and result.shape[1] % units == 0
             return (into[0], result.shape[1] // units) if whole else None
         return None
+
+    def _read(self, name: str, tensor: Any) -> tuple[int, int]:
+        """The group of a tensor's features. Of one that keeps its order the operation says which axis they are on."""
+        number, block = self.of[id(tensor)]
+        group = self.found[number]
+        last = name in ("linear", "layer_norm") or (name in ADDED and tensor.dim() < 4)
+        width = tensor.shape[-1] if last else tensor.shape[1] if tensor.dim() > 1 else 1
+        if group.fixed and not group.places and group.units * block != width:
+            self._keep(tensor, (self._new(int(width), group.fixed), 1))
+        return self.of[id(tensor)]
 
     def _map(self, name: str, tensors: list[Any], into: tuple[int, int], result: Any) -> tuple[int, int] | None:
         """A linear layer or a convolution: it reads one group and makes another."""

@@ -148,6 +148,65 @@ class TorchEvaluator:
             found = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
         return np.asarray(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
 
+    def gradient(self, weights: Weights) -> dict[str, Any]:
+        """∂L/∂θ of the mean loss over all examples, arrays by name."""
+        import torch
+
+        with self.walk([weights]) as at, torch.enable_grad():
+            at([1.0])
+            for p in self._parameters.values():
+                p.requires_grad_(True)
+            try:
+                total = dict.fromkeys(self._parameters, 0.0)
+                for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
+                    value = self.loss.values(self._forward(x), y).sum() / len(self.x)
+                    found = torch.autograd.grad(value, list(self._parameters.values()), allow_unused=True)
+                    for name, g in zip(self._parameters, found, strict=True):
+                        total[name] = total[name] + (0.0 if g is None else g)
+            finally:
+                for p in self._parameters.values():
+                    p.requires_grad_(False)
+            return {name: np.asarray(g.cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
+
+    def trained(
+        self, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int, lr: float,
+        batch: int, seed: int,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
+
+        :raises UsageError: the loss is no longer finite.
+        """
+        import torch
+        from torch.func import functional_call
+
+        self._check(points)
+        x, y = _whole(data, self.device)
+        corners = [
+            {k: torch.from_numpy(np.array(p[k])).to(self._parameters[k]) for k in self._parameters} for p in points
+        ]
+        inner = corners[1:-1]
+        for weights in inner:
+            for value in weights.values():
+                value.requires_grad_(True)
+        optimizer = torch.optim.SGD([v for weights in inner for v in weights.values()], lr, momentum=0.9)
+        drawn = torch.Generator().manual_seed(seed)
+        network = copy.deepcopy(self.model).train()
+        for m in network.modules():
+            if isinstance(m, torch.nn.modules.dropout._DropoutNd):
+                m.eval()
+        for step in range(steps):
+            c = at(float(torch.rand((), generator=drawn)))
+            mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in self._parameters}
+            chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
+            value = self.loss.values(functional_call(network, mixed, (x[chosen],)), y[chosen]).mean()
+            if not bool(value.isfinite()):
+                raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        named = [{k: v.detach().cpu().numpy() for k, v in weights.items()} for weights in inner]
+        return [{**points[0], **weights} for weights in named]
+
     def _check(self, points: Sequence[Weights]) -> None:
         wanted = {k: tuple(v.shape) for k, v in self._parameters.items()}
         model = {k: np.empty(shape) for k, shape in wanted.items()}

@@ -162,10 +162,10 @@ def line(
     t[np.isclose(t, 0.0, atol=1e-9)], t[np.isclose(t, 1.0, atol=1e-9)] = 0.0, 1.0
     corners = [weights_of(a), weights_of(b)]
     check_alike(corners, names)
-    values, holes = _all(corners, evaluate, [(1 - x, x) for x in t], progress)
+    values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress)
     full = all(value is not None and len(value.samples) for value in values)
     samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
-    return Line(names, t, _metrics(values), _about(evaluate), holes, samples, _clamped(values))
+    return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
 
 
 def plane(
@@ -186,10 +186,10 @@ def plane(
     check_alike(corners, names)
     wanted = [(1 - x - y, x, y) for y in vs for x in us]
     kept = _Store(store, corners, wanted, evaluate) if store is not None else None
-    values, holes = _all(corners, evaluate, wanted, progress, kept)
-    metrics = {name: row.reshape(len(vs), len(us)) for name, row in _metrics(values).items()}
+    values, holes = evaluated(corners, evaluate, wanted, progress, kept)
+    metrics = {name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()}
     where, angle = _frame(corners)
-    return Plane(names, us, vs, metrics, _about(evaluate), holes, where, angle, _clamped(values))
+    return Plane(names, us, vs, metrics, about_of(evaluate), holes, where, angle, clamped_of(values))
 
 
 def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
@@ -227,7 +227,7 @@ def walking(corners: Sequence[Weights], evaluate: Any) -> Iterator[Callable[[Seq
     yield plain
 
 
-def _all(
+def evaluated(
     corners: Sequence[Weights], evaluate: Any, wanted: Sequence[Sequence[float]], progress: Progress | None,
     store: _Store | None = None,
 ) -> tuple[list[Value | None], dict[str, int]]:  # fmt: skip
@@ -269,7 +269,7 @@ def _tried(at: Callable[[Sequence[float]], Value], coefficients: Sequence[float]
         return None, f"{type(error).__name__}: {error}"[:200]
 
 
-def _metrics(values: Sequence[Value | None]) -> dict[str, Floats]:
+def metrics_of(values: Sequence[Value | None]) -> dict[str, Floats]:
     names = list(dict.fromkeys(name for value in values if value is not None for name in value.metrics))
     return {
         name: np.array([math.nan if v is None else v.metrics.get(name, math.nan) for v in values], float)
@@ -277,11 +277,11 @@ def _metrics(values: Sequence[Value | None]) -> dict[str, Floats]:
     }
 
 
-def _about(evaluate: Any) -> dict[str, Any]:
+def about_of(evaluate: Any) -> dict[str, Any]:
     return dict(getattr(evaluate, "about", {"evaluate": getattr(evaluate, "__qualname__", type(evaluate).__name__)}))
 
 
-def _clamped(values: Sequence[Value | None]) -> int:
+def clamped_of(values: Sequence[Value | None]) -> int:
     return sum(value.clamped for value in values if value is not None)
 
 
@@ -340,7 +340,7 @@ class _Store:
 
 def _fingerprint(corners: Sequence[Weights], wanted: Sequence[Sequence[float]], evaluate: Any) -> str:
     digest = hashlib.sha256(json.dumps([[float(c) for c in each] for each in wanted]).encode())
-    digest.update(json.dumps(_about(evaluate), sort_keys=True, default=str).encode())
+    digest.update(json.dumps(about_of(evaluate), sort_keys=True, default=str).encode())
     for weights in corners:
         for name in sorted(weights):
             digest.update(name.encode())

@@ -1,0 +1,92 @@
+"""Curved paths of low loss between two models: a Bézier curve or a chain whose bends are trained.
+
+Source: Garipov et al., NeurIPS 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.landscape.evaluate import TorchEvaluator
+from layerscope.landscape.paths import Line, about_of, clamped_of, evaluated, line, metrics_of
+from layerscope.landscape.weights import check_alike, combined, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layerscope.types import Array, Floats
+
+KINDS = ("bezier", "chain")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A trained path between two models, beside the straight one."""
+
+    kind: str
+    straight: Line
+    curved: Line
+    bends: tuple[Mapping[str, Array], ...]
+    stretch: float  # length of the path over the distance of its ends
+
+    def __repr__(self) -> str:
+        values = [each.barrier().value for each in (self.straight, self.curved)]
+        return (
+            f"{self.kind}: barrier {values[0]:.4g} straight, {values[1]:.4g} curved; {self.stretch:.3g} times as long"
+        )
+
+
+def coefficients(t: float, points: int, kind: str) -> list[float]:
+    """What each of A, the bends and B has at t: Bernstein's polynomials, or hats between neighbours."""
+    if kind == "bezier":
+        n = points - 1
+        return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(points)]
+    at = t * (points - 1)
+    return [max(0.0, 1 - abs(at - k)) for k in range(points)]
+
+
+def connect(
+    a: Any, b: Any, evaluate: TorchEvaluator, train: Any, *, kind: str = "bezier", bends: int = 1, steps: int = 600,
+    lr: float = 0.03, batch: int = 128, points: int = 25, seed: int = 0,
+) -> Curve:  # fmt: skip
+    """Train a curve of low loss from A to B, and evaluate it beside the straight line.
+
+    :param train: (x, y) of training; the evaluator's data should be others.
+    :param kind: "bezier", or "chain" of straight pieces; with so many ``bends``.
+    :param steps: of SGD with momentum 0.9 on the loss at a point of the curve drawn uniformly; rate ``lr``.
+    :raises UsageError: models of different kinds, or numbers that are none.
+    """
+    if kind not in KINDS:
+        raise UnknownName("kind of curve", kind, KINDS)
+    if bends < 1 or steps < 1 or points < 3:
+        raise UsageError(f"bends and steps must be at least 1, points at least 3: {bends}, {steps}, {points}")
+    ends = [weights_of(a), weights_of(b)]
+    check_alike(ends, ("A", "B"))
+    shares = [k / (bends + 1) for k in range(1, bends + 1)]
+    inner = [combined(ends, [1 - share, share]) for share in shares]
+    inner = evaluate.trained([ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
+                             batch, seed)  # fmt: skip
+    corners = [ends[0], *inner, ends[1]]
+    t = np.linspace(0, 1, points)
+    values, holes = evaluated(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
+    full = all(value is not None and len(value.samples) for value in values)
+    samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
+    curved = Line(("A", "B"), t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
+    straight = line(ends[0], ends[1], evaluate, points=points)
+    return Curve(kind, straight, curved, tuple(inner), _stretch(corners, kind))
+
+
+def _stretch(corners: Any, kind: str, pieces: int = 40) -> float:
+    names = [name for name in corners[0] if not name.endswith(("running_mean", "running_var"))]
+    rows = np.stack([np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for k in names]) for p in corners])
+    products: Floats = rows @ rows.T
+    mixes = np.array([coefficients(x, len(corners), kind) for x in np.linspace(0, 1, pieces + 1)])
+    steps = np.diff(mixes, axis=0)
+    length = float(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", steps, products, steps), 0.0)).sum())
+    ends = mixes[-1] - mixes[0]
+    return length / math.sqrt(max(float(ends @ products @ ends), np.finfo(float).tiny))

@@ -1,0 +1,94 @@
+"""How sharp a minimum is: how the loss rises around a model, on average and in the worst direction that was found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layerscope.errors import UsageError
+from layerscope.landscape.directions import STATISTICS, random_direction
+from layerscope.landscape.evaluate import TorchEvaluator
+from layerscope.landscape.paths import walking
+from layerscope.landscape.weights import combined, weights_of
+
+WIDE = math.log(2)  # rise of the loss that ends a basin
+MOST_WIDTH = 8.0  # filter norms
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Rises of the loss around a model, all on the same data. None of them alone grades a model: they depend on the
+    scale of the weights (Dinh et al. 2017) and do not order models by how they generalise (Andriushchenko et al. 2023).
+    """
+
+    loss: float
+    average: float  # E[L(θ + σ·|θ|·z) − L(θ)], z Gaussian, antithetic pairs
+    average_error: float  # standard error over the pairs
+    sam: float  # L(θ + ρ·g/‖g‖) − L(θ)
+    adaptive: float  # the same in the geometry of |θ| (ASAM, Kwon et al. 2021)
+    width: float  # half-width, in filter norms, at which the loss has risen by ln 2; median over directions
+    gradient: float  # ‖g‖: where it is not small the point is no minimum, and rises are slopes
+    sigma: float
+    rho: float
+
+
+def sharpness(
+    model: Any, evaluate: TorchEvaluator, *, sigma: float = 0.05, rho: float = 0.05, draws: int = 8, seed: int = 0
+) -> Sharpness:
+    """Average, worst-direction and width measures of the loss around a model.
+
+    :param sigma: relative noise of the average; ``draws`` antithetic pairs of it.
+    :param rho: radius of the step along the gradient.
+    :raises UsageError: a radius that is not above zero.
+    """
+    if sigma <= 0 or rho <= 0 or draws < 1:
+        raise UsageError(f"sigma and rho must be above 0 and draws at least 1: {sigma!r}, {rho!r}, {draws!r}")
+    weights = weights_of(model)
+    base = evaluate(weights).metrics["loss"]
+    rng = np.random.default_rng(seed)
+    rises = []
+    for _ in range(draws):
+        noise = {k: _noise(rng, k, v) for k, v in weights.items()}
+        with walking([weights, combined([weights, noise], [1.0, 1.0])], evaluate) as at:
+            both = [at([1 - t, t]).metrics["loss"] for t in (sigma, -sigma)]
+        rises.append(sum(both) / 2 - base)
+    gradient = evaluate.gradient(weights)
+    length = math.sqrt(sum(float(np.square(g).sum()) for g in gradient.values()))
+    scaled = {k: np.abs(weights[k]) * g for k, g in gradient.items()}
+    other = math.sqrt(sum(float(np.square(g).sum()) for g in scaled.values()))
+    plain = {k: rho * g / length if length > 0 else g for k, g in gradient.items()}
+    adapted = {k: rho * np.abs(weights[k]) * g / other if other > 0 else g for k, g in scaled.items()}
+    steps = [evaluate(_moved(weights, step)).metrics["loss"] - base for step in (plain, adapted)]
+    error = float(np.std(rises, ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
+    widths = [_width(weights, evaluate, base, seed, k) for k in range(min(draws, 4))]
+    width = float(np.median(widths))
+    return Sharpness(base, float(np.mean(rises)), error, steps[0], steps[1], width, length, sigma, rho)
+
+
+def _noise(rng: np.random.Generator, name: str, value: Any) -> Any:
+    drawn = rng.standard_normal(value.shape)
+    return np.zeros_like(value) if name.endswith(STATISTICS) else (np.abs(value) * drawn).astype(value.dtype)
+
+
+def _moved(weights: Any, step: Any) -> dict[str, Any]:
+    return {k: (v + step[k]).astype(v.dtype) if k in step else v for k, v in weights.items()}
+
+
+def _width(weights: Any, evaluate: TorchEvaluator, base: float, seed: int, number: int) -> float:
+    """Mean of both sides, by doubling and bisection."""
+    direction = random_direction(weights, seed=seed, number=number)
+    with walking([weights, combined([weights, direction], [1.0, 1.0])], evaluate) as at:
+        found = []
+        for sign in (1.0, -1.0):
+            low, high = 0.0, 0.125
+            while high < MOST_WIDTH and at([1 - sign * high, sign * high]).metrics["loss"] - base < WIDE:
+                low, high = high, 2 * high
+            for _ in range(8):
+                middle = (low + high) / 2
+                rise = at([1 - sign * middle, sign * middle]).metrics["loss"] - base
+                low, high = (middle, high) if rise < WIDE else (low, middle)
+            found.append(high)
+    return sum(found) / 2
