@@ -17,8 +17,9 @@ RANKS = {
     "metrics": 3, "selection": 3,
     "pipeline": 4, "rules": 4, "edit": 4,
     "comparison": 5,
-    "api": 6, "views": 6,
-    "learning": 7, "landscape": 8, "experiments": 9, "weightwatcher": 7, "demo": 7,
+    "landscape": 6,
+    "api": 7, "views": 7,
+    "learning": 8, "experiments": 9, "weightwatcher": 8, "demo": 8,
     "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))

@@ -18,6 +18,7 @@ import click
 
 from layerscope.cli.conditioning import conditioning
 from layerscope.cli.history import history
+from layerscope.cli.landscape import distances, landscape
 from layerscope.cli.options import (
     COMPARED,
     FINGERS,
@@ -234,6 +235,8 @@ def plugins() -> int:
 cli.add_command(plot)
 cli.add_command(conditioning)
 cli.add_command(history)
+cli.add_command(distances)
+cli.add_command(landscape)
 
 
 @cli.command()

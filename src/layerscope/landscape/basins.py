@@ -14,6 +14,7 @@ from layerscope.landscape.align import align
 from layerscope.landscape.paths import Line, Progress, line, walking
 from layerscope.landscape.points import named, pairs
 from layerscope.landscape.weights import check_alike, weights_of
+from layerscope.rules import Pair, Pairs, judge_pairs
 from layerscope.types import Finding
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
 LEAST = 0.02  # of the error: two points of accuracy, as in linear mode connectivity (Frankle et al., ICML 2020)
-MENDED = 0.8  # share of a barrier that recomputed statistics or an alignment must remove to be named its cause
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,18 @@ class Basins:
     mean: Mapping[str, float]  # of the mean of all models, statistics recomputed
     findings: tuple[Finding, ...]
     about: Mapping[str, Any]
+
+    def plot(self, way: str = "", ax: Any = None) -> Any:
+        """The barriers as a matplotlib figure, mountain by mountain."""
+        from layerscope.views.plots import _landscape, drawn
+
+        return drawn([_landscape.barriers(self, way)], ax)
+
+    def html(self, path: Any) -> None:
+        """Write it as one HTML page that needs nothing else."""
+        from layerscope.views.page import write
+
+        write(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -101,7 +113,7 @@ def basins(
         grouped = _clusters(names, barriers["aligned"], allowed)
     mean = _metrics(_mean(evaluate, list(given.values())))
     chosen = {(a, b): found for (way, a, b), found in lines.items() if way == first}
-    findings = _findings(names, barriers, first, allowed, ends, mean, clusters)
+    findings = judge_pairs(_pairs(names, barriers, first, allowed, ends, mean))
     about = {**evaluate.about, **({"not aligned": notes[0]} if notes else {})}
     return Basins(names, barriers, errors, clusters, grouped, allowed, chosen, ends, mean, findings, about)
 
@@ -164,44 +176,20 @@ def _clusters(names: Sequence[str], barriers: Floats, allowed: float) -> tuple[t
     return tuple(sorted(groups, key=lambda group: (-len(group), names.index(group[0]))))
 
 
-def _findings(
+def _pairs(
     names: Sequence[str], barriers: Mapping[str, Floats], first: str, allowed: float,
-    ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float], clusters: Sequence[Sequence[str]],
-) -> tuple[Finding, ...]:  # fmt: skip
-    found = []
+    ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
+) -> Pairs:  # fmt: skip
+    every = tuple(
+        Pair((names[i], names[j]), {way: _high(values[i, j]) for way, values in barriers.items()})
+        for i, j in pairs(len(names))
+    )
+    return Pairs(every, first, allowed, mean.get("loss", math.inf), min(metrics["loss"] for metrics in ends.values()))
 
-    def say(code: str, title: str, value: float, limit: float, message: str, severity: str = "info") -> None:
-        found.append(Finding(code, severity, None, value, limit, message, title))
 
-    raw = barriers[first]
-    every = [(names[i], names[j], float(raw[i, j]), i, j) for i, j in pairs(len(names))]
-    same = [pair for pair in every if pair[2] <= allowed]
-    apart = [pair for pair in every if not pair[2] <= allowed]
-    if same:
-        worst = max(pair[2] for pair in same)
-        told = f"{len(same)} of {len(every)} pairs have no barrier above {allowed:.3g}; they can be averaged"
-        say("LS301", "one basin", worst, allowed, told)
-    if apart:
-        a, b, value, _, _ = max(apart, key=lambda pair: pair[2] if math.isfinite(pair[2]) else 1e300)
-        told = f"{len(apart)} of {len(every)} pairs have a barrier; the highest, {a} to {b}, is {value:.3g}"
-        say("LS302", "different basins", min(value, 1e300), allowed, f"{told}: do not average them as they are", "warn")
-    if "aligned" in barriers:
-        fixed = [
-            pair for pair in apart if barriers["aligned"][pair[3], pair[4]] <= max(allowed, (1 - MENDED) * pair[2])
-        ]
-        if fixed:
-            told = f"in {len(fixed)} of {len(apart)} pairs with a barrier, putting the units into one order removes it"
-            say("LS303", "the same basin but for the order of units", float(len(fixed)), 0.0, told)
-    if "interpolate" in barriers and first == "recompute":
-        mended = [pair for pair in every if barriers["interpolate"][pair[3], pair[4]] > allowed
-                  and pair[2] <= max(allowed, (1 - MENDED) * barriers["interpolate"][pair[3], pair[4]])]  # fmt: skip
-        if mended:
-            told = f"of {len(mended)} pairs the barrier is one of interpolated batch-norm statistics: recompute them"
-            say("LS304", "a barrier of statistics", float(len(mended)), 0.0, told)
-    if mean.get("loss", math.inf) < min(metrics["loss"] for metrics in ends.values()):
-        told = f"loss {mean['loss']:.3g}; the best of them has {min(m['loss'] for m in ends.values()):.3g}"
-        say("LS310", "the mean is better than all of them", mean["loss"], 0.0, told)
-    return tuple(found)
+def _high(value: float) -> float:
+    """A barrier that could not be measured stands above all others."""
+    return float(value) if math.isfinite(value) else math.inf
 
 
 def _metrics(value: Value) -> dict[str, float]:

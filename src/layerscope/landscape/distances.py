@@ -98,6 +98,12 @@ class Distances:
             raise UnknownName("model", name, self.names)
         return self.names.index(name)
 
+    def plot(self, kind: str = "l2", ax: Any = None) -> Any:
+        """The matrix as a matplotlib figure."""
+        from layerscope.views.plots import _landscape, drawn
+
+        return drawn([_landscape.distance_matrix(self, kind)], ax)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; NaN becomes null."""
         plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in KINDS}

@@ -92,7 +92,11 @@ class TorchEvaluator:
     def about(self) -> dict[str, Any]:
         """What every result states."""
         policy = self.bn if self._norms else "none"
-        return {"examples": len(self.x), "loss": self.loss.kind, "bn": policy, "calibration": len(self.calibrate)}
+        found: dict[str, Any] = {"examples": len(self.x), "loss": self.loss.kind, "bn": policy}
+        if policy == "recompute":
+            own = " of the data themselves" if self.calibrate.data_ptr() == self.x.data_ptr() else ""
+            found["calibration"] = f"{len(self.calibrate)}{own}"
+        return found
 
     def __call__(self, weights: Weights) -> Value:
         """Loss, and accuracy where the labels are classes."""

@@ -60,6 +60,12 @@ class Line:
         inside = (self.t >= 0) & (self.t <= 1)
         return geometry.monotone_rise(self.metrics["loss"][inside])
 
+    def plot(self, *others: Line, ax: Any = None) -> Any:
+        """The curves as a matplotlib figure, with those of other lines."""
+        from layerscope.views.plots import _landscape, drawn
+
+        return drawn([_landscape.line([self, *others])], ax)
+
     def _error(self, at: float, metric: str) -> float | None:
         """Standard error of the top over the chord, paired: the same examples were seen everywhere."""
         rows = {float(t): row for t, row in zip(self.t, self.samples, strict=False)}
@@ -125,6 +131,12 @@ class Plane:
         (_, _), (b, _), (cx, cy) = self.corners
         u, v = np.meshgrid(self.u, self.v)
         return u * b + v * cx, v * cy
+
+    def plot(self, metric: str = "", ax: Any = None) -> Any:
+        """The plane as a matplotlib figure: accuracy, where there is one."""
+        from layerscope.views.plots import _landscape, drawn
+
+        return drawn([_landscape.plane(self, metric)], ax)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; holes are null."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,17 +144,21 @@ def named(models: Any) -> dict[str, Any]:
     else:
         several = list(models)
         files = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in several)
-        names = _short([str(model) for model in several]) if files else list(letters(len(several)))
+        names = short([str(model) for model in several]) if files else list(letters(len(several)))
         found = dict(zip(names, several, strict=True))
     if len(found) < 2:
         raise UsageError(f"distances are between two models or more, not {len(found)}")
     return found
 
 
-def _short(paths: list[str]) -> list[str]:
+def short(paths: Sequence[str]) -> list[str]:
+    """The ends of paths that tell them apart, without a suffix that all have."""
     from layerscope.comparison import distinct
 
-    return list(distinct(paths))
+    found = list(distinct([str(path) for path in paths]))
+    suffixes = {PurePath(name).suffix for name in found}
+    bare = [name.removesuffix(next(iter(suffixes))) for name in found] if len(suffixes) == 1 else found
+    return bare if len(set(bare)) == len(bare) and all(bare) else found
 
 
 def pairs(count: int) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from layerscope import registry
 from layerscope.errors import UnknownName
+from layerscope.rules._pairs import Pair as Pair
+from layerscope.rules._pairs import Pairs as Pairs
 from layerscope.rules._tail import accepted as accepted
 from layerscope.rules._tail import doubt as doubt
 from layerscope.settings import Settings
@@ -64,6 +66,14 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
             if verdict is not None:
                 found.append(_finding(plugin, None, verdict))
     return tuple(found)
+
+
+def judge_pairs(pairs: Pairs) -> tuple[Finding, ...]:
+    """Every rule about several models."""
+    rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
+    asked = [plugin for plugin in rules if plugin.meta["over"] == "landscape"]
+    found = [(plugin, registry.call(plugin, {"pairs": pairs})) for plugin in asked]
+    return tuple(_finding(plugin, None, verdict) for plugin, verdict in found if verdict is not None)
 
 
 def _finding(plugin: registry.Plugin, layer: str | None, verdict: Verdict) -> Finding:

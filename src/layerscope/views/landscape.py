@@ -54,6 +54,18 @@ def matrix(names: Sequence[str], values: Any, head: str, fmt: str = ".4g") -> Ta
     return table
 
 
+def csv(names: Sequence[str], values: Any) -> list[str]:
+    """A matrix as lines of CSV; empty where there is no value."""
+    import csv as writer
+
+    buffer = io.StringIO()
+    rows = writer.writer(buffer, lineterminator="\n")
+    rows.writerow(["model", *names])
+    for name, row in zip(names, values, strict=True):
+        rows.writerow([name, *(repr(float(x)) if math.isfinite(float(x)) else "" for x in row)])
+    return buffer.getvalue().rstrip("\n").split("\n")
+
+
 def _number(value: float, fmt: str) -> str:
     return format(value, fmt) if math.isfinite(value) else "–"
 

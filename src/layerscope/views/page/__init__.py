@@ -10,14 +10,18 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from layerscope.history import History
 from layerscope.report import Comparison, Report
 from layerscope.views.files import check_writable, write_whole
 from layerscope.views.plots import Target, _style, last_of
+
+if TYPE_CHECKING:
+    from layerscope.views.page._landscape import Found
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 DARK = {  # of the page itself; the light ones are in the style sheet
@@ -26,7 +30,7 @@ DARK = {  # of the page itself; the light ones are in the style sheet
 }  # fmt: skip
 
 
-def write(found: Target, path: str | Path) -> None:
+def write(found: Target | Found, path: str | Path) -> None:
     """Write the page; it appears whole or not at all.
 
     :raises OutputError: it cannot be written there.
@@ -35,15 +39,11 @@ def write(found: Target, path: str | Path) -> None:
     write_whole(path, render(found).encode("utf-8", "backslashreplace"))
 
 
-def render(found: Target) -> str:
+def render(found: Target | Found) -> str:
     """The page as text; of runs, that of their last reports, with the way to them."""
     from markupsafe import Markup
 
-    from layerscope.views.page import _comparison, _report
-
-    runs = () if isinstance(found, Report | Comparison) else found
-    last = last_of(found)
-    page, lines = _comparison.page(last, runs) if isinstance(last, Comparison) else _report.page(last, runs)
+    page, lines = _content(found)
     script, style = _text("charts.js") + _text("page.js"), _stylesheet()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -53,6 +53,21 @@ def render(found: Target) -> str:
         page=page, policy=policy, script=Markup(script), style=Markup(style), data=Markup(packed(lines))
     )
     return text
+
+
+def _content(found: Target | Found) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(what the template shows, lines of data) of whatever has a page."""
+    from layerscope.views.page import _comparison, _landscape, _report
+
+    if isinstance(found, Report):
+        return _report.page(found)
+    if isinstance(found, Comparison):
+        return _comparison.page(found)
+    if isinstance(found, Sequence) and isinstance(found[0], History):
+        runs = [run for run in found if isinstance(run, History)]
+        last = last_of(runs)
+        return _comparison.page(last, runs) if isinstance(last, Comparison) else _report.page(last, runs)
+    return _landscape.page(found)  # type: ignore[arg-type]
 
 
 def packed(lines: Iterable[Mapping[str, Any]]) -> str:

@@ -117,7 +117,7 @@ def figure(name: str, target: Target, layers: Sequence[str | int] = (), ax: Axes
         if registry.find("plots", name).target.SCOPE == "model":
             raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose fewer models")
         raise UsageError(f"{len(found)} pictures of {name}, where {most} fits; choose layers (-l)")
-    return _drawn([_of(target, picture) for picture in found], ax)
+    return drawn([_of(target, picture) for picture in found], ax)
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -145,14 +145,14 @@ def check_format(path: str | Path) -> str:
 
 def _aligned(found: Sequence[Picture]) -> list[Picture]:
     """The same pictures of several models on axes that end alike; layers and categories are each model's own."""
-    drawn = [picture for picture in found if not picture.empty]
-    if len(drawn) < 2:
+    shown = [picture for picture in found if not picture.empty]
+    if len(shown) < 2:
         return list(found)
-    own = any(picture.x.whole or picture.x.ticks for picture in drawn)
-    x = None if own else _common([p.x for p in drawn], [v for p in drawn for m in p.marks for v in m.extent("x")])
+    own = any(picture.x.whole or picture.x.ticks for picture in shown)
+    x = None if own else _common([p.x for p in shown], [v for p in shown for m in p.marks for v in m.extent("x")])
     panels = [
-        _common(axes, [v for p in drawn for m in p.marks if m.panel == i for v in m.extent("y")])
-        for i, axes in enumerate(zip(*(p.panels for p in drawn), strict=True))
+        _common(axes, [v for p in shown for m in p.marks if m.panel == i for v in m.extent("y")])
+        for i, axes in enumerate(zip(*(p.panels for p in shown), strict=True))
     ]
     return [p if p.empty else replace(p, x=x or p.x, panels=tuple(panels)) for p in found]
 
@@ -214,7 +214,8 @@ def _of(target: Target, picture: Picture) -> Picture:
     return replace(picture, about=", ".join(filter(None, (name, picture.about))))
 
 
-def _drawn(found: Sequence[Picture], ax: Axes | None) -> Figure:
+def drawn(found: Sequence[Picture], ax: Axes | None) -> Figure:
+    """A figure of pictures beside each other; on ``ax`` where it is given."""
     from layerscope.views.plots._pen import draw
 
     if ax is not None:

@@ -128,6 +128,23 @@ class Cells(Mark):
         return ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Field(Mark):
+    """Values on a grid of two numeric axes: coloured cells around their points, NaN hatched, lines of equal value."""
+
+    kind: ClassVar[str] = "field"
+    x: Numbers  # (m,)
+    y: Numbers  # (n,)
+    values: tuple[Numbers, ...]  # (n, m)
+    least: float  # value of the darkest colour, and of the lightest: what lies beyond has these
+    most: float
+
+    def extent(self, side: str) -> Numbers:
+        at = self.x if side == "x" else self.y
+        half = (at[1] - at[0]) / 2
+        return (at[0] - half, at[-1] + half)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture before any pen: its words, its axes, its marks."""

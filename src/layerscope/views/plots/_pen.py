@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerscope.views.plots import _style
-from layerscope.views.plots._marks import Axis, Band, Cells, Line, Mark, Picture, Points, Rule, Steps
+from layerscope.views.plots._marks import Axis, Band, Cells, Field, Line, Mark, Picture, Points, Rule, Steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,8 +192,27 @@ def _cells(panel: Axes, mark: Cells) -> None:
                 panel.text(j, i, told, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
 
 
+def _field(panel: Axes, mark: Field) -> None:
+    import numpy as np
+
+    grid = np.ma.masked_invalid(np.array(mark.values))
+    panel.patch.set_hatch("////")
+    panel.patch.set_edgecolor(_style.colour("quiet"))
+    panel.grid(False)
+    image = panel.pcolormesh(mark.x, mark.y, grid, cmap="cividis", vmin=mark.least, vmax=mark.most, shading="nearest",
+                             rasterized=True)  # fmt: skip
+    if grid.count() > 3 and mark.least < mark.most and min(grid.shape) > 2:
+        levels = np.linspace(mark.least, mark.most, 9)[1:-1]
+        panel.contour(mark.x, mark.y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)
+    panel.set_aspect("equal")
+    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8, extend="both")
+    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
 PENS: dict[type[Mark], Callable[[Any, Any], None]] = {
     Steps: _steps, Line: _line, Points: _points, Rule: _rule, Band: _band, Cells: _cells,
+    Field: _field,
 }  # fmt: skip
 
 

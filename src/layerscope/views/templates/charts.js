@@ -71,6 +71,10 @@ function extent(mark, side) {
   if (mark.kind === "steps") return side === "x" ? mark.edges : mark.heights;
   if (mark.kind === "rule") return (mark.along || "y") === side ? [] : [mark.at];
   if (mark.kind === "cells" || mark.kind === "band") return [];
+  if (mark.kind === "field") {
+    const at = mark[side], half = (at[1] - at[0]) / 2;
+    return [at[0] - half, at[at.length - 1] + half];
+  }
   return side === "x" ? mark.x : [...mark.y, ...(mark.low || []), ...(mark.high || [])];
 }
 
@@ -86,6 +90,12 @@ const SHAPES = {
 
 const outline = (mark) => "steps pattern" + (mark.pattern || 0);
 const dots = (mark) => "points" + (mark.hollow ? " hollow" : "") + (mark.grave ? " grave" : "");
+
+// The colour of a share of the scale, red green blue; what lies beyond an end has its colour.
+function cividis(share) {
+  const at = Math.min(1, Math.max(0, share)) * (CIVIDIS.length - 1), k = Math.min(CIVIDIS.length - 2, Math.floor(at));
+  return CIVIDIS[k].map((c, n) => Math.round(c + (CIVIDIS[k + 1][n] - c) * (at - k)));
+}
 
 const PENS = {
   band(mark, X, Y, box) {
@@ -121,12 +131,19 @@ const PENS = {
     const d = mark.x.map((x, i) => shape(X(x), Y(mark.y[i]), r)).join("");
     return [...made, svg("path", { class: dots(mark), d })];
   },
+  field(mark, X, Y) {
+    const width = Math.abs(X(mark.x[1]) - X(mark.x[0])) + 0.5, height = Math.abs(Y(mark.y[1]) - Y(mark.y[0])) + 0.5;
+    return mark.values.flatMap((row, i) => row.map((value, j) => {
+      const share = value === null ? 0 : (value - mark.least) / (mark.most - mark.least || 1);
+      const x = fixed(X(mark.x[j]) - width / 2), y = fixed(Y(mark.y[i]) - height / 2);
+      const look = value === null ? { class: "none" } : { fill: `rgb(${cividis(share)})` };
+      return svg("rect", { x, y, width: fixed(width), height: fixed(height), ...look });
+    }));
+  },
   cells(mark, X, Y, box) {
     const width = Math.abs(X(1) - X(0)), height = Math.abs(Y(1) - Y(0));
     return mark.values.flatMap((row, i) => row.flatMap((value, j) => {
-      const share = value === null ? 0 : value / mark.most, at = share * (CIVIDIS.length - 1);
-      const k = Math.min(CIVIDIS.length - 2, Math.floor(at));
-      const rgb = CIVIDIS[k].map((c, n) => Math.round(c + (CIVIDIS[k + 1][n] - c) * (at - k)));
+      const share = value === null ? 0 : value / mark.most, rgb = cividis(share);
       const x = fixed(X(j) - width / 2), y = fixed(Y(i) - height / 2);
       const cell = svg("rect", { x, y, width: fixed(width), height: fixed(height), ...(value === null ? { class: "none" } : { fill: `rgb(${rgb})` }) });
       const told = value === null ? "–" : value.toFixed(2);
@@ -214,14 +231,17 @@ function chart(picture, open, tall = 230) {
     figure.append(html("p", { class: "empty" }, picture.empty));
     return figure;
   }
-  const entries = picture.marks.filter((mark) => mark.label && mark.kind !== "cells");
+  const scaled = (mark) => mark.kind === "cells" || mark.kind === "field"; // it has a scale of colours, not one
+  const entries = picture.marks.filter((mark) => mark.label && !scaled(mark));
   if (entries.length) {
     figure.append(html("ul", { class: "legend" }, ...entries.map((mark) => html("li", {}, swatch(mark), mark.label))));
   }
   const room = html("div", { class: "room" }), tip = html("div", { class: "tip", "aria-hidden": "true", hidden: "" });
   figure.append(room);
-  const cells = picture.marks.filter((mark) => mark.kind === "cells").map((mark) => mark.label);
-  for (const note of [...cells, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
+  const short = (value) => Number(value.toPrecision(3));
+  const scales = picture.marks.filter((mark) => scaled(mark) && mark.label).map((mark) => (
+    mark.kind === "field" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}` : mark.label));
+  for (const note of [...scales, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
   let spots = [], before = 0;
   const nearest = (event) => {
     const frame = room.firstChild.getBoundingClientRect(), zoom = before / frame.width;

@@ -1,0 +1,36 @@
+"""What verdicts about several models see: the barriers between every two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+MENDED = 0.8  # share of a barrier that must go for what removed it to be named its cause
+
+
+class Pair(NamedTuple):
+    """Two models and their barriers by way: "recompute", "interpolate", "aligned", … ; infinite across a hole."""
+
+    names: tuple[str, str]
+    barriers: Mapping[str, float]
+
+
+class Pairs(NamedTuple):
+    """All pairs of some models."""
+
+    every: tuple[Pair, ...]
+    first: str  # the way that decides
+    tolerance: float  # barrier that still is none
+    mean: float  # loss of the mean of all models
+    best: float  # least loss of one of them
+
+    @property
+    def apart(self) -> list[Pair]:
+        """Those with a barrier."""
+        return [pair for pair in self.every if not pair.barriers[self.first] <= self.tolerance]
+
+    def mended(self, pair: Pair, by: str, of: str) -> bool:
+        """Has one way no barrier, or a fifth of it, where another has one?"""
+        if by not in pair.barriers or of not in pair.barriers or not pair.barriers[of] > self.tolerance:
+            return False
+        return pair.barriers[by] <= max(self.tolerance, (1 - MENDED) * pair.barriers[of])
