@@ -314,17 +314,13 @@ class TorchEvaluator:
             for norm in self._norms:
                 norm.train()
                 norm.momentum = 0.0
-        losses, right, whole = [], 0, True
-        for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
-            output = self._forward(x)
-            losses.append(self.loss.values(output, y))
-            classes = self.loss.kind != "mse" and not y.is_floating_point() and output.dim() == y.dim() + 1
-            whole = whole and classes
-            right += int((output.argmax(-1) == y).sum()) if classes else 0
-        samples = torch.cat(losses).double().cpu().numpy()
+        with told("the model"):
+            output = torch.cat([self.model(x) for x in self.x.split(self.batch)])
+        samples = self.loss.values(output, self.y).double().cpu().numpy()
         finite = bool(np.isfinite(samples).all())
         metrics = {"loss": float(samples.mean()) if finite else math.nan}
-        if whole:
+        if self.loss.kind != "mse" and not self.y.is_floating_point() and output.dim() == self.y.dim() + 1:
+            right = int((output.argmax(-1) == self.y).sum())
             metrics["accuracy"] = right / self.y.numel() if finite else math.nan
         return Value(metrics, samples if finite else np.empty(0), clamped)
 

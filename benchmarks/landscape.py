@@ -1,0 +1,213 @@
+"""Planes, distances and alignment beside other ways: writes docs/benchmarks-landscape.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import layerscope  # noqa: E402
+
+warnings.filterwarnings("ignore")
+SIDE = 51
+
+
+def mlp(seed: int) -> Any:
+    """784-300-100-10."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
+
+
+def cnn(seed: int) -> Any:
+    """1-8-16 channels on 28×28."""
+    torch.manual_seed(seed)
+    stage = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    other = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    return nn.Sequential(*stage, *other, nn.Flatten(), nn.Linear(784, 10))
+
+
+def cpu(what: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    what()
+    return time.process_time() - start
+
+
+def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, dict[str, float]]:
+    """(largest deviation from plain evaluation, CPU seconds of each way) of a grid with 1,000 samples."""
+    import loss_landscapes
+    from loss_landscapes.metrics import Metric
+
+    a, b, c = (make(seed) for seed in range(3))
+    x, y = torch.rand(1000, 1, 28, 28), torch.randint(10, (1000,))
+
+    class Both(Metric):
+        """Loss and accuracy in one pass, as ours."""
+
+        def __init__(self) -> None:
+            super().__init__()
+
+        def __call__(self, model: Any) -> float:
+            with torch.no_grad():
+                out = model.forward(x) if hasattr(model, "forward") else model(x)
+                _ = (out.argmax(1) == y).float().mean()
+                return float(functional.cross_entropy(out, y))
+
+    def ours() -> Any:
+        evaluate = layerscope.TorchEvaluator(a, (x, y))
+        return layerscope.plane(a, b, c, evaluate, u=(0, 1, side), v=(0, 1, side))
+
+    def plain() -> None:
+        network = make(0).eval()
+        every = [[p.detach() for p in model.parameters()] for model in (a, b, c)]
+        with torch.no_grad():
+            for v in np.linspace(0, 1, side):
+                for u in np.linspace(0, 1, side):
+                    for p, q, r, s in zip(network.parameters(), *every, strict=True):
+                        p.copy_((1 - u - v) * q + u * r + v * s)
+                    out = network(x)
+                    float(functional.cross_entropy(out, y))
+                    float((out.argmax(1) == y).float().mean())
+
+    def theirs() -> None:
+        loss_landscapes.planar_interpolation(a, b, c, Both(), side)
+
+    grid, worst, network = ours(), 0.0, make(0).eval()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        i, j = rng.integers(0, side, 2)
+        u, v = float(grid.u[j]), float(grid.v[i])
+        with torch.no_grad():
+            for p, *q in zip(network.parameters(), *(m.parameters() for m in (a, b, c)), strict=True):
+                p.copy_((1 - u - v) * q[0] + u * q[1] + v * q[2])
+            worst = max(worst, abs(float(functional.cross_entropy(network(x), y)) - float(grid.metrics["loss"][i, j])))
+    ways: dict[str, Callable[[], Any]] = {
+        "layerscope": ours,
+        "weights copied in, one batch": plain,
+        "loss-landscapes 3.0.6": theirs,
+    }
+    runs = [{way: cpu(run) for way, run in ways.items()} for _ in range(repeats)]
+    return worst, {way: statistics.median(run[way] for run in runs) for way in ways}
+
+
+READ = """
+import resource, sys, time
+from pathlib import Path
+files = sorted(str(p) for p in Path(sys.argv[1]).glob("*.safetensors"))
+import numpy, safetensors.numpy, layerscope.landscape.distances, layerscope.sources.safetensors
+before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+{what}
+print(time.process_time() - clock, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def distances(scratch: Path, repeats: int) -> list[str]:
+    """Eight files of eleven million parameters: reading them, and their distance matrix."""
+    from safetensors.numpy import save_file
+
+    shapes = (
+        [(64, 3, 7, 7)]
+        + [(64, 64, 3, 3)] * 4
+        + [(128, 128, 3, 3)] * 4
+        + [(256, 256, 3, 3)] * 4
+        + [(512, 512, 3, 3)] * 3
+    )
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        save_file(
+            {f"l{k}.weight": rng.standard_normal(s, np.float32) for k, s in enumerate(shapes)},
+            scratch / f"{seed}.safetensors",
+        )
+    sides = {
+        "reading: every tensor of each file, converted to float64": (
+            "for f in files:\n    for t in safetensors.numpy.load_file(f).values(): t.astype('float64').sum()"
+        ),
+        "layerscope.distances": "layerscope.landscape.distances.distances(files)",
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, what in sides.items():
+            out = subprocess.check_output([sys.executable, "-c", READ.format(what=what), str(scratch)], text=True)
+            seconds, peak = out.split()[-2:]
+            found[name].append((float(seconds), float(peak)))
+    params = sum(int(np.prod(s)) for s in shapes)
+    lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s | peak above imports, MiB |", "| --- | --- | --- |"]
+    for name, runs in found.items():
+        lines.append(
+            f"| {name} | {statistics.median(s for s, _ in runs):.2f} | {statistics.median(p for _, p in runs):.0f} |"
+        )
+    return lines
+
+
+def alignment() -> list[str]:
+    """Two MLPs of four hidden layers of 512."""
+    from layerscope.learning.models import mlp as net
+
+    one, other, x = (
+        net([784, 512, 512, 512, 512, 10], seed=0),
+        net([784, 512, 512, 512, 512, 10], seed=1),
+        torch.rand(8, 784),
+    )
+    layerscope.align(one, one, one, x)
+    seconds = cpu(lambda: layerscope.align(one, one, other, x))
+    head = ["| alignment of two MLPs 784-512×4-10 | CPU s |", "| --- | --- |"]
+    return [*head, f"| weight matching to convergence | {seconds:.2f} |"]
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [
+        "| plane of 51 × 51 points, loss and accuracy of 1,000 samples | CPU s | times layerscope |",
+        "| --- | --- | --- |",
+    ]
+    for title, make, side in (
+        ("MLP 784-300-100-10", mlp, SIDE),
+        ("CNN 1-8-16 on 28×28, of 13 × 13 points, scaled", cnn, 13),
+    ):
+        worst, found = planes(make, side, options.repeats)
+        scale = SIDE**2 / side**2
+        for way, seconds in found.items():
+            lines.append(f"| {title}: {way} | {seconds * scale:.1f} | {seconds / found['layerscope']:.1f} |")
+        lines.append(f"| {title}: largest deviation of 40 points from plain evaluation | {worst:.1e} | |")
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = [lines, distances(Path(scratch), options.repeats), alignment()]
+    page = [
+        "# Benchmarks of the landscape",
+        "",
+        f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}. One thread, medians of {options.repeats}, sides taking turns.",
+        "",
+        *("\n".join(table) + "\n" for table in tables),
+    ]
+    text = "\n".join(page).rstrip() + "\n"
+    print(text)
+    if options.write:
+        options.write.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
