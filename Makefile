@@ -55,6 +55,8 @@ bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/formats.py --write docs/benchmarks-formats.md
 	$(BIN)/python benchmarks/conditioning.py --write docs/benchmarks-conditioning.md
+	$(INSTALL) --no-deps loss-landscapes
+	$(BIN)/python benchmarks/landscape.py --write docs/benchmarks-landscape.md
 	$(BIN)/python benchmarks/page.py --write docs/benchmarks-page.md
 
 truth: $(VENV)/.test

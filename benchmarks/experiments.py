@@ -12,39 +12,41 @@ from layerscope.experiments.data import Images, digits, idx
 
 CONDITIONING = """# The layer-wise conditioning paper on small data
 
-Written by `python benchmarks/experiments.py conditioning`; `layerscope.experiments.conditioning.run` is one line of it. The
-claims are what the figures of Huang et al., "Layer-wise Conditioning Analysis in Exploring the Learning Dynamics of
-DNNs" (ECCV 2020, arXiv 2002.10801) show, not their numbers: data, widths and lengths are others here. F1: eight
-layers of 24, full batches. F2–3: twenty layers of 256 at their start. F4: five layers of 256. F5: five layers of 64
-at their start. F6–7: a residual network of 110 layers, 60 steps of SGD with Nesterov's momentum 0.9, rate 0.1,
-batches of 128.
+Written by `python benchmarks/experiments.py conditioning`; `layerscope.experiments.conditioning.run` is one
+line of it. The claims are what the figures of Huang et al., "Layer-wise Conditioning Analysis in Exploring the
+Learning Dynamics of DNNs" (ECCV 2020, arXiv 2002.10801) show, not their numbers: data, widths and lengths are
+others here. F1: eight layers of 24, full batches. F2–3: twenty layers of 256 at their start. F4: five layers of
+256. F5: five layers of 64 at their start. F6–7: a residual network of 110 layers, 60 steps of SGD with
+Nesterov's momentum 0.9, rate 0.1, batches of 128.
 
 """
 CONDITIONING_END = """
-What does not hold in every run is a property of the run: the correlation of a block's λmax with that of the whole
-matrix (F1), how long the loss stays at chance (F6). Idle units of a plain net at its start (F5) need a small sample or
-a deeper net: of 9,500 images nearly every unit lets one pass and stops another. The test errors of the paper's tables
-on CIFAR and ImageNet were not run.
+What does not hold in every run is a property of the run: the correlation of a block's λmax with that of the
+whole matrix (F1), how long the loss stays at chance (F6). Idle units of a plain net at its start (F5) need a
+small sample or a deeper net: of 9,500 images nearly every unit lets one pass and stops another. The test errors
+of the paper's tables on CIFAR and ImageNet were not run.
 """
 
 
 MOUNTAINS = """# Which mountain is a model on?
 
-Written by `python benchmarks/experiments.py mountains`; `layerscope.experiments.mountains.run` is one line of it. After
-"Investigating models with different initial values" (ElasticDL issue 179), which trained eight ResNet-18s on CIFAR-10 for
-30 epochs. Here a residual network of 8 layers, 300 steps of SGD with momentum 0.9, rate 0.3, decay 5e-4, batches of 32;
-weights of two axes or more in the distances, batch-norm statistics recomputed along the lines.
+Written by `python benchmarks/experiments.py mountains`; `layerscope.experiments.mountains.run` is one line of
+it. After "Investigating models with different initial values" (ElasticDL issue 179), which trained eight
+ResNet-18s on CIFAR-10 for 30 epochs. Here a residual network of 8 layers, 300 steps of SGD with momentum 0.9,
+rate 0.3, decay 5e-4, batches of 32; weights of two axes or more in the distances, batch-norm statistics
+recomputed along the lines.
 
-The published distances have a closed form: ResNet-18 in torch 1.0, whose batch-norm gains were drawn from U(0, 1), is
-expected 63.30 apart at the start (63.37 was measured), 56.63 with gains of 1. That they fall to 42.8 by epoch 30 is what
-weight decay does to lengths, no approach: relative to their lengths, models of other starts are as far apart at the end as
-vectors that have nothing in common. And a part of the plain of accuracy 0.1 around the mountains is one of batch-norm
-statistics that were mixed like weights, beyond the models even with variances below zero.
+The published distances have a closed form: ResNet-18 in torch 1.0, whose batch-norm gains were drawn from U(0,
+1), is expected 63.30 apart at the start (63.37 was measured), 56.63 with gains of 1. They fell to 42.8 by
+epoch 30; weight decay shortens the weights, and relative to their lengths models of other starts are here as
+far apart at the end as vectors that have nothing in common. A part of the plain of accuracy 0.1 around the
+mountains may be one of batch-norm statistics that were mixed like weights: beyond the models, here, these have
+variances below zero, and recomputed statistics lower every barrier.
 
 """
 MOUNTAINS_END = """
-Whether models of one start and other data orders are separated depends on how noisy the training is: with a smaller rate
-they are not. The accuracy between two abysses rises in most runs only.
+Whether models of one start and other data orders are separated depends on how noisy the training is: with a
+smaller rate they are not. The accuracy between two abysses rises in most runs only.
 """
 PAGES = {
     "conditioning": (conditioning.run, CONDITIONING, CONDITIONING_END),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from layerscope.history import History
     from layerscope.landscape.align import Alignment, align
     from layerscope.landscape.basins import Basins, basins
+    from layerscope.landscape.canonical import canonical
     from layerscope.landscape.curves import Curve, connect
     from layerscope.landscape.directions import Trajectory, plane_around, random_direction, trajectory
     from layerscope.landscape.distances import Distances, distances
@@ -34,6 +35,7 @@ _HOMES = {
     "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
     "history": ("History",),
     "landscape.align": ("Alignment", "align"),
+    "landscape.canonical": ("canonical",),
     "landscape.basins": ("Basins", "basins"),
     "landscape.curves": ("Curve", "connect"),
     "landscape.directions": ("Trajectory", "plane_around", "random_direction", "trajectory"),
@@ -76,6 +78,7 @@ __all__ = [
     "analyze_each",
     "basins",
     "block_updates",
+    "canonical",
     "compare",
     "conditioning",
     "connect",

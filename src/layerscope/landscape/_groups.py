@@ -31,6 +31,8 @@ class Group:
     places: list[Place] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)  # weights whose output they are
     fixed: str = ""  # why they cannot be permuted
+    normed: list[str] = field(default_factory=list)  # of these weights, those whose output goes straight into a norm
+    homogeneous: bool = True  # is all that they go through unchanged by scale, x → c·x for c > 0?
 
 
 SAME = {
@@ -40,6 +42,11 @@ SAME = {
     "adaptive_max_pool2d", "__getitem__", "mean", "amax",
 }  # fmt: skip
 SHAPED = {"flatten", "view", "reshape", "squeeze"}
+HOMOGENEOUS = {
+    "relu", "relu_", "leaky_relu", "contiguous", "clone", "detach", "to", "float", "double", "max_pool1d",
+    "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
+    "__getitem__", "mean", "amax", "dropout", "dropout2d",
+}  # fmt: skip
 ADDED = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 MAPS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}  # name → axes of positions
 
@@ -80,6 +87,7 @@ class _Seen:
         self.of: dict[int, tuple[int, int]] = {}  # tensor → (group, entries per unit on the axis of features)
         self.alive: list[Any] = [*state.values()]  # ids are those of tensors that are
         self.used: set[str] = set()
+        self.raw: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
         self._new_tensor(x, "the model's input")
 
     def groups(self, output: Any) -> list[Group]:
@@ -92,6 +100,8 @@ class _Seen:
             into.places += [place for place in group.places if place not in into.places]
             into.outputs += group.outputs
             into.fixed = into.fixed or group.fixed
+            into.normed += group.normed
+            into.homogeneous = into.homogeneous and group.homogeneous
         return [group for group in merged.values() if group.places]
 
     def call(self, name: str, arguments: Sequence[Any], result: Any) -> None:
@@ -133,6 +143,8 @@ class _Seen:
             return None
         units = self.found[into[0]].units
         if name in SAME:
+            if name not in HOMOGENEOUS:
+                self.found[into[0]].homogeneous = False
             axis = 1 if first.dim() in (3, 4, 5) and first.shape[1] == units and into[1] == 1 else first.dim() - 1
             pooled = result.dim() == 2 and axis == 1
             same = result.dim() > axis and result.shape[axis] == first.shape[axis] and result.dim() == first.dim()
@@ -166,6 +178,7 @@ class _Seen:
         self.found[out].outputs.append(called)
         if len(tensors) > 2 and id(tensors[2]) in self.names:
             self.found[out].places.append(Place(self.names[id(tensors[2])], 0))
+        self.raw[id(result)] = called
         return out, 1
 
     def _norm(
@@ -180,6 +193,9 @@ class _Seen:
         if in_groups or into[1] != 1 or any(tuple(tensor.shape) != (group.units,) for tensor in own):
             return None
         group.places += [Place(self.names[id(tensor)], 0) for tensor in own]
+        if name == "batch_norm" and id(tensors[0]) in self.raw:
+            group.normed.append(self.raw[id(tensors[0])])
+        group.homogeneous = False
         return into
 
     def _keep(self, tensor: Any, where: tuple[int, int]) -> None:

@@ -60,7 +60,7 @@ def align(
         raise UnknownName("method of alignment", method, METHODS)
     one, other = weights_of(a), weights_of(b)
     check_alike([one, other], ["A", "B"])
-    network = _copy(model)
+    network = copied(model)
     groups = groups_of(network, x[:2])
     free = [group for group in groups if not group.fixed]
     if method == "activations":
@@ -212,7 +212,7 @@ def _load(network: Any, weights: Weights) -> None:
                 state[name].copy_(torch.from_numpy(np.array(value)))
 
 
-def _copy(model: Any) -> Any:
+def copied(model: Any) -> Any:
     import copy
 
     return copy.deepcopy(model).eval().requires_grad_(False)

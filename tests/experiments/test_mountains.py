@@ -1,0 +1,20 @@
+"""The experiment on mountains, run again on the 8×8 digits."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+from layerscope.experiments.mountains import run
+
+
+def test_mountains_are_as_in_the_experiment() -> None:
+    found = run()
+    of_one_run = ("between two of them accuracy rises", "other starts > other orders")
+    sure = [claim for claim in found.claims if not claim.says.startswith(of_one_run)]
+    assert not [claim for claim in sure if not claim.holds], found
+    n = found.numbers
+    assert n["distance at the start"] == pytest.approx(n["distance expected at the start"], rel=0.03)
+    assert n["barrier, other starts"] > 3 * n["barrier, warm start"]
+    assert n["barrier, other starts"] < n["barrier interpolated, other starts"]
