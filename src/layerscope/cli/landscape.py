@@ -93,8 +93,8 @@ def line(models: tuple[str, ...], points: int, span: tuple[float, float], **opti
 
 @landscape.command()
 @evaluated
-@click.option("--u", type=(float, float, int), default=(-0.5, 1.5, 21), show_default=True, help="First, last, points.")
-@click.option("--v", type=(float, float, int), default=(-0.5, 1.5, 21), show_default=True)
+@click.option("--u", type=(float, float, int), help="First, last, points.  [default: -0.5 1.5 21; around one: -1 1 21]")
+@click.option("--v", type=(float, float, int), help="The same of the other axis.  [default: as --u]")
 @click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
 @click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
 def plane(models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: str, **options: Any) -> int:
@@ -108,10 +108,12 @@ def plane(models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: st
     evaluate, names = _ready(models, len(models), options)
     with _bar("plane", options["quiet"]) as tick:
         if len(models) == 1:
-            span, points = max(abs(u[0]), abs(u[1])), u[2]
-            found = plane_around(models[0], evaluate, span=span, points=points, progress=tick)
+            u = u or (-1.0, 1.0, 21)
+            found = plane_around(models[0], evaluate, u=u, v=v or u, progress=tick, store=store)
         else:
             a, b, c = models
+            u = u or (-0.5, 1.5, 21)
+            v = v or u
             found = spanned(
                 a, b, c, evaluate, u=u, v=v, names=(names[0], names[1], names[2]), progress=tick, store=store
             )

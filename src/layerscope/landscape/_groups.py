@@ -87,6 +87,7 @@ class _Seen:
         self.of: dict[int, tuple[int, int]] = {}  # tensor → (group, entries per unit on the axis of features)
         self.alive: list[Any] = [*state.values()]  # ids are those of tensors that are
         self.used: set[str] = set()
+        self.locked: set[str] = set()  # tensors that something else reads too: embeddings, a second use
         self.raw: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
         self._new_tensor(x, "the model's input")
 
@@ -102,6 +103,9 @@ class _Seen:
             into.fixed = into.fixed or group.fixed
             into.normed += group.normed
             into.homogeneous = into.homogeneous and group.homogeneous
+        for into in merged.values():
+            shared = [place.tensor for place in into.places if place.tensor in self.locked]
+            into.fixed = into.fixed or (f"{shared[0]} is used elsewhere too" if shared else "")
         return [group for group in merged.values() if group.places]
 
     def call(self, name: str, arguments: Sequence[Any], result: Any) -> None:
@@ -123,6 +127,7 @@ class _Seen:
                 return
         for each in known:
             self._fix(self.of[id(each)][0], name)
+        self.locked.update(self.names[id(each)] for each in tensors if id(each) in self.names)
         for each in made:
             self._new_tensor(each, name)
 
@@ -142,6 +147,8 @@ class _Seen:
         if len(tensors) > 1 or result.dim() < 2:
             return None
         units = self.found[into[0]].units
+        if name == "__getitem__" and not _sliced(arguments[1]):
+            return None
         if name in SAME:
             if name not in HOMOGENEOUS:
                 self.found[into[0]].homogeneous = False
@@ -226,3 +233,9 @@ class _Seen:
 
     def _fix(self, number: int, why: str) -> None:
         self.found[number].fixed = self.found[number].fixed or why
+
+
+def _sliced(index: Any) -> bool:
+    """Does an index only cut, and never reorder?"""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, slice | int) for part in parts)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 METHODS = ("weights", "activations")
 SWEEPS = 100  # at most
-TOLERANCE = 1e-4  # relative change of the output that rounding explains
+TOLERANCE = 1e-6  # change of the output, over its spread, that rounding in float64 explains
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,10 @@ def align(
         raise UnknownName("method of alignment", method, METHODS)
     one, other = weights_of(a), weights_of(b)
     check_alike([one, other], ["A", "B"])
+    for name, weights in (("A", one), ("B", other)):
+        bad = next((key for key, value in weights.items() if not np.isfinite(value).all()), None)
+        if bad is not None:
+            raise UsageError(f"{bad} of {name} has values that are not finite")
     network = copied(model)
     groups = groups_of(network, x[:2])
     free = [group for group in groups if not group.fixed]
@@ -178,9 +182,12 @@ def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group]) ->
             handle.remove()
     rows = []
     for group in groups:
-        each = [found[name.rpartition(".")[0]] for name in group.outputs]
-        flat = [out.movedim(1, -1).reshape(-1, group.units) if out.dim() == 4 else out.reshape(-1, group.units)
-                for out in each]  # fmt: skip
+        made = [(found.get(name.rpartition(".")[0]), weights[name].ndim) for name in group.outputs]
+        flat = [
+            (out if axes == 2 else out.movedim(1, -1)).reshape(-1, group.units)
+            for out, axes in made
+            if out is not None and out.shape[-1 if axes == 2 else 1] == group.units
+        ]
         rows.append(torch.cat(flat).double().cpu().numpy() if flat else np.zeros((0, group.units)))
     return rows
 
@@ -194,12 +201,14 @@ def _standardised(rows: Floats) -> Floats:
 def _change(network: Any, before: Weights, after: Weights, x: Any) -> float:
     import torch
 
+    network, x = network.double(), x.double() if x.is_floating_point() else x
     with torch.no_grad(), told("the model"):
         _load(network, before)
         one = network(x)
         _load(network, after)
         other = network(x)
-    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
+    spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
+    return float((one - other).abs().max() / spread.clamp(min=1e-12))
 
 
 def _load(network: Any, weights: Weights) -> None:

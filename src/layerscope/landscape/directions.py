@@ -68,10 +68,10 @@ def _length(of: Weights, where: Weights) -> float:
 
 
 def plane_around(
-    model: Any, evaluate: Any, *, directions: Any = "filter", span: float = 1.0, points: int = 21, seed: int = 0,
-    progress: Progress | None = None,
+    model: Any, evaluate: Any, *, directions: Any = "filter", u: tuple[float, float, int] = (-1.0, 1.0, 21),
+    v: tuple[float, float, int] | None = None, seed: int = 0, progress: Progress | None = None, store: Any = None,
 ) -> Plane:  # fmt: skip
-    """The plane through a model along two directions, from −span to span of each.
+    """The plane through a model along two directions; ``u`` and ``v`` as for :func:`~layerscope.plane`, v as u.
 
     :param directions: a normalisation of two random ones ("filter", "layer", …), which are orthogonalised before it;
         or two directions, arrays by name.
@@ -87,8 +87,8 @@ def plane_around(
         if len(pair) != 2:
             raise UsageError(f"a plane takes two directions, not {len(pair)}")
     ends = [combined([weights, _filled(each, weights)], [1.0, 1.0]) for each in pair]
-    axis = (-span, span, points)
-    return plane(weights, ends[0], ends[1], evaluate, u=axis, v=axis, names=names, progress=progress)
+    v = u if v is None else v
+    return plane(weights, ends[0], ends[1], evaluate, u=u, v=v, names=names, progress=progress, store=store)
 
 
 def _filled(direction: Weights, weights: Weights) -> dict[str, Array]:
@@ -141,6 +141,8 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
     check_alike(points, told)
     learned = [name for name in points[0] if not name.endswith(STATISTICS)]
     flat = [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in learned]) for p in points]
+    if not np.isfinite(np.stack(flat)).all():
+        raise UsageError("a checkpoint has values that are not finite")
     rows = np.stack(flat) - flat[-1]
     mixes, shares = geometry.principal(geometry.gram(list(rows)))
     axes = mixes @ rows

@@ -8,10 +8,11 @@ computed once for the whole line or plane (they are linear in the weights).
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape import _first_layers
 from layerscope.landscape.weights import STATISTICS, Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
-from layerscope.sources._strangers import told
+from layerscope.sources._strangers import parameters, told
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
@@ -77,11 +78,21 @@ class TorchEvaluator:
             raise UsageError(f"device {device!r}: {str(error).splitlines()[0]}") from None
         self.loss, self.bn = Loss.of(loss), bn
         self.x, self.y = _whole(data, self.device)
-        self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
-        self._norms = [m for m in self.model.modules() if isinstance(m, _norms()) and m.track_running_stats]
+        model = _unwrapped(model)
+        parameters(model)
+        with told("copying the model"):
+            self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
+        kinds = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}
+        if len(kinds) > 1:
+            raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
+        tracked = {
+            name: m for name, m in self.model.named_modules() if isinstance(m, _norms()) and m.track_running_stats
+        }
+        self._norms = list(tracked.values())
+        self._statistical = {f"{name}.{which}".lstrip(".") for name in tracked for which in STATISTICS}
+        self._own = calibrate is None
         self.calibrate = self.x[:CALIBRATION] if calibrate is None else _inputs(calibrate, self.device)
-        if bn == "batch" or not self._norms:
-            self.calibrate = self.calibrate[:0]
+        self.calibrate = self.calibrate if self._norms else self.calibrate[:0]
         self._channels_last()
         self._parameters = dict(self.model.named_parameters())
         self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
@@ -94,7 +105,7 @@ class TorchEvaluator:
         policy = self.bn if self._norms else "none"
         found: dict[str, Any] = {"examples": len(self.x), "loss": self.loss.kind, "bn": policy}
         if policy == "recompute":
-            own = " of the data themselves" if self.calibrate.data_ptr() == self.x.data_ptr() else ""
+            own = " of the data themselves" if self._own else ""
             found["calibration"] = f"{len(self.calibrate)}{own}"
         return found
 
@@ -102,6 +113,16 @@ class TorchEvaluator:
         """Loss, and accuracy where the labels are classes."""
         with self.walk([weights]) as at:
             return at([1.0])
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Changes with the data, the calibration inputs, the loss and the policy."""
+        digest = hashlib.sha256(repr(sorted(self.about.items())).encode())
+        for tensor in (self.x, self.y, self.calibrate):
+            digest.update(_wide(tensor).cpu().contiguous().numpy().tobytes())
+        digest.update(told_of(self.loss.function) if self.loss.function is not None else self.loss.kind.encode())
+        digest.update(repr(self.model).encode())
+        return digest.digest()
 
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
@@ -170,7 +191,7 @@ class TorchEvaluator:
             finally:
                 for p in self._parameters.values():
                     p.requires_grad_(False)
-            return {name: np.asarray(g.cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
+            return {name: np.asarray(_wide(g).cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
 
     def trained(
         self, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int, lr: float,
@@ -208,7 +229,7 @@ class TorchEvaluator:
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        named = [{k: v.detach().cpu().numpy() for k, v in weights.items()} for weights in inner]
+        named = [{k: _wide(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner]
         return [{**points[0], **weights} for weights in named]
 
     def _check(self, points: Sequence[Weights]) -> None:
@@ -276,22 +297,18 @@ class TorchEvaluator:
     def _statistics(self, stats: Sequence[Mapping[str, Any]], coefficients: Sequence[float]) -> int:
         """Set the statistics of the norms by the policy; how many variances had to be clamped."""
         clamped = 0
-        if not self._norms or self.bn == "batch":
-            return 0
-        if self.bn == "recompute":
-            self._recompute()
-            return 0
         for name, buffer in self._buffers.items():
-            if not name.endswith(STATISTICS) or not all(name in point for point in stats):
+            if not all(name in point for point in stats):
                 continue
-            if self.bn == "keep":
+            if name in self._statistical and self.bn == "keep":
                 buffer.copy_(stats[0][name])
                 continue
-            used = [(c, point[name]) for c, point in zip(coefficients, stats, strict=True) if c != 0.0]
-            buffer.copy_(sum((c * value for c, value in used[1:]), used[0][0] * used[0][1]))
-            if name.endswith("var") or name.endswith("variance"):
-                clamped += int((buffer < 0).sum())
+            _first_layers.mix([point[name] for point in stats], coefficients, buffer)
+            if name in self._statistical and name.endswith(("var", "variance")):
+                clamped += int((buffer < 0).sum()) if self.bn == "interpolate" else 0
                 buffer.clamp_(min=0.0)
+        if self._norms and self.bn == "recompute":
+            self._recompute()
         return clamped
 
     def _recompute(self) -> None:
@@ -310,19 +327,31 @@ class TorchEvaluator:
     def _measured(self, clamped: int) -> Value:
         import torch
 
-        if self.bn == "batch":
-            for norm in self._norms:
-                norm.train()
-                norm.momentum = 0.0
-        with told("the model"):
+        with self._by_batch() if self.bn == "batch" else nullcontext(), told("the model"):
             output = torch.cat([self.model(x) for x in self.x.split(self.batch)])
-        samples = self.loss.values(output, self.y).double().cpu().numpy()
-        finite = bool(np.isfinite(samples).all())
+        values, kept = self.loss.values(output, self.y), self.loss.kept(self.y)
+        samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
+        finite = bool(np.isfinite(samples).all()) and bool(len(samples))
         metrics = {"loss": float(samples.mean()) if finite else math.nan}
         if self.loss.kind != "mse" and not self.y.is_floating_point() and output.dim() == self.y.dim() + 1:
-            right = int((output.argmax(-1) == self.y).sum())
-            metrics["accuracy"] = right / self.y.numel() if finite else math.nan
+            right = output.argmax(-1) == self.y
+            share = right.double().mean() if kept is None else right[kept].double().mean()
+            metrics["accuracy"] = float(share) if finite else math.nan
         return Value(metrics, samples if finite else np.empty(0), clamped)
+
+    @contextmanager
+    def _by_batch(self) -> Iterator[None]:
+        """Inside, norms take each batch's own statistics and keep theirs."""
+        before = [(norm, norm.momentum) for norm in self._norms]
+        for norm in self._norms:
+            norm.train()
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in before:
+                norm.eval()
+                norm.momentum = momentum
 
     def _forward(self, x: Any) -> Any:
         with told("the model"):
@@ -360,10 +389,25 @@ def inverted_cross_entropy(output: Any, labels: Any) -> Any:
     return torch.logsumexp(flat, 1) - torch.logsumexp(others, 1)
 
 
+def told_of(function: Any) -> bytes:
+    """What tells a function from others: its name and its code."""
+    code = getattr(function, "__code__", None)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return name.encode() + (b"" if code is None else code.co_code + repr(code.co_consts).encode())
+
+
 def _norms() -> Any:
     from torch import nn
 
-    return nn.modules.batchnorm._BatchNorm
+    return nn.modules.batchnorm._NormBase
+
+
+def _unwrapped(model: Any) -> Any:
+    """Without what training and compilers put around a module."""
+    for inner in ("_orig_mod", "module"):
+        if type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule"):
+            model = getattr(model, inner, model)
+    return model
 
 
 def _whole(data: Any, device: Any) -> tuple[Any, Any]:
@@ -378,11 +422,17 @@ def _whole(data: Any, device: Any) -> tuple[Any, Any]:
             batches = list(data)
         if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
             raise UsageError("the data are (x, y), or batches of such pairs")
-        data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
+        with told("putting the batches together"):
+            data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
     x, y = (torch.as_tensor(part).to(device) for part in data)
     if not len(x) or len(x) != len(y):
         raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
     return x, y
+
+
+def _wide(tensor: Any) -> Any:
+    """At least float32, which NumPy knows."""
+    return tensor if tensor.element_size() >= 4 else tensor.float()
 
 
 def _inputs(calibrate: Any, device: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import LayerscopeError, Unreadable, UsageError
-from layerscope.landscape.evaluate import Value
+from layerscope.landscape.evaluate import Value, told_of
 from layerscope.landscape.points import named
 from layerscope.landscape.weights import Weights, check_alike, combined, weights_of
 from layerscope.numerics import geometry
@@ -164,7 +164,7 @@ def line(
     :param span: of t; 0 and 1 are A and B, which are always among the points where the span holds them.
     :raises UsageError: models of different kinds, or a number of points that is none.
     """
-    if not 2 <= points <= MOST:
+    if not isinstance(points, int) or not 2 <= points <= MOST:
         raise UsageError(f"points must be between 2 and {MOST:,}, not {points}")
     low, high = span
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -206,7 +206,14 @@ def plane(
 
 def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
     first, last, count = axis
-    if count < 2 or not first < last or not (math.isfinite(first) and math.isfinite(last)):
+    if isinstance(count, int) and count > MOST:
+        raise UsageError(f"{name} has {count:,} points; a grid has at most {MOST:,}")
+    if (
+        not isinstance(count, int)
+        or count < 2
+        or not first < last
+        or not (math.isfinite(first) and math.isfinite(last))
+    ):
         raise UsageError(f"{name} is (first, last, points), ascending, at least two points: not {axis!r}")
     return np.round(np.linspace(first, last, count), 12)
 
@@ -353,6 +360,7 @@ class _Store:
 def _fingerprint(corners: Sequence[Weights], wanted: Sequence[Sequence[float]], evaluate: Any) -> str:
     digest = hashlib.sha256(json.dumps([[float(c) for c in each] for each in wanted]).encode())
     digest.update(json.dumps(about_of(evaluate), sort_keys=True, default=str).encode())
+    digest.update(evaluate.fingerprint if hasattr(evaluate, "fingerprint") else told_of(evaluate))
     for weights in corners:
         for name in sorted(weights):
             digest.update(name.encode())

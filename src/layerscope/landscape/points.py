@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from layerscope.types import Array
 
 SELECTIONS = ("learned", "weights", "all")
-CONSTANT = ("inv_freq", "position_ids", "attn.bias", "attn.masked_bias", "relative_position_index")  # never learned
+CONSTANT = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
 MOST_NAMED = 4  # tensors that a message names
 
 
@@ -44,7 +44,8 @@ def tensors_of(source: Any) -> dict[str, Tensor]:
         floating = "float" in ref.dtype or ref.dtype.startswith("e")
         if name in found or not floating or ref.kind == "tied":
             continue
-        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT)
+        mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
+        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT) and not mask
         whole = replace(ref, part=None, expert=None)
         found[name] = Tensor(name, tuple(ref.shape) if ref.part is None else (), ref.dtype, learned, whole)
     return found

@@ -48,6 +48,8 @@ def sharpness(
         raise UsageError(f"sigma and rho must be above 0 and draws at least 1: {sigma!r}, {rho!r}, {draws!r}")
     weights = weights_of(model)
     base = evaluate(weights).metrics["loss"]
+    if not math.isfinite(base):
+        raise UsageError("the model's own loss is not finite: there is no sharpness")
     rng = np.random.default_rng(seed)
     rises = []
     for _ in range(draws):

@@ -25,13 +25,40 @@ def weights_of(model: Any) -> dict[str, Array]:
     if isinstance(model, Mapping) and model and all(hasattr(value, "shape") for value in model.values()):
         found = {plain_name(str(name)): _array(value) for name, value in model.items()}
         return {name: value for name, value in found.items() if value.dtype.kind == "f"}
+    if isinstance(model, Mapping) and isinstance(model.get("state_dict"), Mapping):
+        return weights_of(model["state_dict"])
     if hasattr(model, "state_dict") and hasattr(model, "named_parameters"):
-        return weights_of({name: value for name, value in model.state_dict().items() if hasattr(value, "shape")})
+        return weights_of(_once(model.state_dict()))
     with sources.opened(model) as source:
         return {
             name: _wide(np.asarray(source.read(tensor.ref)).reshape(tensor.shape or -1))
             for name, tensor in tensors_of(source).items()
         }
+
+
+def _once(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Tied tensors by their first name alone."""
+    found, seen = {}, set()
+    for name, value in state.items():
+        if not hasattr(value, "data_ptr") or is_lazy(value):
+            continue
+        key = (value.data_ptr(), tuple(value.shape), value.stride()) if value.numel() else name
+        if key not in seen:
+            seen.add(key)
+            found[name] = value
+    return found
+
+
+def is_lazy(value: Any) -> bool:
+    """Has a parameter no shape yet?
+
+    :raises UsageError: so it is.
+    """
+    from torch.nn.parameter import is_lazy as lazy
+
+    if lazy(value):
+        raise UsageError("the model has parameters without a shape yet: run it once")
+    return False
 
 
 def check_alike(points: Sequence[Weights], names: Sequence[str]) -> None:
