@@ -60,6 +60,23 @@ def test_warm_starts_share_a_mountain_and_others_do_not(models: Any, evaluate: A
     assert found.mean["accuracy"] < 0.97
 
 
+def test_verdicts_about_pairs() -> None:
+    from layerscope.rules import Pair, Pairs, judge_pairs
+
+    def codes(*pairs: Any, mean: float = 9.0) -> set[str]:
+        return {f.code for f in judge_pairs(Pairs(pairs, "recompute", 0.1, mean, 1.0))}
+
+    calm, high = Pair(("a", "b"), {"recompute": 0.0}), Pair(("a", "c"), {"recompute": 2.0})
+    assert codes(calm) == {"LS301"}
+    assert codes(high) == {"LS302"}
+    assert codes(calm, mean=0.5) == {"LS301", "LS310"}
+    assert codes(Pair(("a", "b"), {"recompute": 2.0, "aligned": 0.3})) == {"LS302", "LS303"}
+    assert codes(Pair(("a", "b"), {"recompute": 2.0, "aligned": 1.3})) == {"LS302"}
+    assert codes(Pair(("a", "b"), {"recompute": 0.05, "interpolate": 3.0})) == {"LS301", "LS304"}
+    assert codes(Pair(("a", "b"), {"recompute": math.inf}, holes=3)) == {"LS302", "LS305"}
+    assert codes(Pair(("a", "b"), {"recompute": 0.12}, error=0.02)) == {"LS302", "LS311"}
+
+
 def test_the_mean_of_warm_started_models_is_as_good(models: Any, evaluate: Any) -> None:
     warm = {name: model for name, model in models.items() if name.startswith("warm")}
     found = layerscope.basins(warm, evaluate)

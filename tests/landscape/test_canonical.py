@@ -76,6 +76,29 @@ def test_filters_before_a_norm_have_no_length() -> None:
     assert np.array_equal(forms[0]["head.weight"], plain["head.weight"])
 
 
+def test_raw_canonical_and_aligned_distances_stand_side_by_side() -> None:
+    from layerscope.landscape._groups import groups_of
+    from layerscope.landscape.align import permute
+
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 3)).double()  # noqa: E731
+    net, x, rng = make(), torch.randn(5, 10).double(), np.random.default_rng(0)
+    plain = weights_of(net)
+    free = [group for group in groups_of(net, x) if not group.fixed]
+    moved = permute(plain, free, [rng.permutation(16)])
+    s = np.linspace(0.3, 3, 16)
+    moved["0.weight"] = moved["0.weight"] * s[:, None]
+    moved["0.bias"] = moved["0.bias"] * s
+    moved["2.weight"] = moved["2.weight"] / s[None]
+    found = layerscope.distances({"a": plain, "b": moved, "c": make()}, module=net, x=x)
+    raw, scale, order = (found.matrix(kind) for kind in ("symmetric", "scale", "order"))
+    assert raw[0, 1] > 0.5
+    assert scale[0, 1] > 0.5
+    assert order[0, 1] < 1e-12
+    assert 0.3 < order[0, 2] <= scale[0, 2] + 1e-9
+    assert "order" in repr(found)
+
+
 def test_activations_that_mind_scale_are_left_alone() -> None:
     net = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3))
     x = torch.randn(4, 6)

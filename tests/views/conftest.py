@@ -21,6 +21,25 @@ def page_report() -> Report:
     return dated(found)
 
 
+def learned() -> dict[str, Any]:
+    """A run and the basins of a few networks, where torch is."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    torch.manual_seed(0)
+    make = lambda: torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))  # noqa: E731
+    data = torch.randn(50, 6), torch.randint(3, (50,))
+    monitor = layerscope.ConditioningMonitor(
+        make(), data, every=1, exact=True, curvature_of="hessian", name="<b>run</b>"
+    )
+    for _ in range(3):
+        monitor.step()
+    models = {name: make() for name in (*list(HOSTILE)[:2], "third")}
+    evaluate = layerscope.TorchEvaluator(next(iter(models.values())), data)
+    return {"run": monitor.history, "basins": layerscope.basins(models, evaluate, points=5)}
+
+
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
@@ -37,6 +56,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict
         "1000": deep(1000, randomize=True),
         "empty": layerscope.analyze({"b.bias": np.ones(3)}),
     }
+    found |= learned()
     for name, each in found.items():
         each.html(folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in found}

@@ -76,7 +76,9 @@ def names(page: Any) -> list[str]:
     return list(page.eval_on_selector_all("tr[data-row]:not([hidden]) th button", "all => all.map(b => b.textContent)"))
 
 
-@pytest.mark.parametrize("name", ["report", "comparison", "hostile", "hostile comparison", "100", "1000", "empty"])
+@pytest.mark.parametrize(
+    "name", ["report", "comparison", "hostile", "hostile comparison", "100", "1000", "empty", "run", "basins"]
+)
 def test_pages_open_without_a_complaint_and_ask_nothing_of_a_network(
     name: str, pages: dict[str, Path], watched: Watched
 ) -> None:
@@ -258,7 +260,7 @@ def test_the_policy_stops_what_the_page_did_not_bring(pages: dict[str, Path], ch
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "run", "basins"])
 def test_axe_finds_no_barrier(name: str, scheme: str, pages: dict[str, Path], chromium: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
     page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")

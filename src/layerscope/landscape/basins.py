@@ -113,7 +113,7 @@ def basins(
         grouped = _clusters(names, barriers["aligned"], allowed)
     mean = _metrics(_mean(evaluate, list(given.values())))
     chosen = {(a, b): found for (way, a, b), found in lines.items() if way == first}
-    findings = judge_pairs(_pairs(names, barriers, first, allowed, ends, mean))
+    findings = judge_pairs(_pairs(names, barriers, errors[first], chosen, first, allowed, ends, mean))
     about = {**evaluate.about, **({"not aligned": notes[0]} if notes else {})}
     return Basins(names, barriers, errors, clusters, grouped, allowed, chosen, ends, mean, findings, about)
 
@@ -177,14 +177,17 @@ def _clusters(names: Sequence[str], barriers: Floats, allowed: float) -> tuple[t
 
 
 def _pairs(
-    names: Sequence[str], barriers: Mapping[str, Floats], first: str, allowed: float,
-    ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
+    names: Sequence[str], barriers: Mapping[str, Floats], errors: Floats, lines: Mapping[tuple[str, str], Line],
+    first: str, allowed: float, ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
 ) -> Pairs:  # fmt: skip
-    every = tuple(
-        Pair((names[i], names[j]), {way: _high(values[i, j]) for way, values in barriers.items()})
-        for i, j in pairs(len(names))
-    )
-    return Pairs(every, first, allowed, mean.get("loss", math.inf), min(metrics["loss"] for metrics in ends.values()))
+    every = []
+    for i, j in pairs(len(names)):
+        both = names[i], names[j]
+        high = {way: _high(values[i, j]) for way, values in barriers.items()}
+        error = float(errors[i, j]) if math.isfinite(errors[i, j]) else 0.0
+        every.append(Pair(both, high, error, sum(lines[both].holes.values())))
+    best = min(metrics["loss"] for metrics in ends.values())
+    return Pairs(tuple(every), first, allowed, mean.get("loss", math.inf), best)
 
 
 def _high(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +34,12 @@ class Distances:
     squares: Floats  # squared l2 distances (M, M), differences taken directly where the Gram matrix loses them
     expected: Mapping[str, float]  # initialiser → l2 distance of two fresh models of these shapes
     unlike: tuple[str, ...] = ()  # tensors left out because not all models have them alike
+    without: Mapping[str, Floats] = field(default_factory=dict)  # symmetric distances without "scale", and "order" too
 
     def matrix(self, kind: str = "l2") -> Floats:
-        """ "l2" ‖a−b‖; "symmetric" ‖a−b‖/√(‖a‖²+‖b‖²), 0 for equal models and 1 for unrelated ones; "cosine"; "rms".
+        """Of every two: "l2" ‖a−b‖; "symmetric" ‖a−b‖/√(‖a‖²+‖b‖²), 0 for equal models and 1 for unrelated ones;
+        "cosine"; "rms". Where a module was given, "scale" and "order" too: the symmetric one of canonical forms, and of
+        these in the order of units that fits best.
 
         :raises UnknownName: another kind.
         """
@@ -50,7 +53,9 @@ class Distances:
             lengths = np.diagonal(self.products)
             with np.errstate(invalid="ignore"):
                 return np.asarray(np.sqrt(self.squares / (lengths[:, None] + lengths[None])))
-        raise UnknownName("distance", kind, KINDS)
+        if kind in self.without:
+            return self.without[kind]
+        raise UnknownName("distance", kind, (*KINDS, *self.without))
 
     def by_layer(self, a: str, b: str) -> dict[str, float]:
         """l2 distance of each module's tensors between two models: their squares add up to the whole.
@@ -106,7 +111,7 @@ class Distances:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; NaN becomes null."""
-        plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in KINDS}
+        plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in (*KINDS, *self.without)}
         return {
             "names": list(self.names),
             "select": self.select,
@@ -124,15 +129,20 @@ class Distances:
         return distances(self)
 
 
-def distances(models: Any, *, select: str = "learned", partial: bool = False) -> Distances:
+def distances(
+    models: Any, *, select: str = "learned", partial: bool = False, module: Any = None, x: Any = None
+) -> Distances:
     """Distances between any number of models, from files or live, in one pass and without a framework for files.
 
     :param models: two or more of what :func:`~layerscope.analyze` takes; a mapping gives them names.
     :param select: which tensors count: "learned", "weights" (two axes or more), "all" (statistics too), or a glob.
     :param partial: leave out tensors that not all have alike, and say which, instead of refusing.
+    :param module: a live module of the architecture, with a few inputs ``x``: distances without scale, and without
+        scale and order of units, are added. All weights are held at once then.
     :raises UsageError: fewer than two models, or other tensors in them.
     """
     given = named(models)
+    without = _without(given, module, x) if module is not None else {}
     count = len(given)
     total, by_tensor, lengths, direct = np.zeros((count, count)), {}, {}, np.zeros((count, count))
     params, expected = 0, dict.fromkeys(INITS, 0.0)
@@ -154,8 +164,29 @@ def distances(models: Any, *, select: str = "learned", partial: bool = False) ->
                 expected[init] += _fresh(opened.tensors[name], init, fans)
         return Distances(
             opened.names, select, params, by_tensor, lengths, total, direct,
-            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out,
+            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out, without,
         )  # fmt: skip
+
+
+def _without(given: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]:
+    """Symmetric distances of canonical forms, and of these aligned pair by pair: upper bounds of the true minimum."""
+    from layerscope.landscape.align import align
+    from layerscope.landscape.canonical import canonical
+    from layerscope.landscape.weights import STATISTICS
+
+    if x is None:
+        raise UsageError("distances without scale and order need a few inputs: x=…")
+    forms = [canonical(module, model, x) for model in given.values()]
+    found = {kind: np.zeros((len(forms), len(forms))) for kind in ("scale", "order")}
+    for i, j in pairs(len(forms)):
+        moved = align(module, forms[i], forms[j], x).weights
+        for kind, other in (("scale", forms[j]), ("order", moved)):
+            names = [name for name in forms[i] if not name.endswith(STATISTICS)]
+            vectors = [np.concatenate([form[name].reshape(-1) for name in names]) for form in (forms[i], other)]
+            products = geometry.gram(vectors)
+            apart = _direct(vectors[0], vectors[1])
+            found[kind][i, j] = found[kind][j, i] = math.sqrt(apart / max(float(np.trace(products)), 1e-300))
+    return found
 
 
 def _direct(a: Any, b: Any) -> float:
@@ -208,13 +239,3 @@ def _fresh(tensor: Tensor, init: str, fans: Mapping[str, int]) -> float:
 
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def check(value: str, known: tuple[str, ...], what: str) -> str:
-    """The same value.
-
-    :raises UsageError: it is not one of those known.
-    """
-    if value not in known:
-        raise UsageError(f"no {what} called {value!r}: {', '.join(known)}")
-    return value

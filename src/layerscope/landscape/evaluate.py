@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape import _first_layers
+from layerscope.landscape import _first_layers, _torch
 from layerscope.landscape.weights import STATISTICS, Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
 from layerscope.sources._strangers import parameters, told
@@ -77,8 +77,8 @@ class TorchEvaluator:
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"device {device!r}: {str(error).splitlines()[0]}") from None
         self.loss, self.bn = Loss.of(loss), bn
-        self.x, self.y = _whole(data, self.device)
-        model = _unwrapped(model)
+        self.x, self.y = _torch.whole(data, self.device)
+        model = _torch.unwrapped(model)
         parameters(model)
         with told("copying the model"):
             self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
@@ -86,12 +86,12 @@ class TorchEvaluator:
         if len(kinds) > 1:
             raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
         tracked = {
-            name: m for name, m in self.model.named_modules() if isinstance(m, _norms()) and m.track_running_stats
+            name: m for name, m in self.model.named_modules() if isinstance(m, _torch.norms()) and m.track_running_stats
         }
         self._norms = list(tracked.values())
         self._statistical = {f"{name}.{which}".lstrip(".") for name in tracked for which in STATISTICS}
         self._own = calibrate is None
-        self.calibrate = self.x[:CALIBRATION] if calibrate is None else _inputs(calibrate, self.device)
+        self.calibrate = self.x[:CALIBRATION] if calibrate is None else _torch.inputs(calibrate, self.device)
         self.calibrate = self.calibrate if self._norms else self.calibrate[:0]
         self._channels_last()
         self._parameters = dict(self.model.named_parameters())
@@ -119,8 +119,8 @@ class TorchEvaluator:
         """Changes with the data, the calibration inputs, the loss and the policy."""
         digest = hashlib.sha256(repr(sorted(self.about.items())).encode())
         for tensor in (self.x, self.y, self.calibrate):
-            digest.update(_wide(tensor).cpu().contiguous().numpy().tobytes())
-        digest.update(told_of(self.loss.function) if self.loss.function is not None else self.loss.kind.encode())
+            digest.update(_torch.wide(tensor).cpu().contiguous().numpy().tobytes())
+        digest.update(_torch.told_of(self.loss.function) if self.loss.function is not None else self.loss.kind.encode())
         digest.update(repr(self.model).encode())
         return digest.digest()
 
@@ -191,7 +191,7 @@ class TorchEvaluator:
             finally:
                 for p in self._parameters.values():
                     p.requires_grad_(False)
-            return {name: np.asarray(_wide(g).cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
+            return {name: np.asarray(_torch.wide(g).cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
 
     def trained(
         self, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int, lr: float,
@@ -205,7 +205,7 @@ class TorchEvaluator:
         from torch.func import functional_call
 
         self._check(points)
-        x, y = _whole(data, self.device)
+        x, y = _torch.whole(data, self.device)
         corners = [
             {k: torch.from_numpy(np.array(p[k])).to(self._parameters[k]) for k in self._parameters} for p in points
         ]
@@ -229,7 +229,7 @@ class TorchEvaluator:
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        named = [{k: _wide(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner]
+        named = [{k: _torch.wide(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner]
         return [{**points[0], **weights} for weights in named]
 
     def _check(self, points: Sequence[Weights]) -> None:
@@ -387,56 +387,3 @@ def inverted_cross_entropy(output: Any, labels: Any) -> Any:
     flat, y = output.reshape(-1, output.shape[-1]), labels.reshape(-1)
     others = flat.masked_fill(torch.nn.functional.one_hot(y, flat.shape[1]).bool(), -math.inf)
     return torch.logsumexp(flat, 1) - torch.logsumexp(others, 1)
-
-
-def told_of(function: Any) -> bytes:
-    """What tells a function from others: its name and its code."""
-    code = getattr(function, "__code__", None)
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return name.encode() + (b"" if code is None else code.co_code + repr(code.co_consts).encode())
-
-
-def _norms() -> Any:
-    from torch import nn
-
-    return nn.modules.batchnorm._NormBase
-
-
-def _unwrapped(model: Any) -> Any:
-    """Without what training and compilers put around a module."""
-    for inner in ("_orig_mod", "module"):
-        if type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule"):
-            model = getattr(model, inner, model)
-    return model
-
-
-def _whole(data: Any, device: Any) -> tuple[Any, Any]:
-    """(x, y) on the device, batches put together.
-
-    :raises UsageError: no example, or no pairs.
-    """
-    import torch
-
-    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")):
-        with told("the data"):
-            batches = list(data)
-        if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
-            raise UsageError("the data are (x, y), or batches of such pairs")
-        with told("putting the batches together"):
-            data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
-    x, y = (torch.as_tensor(part).to(device) for part in data)
-    if not len(x) or len(x) != len(y):
-        raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
-    return x, y
-
-
-def _wide(tensor: Any) -> Any:
-    """At least float32, which NumPy knows."""
-    return tensor if tensor.element_size() >= 4 else tensor.float()
-
-
-def _inputs(calibrate: Any, device: Any) -> Any:
-    import torch
-
-    found = calibrate[0] if isinstance(calibrate, tuple) else calibrate
-    return torch.as_tensor(found).to(device)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import LayerscopeError, Unreadable, UsageError
-from layerscope.landscape.evaluate import Value, told_of
+from layerscope.landscape._torch import told_of
+from layerscope.landscape.evaluate import Value
 from layerscope.landscape.points import named
 from layerscope.landscape.weights import Weights, check_alike, combined, weights_of
 from layerscope.numerics import geometry

@@ -13,6 +13,8 @@ class Pair(NamedTuple):
 
     names: tuple[str, str]
     barriers: Mapping[str, float]
+    error: float = 0.0  # standard error of the first of them
+    holes: int = 0  # points of its line without a value
 
 
 class Pairs(NamedTuple):

@@ -27,7 +27,7 @@ def distances(found: Distances, kind: str = "l2", width: int = WIDTH) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     count = f"{plural(len(found.tensors), 'tensor')}, {found.params:,} entries ({printable(found.select, 40)})"
     console.print(f"{plural(len(found.names), 'model')}, {count}", markup=False, highlight=False)
-    shown = [kind] if kind != "l2" else ["l2", "symmetric"]
+    shown = [kind] if kind != "l2" else ["l2", "symmetric", *found.without]
     for each in shown:
         console.print(matrix(found.names, found.matrix(each), each))
     for line in found.reading():

@@ -1,0 +1,61 @@
+"""Torch modules and data as evaluators need them: unwrapped, whole, on a device, told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layerscope.errors import UsageError
+from layerscope.sources._strangers import told
+
+
+def told_of(function: Any) -> bytes:
+    """What tells a function from others: its name and its code."""
+    code = getattr(function, "__code__", None)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return name.encode() + (b"" if code is None else code.co_code + repr(code.co_consts).encode())
+
+
+def norms() -> Any:
+    from torch import nn
+
+    return nn.modules.batchnorm._NormBase
+
+
+def unwrapped(model: Any) -> Any:
+    """Without what training and compilers put around a module."""
+    for inner in ("_orig_mod", "module"):
+        if type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule"):
+            model = getattr(model, inner, model)
+    return model
+
+
+def whole(data: Any, device: Any) -> tuple[Any, Any]:
+    """(x, y) on the device, batches put together.
+
+    :raises UsageError: no example, or no pairs.
+    """
+    import torch
+
+    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")):
+        with told("the data"):
+            batches = list(data)
+        if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
+            raise UsageError("the data are (x, y), or batches of such pairs")
+        with told("putting the batches together"):
+            data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
+    x, y = (torch.as_tensor(part).to(device) for part in data)
+    if not len(x) or len(x) != len(y):
+        raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
+    return x, y
+
+
+def wide(tensor: Any) -> Any:
+    """At least float32, which NumPy knows."""
+    return tensor if tensor.element_size() >= 4 else tensor.float()
+
+
+def inputs(calibrate: Any, device: Any) -> Any:
+    import torch
+
+    found = calibrate[0] if isinstance(calibrate, tuple) else calibrate
+    return torch.as_tensor(found).to(device)
