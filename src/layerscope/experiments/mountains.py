@@ -26,7 +26,7 @@ from layerscope.learning.models import resnet
 SGD: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
 STARTS = 4  # models of other starts
 WARM = 40  # steps of the shared warm start
-PUBLISHED = "seed: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own start"
+PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own start"
 
 
 def run(data: Images | None = None, *, seed: int = 0, steps: int = 300) -> Outcome:
