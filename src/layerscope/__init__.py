@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerscope.landscape.distances import Distances, distances
     from layerscope.landscape.evaluate import TorchEvaluator, inverted_cross_entropy
     from layerscope.landscape.functions import FunctionDistance, function_distance
+    from layerscope.landscape.keras import KerasEvaluator
     from layerscope.landscape.paths import Line, Plane, line, plane
     from layerscope.landscape.sharpness import Sharpness, sharpness
     from layerscope.learning.conditioning import conditioning
@@ -41,6 +42,7 @@ _HOMES = {
     "landscape.directions": ("Trajectory", "plane_around", "random_direction", "trajectory"),
     "landscape.distances": ("Distances", "distances"),
     "landscape.evaluate": ("TorchEvaluator", "inverted_cross_entropy"),
+    "landscape.keras": ("KerasEvaluator",),
     "landscape.functions": ("FunctionDistance", "function_distance"),
     "landscape.paths": ("Line", "Plane", "line", "plane"),
     "landscape.sharpness": ("Sharpness", "sharpness"),
@@ -60,6 +62,7 @@ __all__ = [
     "Finding",
     "FunctionDistance",
     "History",
+    "KerasEvaluator",
     "LayerReport",
     "LayerscopeError",
     "Limits",

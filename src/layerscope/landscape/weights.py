@@ -27,6 +27,9 @@ def weights_of(model: Any) -> dict[str, Array]:
         return {name: value for name, value in found.items() if value.dtype.kind == "f"}
     if isinstance(model, Mapping) and isinstance(model.get("state_dict"), Mapping):
         return weights_of(model["state_dict"])
+    if hasattr(model, "get_weights") and hasattr(model, "weights"):  # Keras numbers its layers anew: by place
+        named = {f"{place}.{v.name}": v for place, v in enumerate(model.weights)}
+        return {name: _wide(np.asarray(_held(v))) for name, v in named.items() if "float" in str(v.dtype)}
     if hasattr(model, "state_dict") and hasattr(model, "named_parameters"):
         return weights_of(_once(model.state_dict()))
     with sources.opened(model) as source:
@@ -34,6 +37,13 @@ def weights_of(model: Any) -> dict[str, Array]:
             name: _wide(np.asarray(source.read(tensor.ref)).reshape(tensor.shape or -1))
             for name, tensor in tensors_of(source).items()
         }
+
+
+def _held(variable: Any) -> Any:
+    """What a Keras variable holds, whatever its backend."""
+    import keras
+
+    return keras.ops.convert_to_numpy(variable)
 
 
 def _once(state: Mapping[str, Any]) -> dict[str, Any]:

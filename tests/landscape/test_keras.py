@@ -1,0 +1,76 @@
+"""Lines between Keras models against Keras' own evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope.errors import LayerscopeError
+
+keras: Any = pytest.importorskip("keras")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def make(seed: int) -> Any:
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    net = keras.Sequential([
+        layers.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.5),
+        layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
+    net(np.random.default_rng(seed).standard_normal((40, 6)) * (seed + 1), training=True)
+    return net
+
+
+@pytest.fixture
+def data() -> Any:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+
+
+def keras_loss(net: Any, data: Any) -> float:
+    x, y = data
+    out = keras.ops.convert_to_numpy(net(x, training=False)).astype(np.float64)
+    return float(-np.log(out[np.arange(len(y)), y]).mean())
+
+
+def test_ends_and_middle_are_those_of_the_models(data: Any) -> None:
+    a, b = make(1), make(2)
+    before = [w.copy() for w in a.get_weights()]
+    line = layerscope.line(a, b, layerscope.KerasEvaluator(a, data, bn="keep"), points=3)
+    middle = make(1)
+    middle.set_weights([0.5 * p + 0.5 * q for p, q in zip(a.get_weights(), b.get_weights(), strict=True)])
+    assert line.metrics["loss"] == pytest.approx([keras_loss(m, data) for m in (a, middle, b)], abs=1e-5)
+    assert "accuracy" in line.metrics
+    assert all(np.array_equal(x, y) for x, y in zip(before, a.get_weights(), strict=True))
+
+
+def test_statistics_are_recomputed(data: Any) -> None:
+    a = make(1)
+    evaluate = layerscope.KerasEvaluator(a, data, calibrate=data[0][:30])
+    value = evaluate(a).metrics["loss"]
+    hidden = data[0][:30] @ a.get_weights()[0] + a.get_weights()[1]
+    other = make(1)
+    other.set_weights(a.get_weights())
+    norm = other.layers[1]
+    norm.moving_mean.assign(hidden.mean(0))
+    norm.moving_variance.assign(hidden.var(0))
+    assert value == pytest.approx(keras_loss(other, data), abs=1e-4)
+    assert evaluate.about["bn"] == "recompute"
+    assert norm.momentum == evaluate._norms[0].momentum
+
+
+def test_what_is_wrong_is_said(data: Any) -> None:
+    a, (x, y) = make(1), data
+    for call, said in (
+        (lambda: layerscope.KerasEvaluator(a, data, bn="mixed"), "no policy"),
+        (lambda: layerscope.KerasEvaluator(a, data, "nll"), "no loss"),
+        (lambda: layerscope.KerasEvaluator(a, (x, y[:5])), "as many"),
+        (lambda: layerscope.KerasEvaluator(a, (x, y + 9))(a), "labels from 9"),
+        (lambda: layerscope.KerasEvaluator(a, (x[:, :2], y))(a), "the model"),
+    ):
+        with pytest.raises(LayerscopeError, match=said):
+            call()
