@@ -14,6 +14,12 @@ keras: Any = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+@pytest.fixture(autouse=True)
+def _numbered_anew() -> Any:
+    yield
+    keras.utils.clear_session()  # names that Keras makes up count on otherwise, in the tests of others too
+
+
 def make(seed: int) -> Any:
     keras.utils.set_random_seed(seed)
     layers = keras.layers
