@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import statistics
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 
 import numpy as np  # noqa: E402
+import page_of  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
@@ -28,6 +24,7 @@ from layerscope.sources._capture import capture  # noqa: E402
 from layerscope.sources._losses import Loss  # noqa: E402
 
 warnings.filterwarnings("ignore")
+TITLE = "Benchmarks of the conditioning lens"
 CE = Loss.of("cross_entropy")
 BATCH, WIDTHS = 512, (784, 256, 256, 256, 10)
 
@@ -39,21 +36,6 @@ def network() -> Any:
     for d_in, d_out in pairwise(WIDTHS):
         parts += [nn.Linear(d_in, d_out), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
-
-
-def cpu(what: Callable[[], Any]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    what()
-    return time.process_time() - start
-
-
-def medians(repeats: int, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """CPU seconds of sides that take turns, after one turn that does not count."""
-    for side in sides.values():
-        side()
-    runs = [{name: cpu(side) for name, side in sides.items()} for _ in range(repeats)]
-    return {name: statistics.median(run[name] for run in runs) for name in sides}
 
 
 def lens(repeats: int) -> list[str]:
@@ -76,7 +58,7 @@ def lens(repeats: int) -> list[str]:
         sides[f"factors, {fisher}"] = lambda fisher=fisher: capture(net, [(x, y)], CE, fisher=fisher)
     sides["factors, spectra, all columns (one measurement of a monitor)"] = monitor.step
     sides["the same and the exact blocks"] = lambda: layerscope.conditioning(net, (x, y), exact=True, jobs=1, fits=())
-    found = medians(repeats, sides)
+    found = page_of.medians(repeats, sides)
     one = found["ten steps"] / 10
     lines = [
         f"| MLP {'-'.join(map(str, WIDTHS))}, batch {BATCH}, float32 | CPU s | training steps |",
@@ -110,7 +92,7 @@ def beside_curvlinops(repeats: int) -> list[str]:
             "mine": lambda mine=mine: capture(net, [(x, y)], CE, fisher=mine),
             "theirs": lambda other=other: theirs(other),
         }
-        found = medians(repeats, sides)
+        found = page_of.medians(repeats, sides)
         lines.append(f"| factors, {mine} | {found['mine']:.4f} | {found['theirs']:.4f} | "
                      f"{found['mine'] / found['theirs']:.2f} |")  # fmt: skip
 
@@ -125,7 +107,7 @@ def beside_curvlinops(repeats: int) -> list[str]:
         ).to_scipy()
         values["theirs"] = float(eigsh(operator, k=1, which="LA", tol=1e-3, return_eigenvectors=False)[0])
 
-    found = medians(max(3, repeats // 3), {"mine": hessian_mine, "theirs": hessian_theirs})
+    found = page_of.medians(max(3, repeats // 3), {"mine": hessian_mine, "theirs": hessian_theirs})
     lines.append(f"| Hessian, λmax to 1e-3 | {found['mine']:.3f} | {found['theirs']:.3f} (with scipy's eigsh) | "
                  f"{found['mine'] / found['theirs']:.2f} |")  # fmt: skip
     apart = abs(values["mine"] / values["theirs"] - 1)
@@ -136,7 +118,7 @@ def kappas(repeats: int) -> list[str]:
     """κ₅₀ of a product of 16.8 million eigenvalues."""
     rng = np.random.default_rng(0)
     a, b = (np.sort(rng.exponential(1, 4096) ** 4) for _ in range(2))
-    found = medians(repeats, {"kappa": lambda: product_kappa(a, b, 50)})
+    found = page_of.medians(repeats, {"kappa": lambda: product_kappa(a, b, 50)})
     tracemalloc.start()
     product_kappa(a, b, 50)
     peak = tracemalloc.get_traced_memory()[1]
@@ -147,24 +129,13 @@ def kappas(repeats: int) -> list[str]:
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
+    options = page_of.options(__doc__, 15)
     torch.set_num_threads(1)
     tables = [lens(options.repeats), beside_curvlinops(options.repeats), kappas(options.repeats)]
-    page = [
-        "# Benchmarks of the conditioning lens",
-        "",
-        f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}. One thread, medians of {options.repeats} turns in one process, sides taking turns.",
-        "",
-        *("\n".join(table) + "\n" for table in tables),
-    ]
-    text = "\n".join(page).rstrip() + "\n"
-    print(text)
-    if options.write:
-        options.write.write_text(text, "utf-8")
+    how = (
+        f"torch {torch.__version__}, one thread, medians of {options.repeats} turns in one process, sides taking turns."
+    )
+    page_of.write(TITLE, how, tables, options.write)
 
 
 if __name__ == "__main__":

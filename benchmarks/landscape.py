@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 
 import numpy as np  # noqa: E402
+import page_of  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
@@ -26,6 +24,7 @@ from torch.nn import functional  # noqa: E402
 import layerscope  # noqa: E402
 
 warnings.filterwarnings("ignore")
+TITLE = "Benchmarks of the landscape"
 SIDE = 51
 
 
@@ -43,13 +42,6 @@ def cnn(seed: int) -> Any:
     stage = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
     other = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
     return nn.Sequential(*stage, *other, nn.Flatten(), nn.Linear(784, 10))
-
-
-def cpu(what: Callable[[], Any]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    what()
-    return time.process_time() - start
 
 
 def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, dict[str, float]]:
@@ -105,7 +97,7 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
         "weights copied in, one batch": plain,
         "loss-landscapes 3.0.6": theirs,
     }
-    runs = [{way: cpu(run) for way, run in ways.items()} for _ in range(repeats)]
+    runs = [{way: page_of.cpu(run) for way, run in ways.items()} for _ in range(repeats)]
     return worst, {way: statistics.median(run[way] for run in runs) for way in ways}
 
 
@@ -166,17 +158,14 @@ def alignment() -> list[str]:
         torch.rand(8, 784),
     )
     layerscope.align(one, one, one, x)
-    seconds = cpu(lambda: layerscope.align(one, one, other, x))
+    seconds = page_of.cpu(lambda: layerscope.align(one, one, other, x))
     head = ["| alignment of two MLPs 784-512×4-10 | CPU s |", "| --- | --- |"]
     return [*head, f"| weight matching to convergence | {seconds:.2f} |"]
 
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
+    options = page_of.options(__doc__, 3)
     torch.set_num_threads(1)
     lines = [
         "| plane of 51 × 51 points, loss and accuracy of 1,000 samples | CPU s | times layerscope |",
@@ -193,18 +182,8 @@ def main() -> None:
         lines.append(f"| {title}: largest deviation of 40 points from plain evaluation | {worst:.1e} | |")
     with tempfile.TemporaryDirectory() as scratch:
         tables = [lines, distances(Path(scratch), options.repeats), alignment()]
-    page = [
-        "# Benchmarks of the landscape",
-        "",
-        f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}. One thread, medians of {options.repeats}, sides taking turns.",
-        "",
-        *("\n".join(table) + "\n" for table in tables),
-    ]
-    text = "\n".join(page).rstrip() + "\n"
-    print(text)
-    if options.write:
-        options.write.write_text(text, "utf-8")
+    how = f"torch {torch.__version__}, one thread, medians of {options.repeats}, sides taking turns."
+    page_of.write(TITLE, how, tables, options.write)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import platform
 import shutil
 import statistics
 import sys
@@ -12,8 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import page_of
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+TITLE = "Benchmarks of the HTML page"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LAYERS = (100, 1000)
 DRAWN = "[data-charts] svg.chart"
@@ -60,10 +61,7 @@ def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
+    options = page_of.options(__doc__, 5)
     program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if program is None:
         sys.exit("no Chromium: make browser")
@@ -81,19 +79,9 @@ def main() -> None:
             lines.append(f"| {count:,} | {size:.2f} | {seconds:.2f} | " + " | ".join(f"{v:.2f}" for v in cells.values())
                          + " |")  # fmt: skip
         browser.close()
-    page = [
-        "# Benchmarks of the HTML page",
-        "",
-        f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}, Chromium {version}. "
-        f"Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}. Seconds in the browser are "
-        "wall-clock seconds until two frames later.",
-        "",
-        *lines,
-    ]
-    text = "\n".join(page) + "\n"
-    print(text)
-    if options.write:
-        options.write.write_text(text, "utf-8")
+    what = f"Chromium {version}. Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}."
+    how = f"{what} Seconds in the browser are wall-clock seconds until two frames later."
+    page_of.write(TITLE, how, [lines], options.write)
 
 
 if __name__ == "__main__":

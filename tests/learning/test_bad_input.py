@@ -132,3 +132,16 @@ def test_fewer_examples_than_directions_have_no_condition_number() -> None:
     row = layerscope.conditioning(net(), (X[:4], Y[:4])).layers["0.weight"]
     assert row.metrics["rank_x"] == 4
     assert "fewer than 80 %" in row.absent["kappa_80_x"]
+
+
+def test_without_torch_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from layerscope.errors import MissingExtra
+
+    model = net()
+    evaluator = layerscope.TorchEvaluator
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for call in (layerscope.conditioning, layerscope.curvature, evaluator):
+        with pytest.raises(MissingExtra, match=r"layerscope\[torch\]"):
+            call(model, (X, Y))

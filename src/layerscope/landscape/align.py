@@ -14,8 +14,8 @@ import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape._groups import Group, Place, groups_of
-from layerscope.landscape.weights import Weights, check_alike, weights_of
-from layerscope.sources._strangers import told
+from layerscope.landscape.weights import Weights, check_alike, learned_of, weights_of
+from layerscope.sources._strangers import parameters, told
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats, Ints
@@ -56,6 +56,7 @@ def align(
     :raises UsageError: models of different kinds, an unknown method.
     :raises Unreadable: the model raises.
     """
+    parameters(model)
     if method not in METHODS:
         raise UnknownName("method of alignment", method, METHODS)
     one, other = weights_of(a), weights_of(b)
@@ -70,7 +71,7 @@ def align(
     if method == "activations":
         orders = _by_activations(network, one, other, x, free)
     else:
-        learned = [name for name in one if not name.endswith(("running_mean", "running_var"))]
+        learned = learned_of(one)
         orders = _by_weights({k: one[k] for k in learned}, {k: other[k] for k in learned}, free, restarts, seed)
     permuted = permute(other, free, orders)
     change = _change(network, other, permuted, x)
@@ -228,5 +229,4 @@ def copied(model: Any) -> Any:
 
 
 def _distance(a: Weights, b: Weights) -> float:
-    learned = [name for name in a if not name.endswith(("running_mean", "running_var"))]
-    return float(np.sqrt(sum(float(np.square(a[k].astype(np.float64) - b[k]).sum()) for k in learned)))
+    return float(np.sqrt(sum(float(np.square(a[k].astype(np.float64) - b[k]).sum()) for k in learned_of(a))))

@@ -15,12 +15,10 @@ import numpy as np
 
 from layerscope.landscape._groups import Group, Place, groups_of
 from layerscope.landscape.align import copied
-from layerscope.landscape.weights import Weights, weights_of
+from layerscope.landscape.weights import STATISTICS, Weights, weights_of
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
-
-STATISTICS = ("running_mean", "running_var")
 
 
 def canonical(model: Any, weights: Any, x: Any) -> dict[str, Array]:

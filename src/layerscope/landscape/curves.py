@@ -14,7 +14,7 @@ import numpy as np
 from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape.evaluate import TorchEvaluator
 from layerscope.landscape.paths import Line, about_of, clamped_of, evaluated, line, metrics_of
-from layerscope.landscape.weights import check_alike, combined, weights_of
+from layerscope.landscape.weights import check_alike, combined, learned_of, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def connect(
 
 
 def _stretch(corners: Any, kind: str, pieces: int = 40) -> float:
-    names = [name for name in corners[0] if not name.endswith(("running_mean", "running_var"))]
+    names = learned_of(corners[0])
     rows = np.stack([np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for k in names]) for p in corners])
     products: Floats = rows @ rows.T
     mixes = np.array([coefficients(x, len(corners), kind) for x in np.linspace(0, 1, pieces + 1)])

@@ -15,14 +15,13 @@ import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape.paths import Plane, Progress, plane
-from layerscope.landscape.weights import Weights, check_alike, combined, weights_of
+from layerscope.landscape.weights import STATISTICS, Weights, check_alike, combined, learned_of, weights_of
 from layerscope.numerics import geometry
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
 NORMS = ("filter", "layer", "global", "none")
-STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
 
 
 def random_direction(
@@ -139,7 +138,7 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
         raise UsageError(f"a trajectory has three checkpoints or more, not {len(points)}")
     told = tuple(names or (str(i) for i in range(len(points))))
     check_alike(points, told)
-    learned = [name for name in points[0] if not name.endswith(STATISTICS)]
+    learned = learned_of(points[0])
     flat = [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in learned]) for p in points]
     if not np.isfinite(np.stack(flat)).all():
         raise UsageError("a checkpoint has values that are not finite")

@@ -87,9 +87,8 @@ class Distances:
         elif far:
             said.append(f"{far} of {len(every)} pairs have nothing in common (symmetric ≥ 0.95).")
         else:
-            said.append(
-                f"No pair is unrelated: symmetric distances are {min(every):.3g} to {max(every):.3g} (1 if so)."
-            )
+            low, high = f"{min(every):.3g}", f"{max(every):.3g}"
+            said.append(f"No pair is unrelated: symmetric {low if low == high else f'{low} to {high}'} (1 if so).")
         measured = [float(value) for value in self.matrix("l2")[np.triu_indices(len(self.names), 1)]]
         mean, fresh = sum(measured) / len(measured), self.expected["torch"]
         if fresh > 0:
@@ -172,7 +171,7 @@ def _without(given: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]
     """Symmetric distances of canonical forms, and of these aligned pair by pair: upper bounds of the true minimum."""
     from layerscope.landscape.align import align
     from layerscope.landscape.canonical import canonical
-    from layerscope.landscape.weights import STATISTICS
+    from layerscope.landscape.weights import learned_of
 
     if x is None:
         raise UsageError("distances without scale and order need a few inputs: x=…")
@@ -181,8 +180,8 @@ def _without(given: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]
     for i, j in pairs(len(forms)):
         moved = align(module, forms[i], forms[j], x).weights
         for kind, other in (("scale", forms[j]), ("order", moved)):
-            names = [name for name in forms[i] if not name.endswith(STATISTICS)]
-            vectors = [np.concatenate([form[name].reshape(-1) for name in names]) for form in (forms[i], other)]
+            learned = learned_of(forms[i])
+            vectors = [np.concatenate([form[name].reshape(-1) for name in learned]) for form in (forms[i], other)]
             products = geometry.gram(vectors)
             apart = _direct(vectors[0], vectors[1])
             found[kind][i, j] = found[kind][j, i] = math.sqrt(apart / max(float(np.trace(products)), 1e-300))

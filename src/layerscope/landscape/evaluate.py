@@ -67,6 +67,7 @@ class TorchEvaluator:
         :param batch: examples at once; the fastest of a few sizes where none is given.
         :raises UsageError: no data, an unknown policy or device.
         """
+        parameters(model)
         import torch
 
         if bn not in BN:
@@ -79,7 +80,6 @@ class TorchEvaluator:
         self.loss, self.bn = Loss.of(loss), bn
         self.x, self.y = _torch.whole(data, self.device)
         model = _torch.unwrapped(model)
-        parameters(model)
         with told("copying the model"):
             self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
         kinds = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}

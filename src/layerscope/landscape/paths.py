@@ -20,7 +20,7 @@ from layerscope.errors import LayerscopeError, Unreadable, UsageError
 from layerscope.landscape._torch import told_of
 from layerscope.landscape.evaluate import Value
 from layerscope.landscape.points import named
-from layerscope.landscape.weights import Weights, check_alike, combined, weights_of
+from layerscope.landscape.weights import Weights, check_alike, combined, learned_of, weights_of
 from layerscope.numerics import geometry
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
 
 
 def _frame(corners: Sequence[Weights]) -> tuple[Floats, float]:
-    names = [name for name in corners[0] if not name.endswith(("running_mean", "running_var"))]
+    names = learned_of(corners[0])
     products = sum((geometry.gram([point[name].reshape(-1) for point in corners]) for name in names), np.zeros((3, 3)))
     try:
         return geometry.frame(products)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from layerscope.errors import UsageError
-from layerscope.landscape.directions import STATISTICS, random_direction
+from layerscope.landscape.directions import random_direction
 from layerscope.landscape.evaluate import TorchEvaluator
 from layerscope.landscape.paths import walking
-from layerscope.landscape.weights import combined, weights_of
+from layerscope.landscape.weights import STATISTICS, combined, weights_of
 
 WIDE = math.log(2)  # rise of the loss that ends a basin
 MOST_WIDTH = 8.0  # filter norms

@@ -71,6 +71,11 @@ def is_lazy(value: Any) -> bool:
     return False
 
 
+def learned_of(weights: Weights) -> list[str]:
+    """Names of what is learned: all but running statistics."""
+    return [name for name in weights if not name.endswith(STATISTICS)]
+
+
 def check_alike(points: Sequence[Weights], names: Sequence[str]) -> None:
     """All have the same tensors.
 

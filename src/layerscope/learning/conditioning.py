@@ -64,6 +64,7 @@ def conditioning(
     :param all_reduce: over the batches of all processes of torch.distributed, each of which calls it.
     :raises UsageError: no batch, labels or a loss that do not fit.
     """
+    parameters(model)
     if curvature_of is not None and curvature_of not in MATRICES:
         raise UnknownName("curvature matrix", curvature_of, MATRICES)
     if since is not None and not isinstance(since, Report):
@@ -105,7 +106,6 @@ def _only(model: Any, layers: Iterable[Selector] | Selector | None) -> frozenset
     if layers is None:
         return None
     wanted = [layers] if isinstance(layers, str | int) else list(layers)
-    parameters(model)
     if any(str(each).lstrip("-!").isdigit() for each in wanted):
         return None
     chosen = select(list(number(Module(model).layers())), wanted)

@@ -42,6 +42,7 @@ class Products:
         :raises UsageError: an unknown matrix or Fisher, no batch, weights narrower than float32, or a loss that has no
             distribution where one is needed.
         """
+        every = parameters(model)
         if matrix not in MATRICES:
             raise UnknownName("curvature matrix", matrix, MATRICES)
         if fisher not in FISHERS:
@@ -57,7 +58,7 @@ class Products:
         )
         self.matrix = "ggn" if (matrix, fisher) == ("fisher", "exact") else matrix
         self.fisher = fisher
-        named = {name: p for name, p in parameters(model).items() if p.is_floating_point() and p.numel()}
+        named = {name: p for name, p in every.items() if p.is_floating_point() and p.numel()}
         trained = {name: p for name, p in named.items() if p.requires_grad}
         self.named: Mapping[str, Any] = trained or named
         if not self.batches:

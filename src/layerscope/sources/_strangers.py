@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from layerscope.errors import LayerscopeError, Unreadable, UsageError
+from layerscope.errors import LayerscopeError, MissingExtra, Unreadable, UsageError
 
 Forward = Callable[[Any, Any], Any]
 
@@ -64,9 +64,14 @@ def checked(values: Any) -> Any:
 def parameters(model: Any) -> dict[str, Any]:
     """All of a model's, by name.
 
-    :raises Unreadable: no torch module, or one whose parameters have no shape yet.
+    :raises Unreadable: no torch module.
+    :raises UsageError: parameters that have no shape yet.
+    :raises MissingExtra: torch is not installed.
     """
-    from torch import nn
+    try:
+        from torch import nn
+    except ImportError:
+        raise MissingExtra("a live model", "torch") from None
 
     if not isinstance(model, nn.Module):
         raise Unreadable(f"a {type(model).__name__} is no torch module")
