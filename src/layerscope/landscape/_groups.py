@@ -1,241 +1,361 @@
-"""Which axes of a network's tensors number the same hidden units, seen while the network runs once.
+"""The groups of a network's hidden units, seen while a copy of it runs once on random weights.
 
-Permuting a group on all its axes leaves the function as it is. An operation that is not understood fixes the groups
-that go through it: they are never permuted, and nothing is guessed. What is seen is every call of a torch function, so
-that control flow and functional layers are no obstacle.
+Every call of a torch function is asked what it does with units, and nothing is guessed from its name: it is run again
+on inputs in which whole units changed places. Where the result is the old one with its parts in another order, these
+are numbered by the same units; where it is the old one, nothing is; otherwise the units are fixed and never permuted.
+So reshapes, heads of attention, rotary embeddings, pools and control flow need no rule of their own; linear maps,
+embeddings and fused attention, which make new units, have one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from layerscope.errors import Unreadable
-from layerscope.sources._strangers import told
+from layerscope.landscape import _moves
+from layerscope.landscape._units import NONE, Conflict, Group, Units
+from layerscope.sources._strangers import Forward, told
 
+if TYPE_CHECKING:
+    from layerscope.types import Ints
 
-@dataclass(frozen=True)
-class Place:
-    """One axis of one tensor: as many blocks of entries as the group has units."""
-
-    tensor: str
-    axis: int
-
-
-@dataclass
-class Group:
-    """Hidden units that have one order."""
-
-    units: int
-    places: list[Place] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)  # weights whose output they are
-    fixed: str = ""  # why they cannot be permuted
-    normed: list[str] = field(default_factory=list)  # of these weights, those whose output goes straight into a norm
-    homogeneous: bool = True  # is all that they go through unchanged by scale, x → c·x for c > 0?
-
-
-SAME = {
-    "relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "dropout", "dropout2d", "elu", "leaky_relu", "relu6",
-    "hardtanh", "hardswish", "softplus", "mish", "contiguous", "clone", "detach", "to", "float", "double",
-    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d", "__getitem__", "mean", "amax",
-}  # fmt: skip
-SHAPED = {"flatten", "view", "reshape", "squeeze"}
 HOMOGENEOUS = {
-    "relu", "relu_", "leaky_relu", "contiguous", "clone", "detach", "to", "float", "double", "max_pool1d",
-    "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
-    "__getitem__", "mean", "amax", "dropout", "dropout2d",
+    "relu", "relu_", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "sum", "amax", "dropout", "dropout2d", "dropout3d",
 }  # fmt: skip
-ADDED = {"add", "add_", "__add__", "__iadd__", "__radd__"}
-MAPS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}  # name → axes of positions
+MAPS = {  # name → (axis of the weight that is read, axis that is made)
+    "linear": (1, 0), "conv1d": (1, 0), "conv2d": (1, 0), "conv3d": (1, 0), "conv_transpose1d": (0, 1),
+    "conv_transpose2d": (0, 1), "conv_transpose3d": (0, 1), "addmm": (0, 1), "mm": (0, 1), "matmul": (0, 1),
+    "__matmul__": (0, 1),
+}  # fmt: skip
 
 
-def groups_of(model: Any, x: Any) -> list[Group]:
+def groups_of(model: Any, x: Any, forward: Forward | None = None) -> list[Group]:
     """The groups of a model, in the order in which data meet them, those that are fixed too.
 
-    :raises Unreadable: the model raises.
+    :param x: a few inputs.
+    :param forward: (model, x) → output, where it is not ``model(x)``.
+    :raises Unreadable: the model raises, or returns no tensor.
     """
     import torch
     from torch.overrides import TorchFunctionMode
 
-    seen = _Seen(model, x)
+    network = _random(model)
+    x = x.double() if x.is_floating_point() else x
+    seen = _Seen(network)
 
     class Watch(TorchFunctionMode):  # type: ignore[misc]
-        """Tells of every call of a torch function."""
+        """Asks every call of a torch function."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            seen.call(getattr(func, "__name__", str(func)), [*args, *(kwargs or {}).values()], result)
-            return result
+            return seen.call(func, args, kwargs or {})
 
     with torch.no_grad(), told("the model"), Watch():
-        output = model(x)
+        output = forward(network, x) if forward is not None else network(x)
     if not isinstance(output, torch.Tensor):
-        raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor")
-    return seen.groups(output)
+        raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor: give forward=")
+    seen.units.fix(seen.labels(output), "the model's output")
+    return [group for group in seen.units.groups() if group.places]
+
+
+def _random(model: Any) -> Any:
+    """A copy with random weights, in float64: what a function does with units is not hidden by zeros and ones."""
+    import torch
+
+    network = copy.deepcopy(model).double().eval().requires_grad_(False)
+    drawn = torch.Generator().manual_seed(0)
+    for p in network.parameters():
+        noise = torch.randn(p.shape, generator=drawn, dtype=torch.float64).to(p.device)
+        p.copy_(noise / max(1, p[0].numel()) ** 0.5 if p.dim() > 1 else 1 + 0.3 * noise)
+    for name, b in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            b.copy_(0.5 + torch.rand(b.shape, generator=drawn, dtype=torch.float64).to(b.device))
+    return network
 
 
 class _Seen:
-    """Groups of the features of each tensor that was met."""
+    """What was seen so far: which unit numbers each entry of each tensor."""
 
-    def __init__(self, model: Any, x: Any) -> None:
+    def __init__(self, model: Any) -> None:
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.units = Units()
         self.names = {id(tensor): name for name, tensor in state.items()}
-        self.found: list[Group] = []
-        self.parent: list[int] = []
-        self.of: dict[int, tuple[int, int]] = {}  # tensor → (group, entries per unit on the axis of features)
-        self.alive: list[Any] = [*state.values()]  # ids are those of tensors that are
-        self.used: set[str] = set()
-        self.locked: set[str] = set()  # tensors that something else reads too: embeddings, a second use
-        self.raw: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
-        self._new_tensor(x, "the model's input")
+        self._of: dict[int, Ints] = {}  # tensor → ids, with one entry on each axis along which they do not change
+        self._alive: list[Any] = [*state.values()]  # an id is a tensor's as long as it lives
+        self._raw: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
+        self._rng = np.random.default_rng(0)
 
-    def groups(self, output: Any) -> list[Group]:
-        """All of them, what reaches the output being fixed."""
-        if id(output) in self.of:
-            self._fix(self.of[id(output)][0], "the model's output")
-        merged: dict[int, Group] = {}
-        for number, group in enumerate(self.found):
-            into = merged.setdefault(self._root(number), Group(group.units))
-            into.places += [place for place in group.places if place not in into.places]
-            into.outputs += group.outputs
-            into.fixed = into.fixed or group.fixed
-            into.normed += group.normed
-            into.homogeneous = into.homogeneous and group.homogeneous
-        for into in merged.values():
-            shared = [place.tensor for place in into.places if place.tensor in self.locked]
-            into.fixed = into.fixed or (f"{shared[0]} is used elsewhere too" if shared else "")
-        return [group for group in merged.values() if group.places]
+    def labels(self, tensor: Any) -> Ints:
+        """Ids of all its entries."""
+        return self._of.get(id(tensor), np.full((1,) * tensor.dim(), NONE))
 
-    def call(self, name: str, arguments: Sequence[Any], result: Any) -> None:
-        """A torch function was called."""
-        import torch
-
-        flat = [each for item in arguments for each in (item if isinstance(item, list | tuple) else [item])]
-        tensors = [each for each in flat if isinstance(each, torch.Tensor)]
-        known = [each for each in tensors if id(each) in self.of]
-        made = [each for each in (result if isinstance(result, tuple | list) else [result])
-                if isinstance(each, torch.Tensor)]  # fmt: skip
-        if not known or not made:
-            return
-        first = tensors[0] if tensors else None
-        if isinstance(result, torch.Tensor) and id(first) in self.of:
-            where = self._understood(name, first, arguments, tensors, known, result)
-            if where is not None:
-                self._keep(result, where)
-                return
-        for each in known:
-            self._fix(self.of[id(each)][0], name)
-        self.locked.update(self.names[id(each)] for each in tensors if id(each) in self.names)
-        for each in made:
-            self._new_tensor(each, name)
-
-    def _understood(
-        self, name: str, first: Any, arguments: Sequence[Any], tensors: list[Any], known: list[Any], result: Any
-    ) -> tuple[int, int] | None:
-        into = self._read(name, first)
-        if name in MAPS and len(tensors) > 1 and id(tensors[1]) in self.names:
-            return self._map(name, tensors, into, result)
-        if name in ("batch_norm", "layer_norm", "group_norm") and len(known) == 1:
-            return self._norm(name, arguments, tensors, into)
-        if name in ADDED and len(tensors) == 2 and len(known) == 2:
-            other = self._read(name, tensors[1])
-            if into[1] == other[1] and tensors[0].shape == tensors[1].shape:
-                self._join(into[0], other[0])
-                return into
-        if len(tensors) > 1 or result.dim() < 2:
-            return None
-        units = self.found[into[0]].units
-        if name == "__getitem__" and not _sliced(arguments[1]):
-            return None
-        if name in SAME:
-            if name not in HOMOGENEOUS:
-                self.found[into[0]].homogeneous = False
-            axis = 1 if first.dim() in (3, 4, 5) and first.shape[1] == units and into[1] == 1 else first.dim() - 1
-            pooled = result.dim() == 2 and axis == 1
-            same = result.dim() > axis and result.shape[axis] == first.shape[axis] and result.dim() == first.dim()
-            return into if same or (pooled and result.shape[1] == units) else None
-        if name in SHAPED and result.dim() == 2 and result.shape[0] == first.shape[0] and first.dim() > 1:
-            whole = first.shape[1] == units * (into[1] if first.dim() == 2 else 1) and result.shape[1] % units == 0
-            return (into[0], result.shape[1] // units) if whole else None
-        return None
-
-    def _read(self, name: str, tensor: Any) -> tuple[int, int]:
-        """The group of a tensor's features. Of one that keeps its order the operation says which axis they are on."""
-        number, block = self.of[id(tensor)]
-        group = self.found[number]
-        last = name in ("linear", "layer_norm") or (name in ADDED and tensor.dim() < 4)
-        width = tensor.shape[-1] if last else tensor.shape[1] if tensor.dim() > 1 else 1
-        if group.fixed and not group.places and group.units * block != width:
-            self._keep(tensor, (self._new(int(width), group.fixed), 1))
-        return self.of[id(tensor)]
-
-    def _map(self, name: str, tensors: list[Any], into: tuple[int, int], result: Any) -> tuple[int, int] | None:
-        """A linear layer or a convolution: it reads one group and makes another."""
-        x, weight = tensors[:2]
-        called = self.names[id(weight)]
-        features = x.shape[-1] if name == "linear" else x.shape[1]
-        if called in self.used or weight.shape[1] != features or features != self.found[into[0]].units * into[1]:
-            return None  # shared, or in groups
-        self.used.add(called)
-        self.found[into[0]].places.append(Place(called, 1))
-        out = self._new(weight.shape[0])
-        self.found[out].places.append(Place(called, 0))
-        self.found[out].outputs.append(called)
-        if len(tensors) > 2 and id(tensors[2]) in self.names:
-            self.found[out].places.append(Place(self.names[id(tensors[2])], 0))
-        self.raw[id(result)] = called
-        return out, 1
-
-    def _norm(
-        self, name: str, arguments: Sequence[Any], tensors: list[Any], into: tuple[int, int]
-    ) -> tuple[int, int] | None:
-        group = self.found[into[0]]
-        own = [tensor for tensor in tensors[1:] if id(tensor) in self.names]
-        in_groups = name == "group_norm" and next((a for a in arguments if isinstance(a, int)), 0) not in (
-            1,
-            group.units,
-        )
-        if in_groups or into[1] != 1 or any(tuple(tensor.shape) != (group.units,) for tensor in own):
-            return None
-        group.places += [Place(self.names[id(tensor)], 0) for tensor in own]
-        if name == "batch_norm" and id(tensors[0]) in self.raw:
-            group.normed.append(self.raw[id(tensors[0])])
-        group.homogeneous = False
-        return into
-
-    def _keep(self, tensor: Any, where: tuple[int, int]) -> None:
-        self.of[id(tensor)] = where
-        self.alive.append(tensor)
-
-    def _new_tensor(self, tensor: Any, why: str) -> None:
-        features = tensor.shape[1] if tensor.dim() > 2 else tensor.shape[-1] if tensor.dim() else 1
-        self._keep(tensor, (self._new(int(features), why), 1))
-
-    def _new(self, units: int, fixed: str = "") -> int:
-        self.parent.append(len(self.found))
-        self.found.append(Group(units, fixed=fixed))
-        return len(self.found) - 1
-
-    def _root(self, number: int) -> int:
-        while self.parent[number] != number:
-            number = self.parent[number]
-        return number
-
-    def _join(self, a: int, b: int) -> None:
-        one, other = sorted((self._root(a), self._root(b)))
-        if self.found[one].units == self.found[other].units:
-            self.parent[other] = one
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A torch function is called."""
+        given = [each for each in _moves.tensors((args, kwargs)) if id(each) in self._of or id(each) in self.names]
+        known = [each for each in given if id(each) in self._of]
+        name = getattr(func, "__name__", str(func))
+        before = {id(each): each.detach().clone() for each in known}
+        result = func(*args, **kwargs)
+        made = list(_moves.tensors(result))
+        if name == "__setitem__":
+            self._fail(given, name)
+        if not given or not made or any(each is one for each in made for one in given if id(one) in self.names):
+            return result
+        if self._linear(name, args, kwargs, result) or self._attention(name, func, args, kwargs, result):
+            return result
+        if known:
+            self._asked(name, func, args, kwargs, before, made)
         else:
-            self._fix(a, "a sum of different widths")
-            self._fix(b, "a sum of different widths")
+            self._of_parameters(name, func, args, kwargs, given, made)
+        return result
 
-    def _fix(self, number: int, why: str) -> None:
-        self.found[number].fixed = self.found[number].fixed or why
+    def _keep(self, tensor: Any, labels: Ints) -> None:
+        self._of.pop(id(tensor), None)
+        if (labels >= 0).any():
+            self._of[id(tensor)] = labels
+            self._alive.append(tensor)
+
+    def _along(self, tensor: Any, axis: int) -> Ints:
+        """Ids along one axis; none, and they are fixed, where they change along others."""
+        labels = self.labels(tensor)
+        if all(size == 1 for k, size in enumerate(labels.shape) if k != axis % tensor.dim()):
+            return np.asarray(np.broadcast_to(labels.reshape(-1), (tensor.shape[axis],)))
+        codes = self.units.same(np.broadcast_to(labels, tensor.shape))
+        rows = np.moveaxis(codes, axis, -1).reshape(-1, tensor.shape[axis])
+        if (rows == rows[0]).all():
+            whole = np.broadcast_to(labels, tensor.shape)
+            return np.asarray(np.moveaxis(whole, axis, -1).reshape(-1, tensor.shape[axis])[0])
+        self.units.fix(labels, "a linear map of several axes")
+        return np.full(tensor.shape[axis], NONE)
+
+    # --- what makes new units ----------------------------------------------------------------------------------
+
+    def _linear(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
+        """A linear layer, a convolution, an embedding."""
+        if name == "embedding" and id(_at(args, kwargs, 1, "weight")) in self.names:
+            weight = _at(args, kwargs, 1, "weight")
+            called = self.names[id(weight)]
+            self._keep(result, _on(self.units.made(called, 1, weight.shape[1]), result.dim(), -1))
+            return True
+        if name not in MAPS:
+            return False
+        at = 1 if name == "addmm" else 0
+        x = _at(args, kwargs, at, "mat1" if at else "input")
+        weight = _at(args, kwargs, at + 1, "mat2" if at else "weight")
+        bias = args[0] if at else _at(args, kwargs, 2, "bias")
+        conv = name.startswith("conv")
+        if id(weight) not in self.names or (weight.dim() != 2 and not conv):
+            return False
+        called, (reads, makes) = self.names[id(weight)], MAPS[name]
+        axis = x.dim() - weight.dim() + 1 if conv else x.dim() - 1
+        groups = _at(args, kwargs, 6, "groups", 1) if conv else 1
+        labels = self._along(x, axis)
+        if groups > 1:
+            by_channel = groups == x.shape[axis] == weight.shape[0] and makes == 0
+            ids = labels if by_channel else self.units.numbered(called, 0, weight.shape[0])
+            self.units.place(called, 0, ids)
+            if not by_channel:
+                self.units.fix(np.concatenate([labels, ids]), "a convolution in groups")
+            self._bias(bias, ids if by_channel else np.full(0, NONE))
+            self._keep(result, _on(ids if by_channel else np.full(1, NONE), result.dim(), axis))
+            return True
+        self.units.place(called, reads, labels)
+        ids = self.units.made(called, makes, weight.shape[makes])
+        self._bias(bias, ids)
+        self._keep(result, _on(ids, result.dim(), axis))
+        self._raw[id(result)] = called
+        return True
+
+    def _bias(self, bias: Any, ids: Ints) -> None:
+        if id(bias) in self.names and len(ids) == len(bias):
+            self.units.place(self.names[id(bias)], 0, ids)
+
+    def _attention(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
+        """Attention in one call, as torch.nn.MultiheadAttention makes it: heads of three projections and of one that
+        follows."""
+        if name != "multi_head_attention_forward":
+            return False
+        told = inspect.signature(func).bind(*args, **kwargs).arguments
+        inside, bias, outside = (told.get(key) for key in ("in_proj_weight", "in_proj_bias", "out_proj_weight"))
+        query, width, heads = told["query"], told["embed_dim_to_check"], told["num_heads"]
+        plain = query is told["key"] is told["value"] and told.get("bias_k") is None and not told.get("add_zero_attn")
+        if not plain or id(inside) not in self.names or id(outside) not in self.names:
+            return False
+        labels = self._along(query, -1)
+        self.units.place(self.names[id(inside)], 1, labels)
+        ids = self.units.made(self.names[id(inside)], 0, 3 * width)
+        self._bias(bias, ids)
+        self.units.tie([ids.reshape(3, heads, -1).transpose(1, 0, 2)])
+        self.units.scale(ids)
+        self.units.place(self.names[id(outside)], 1, ids[:width])
+        out = self.units.made(self.names[id(outside)], 0, width)
+        self._bias(told.get("out_proj_bias"), out)
+        self._keep(result[0], _on(out, result[0].dim(), -1))
+        return True
+
+    # --- what moves units about, or computes with them -----------------------------------------------------------
+
+    def _asked(self, name: str, func: Any, args: Any, kwargs: Any, before: Mapping[int, Any], made: list[Any]) -> None:
+        moved = _moves.moved(func, args, kwargs, before, made)
+        if moved is not None:
+            order = [each for each in _moves.tensors((args, kwargs)) if each.is_floating_point()]
+            flat = np.concatenate([np.broadcast_to(self.labels(each), before.get(id(each), each).shape).reshape(-1)
+                                   for each in order])  # fmt: skip
+            for tensor, index in zip(made, moved, strict=True):
+                self._keep(tensor, _narrow(flat[index]))
+            return
+        if name not in HOMOGENEOUS:
+            for each in _moves.tensors((args, kwargs)):
+                self.units.scale(self.labels(each))
+        if name == "batch_norm" and args and id(args[0]) in self._raw:
+            self.units.normed(self._raw[id(args[0])])
+        if not self._equivariant(func, args, kwargs, before, made):
+            self._fail(list(_moves.tensors((args, kwargs))), name)
+            for each in made:
+                self._of.pop(id(each), None)
+
+    def _of_parameters(
+        self, name: str, func: Any, args: Any, kwargs: Any, given: Sequence[Any], made: list[Any]
+    ) -> None:  # fmt: skip
+        """A parameter is cut, turned or repeated before it is used: its last axis numbers units of its own."""
+        moved = _moves.moved(func, args, kwargs, {}, made) if len(given) == 1 and given[0].dim() else None
+        if moved is None:
+            self._fail(given, name)
+            return
+        tensor = given[0]
+        ids = self.units.numbered(self.names[id(tensor)], tensor.dim() - 1, tensor.shape[-1])
+        flat = np.broadcast_to(ids, tensor.shape).reshape(-1)
+        for each, index in zip(made, moved, strict=True):
+            self._keep(each, _narrow(flat[index]))
+
+    def _fail(self, given: Sequence[Any], name: str) -> None:
+        for each in given:
+            self.units.fix(self.labels(each), name)
+            if id(each) in self.names:
+                self.units.lock(self.names[id(each)], name)
+
+    def _equivariant(self, func: Any, args: Any, kwargs: Any, before: Mapping[int, Any], made: list[Any]) -> bool:
+        """Is there an axis of each known tensor on which its units can change places, so that those of the results
+        do, or nothing does?"""
+        known, tensors = list(before), {id(each): each for each in _moves.tensors((args, kwargs))}
+        labels = {key: self._of[key] for key in known}
+        codes = [_narrow(self.units.same(each)) for each in labels.values()]
+        choices = [[axis for axis, size in enumerate(each.shape) if size > 1] or [0] for each in codes]
+        if any(not each.ndim for each in labels.values()):
+            return False
+        for axes in itertools.islice(itertools.product(*choices), 16):
+            on = dict(zip(known, axes, strict=True))
+            cut = {key: rows for key, axis in on.items()
+                   if (rows := self._rows(labels[key], before[key].shape, axis)) is not None}  # fmt: skip
+            count = min(map(len, cut.values()), default=0)
+            if len(cut) < len(known) or any(len(rows) % count for rows in cut.values()):
+                continue
+            parts = {key: rows.reshape(count, -1) for key, rows in cut.items()}
+            if self._probed(func, args, kwargs, before, made, tensors, on, parts):
+                return True
+        return False
+
+    def _rows(self, labels: Ints, shape: Sequence[int], axis: int) -> Ints | None:
+        """(units, ids of each) along an axis, neighbours of the same units together; None where units are scattered."""
+        full = np.broadcast_to(labels, (*labels.shape[:axis], shape[axis], *labels.shape[axis + 1 :]))
+        rows = np.moveaxis(full, axis, 0).reshape(shape[axis], -1)
+        codes = self.units.same(rows)
+        new = np.concatenate([[True], (codes[1:] != codes[:-1]).any(1)])
+        rows, codes = rows[new], codes[new]
+        if shape[axis] % len(rows) or len(set(np.diff(np.flatnonzero(np.concatenate([new, [True]]))))) > 1:
+            return None
+        seen = np.concatenate([np.unique(row[row >= 0]) for row in codes])
+        return rows if len(np.unique(seen)) == len(seen) else None
+
+    def _probed(
+        self, func: Any, args: Any, kwargs: Any, before: Mapping[int, Any], made: list[Any],
+        tensors: Mapping[int, Any], axes: Mapping[int, int], parts: Mapping[int, Ints],
+    ) -> bool:  # fmt: skip
+        order = self._shuffled(np.concatenate(list(parts.values()), 1))
+        first = next(iter(axes))
+        own = self._own(tensors, before, first, axes[first])
+        turned = {key: _moves.taken(before[key], order, axis) for key, axis in axes.items()}
+        turned |= {key: _moves.taken(tensors[key], order, axis) for key, axis in own.items()}
+        stay = {key: value.clone() for key, value in before.items() if key not in turned}
+        try:
+            again = list(
+                _moves.tensors(func(*_moves.put(args, {**stay, **turned}), **_moves.put(kwargs, {**stay, **turned})))
+            )
+        except Exception:  # whatever a function says to other inputs: it is not understood
+            return False
+        where = [_moves.axis_of(one, other, order, axes[first]) for one, other in zip(made, again, strict=True)]
+        if any(each is None for each in where):
+            return False
+        try:
+            self.units.tie(list(parts.values()))
+        except Conflict:
+            return False
+        for key, axis in own.items():
+            self.units.place(self.names[key], axis, _spread(parts[first], tensors[key].shape[axis]))
+        for tensor, to in zip(made, where, strict=True):
+            if to is not None and to >= 0:
+                self._keep(tensor, self._kept(tensor, to, axes, parts, before))
+            else:
+                self._of.pop(id(tensor), None)
+        return True
+
+    def _kept(
+        self, tensor: Any, axis: int, axes: Mapping[int, int], parts: Mapping[int, Ints], before: Mapping[int, Any]
+    ) -> Ints:  # fmt: skip
+        """Labels of a result: those of an input of its shape, which may tell more than the unit."""
+        for key, on in axes.items():
+            if on == axis and before[key].shape == tensor.shape:
+                return self._of[key]
+        return _on(_spread(next(iter(parts.values())), tensor.shape[axis]), tensor.dim(), axis)
+
+    def _own(self, tensors: Mapping[int, Any], before: Mapping[int, Any], key: int, axis: int) -> dict[int, int]:
+        """Parameters among the arguments, and the axis of each that lies along an axis of a tensor."""
+        found, size = {}, before[key].shape[axis]
+        for each, tensor in tensors.items():
+            if each not in self.names or each in before or not tensor.dim() or not tensor.is_floating_point():
+                continue
+            beside = axis - before[key].dim() + tensor.dim()
+            fits = [k for k in (beside, 0) if 0 <= k < tensor.dim() and tensor.shape[k] == size]
+            if fits:
+                found[each] = fits[0]
+        return found
+
+    def _shuffled(self, rows: Ints) -> Ints:
+        """Another order, in which rows change places only with those in which the same groups meet."""
+        order, kinds = np.arange(len(rows)), self.units.kinds(rows)
+        for kind in np.unique(kinds):
+            inside = np.flatnonzero(kinds == kind)
+            drawn = self._rng.permutation(inside)
+            order[inside] = drawn if (drawn != inside).any() else inside[::-1]
+        return order
 
 
-def _sliced(index: Any) -> bool:
-    """Does an index only cut, and never reorder?"""
-    parts = index if isinstance(index, tuple) else (index,)
-    return all(part is None or part is Ellipsis or isinstance(part, slice | int) for part in parts)
+def _spread(rows: Ints, size: int) -> Ints:
+    """An id of each unit for each of so many entries."""
+    return np.repeat(rows.max(1), size // len(rows))
+
+
+def _on(ids: Ints, dims: int, axis: int) -> Ints:
+    """Ids along one axis of a tensor."""
+    shape = [1] * dims
+    shape[axis] = len(ids)
+    return ids.reshape(shape)
+
+
+def _narrow(labels: Ints) -> Ints:
+    """One entry along each axis where nothing changes."""
+    for axis in range(labels.ndim):
+        first = labels.take([0], axis)
+        if (labels == first).all():
+            labels = first
+    return labels
+
+
+def _at(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any = None) -> Any:
+    return kwargs.get(name, args[place] if len(args) > place else default)

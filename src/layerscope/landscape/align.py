@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape._groups import Group, Place, groups_of
+from layerscope.landscape._groups import groups_of
+from layerscope.landscape._units import Group, Place
 from layerscope.landscape.weights import Weights, check_alike, learned_of, weights_of
-from layerscope.sources._strangers import parameters, told
+from layerscope.sources._strangers import Forward, parameters, told
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats, Ints
@@ -45,14 +46,18 @@ class Alignment:
 
 
 def align(
-    model: Any, a: Any, b: Any, x: Any, *, method: str = "weights", restarts: int = 0, seed: int = 0
-) -> Alignment:
+    model: Any, a: Any, b: Any, x: Any, *, method: str = "weights", restarts: int = 0, seed: int = 0,
+    forward: Forward | None = None, groups: Sequence[Mapping[str, int]] | None = None,
+) -> Alignment:  # fmt: skip
     """Permute the hidden units of B so that its weights, or its activations, are nearest to A's.
 
     :param model: a live module of the architecture, which is run once; units behind what is not understood stay.
     :param a, b: models: live, files, or arrays by name.
     :param x: a few inputs: for that run, for the check that B computes the same, and for "activations".
     :param restarts: more descents from random orders; the best is kept.
+    :param forward: (model, x) → output, where it is not ``model(x)``.
+    :param groups: of axes that one set of units numbers, where you know better than the trace: of each, the axis by the
+        tensor's name, {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}.
     :raises UsageError: models of different kinds, an unknown method.
     :raises Unreadable: the model raises.
     """
@@ -66,19 +71,20 @@ def align(
         if bad is not None:
             raise UsageError(f"{bad} of {name} has values that are not finite")
     network = copied(model)
-    groups = groups_of(network, x[:2])
-    free = [group for group in groups if not group.fixed]
+    every = groups_of(network, x[:2], forward) if groups is None else [_declared(group, one) for group in groups]
+    free = [group for group in every if not group.fixed]
+    run = forward or (lambda net, inputs: net(inputs))
     if method == "activations":
-        orders = _by_activations(network, one, other, x, free)
+        orders = _by_activations(network, one, other, x, free, run)
     else:
         learned = learned_of(one)
         orders = _by_weights({k: one[k] for k in learned}, {k: other[k] for k in learned}, free, restarts, seed)
     permuted = permute(other, free, orders)
-    change = _change(network, other, permuted, x)
+    change = _change(network, other, permuted, x, run)
     if not change <= TOLERANCE:
         raise UsageError(f"permuted, B computes something else (by {change:.1e}): its groups were not understood")
     return Alignment(
-        permuted, tuple(orders), len(free), tuple(sorted({g.fixed for g in groups if g.fixed})),
+        permuted, tuple(orders), len(free), tuple(sorted({g.fixed for g in every if g.fixed})),
         _distance(one, other), _distance(one, permuted), change, method,
     )  # fmt: skip
 
@@ -89,14 +95,32 @@ def permute(weights: Weights, groups: Sequence[Group], orders: Sequence[Ints]) -
     for group, order in zip(groups, orders, strict=True):
         for place in group.places:
             if place.tensor in found:
-                found[place.tensor] = _taken(found[place.tensor], place, group.units, order)
+                found[place.tensor] = _taken(found[place.tensor], place, order)
     return found
 
 
-def _taken(tensor: Array, place: Place, units: int, order: Ints) -> Array:
-    """Blocks of one axis in another order."""
-    blocks = tensor.reshape(*tensor.shape[: place.axis], units, -1, *tensor.shape[place.axis + 1 :])
-    return np.ascontiguousarray(np.take(blocks, order, place.axis).reshape(tensor.shape))
+def _taken(tensor: Array, place: Place, order: Ints) -> Array:
+    """The entries of one axis, units in another order."""
+    index = np.arange(tensor.shape[place.axis])
+    index[place.index.reshape(-1)] = place.index[order].reshape(-1)
+    return np.take(tensor, index, place.axis)
+
+
+def _declared(group: Mapping[str, int], weights: Weights) -> Group:
+    """A group from the axes that a user names.
+
+    :raises UsageError: no such tensor or axis, or axes that have no common number of units.
+    """
+    unknown = [name for name, axis in group.items() if name not in weights or not 0 <= axis < weights[name].ndim]
+    if unknown or not group:
+        raise UsageError(f"groups: {unknown[0]!r} has no such axis" if unknown else "a group of no axes")
+    sizes = {name: weights[name].shape[axis] for name, axis in group.items()}
+    units = min(sizes.values())
+    if any(size % units for size in sizes.values()):
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UsageError(f"groups: axes of one group have no common number of units: {told}")
+    places = [Place(name, axis, np.arange(sizes[name]).reshape(units, -1)) for name, axis in group.items()]
+    return Group(units, places, [place for place in places if place.axis == 0 and weights[place.tensor].ndim > 1][:1])
 
 
 def _by_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: int, seed: int) -> list[Ints]:
@@ -104,15 +128,15 @@ def _by_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: int, 
     best: tuple[float, list[Ints]] | None = None
     for attempt in range(restarts + 1):
         orders = [np.arange(group.units) if not attempt else rng.permutation(group.units) for group in groups]
-        gain = _descend(a, b, groups, orders)
+        gain = _descend(a, b, groups, orders, range(len(groups)))
         if best is None or gain > best[0]:
             best = gain, orders
     assert best is not None
     return best[1]
 
 
-def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]) -> float:
-    """Sweeps over the groups until none changes; the inner product ⟨A, PB⟩ of all places that was reached."""
+def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints], free: Sequence[int]) -> float:
+    """Sweeps over some of the groups until none changes; the inner product ⟨A, PB⟩ of their places that was reached."""
     from scipy.optimize import linear_sum_assignment
 
     others: dict[str, list[tuple[int, Place]]] = {}
@@ -122,7 +146,8 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
     total = 0.0
     for _ in range(SWEEPS):
         changed, total = False, 0.0
-        for number, group in enumerate(groups):
+        for number in free:
+            group = groups[number]
             score = np.zeros((group.units, group.units))
             for place in group.places:
                 if place.tensor not in a:
@@ -130,8 +155,8 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
                 moved = b[place.tensor]
                 for each, where in others[place.tensor]:
                     if each != number:
-                        moved = _taken(moved, where, groups[each].units, orders[each])
-                score += _rows(a[place.tensor], place, group.units) @ _rows(moved, place, group.units).T
+                        moved = _taken(moved, where, orders[each])
+                score += _rows(a[place.tensor], place) @ _rows(moved, place).T
             _, order = linear_sum_assignment(score, maximize=True)
             before = float(score[np.arange(group.units), orders[number]].sum())
             after = float(score[np.arange(group.units), order].sum())
@@ -143,32 +168,34 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
     return total
 
 
-def _rows(tensor: Array, place: Place, units: int) -> Floats:
+def _rows(tensor: Array, place: Place) -> Floats:
     """A row per unit."""
-    wide = np.moveaxis(np.asarray(tensor, np.float64), place.axis, 0)
-    rest = wide.shape[1:]
-    return np.asarray(wide.reshape(units, -1, *rest).reshape(units, -1))
+    wide = np.moveaxis(np.asarray(tensor, np.float64), place.axis, 0)[place.index]
+    return np.asarray(wide.reshape(len(place.index), -1))
 
 
-def _by_activations(network: Any, a: Weights, b: Weights, x: Any, groups: Sequence[Group]) -> list[Ints]:
-    """Units whose outputs are most correlated over the inputs (Li et al. 2016)."""
+def _by_activations(network: Any, a: Weights, b: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Ints]:
+    """Units whose outputs are most correlated over the inputs (Li et al. 2016); by weights where no module has them."""
     from scipy.optimize import linear_sum_assignment
 
-    seen = [_outputs(network, weights, x, groups) for weights in (a, b)]
-    orders = []
-    for number, group in enumerate(groups):
-        one, other = (_standardised(found[number]) for found in seen)
-        _, order = linear_sum_assignment(one.T @ other, maximize=True)
-        orders.append(np.asarray(order) if len(one) else np.arange(group.units))
+    seen = [_outputs(network, weights, x, groups, run) for weights in (a, b)]
+    orders, blind = [np.arange(group.units) for group in groups], []
+    for number, (one, other) in enumerate(zip(*seen, strict=True)):
+        if one is None or other is None:
+            blind.append(number)
+            continue
+        _, orders[number] = linear_sum_assignment(_standardised(one).T @ _standardised(other), maximize=True)
+    learned = learned_of(a)
+    _descend({k: a[k] for k in learned}, {k: b[k] for k in learned}, groups, orders, blind)
     return orders
 
 
-def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group]) -> list[Floats]:
-    """(rows, units) of each group: outputs of the modules that make it, positions as rows."""
+def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Floats | None]:
+    """(rows, units) of each group: outputs of the modules that make it; positions, and entries of a unit, as rows."""
     import torch
 
     found: dict[str, Any] = {}
-    names = {name.rpartition(".")[0] for group in groups for name in group.outputs}
+    names = {place.tensor.rpartition(".")[0] for group in groups for place in group.outputs}
     handles = [
         module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
         for name, module in network.named_modules()
@@ -177,19 +204,22 @@ def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group]) ->
     try:
         _load(network, weights)
         with torch.no_grad(), told("the model"):
-            network(x)
+            run(network, x)
     finally:
         for handle in handles:
             handle.remove()
-    rows = []
+    rows: list[Floats | None] = []
     for group in groups:
-        made = [(found.get(name.rpartition(".")[0]), weights[name].ndim) for name in group.outputs]
-        flat = [
-            (out if axes == 2 else out.movedim(1, -1)).reshape(-1, group.units)
-            for out, axes in made
-            if out is not None and out.shape[-1 if axes == 2 else 1] == group.units
-        ]
-        rows.append(torch.cat(flat).double().cpu().numpy() if flat else np.zeros((0, group.units)))
+        parts = []
+        for place in group.outputs:
+            out, axes = found.get(place.tensor.rpartition(".")[0]), weights[place.tensor].ndim
+            if not isinstance(out, torch.Tensor):
+                continue
+            out = out if axes == 2 else out.movedim(1, -1)
+            if weights[place.tensor].shape[place.axis] == out.shape[-1]:
+                at = torch.from_numpy(place.index)
+                parts.append(out[..., at].movedim(-1, -2).reshape(-1, group.units).double().cpu().numpy())
+        rows.append(np.concatenate(parts) if parts else None)
     return rows
 
 
@@ -199,15 +229,15 @@ def _standardised(rows: Floats) -> Floats:
     return np.asarray(centred / np.where(spread > 0, spread, 1.0))
 
 
-def _change(network: Any, before: Weights, after: Weights, x: Any) -> float:
+def _change(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> float:
     import torch
 
     network, x = network.double(), x.double() if x.is_floating_point() else x
     with torch.no_grad(), told("the model"):
         _load(network, before)
-        one = network(x)
+        one = run(network, x)
         _load(network, after)
-        other = network(x)
+        other = run(network, x)
     spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
     return float((one - other).abs().max() / spread.clamp(min=1e-12))
 
