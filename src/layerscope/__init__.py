@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from layerscope.landscape.basins import Basins, basins
     from layerscope.landscape.canonical import canonical
     from layerscope.landscape.curves import Curve, connect
-    from layerscope.landscape.directions import Trajectory, plane_around, random_direction, trajectory
+    from layerscope.landscape.directions import (
+        Trajectory,
+        plane_around,
+        plane_of_path,
+        random_direction,
+        trajectory,
+    )
     from layerscope.landscape.distances import Distances, distances
     from layerscope.landscape.evaluate import TorchEvaluator, inverted_cross_entropy
     from layerscope.landscape.functions import FunctionDistance, function_distance
@@ -39,7 +45,7 @@ _HOMES = {
     "landscape.canonical": ("canonical",),
     "landscape.basins": ("Basins", "basins"),
     "landscape.curves": ("Curve", "connect"),
-    "landscape.directions": ("Trajectory", "plane_around", "random_direction", "trajectory"),
+    "landscape.directions": ("Trajectory", "plane_around", "plane_of_path", "random_direction", "trajectory"),
     "landscape.distances": ("Distances", "distances"),
     "landscape.evaluate": ("TorchEvaluator", "inverted_cross_entropy"),
     "landscape.keras": ("KerasEvaluator",),
@@ -95,6 +101,7 @@ __all__ = [
     "plan",
     "plane",
     "plane_around",
+    "plane_of_path",
     "random_direction",
     "rejudge",
     "scale_probe",

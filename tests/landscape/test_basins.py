@@ -61,10 +61,10 @@ def test_warm_starts_share_a_mountain_and_others_do_not(models: Any, evaluate: A
 
 
 def test_verdicts_about_pairs() -> None:
-    from layerscope.rules import Pair, Pairs, judge_pairs
+    from layerscope.rules import Pair, Pairs, judge_landscape
 
     def codes(*pairs: Any, mean: float = 9.0) -> set[str]:
-        return {f.code for f in judge_pairs(Pairs(pairs, "recompute", 0.1, mean, 1.0))}
+        return {f.code for f in judge_landscape(pairs=Pairs(pairs, "recompute", 0.1, mean, 1.0))}
 
     calm, high = Pair(("a", "b"), {"recompute": 0.0}), Pair(("a", "c"), {"recompute": 2.0})
     assert codes(calm) == {"LS301"}

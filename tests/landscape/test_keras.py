@@ -46,7 +46,7 @@ def keras_loss(net: Any, data: Any) -> float:
 def test_ends_and_middle_are_those_of_the_models(data: Any) -> None:
     a, b = make(1), make(2)
     before = [w.copy() for w in a.get_weights()]
-    line = layerscope.line(a, b, layerscope.KerasEvaluator(a, data, bn="keep"), points=3)
+    line = layerscope.line(a, b, layerscope.KerasEvaluator(a, data, bn="interpolate"), points=3)
     middle = make(1)
     middle.set_weights([0.5 * p + 0.5 * q for p, q in zip(a.get_weights(), b.get_weights(), strict=True)])
     assert line.metrics["loss"] == pytest.approx([keras_loss(m, data) for m in (a, middle, b)], abs=1e-5)
@@ -80,3 +80,57 @@ def test_what_is_wrong_is_said(data: Any) -> None:
     ):
         with pytest.raises(LayerscopeError, match=said):
             call()
+
+
+def mixed(a: Any, b: Any, t: float) -> Any:
+    net = make(1)
+    net.set_weights([(1 - t) * p + t * q for p, q in zip(a.get_weights(), b.get_weights(), strict=True)])
+    return net
+
+
+def test_every_policy_is_what_it_says(data: Any) -> None:
+    a, b = make(1), make(3)
+    lines = {
+        bn: layerscope.line(a, b, layerscope.KerasEvaluator(a, data, bn=bn), points=3, span=(-1, 1))
+        for bn in ("interpolate", "keep", "batch")
+    }
+    inside = mixed(a, b, 0.0)
+    assert lines["interpolate"].metrics["loss"][1] == pytest.approx(keras_loss(inside, data), abs=1e-5)
+    kept = mixed(a, b, 1.0)
+    for name in ("moving_mean", "moving_variance"):
+        getattr(kept.layers[1], name).assign(getattr(a.layers[1], name))
+    assert lines["keep"].metrics["loss"][2] == pytest.approx(keras_loss(kept, data), abs=1e-5)
+    own = mixed(a, b, 1.0)
+    hidden = data[0] @ own.get_weights()[0] + own.get_weights()[1]
+    own.layers[1].moving_mean.assign(hidden.mean(0))
+    own.layers[1].moving_variance.assign(hidden.var(0))
+    assert lines["batch"].metrics["loss"][2] == pytest.approx(keras_loss(own, data), abs=1e-4)
+    far = layerscope.line(a, b, layerscope.KerasEvaluator(a, data, bn="interpolate"), points=3, span=(-60, 1))
+    assert far.clamped > 0  # the other model's variances are larger
+
+
+def test_basins_of_keras_models(data: Any) -> None:
+    a, b = make(1), make(1)
+    x, _ = data
+    sure = [8 * w if w.shape == (8, 3) else w for w in a.get_weights()]
+    a.set_weights(sure)
+    b.set_weights([w[::-1] if w.shape == (8, 3) else w[..., ::-1] if w.shape[-1] == 8 else w for w in sure])
+    y = keras.ops.convert_to_numpy(a(x, training=False)).argmax(1)
+    evaluate = layerscope.KerasEvaluator(a, (x, y))
+    found = layerscope.basins({"a": a, "copy": mixed(a, b, 0.02), "b": b}, evaluate, points=5)
+    assert ("a", "copy") in found.clusters
+    assert set(found.barriers) == {"recompute", "interpolate"}
+    assert found.functions["disagreement"][0, 1] < found.functions["disagreement"][0, 2]
+    assert found.about.get("not aligned") == ("only PyTorch models are" if len(found.clusters) > 1 else None)
+
+
+def test_a_plane_is_stored_and_gone_on_with(data: Any, tmp_path: Any) -> None:
+    a, b, c = make(1), make(2), make(3)
+    evaluate, how = layerscope.KerasEvaluator(a, data), {"u": (0, 1, 3), "v": (0, 1, 3), "store": tmp_path / "k.zip"}
+    one = layerscope.plane(a, b, c, evaluate, **how)
+    seen: list[int] = []
+    other = layerscope.plane(a, b, c, evaluate, progress=lambda done, *_: seen.append(done), **how)
+    assert not seen
+    assert np.array_equal(one.metrics["loss"], other.metrics["loss"])
+    with pytest.raises(LayerscopeError, match="another grid"):
+        layerscope.plane(a, b, c, layerscope.KerasEvaluator(a, data, bn="keep"), **how)

@@ -198,9 +198,9 @@ def test_an_interrupted_plane_goes_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     a, b, c = ({"w": rng.standard_normal(3)} for _ in range(3))
     how: Any = {"u": (0, 1, 5), "v": (0, 1, 5), "store": tmp_path / "grid.zip"}
-    import layerscope.landscape.paths as paths
+    from layerscope.landscape import grid
 
-    paths._Store.EVERY = 0.0
+    grid.Store.EVERY = 0.0
     with pytest.raises(KeyboardInterrupt):
         layerscope.plane(a, b, c, bowl, **how)
     plane = layerscope.plane(a, b, c, bowl, **how)

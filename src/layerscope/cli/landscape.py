@@ -15,24 +15,30 @@ from layerscope.cli.output import check_outputs
 from layerscope.errors import UsageError
 
 BN = ("recompute", "batch", "interpolate", "keep")
-KINDS = ("l2", "symmetric", "cosine", "rms")
+DIRECTIONS = ("filter", "layer", "global", "none", "hessian")
+KINDS = ("l2", "symmetric", "relative", "cosine", "rms", "centred")
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL MODEL…")
 @click.option("--select", default="learned", show_default=True, help="learned, weights, all, or a glob on the names.")
 @click.option("--partial", is_flag=True, help="Leave out tensors that not all have alike, and say which.")
+@click.option("--origin", metavar="MODEL", help="What all others started from: distances from it, angles seen from it.")
 @click.option("--kind", type=click.Choice(KINDS), default="l2", show_default=True, help="Which distance.")
 @click.option("--format", "-f", "format_", type=click.Choice(["table", "json", "csv"]), default="table")
 @click.option("--html", metavar="FILE", help="Write one HTML page.")
 @click.option("--output", "-o", metavar="FILE", help="Draw the matrix: .png, .svg or .pdf.")
-def distances(models: tuple[str, ...], select: str, partial: bool, kind: str, **options: Any) -> int:
+def distances(
+    models: tuple[str, ...], select: str, partial: bool, origin: str | None, kind: str, **options: Any
+) -> int:
     """How far models are from each other in parameter space, from their files alone."""
     from layerscope.landscape.distances import distances as measured
     from layerscope.views import landscape as view
 
     _check(options, models)
-    found = measured(models, select=select, partial=partial)
+    if kind == "centred" and origin is None:
+        raise UsageError("centred cosines are seen from an origin: give --origin MODEL")
+    found = measured(models, select=select, partial=partial, origin=origin)
     if options["format_"] == "json":
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
     elif options["format_"] == "csv":
@@ -59,6 +65,10 @@ def evaluated(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--bn", type=click.Choice(BN), default="recompute", show_default=True,
                      help="Statistics of batch norms at each point."),
         click.option("--calibrate", metavar="PACKAGE.MODULE:NAME", help="Training inputs that recompute them."),
+        click.option("--repair", is_flag=True, help="Give units without a norm back their means and spreads (REPAIR)."),
+        click.option("--forward", metavar="PACKAGE.MODULE:FUNCTION",
+                     help="(model, x) → output, where it is not model(x)."),
+        click.option("--examples", type=int, metavar="N", help="So many of the data, class by class."),
         click.option("--device", metavar="NAME", help="cpu, cuda, …  [default: cpu]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--html", metavar="FILE", help="Write one HTML page."),
@@ -69,13 +79,20 @@ def evaluated(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
+def engine_option(function: Callable[..., int]) -> Callable[..., int]:
+    """Which engine runs the points."""
+    help_ = "Pieces of it at once: threads, processes, …  [default: point after point]"
+    return click.option("--engine", metavar="NAME", help=help_)(function)
+
+
 @landscape.command()
 @evaluated
 @click.option("--points", type=int, default=25, show_default=True)
+@engine_option
 @click.option(
     "--span", type=(float, float), default=(0.0, 1.0), show_default=True, help="Of t; 0 and 1 are the models."
 )
-def line(models: tuple[str, ...], points: int, span: tuple[float, float], **options: Any) -> int:
+def line(models: tuple[str, ...], points: int, engine: str | None, span: tuple[float, float], **options: Any) -> int:
     """The lines from the first MODEL to each of the others. BUILD makes a module of the architecture."""
     from layerscope.landscape.paths import line as walked
     from layerscope.views import landscape as view
@@ -85,7 +102,8 @@ def line(models: tuple[str, ...], points: int, span: tuple[float, float], **opti
     for model, name in zip(models[1:], names[1:], strict=True):
         with _bar(f"{names[0]} → {name}", options["quiet"]) as tick:
             ends = (names[0], name)
-            lines.append(walked(models[0], model, evaluate, points=points, span=span, names=ends, progress=tick))
+            how: Any = {"points": points, "span": span, "names": ends, "progress": tick, "engine": engine}
+            lines.append(walked(models[0], model, evaluate, **how))
     _tell([each.to_dict() for each in lines], "\n".join(map(view.line, lines)), options)
     _write(lines, options, lambda: lines[0].plot(*lines[1:]))
     return 0
@@ -97,8 +115,27 @@ def line(models: tuple[str, ...], points: int, span: tuple[float, float], **opti
 @click.option("--v", type=(float, float, int), help="The same of the other axis.  [default: as --u]")
 @click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
 @click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
-def plane(models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: str, **options: Any) -> int:
-    """The plane through three MODELs, or around one along two random directions."""
+@click.option(
+    "--directions",
+    type=click.Choice(DIRECTIONS),
+    default="filter",
+    show_default=True,
+    help="Around one model: random ones and their norm, or the steepest of the Hessian.",
+)
+@click.option(
+    "--coordinates",
+    type=click.Choice(["affine", "orthonormal"]),
+    default="affine",
+    show_default=True,
+    help="Of the picture.",
+)
+@click.option("--surface", is_flag=True, help="Draw it seen from the side.")
+@engine_option
+def plane(
+    models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: str, directions: str, coordinates: str,
+    surface: bool, **options: Any,
+) -> int:  # fmt: skip
+    """The plane through three MODELs, or around one along two directions."""
     from layerscope.landscape.directions import plane_around
     from layerscope.landscape.paths import plane as spanned
     from layerscope.views import landscape as view
@@ -106,17 +143,34 @@ def plane(models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: st
     if len(models) not in (1, 3):
         raise UsageError(f"a plane goes through three models, or around one: not {len(models)}")
     evaluate, names = _ready(models, len(models), options)
-    with _bar("plane", options["quiet"]) as tick:
-        if len(models) == 1:
-            u = u or (-1.0, 1.0, 21)
-            found = plane_around(models[0], evaluate, u=u, v=v or u, progress=tick, store=store)
-        else:
+    u = u or ((-1.0, 1.0, 21) if len(models) == 1 else (-0.5, 1.5, 21))
+    how: Any = {"u": u, "v": v or u, "store": store, "engine": options["engine"]}
+    if len(models) == 1:
+        along = _steepest(evaluate, models[0], options) if directions == "hessian" else directions
+        with _bar("plane", options["quiet"]) as tick:
+            found = plane_around(models[0], evaluate, directions=along, progress=tick, **how)
+    else:
+        with _bar("plane", options["quiet"]) as tick:
             a, b, c = models
-            u = u or (-0.5, 1.5, 21)
-            v = v or u
-            found = spanned(
-                a, b, c, evaluate, u=u, v=v, names=(names[0], names[1], names[2]), progress=tick, store=store
-            )
+            found = spanned(a, b, c, evaluate, names=(names[0], names[1], names[2]), progress=tick, **how)
+    _tell(found.to_dict(), view.plane(found), options)
+    _write(found, options, lambda: found.plot(metric, coordinates=coordinates, surface=surface))
+    return 0
+
+
+@landscape.command()
+@evaluated
+@click.option("--points", type=int, default=21, show_default=True, help="Of each side of the grid.")
+@click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
+@click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
+def run(models: tuple[str, ...], points: int, store: str | None, metric: str, **options: Any) -> int:
+    """The path of a run through its checkpoints (MODELs, in order), on the plane of most of its variance."""
+    from layerscope.landscape.directions import plane_of_path
+    from layerscope.views import landscape as view
+
+    evaluate, names = _ready(models, 3, options)
+    with _bar("plane", options["quiet"]) as tick:
+        found = plane_of_path(models, evaluate, points=points, names=names, progress=tick, store=store)
     _tell(found.to_dict(), view.plane(found), options)
     _write(found, options, lambda: found.plot(metric))
     return 0
@@ -126,8 +180,11 @@ def plane(models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: st
 @evaluated
 @click.option("--points", type=int, default=11, show_default=True, help="Of each line.")
 @click.option("--no-align", is_flag=True, help="Do not try other orders of the units.")
+@click.option("--sharpness", is_flag=True, help="Measure that of each model too.")
 @click.option("--tolerance", type=float, metavar="LOSS", help="Barrier that still is none.")
-def basins(models: tuple[str, ...], points: int, no_align: bool, tolerance: float | None, **options: Any) -> int:
+def basins(
+    models: tuple[str, ...], points: int, no_align: bool, sharpness: bool, tolerance: float | None, **options: Any
+) -> int:
     """Which of these MODELs are on one mountain, so that they can be averaged?"""
     from layerscope.landscape.basins import basins as clustered
     from layerscope.views import landscape as view
@@ -135,7 +192,8 @@ def basins(models: tuple[str, ...], points: int, no_align: bool, tolerance: floa
     evaluate, names = _ready(models, 2, options)
     given = dict(zip(names, models, strict=True))
     with _bar("lines", options["quiet"]) as tick:
-        how: Any = {"points": points, "aligning": not no_align, "tolerance": tolerance, "progress": tick}
+        how: Any = {"points": points, "aligning": not no_align, "tolerance": tolerance, "sharp": sharpness}
+        how["progress"] = tick
         found = clustered(given, evaluate, **how)
     _tell(found.to_dict(), view.basins(found), options)
     _write(found, options, found.plot)
@@ -173,9 +231,24 @@ def _ready(models: tuple[str, ...], least: int, options: dict[str, Any]) -> tupl
     loss, calibrate = options["loss"], options["calibrate"]
     evaluate = TorchEvaluator(
         called(options["build"]), called(options["data"]), named(loss) if ":" in loss else loss, bn=options["bn"],
-        calibrate=called(calibrate) if calibrate else None, device=options["device"],
+        calibrate=called(calibrate) if calibrate else None, device=options["device"], repair=options["repair"],
+        forward=named(options["forward"]) if options["forward"] else None, examples=options["examples"],
     )  # fmt: skip
     return evaluate, short(models)
+
+
+def _steepest(evaluate: Any, model: str, options: dict[str, Any]) -> list[Any]:
+    """The two directions of most curvature at a model, one step a length of 1."""
+    from copy import deepcopy
+
+    from layerscope.landscape.weights import load, weights_of
+    from layerscope.learning.curvature import curvature
+
+    net, loss = deepcopy(evaluate.model).requires_grad_(True), options["loss"]
+    load(net, weights_of(model))
+    data = evaluate.x.contiguous(), evaluate.y
+    found = curvature(net, data, named(loss) if ":" in loss else loss, k=2, vectors=True)
+    return [evaluate.unflat(vector) for vector in found.vectors]
 
 
 def _check(options: dict[str, Any], models: tuple[str, ...]) -> None:

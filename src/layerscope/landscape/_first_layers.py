@@ -29,24 +29,25 @@ def mix(vectors: Sequence[Any], coefficients: Sequence[float], out: Any) -> Any:
 
 @contextmanager
 def replaced(
-    model: Any, inputs: Sequence[tuple[Any, int]], place: Callable[[int], None], points: int
+    model: Any, run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None], points: int
 ) -> Iterator[Callable[[Sequence[float]], None]]:
     """Inside, such layers give mixtures of their images; yields what chooses the mixture.
 
+    :param run: the model on inputs.
     :param inputs: (tensor, batch) each: all data that will be run through the model, and how many at once.
     :param place: puts the weights of the k-th point into the model.
     """
     import torch
 
-    found = _fed_by(model, inputs[0][0])
-    size = sum(_bytes(model, module, inputs) for module in found) * (points + 2)
+    found = _fed_by(model, run, inputs[0][0])
+    size = sum(_bytes(run, module, inputs) for module in found) * (points + 2)
     if not found or size > MOST or points < 2:
         yield lambda _: None
         return
     images: dict[Any, list[list[Any]]] = {module: [] for module in found}
     for k in range(points):
         place(k)
-        every = [_images(model, found, x, batch) for x, batch in inputs]
+        every = [_images(run, found, x, batch) for x, batch in inputs]
         for module in found:
             images[module].append([each[module] for each in every])
     starts: dict[int, tuple[int, int]] = {}  # where a batch lies in memory → (which input, its first example)
@@ -90,7 +91,7 @@ def replaced(
             module.__dict__.pop("forward", None)
 
 
-def _fed_by(model: Any, x: Any) -> list[Any]:
+def _fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
     """Linear layers and convolutions that are called once, on the data themselves, with a weight of their own."""
     from torch import nn
 
@@ -105,7 +106,7 @@ def _fed_by(model: Any, x: Any) -> list[Any]:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     handles = [module.register_forward_hook(look) for module in model.modules() if type(module) in kinds]
     try:
-        model(part)
+        run(part)
     finally:
         for handle in handles:
             handle.remove()
@@ -113,7 +114,7 @@ def _fed_by(model: Any, x: Any) -> list[Any]:
     return [module for module in dict.fromkeys(fed) if calls[module] == 1 and weights.count(id(module.weight)) == 1]
 
 
-def _images(model: Any, modules: Sequence[Any], x: Any, batch: int) -> dict[Any, Any]:
+def _images(run: Callable[[Any], Any], modules: Sequence[Any], x: Any, batch: int) -> dict[Any, Any]:
     """What these layers make of all examples, whatever comes behind them."""
     import torch
 
@@ -123,7 +124,7 @@ def _images(model: Any, modules: Sequence[Any], x: Any, batch: int) -> dict[Any,
     ]
     try:
         for part in x.split(batch):
-            model(part)
+            run(part)
     finally:
         for handle in handles:
             handle.remove()
@@ -137,7 +138,7 @@ def _last(image: Any) -> Any:
     return image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else image
 
 
-def _bytes(model: Any, module: Any, inputs: Sequence[tuple[Any, int]]) -> int:
+def _bytes(run: Callable[[Any], Any], module: Any, inputs: Sequence[tuple[Any, int]]) -> int:
     x, _ = inputs[0]
-    image = _images(model, [module], x[:2], 2)[module]
+    image = _images(run, [module], x[:2], 2)[module]
     return int(image.numel() * image.element_size() * sum(len(each) for each, _ in inputs)) // len(x[:2])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from layerscope.errors import UsageError
@@ -13,6 +16,21 @@ def told_of(function: Any) -> bytes:
     code = getattr(function, "__code__", None)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     return name.encode() + (b"" if code is None else code.co_code + repr(code.co_consts).encode())
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Inside, torch uses one thread for an operation, where it is loaded: the workers are the parallelism."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def norms() -> Any:
@@ -47,6 +65,27 @@ def whole(data: Any, device: Any) -> tuple[Any, Any]:
     if not len(x) or len(x) != len(y):
         raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
     return x, y
+
+
+def drawn(x: Any, y: Any, count: int) -> tuple[Any, Any]:
+    """So many examples, the same every time; of classes each in its share.
+
+    :raises UsageError: fewer than one, or more than there are.
+    """
+    import torch
+
+    if not isinstance(count, int) or not 1 <= count <= len(x):
+        raise UsageError(f"examples must be between 1 and {len(x):,}, not {count!r}")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    if y.dim() == 1 and not y.is_floating_point():
+        classes = y.cpu()[order]
+        rank = torch.zeros(len(order), dtype=torch.float64)  # how far down its class each is, from 0 to 1
+        for each in classes.unique():
+            inside = (classes == each).nonzero().reshape(-1)
+            rank[inside] = (torch.arange(len(inside)) + 0.5).double() / len(inside)
+        order = order[rank.argsort(stable=True)]
+    chosen = order[:count].to(x.device)
+    return x[chosen], y[chosen]
 
 
 def wide(tensor: Any) -> Any:

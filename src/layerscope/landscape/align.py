@@ -15,7 +15,7 @@ import numpy as np
 from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape._groups import groups_of
 from layerscope.landscape._units import Group, Place
-from layerscope.landscape.weights import Weights, check_alike, learned_of, weights_of
+from layerscope.landscape.weights import Weights, check_alike, learned_of, load, weights_of
 from layerscope.sources._strangers import Forward, parameters, told
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], ru
         if name in names
     ]
     try:
-        _load(network, weights)
+        load(network, weights)
         with torch.no_grad(), told("the model"):
             run(network, x)
     finally:
@@ -234,22 +234,12 @@ def _change(network: Any, before: Weights, after: Weights, x: Any, run: Forward)
 
     network, x = network.double(), x.double() if x.is_floating_point() else x
     with torch.no_grad(), told("the model"):
-        _load(network, before)
+        load(network, before)
         one = run(network, x)
-        _load(network, after)
+        load(network, after)
         other = run(network, x)
     spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
     return float((one - other).abs().max() / spread.clamp(min=1e-12))
-
-
-def _load(network: Any, weights: Weights) -> None:
-    import torch
-
-    state = network.state_dict()
-    with torch.no_grad():
-        for name, value in weights.items():
-            if name in state:
-                state[name].copy_(torch.from_numpy(np.array(value)))
 
 
 def copied(model: Any) -> Any:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.landscape import functions
 from layerscope.landscape.align import align
-from layerscope.landscape.paths import Line, Progress, line, walking
+from layerscope.landscape.grid import Progress, about_of, walking
+from layerscope.landscape.paths import Line, line
 from layerscope.landscape.points import named, pairs
+from layerscope.landscape.sharpness import Sharpness, sharpness
 from layerscope.landscape.weights import check_alike, weights_of
-from layerscope.rules import Pair, Pairs, judge_pairs
+from layerscope.rules import Pair, Pairs, judge_landscape
 from layerscope.types import Finding
 
 if TYPE_CHECKING:
-    from layerscope.landscape.evaluate import TorchEvaluator, Value
+    from layerscope.landscape.evaluate import Value
     from layerscope.types import Floats
 
 ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
@@ -30,7 +34,7 @@ class Basins:
     """Barriers of the loss between every two models in several ways, and what follows for averaging them."""
 
     names: tuple[str, ...]
-    barriers: Mapping[str, Floats]  # way ("interpolate", "recompute", "aligned") → (M, M), NaN where there is none
+    barriers: Mapping[str, Floats]  # way ("recompute", "interpolate", "aligned", "repaired") → (M, M)
     errors: Mapping[str, Floats]  # standard errors of them
     clusters: tuple[tuple[str, ...], ...]  # by the best way that needs no alignment
     aligned: tuple[tuple[str, ...], ...]  # with alignment; the same where it was not tried
@@ -40,12 +44,36 @@ class Basins:
     mean: Mapping[str, float]  # of the mean of all models, statistics recomputed
     findings: tuple[Finding, ...]
     about: Mapping[str, Any]
+    functions: Mapping[str, Floats]  # "disagreement", "js", "cka", … → (M, M); empty where outputs are not known
+    sharpness: Mapping[str, Sharpness]  # by model, where it was asked for
+
+    @property
+    def tree(self) -> Floats:
+        """Which models join at which barrier, (M − 1, 4): SciPy's linkage, the largest between groups."""
+        first = next(iter(self.barriers.values()))
+        high = np.nanmax(np.where(np.isfinite(first), first, math.nan), initial=self.tolerance)
+        return _linkage(np.where(np.isfinite(first), first, 2 * high))
+
+    def advice(self) -> list[str]:
+        """What follows for averaging them."""
+        groups = [group for group in self.clusters if len(group) > 1]
+        said = [f"Average {_listed(group)}: between them the loss does not rise." for group in groups]
+        for group in self.aligned:
+            inside = [each for each in self.clusters if set(each) <= set(group)]
+            if len(inside) > 1:
+                firsts = _listed([each[0] for each in inside])
+                said.append(f"Align before averaging {firsts}: in one order of their units no hill is between them.")
+        joined = self.aligned or self.clusters
+        if len(joined) > 1:
+            said.append(f"Do not average across {len(joined)} groups: {'; '.join(_listed(each) for each in joined)}.")
+        return said
 
     def plot(self, way: str = "", ax: Any = None) -> Any:
-        """The barriers as a matplotlib figure, mountain by mountain."""
+        """The barriers as a matplotlib figure, mountain by mountain, beside the tree in which they join."""
         from layerscope.views.plots import _landscape, drawn
 
-        return drawn([_landscape.barriers(self, way)], ax)
+        pictures = [_landscape.barriers(self, way), _landscape.barrier_tree(self)]
+        return drawn(pictures if ax is None else pictures[:1], ax)
 
     def html(self, path: Any) -> None:
         """Write it as one HTML page that needs nothing else."""
@@ -60,6 +88,9 @@ class Basins:
             "names": list(self.names), "barriers": matrices, "tolerance": self.tolerance,
             "clusters": [list(each) for each in self.clusters], "aligned": [list(each) for each in self.aligned],
             "ends": {name: dict(metrics) for name, metrics in self.ends.items()}, "mean": dict(self.mean),
+            "advice": self.advice(),
+            "functions": {name: [[_plain(x) for x in row] for row in rows] for name, rows in self.functions.items()},
+            "sharpness": {name: each.to_dict() for name, each in self.sharpness.items()},
             "findings": [[f.code, f.title, f.layer, f.message] for f in self.findings], "about": dict(self.about),
         }  # fmt: skip
 
@@ -70,80 +101,138 @@ class Basins:
 
 
 def basins(
-    models: Any, evaluate: TorchEvaluator, *, points: int = 11, aligning: bool = True, tolerance: float | None = None,
-    progress: Progress | None = None,
+    models: Any, evaluate: Any, *, points: int = 11, aligning: bool = True, tolerance: float | None = None,
+    sharp: bool = False, progress: Progress | None = None,
 ) -> Basins:  # fmt: skip
     """Which of these models are in one basin of the loss, so that they can be averaged?
 
     :param models: two or more, live or files; a mapping gives them names.
-    :param evaluate: :func:`layerscope.evaluator`; its loss should be the one that they were trained on.
+    :param evaluate: a :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`, whose loss should be
+        the one that they were trained on; or any function of weights by name that gives metrics with a "loss".
     :param points: of each line between two of them.
-    :param aligning: try permuted copies too, where raw lines have a barrier.
+    :param aligning: try permuted copies too where raw lines have a barrier, and these with REPAIR where one is left.
     :param tolerance: barrier of the loss that still is none; by default the larger of two standard errors of the
         evaluation and 2 % of the ends' mean loss.
+    :param sharp: measure the sharpness of each model too, some hundred evaluations.
     :raises UsageError: fewer than two models, or of different kinds.
     """
     given = {name: weights_of(model) for name, model in named(models).items()}
     names = tuple(given)
     check_alike(list(given.values()), names)
-    ends = {name: _metrics(evaluate(weights)) for name, weights in given.items()}
-    ways = ["recompute", "interpolate"] if evaluate.about["bn"] == "recompute" else [str(evaluate.about["bn"])]
-    count = len(names) * (len(names) - 1) // 2 * len(ways)
-    done, lines, barriers, errors = 0, {}, {}, {}
+    ends = {name: _metrics(_mean(evaluate, [weights])) for name, weights in given.items()}
+    ways = list(getattr(evaluate, "ways", ("as evaluated",)))
+    walk = _Lines(given, evaluate, points, progress, math.comb(len(names), 2) * len(ways))
     for way in ways:
-        barriers[way], errors[way] = _empty(len(names)), _empty(len(names))
-        with evaluate.policy(way):
-            for i, j in pairs(len(names)):
-                found = line(given[names[i]], given[names[j]], evaluate, points=points, names=(names[i], names[j]))
-                _put(barriers[way], errors[way], i, j, found)
-                lines[way, names[i], names[j]] = found
-                done += 1
-                if progress is not None:
-                    progress(done, count, math.nan)
-    first = ways[0]
-    allowed = tolerance if tolerance is not None else _tolerance(lines, ends)
-    clusters = _clusters(names, barriers[first], allowed)
-    grouped = clusters
-    notes: list[str] = []
-    if aligning and len(clusters) > 1:
-        barriers["aligned"], errors["aligned"] = barriers[first].copy(), errors[first].copy()
         for i, j in pairs(len(names)):
-            if not barriers[first][i, j] <= allowed:
-                notes += _aligned(evaluate, given, names, i, j, points, barriers["aligned"], errors["aligned"])
-        grouped = _clusters(names, barriers["aligned"], allowed)
+            walk.measure(way, i, j, given[names[j]])
+    first = ways[0]
+    allowed = tolerance if tolerance is not None else _tolerance(walk.lines, ends)
+    clusters = grouped = _clusters(names, walk.barriers[first], allowed)
+    about = about_of(evaluate)
+    if aligning and len(clusters) > 1:
+        last, why = _aligned(walk, first, allowed)
+        grouped = _clusters(names, walk.barriers[last], allowed) if last else clusters
+        about |= {"not aligned": why} if why else {}
     mean = _metrics(_mean(evaluate, list(given.values())))
-    chosen = {(a, b): found for (way, a, b), found in lines.items() if way == first}
-    findings = judge_pairs(_pairs(names, barriers, errors[first], chosen, first, allowed, ends, mean))
-    about = {**evaluate.about, **({"not aligned": notes[0]} if notes else {})}
-    return Basins(names, barriers, errors, clusters, grouped, allowed, chosen, ends, mean, findings, about)
+    chosen = {(a, b): found for (way, a, b), found in walk.lines.items() if way == first}
+    findings = judge_landscape(
+        pairs=_pairs(names, walk.barriers, walk.errors[first], chosen, first, allowed, ends, mean)
+    )
+    beside = functions.matrices(list(given.values()), evaluate) if _classifies(evaluate, ends) else {}
+    peaks = {name: sharpness(weights, evaluate) for name, weights in given.items()} if sharp else {}
+    return Basins(names, walk.barriers, walk.errors, clusters, grouped, allowed, chosen, ends, mean, findings, about,
+                  beside, peaks)  # fmt: skip
 
 
-def _aligned(
-    evaluate: TorchEvaluator, given: Mapping[str, Any], names: Sequence[str], i: int, j: int, points: int,
-    barriers: Floats, errors: Floats,
-) -> list[str]:  # fmt: skip
-    """The barrier after B's units were put into A's order; why there is none."""
-    one, other = given[names[i]], given[names[j]]
+class _Lines:
+    """Lines between every two models, in several ways."""
+
+    def __init__(
+        self, given: Mapping[str, Any], evaluate: Any, points: int, progress: Progress | None, count: int
+    ) -> None:
+        self.given, self.names, self.evaluate = given, list(given), evaluate
+        self.lines: dict[tuple[str, str, str], Line] = {}
+        self.barriers: dict[str, Floats] = {}
+        self.errors: dict[str, Floats] = {}
+        self._points, self._progress, self.count, self._done = points, progress, count, 0
+
+    def measure(self, way: str, i: int, j: int, other: Any) -> None:
+        """From the i-th model to the j-th, which another may stand for."""
+        both = self.names[i], self.names[j]
+        if way not in self.barriers:
+            self.barriers[way], self.errors[way] = _empty(len(self.names)), _empty(len(self.names))
+        with self._in(way):
+            found = line(self.given[both[0]], other, self.evaluate, points=self._points, names=both)
+        hill = found.barrier("chord")
+        value = math.inf if found.holes else hill.value
+        error = math.nan if hill.error is None else hill.error
+        self.lines[way, both[0], both[1]] = found
+        self.barriers[way][i, j] = self.barriers[way][j, i] = value
+        self.errors[way][i, j] = self.errors[way][j, i] = error
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, max(self.count, self._done), math.nan)
+
+    def begin(self, way: str, of: str) -> None:
+        """A way that is that of another where nothing else is measured."""
+        self.barriers[way], self.errors[way] = self.barriers[of].copy(), self.errors[of].copy()
+
+    def _in(self, way: str) -> Any:
+        if not hasattr(self.evaluate, "policy"):
+            return nullcontext()
+        stated = {"aligned": self.evaluate.ways[0], "repaired": self.evaluate.ways[0]}.get(way, way)
+        return self.evaluate.policy(stated, repair=True) if way == "repaired" else self.evaluate.policy(stated)
+
+
+def _aligned(walk: _Lines, first: str, allowed: float) -> tuple[str, str]:
+    """(the last way that was tried, why it stopped there)."""
+    if not hasattr(walk.evaluate, "model") or not hasattr(walk.evaluate, "forward"):
+        return "", "only PyTorch models are"
+    moved: dict[tuple[int, int], Any] = {}
+    last, why = "", ""
+    for i, j in pairs(len(walk.names)):
+        if walk.barriers[first][i, j] <= allowed:
+            continue
+        try:
+            one, other = (walk.given[walk.names[k]] for k in (i, j))
+            moved[i, j] = align(
+                walk.evaluate.model, one, other, walk.evaluate.x[:256], forward=walk.evaluate.forward
+            ).weights
+        except LayerscopeError as error:
+            return last, str(error)
+        last = _better(walk, "aligned", first, i, j, moved[i, j])
+    high = [both for both in moved if not walk.barriers["aligned"][both] <= allowed]
     try:
-        moved = align(evaluate.model, one, other, evaluate.x[:256])
-    except LayerscopeError as error:
-        return [str(error)]
-    found = line(one, moved.weights, evaluate, points=points, names=(names[i], names[j]))
-    if found.barrier().value < barriers[i, j] or not math.isfinite(barriers[i, j]):
-        _put(barriers, errors, i, j, found)
-    return []
+        for i, j in high if not walk.evaluate.has_norms else []:
+            last = _better(walk, "repaired", "aligned", i, j, moved[i, j])
+    except LayerscopeError:  # there is no layer to repair
+        return last, why
+    return last, why
 
 
-def _mean(evaluate: TorchEvaluator, models: Sequence[Any]) -> Value:
+def _better(walk: _Lines, way: str, than: str, i: int, j: int, weights: Any) -> str:
+    """Measure another way; where it is worse, what was before stands."""
+    if way not in walk.barriers:
+        walk.begin(way, than)
+    before, error = walk.barriers[way][i, j], walk.errors[way][i, j]
+    walk.measure(way, i, j, weights)
+    if not walk.barriers[way][i, j] < before:
+        walk.barriers[way][i, j] = walk.barriers[way][j, i] = before
+        walk.errors[way][i, j] = walk.errors[way][j, i] = error
+    return way
+
+
+def _classifies(evaluate: Any, ends: Mapping[str, Mapping[str, float]]) -> bool:
+    return hasattr(evaluate, "outputs") and all("accuracy" in metrics for metrics in ends.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _mean(evaluate: Any, models: Sequence[Any]) -> Value:
     with walking(models, evaluate) as at:
         return at([1 / len(models)] * len(models))
-
-
-def _put(barriers: Floats, errors: Floats, i: int, j: int, found: Line) -> None:
-    hill = found.barrier("chord")
-    holes = sum(found.holes.values())
-    barriers[i, j] = barriers[j, i] = math.inf if holes else hill.value
-    errors[i, j] = errors[j, i] = math.nan if hill.error is None else hill.error
 
 
 def _empty(count: int) -> Floats:
@@ -163,17 +252,22 @@ def _tolerance(lines: Mapping[Any, Line], ends: Mapping[str, Mapping[str, float]
 
 def _clusters(names: Sequence[str], barriers: Floats, allowed: float) -> tuple[tuple[str, ...], ...]:
     """Groups in which every two are without a barrier (complete linkage), largest first."""
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import squareform
+    from scipy.cluster.hierarchy import fcluster
 
-    if len(names) < 2:
-        return (tuple(names),)
     finite = np.where(np.isfinite(barriers), np.maximum(barriers, 0.0), 1e6 * (allowed or 1.0))
-    labels = fcluster(linkage(squareform(finite, checks=False), "complete"), allowed, "distance")
+    labels = fcluster(_linkage(finite), max(allowed, 0.0), "distance")
     groups = [
         tuple(n for n, label in zip(names, labels, strict=True) if label == each) for each in dict.fromkeys(labels)
     ]
     return tuple(sorted(groups, key=lambda group: (-len(group), names.index(group[0]))))
+
+
+def _linkage(barriers: Floats) -> Floats:
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    found: Floats = linkage(squareform(np.maximum(barriers, 0.0), checks=False), "complete", optimal_ordering=True)
+    return found
 
 
 def _pairs(

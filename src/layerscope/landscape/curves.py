@@ -5,16 +5,20 @@ Source: Garipov et al., NeurIPS 2018, "Loss Surfaces, Mode Connectivity, and Fas
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
+from layerscope.landscape import _torch
 from layerscope.landscape.evaluate import TorchEvaluator
-from layerscope.landscape.paths import Line, about_of, clamped_of, evaluated, line, metrics_of
-from layerscope.landscape.weights import check_alike, combined, learned_of, weights_of
+from layerscope.landscape.grid import about_of, clamped_of, evaluated, metrics_of
+from layerscope.landscape.paths import Line, line
+from layerscope.landscape.weights import Weights, check_alike, combined, learned_of, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,8 +73,8 @@ def connect(
     check_alike(ends, ("A", "B"))
     shares = [k / (bends + 1) for k in range(1, bends + 1)]
     inner = [combined(ends, [1 - share, share]) for share in shares]
-    inner = evaluate.trained([ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
-                             batch, seed)  # fmt: skip
+    inner = _trained(evaluate, [ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
+                     batch, seed)  # fmt: skip
     corners = [ends[0], *inner, ends[1]]
     t = np.linspace(0, 1, points)
     values, holes = evaluated(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
@@ -79,6 +83,59 @@ def connect(
     curved = Line(("A", "B"), t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
     straight = line(ends[0], ends[1], evaluate, points=points)
     return Curve(kind, straight, curved, tuple(inner), _stretch(corners, kind))
+
+
+def _trained(
+    evaluate: TorchEvaluator, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int,
+    lr: float, batch: int, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
+
+    :raises UsageError: the loss is no longer finite.
+    """
+    import torch
+    from torch.func import functional_call
+
+    evaluate.check(points)
+    x, y = _torch.whole(data, evaluate.device)
+    corners = [
+        {k: torch.from_numpy(np.array(p[k])).to(evaluate.parameters[k]) for k in evaluate.parameters} for p in points
+    ]
+    inner = corners[1:-1]
+    for weights in inner:
+        for value in weights.values():
+            value.requires_grad_(True)
+    optimizer = torch.optim.SGD([v for weights in inner for v in weights.values()], lr, momentum=0.9)
+    drawn = torch.Generator().manual_seed(seed)
+    network, forward = copy.deepcopy(evaluate.model).train(), evaluate.forward
+
+    class Run(torch.nn.Module):  # type: ignore[misc]
+        """The network with its forward, as functional_call takes it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x) if forward is None else forward(self.net, x)
+
+    whole = Run()
+    for m in network.modules():
+        if isinstance(m, torch.nn.modules.dropout._DropoutNd):
+            m.eval()
+    for step in range(steps):
+        c = at(float(torch.rand((), generator=drawn)))
+        mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in evaluate.parameters}
+        chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
+        output = functional_call(whole, {f"net.{k}": v for k, v in mixed.items()}, (x[chosen],))
+        value = evaluate.loss.values(output, y[chosen]).mean()
+        if not bool(value.isfinite()):
+            raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    named = [{k: _torch.wide(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner]
+    return [{**points[0], **weights} for weights in named]
 
 
 def _stretch(corners: Any, kind: str, pieces: int = 40) -> float:

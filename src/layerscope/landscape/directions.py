@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape.paths import Plane, Progress, plane
+from layerscope.landscape.grid import Progress, walking
+from layerscope.landscape.paths import Plane, Track, plane
 from layerscope.landscape.weights import STATISTICS, Weights, check_alike, combined, learned_of, weights_of
 from layerscope.numerics import geometry
+from layerscope.rules import Route, judge_landscape
+from layerscope.types import Finding
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
@@ -69,11 +72,12 @@ def _length(of: Weights, where: Weights) -> float:
 def plane_around(
     model: Any, evaluate: Any, *, directions: Any = "filter", u: tuple[float, float, int] = (-1.0, 1.0, 21),
     v: tuple[float, float, int] | None = None, seed: int = 0, progress: Progress | None = None, store: Any = None,
+    engine: str | None = None,
 ) -> Plane:  # fmt: skip
     """The plane through a model along two directions; ``u`` and ``v`` as for :func:`~layerscope.plane`, v as u.
 
     :param directions: a normalisation of two random ones ("filter", "layer", …), which are orthogonalised before it;
-        or two directions, arrays by name.
+        or two directions, arrays by name (:meth:`~layerscope.TorchEvaluator.unflat` of the curvature's vectors).
     :raises UsageError: not two directions.
     """
     weights = weights_of(model)
@@ -87,7 +91,8 @@ def plane_around(
             raise UsageError(f"a plane takes two directions, not {len(pair)}")
     ends = [combined([weights, _filled(each, weights)], [1.0, 1.0]) for each in pair]
     v = u if v is None else v
-    return plane(weights, ends[0], ends[1], evaluate, u=u, v=v, names=names, progress=progress, store=store)
+    return plane(weights, ends[0], ends[1], evaluate, u=u, v=v, names=names, progress=progress, store=store,
+                 engine=engine)  # fmt: skip
 
 
 def _filled(direction: Weights, weights: Weights) -> dict[str, Array]:
@@ -122,7 +127,13 @@ class Trajectory:
         ends = float(self.from_start[-1])
         path = f"{len(self.names)} checkpoints, path {self.length:.4g}, ends {ends:.4g} apart"
         off = f"off it by {float(self.off_plane.max()):.3g} at most"
-        return f"{path}; the plane explains {shares} (a random walk: {walk}), {off}"
+        told = f"{path}; the plane explains {shares} (a random walk: {walk}), {off}"
+        return "\n".join([told, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """LS308, of the shares alone; of the losses too where :func:`plane_of_path` drew it."""
+        return judge_landscape(route=Route((float(self.shares[0]), float(self.shares[1])), self.walk))
 
 
 def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -> Trajectory:
@@ -152,6 +163,46 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
     walk = (6 / math.pi**2, 6 / (4 * math.pi**2))
     pair = tuple(_unflat(axis, points[-1], learned) for axis in axes)
     return Trajectory(told, start, steps, where, shares, walk, off, (pair[0], pair[1]))
+
+
+def plane_of_path(
+    checkpoints: Sequence[Any], evaluate: Any, *, points: int = 21, margin: float = 0.25,
+    names: Sequence[str] | None = None, progress: Progress | None = None, store: Any = None,
+) -> Plane:  # fmt: skip
+    """The plane of most of a run's variance, through its last checkpoint, with its path and how true the plane is.
+
+    One step of u or v is one unit of weights. Where the path leaves the plane the contour is not its loss: the record
+    has both, and LS308 says where they differ.
+
+    :param checkpoints: three or more, in order.
+    :param margin: room around the path, of its extent.
+    :raises UsageError: fewer than three, or of different kinds; a path of one direction.
+    """
+    found = trajectory(checkpoints, names)
+    last = weights_of(checkpoints[-1])
+    if not (found.shares > 0).all():
+        raise UsageError("the checkpoints lie on a line: layerscope.line shows it")
+    low, high = found.coordinates.min(0), found.coordinates.max(0)
+    room = margin * max(high - low)
+    u, v = ((float(a - room), float(b + room), points) for a, b in zip(low, high, strict=True))
+    ends = [combined([last, axis], [1.0, 1.0]) for axis in found.axes]
+    what = (found.names[-1], "first direction", "second direction")
+    plane_ = plane(last, ends[0], ends[1], evaluate, u=u, v=v, names=what, progress=progress, store=store)
+    own = [_loss_of(evaluate, [weights_of(each)], [1.0]) for each in checkpoints]
+    with walking([last, *ends], evaluate) as at:
+        below = [_finite(at([1 - float(x + y), float(x), float(y)])) for x, y in found.coordinates]
+    shares = (float(found.shares[0]), float(found.shares[1]))
+    track = Track(found.names, found.coordinates, found.off_plane, np.array(own), np.array(below), shares, found.walk)
+    return replace(plane_, track=track)
+
+
+def _loss_of(evaluate: Any, points: Sequence[Weights], coefficients: Sequence[float]) -> float:
+    with walking(points, evaluate) as at:
+        return _finite(at(coefficients))
+
+
+def _finite(value: Any) -> float:
+    return float(value.metrics.get("loss", math.nan))
 
 
 def _unflat(vector: Floats, like: Weights, learned: Sequence[str]) -> dict[str, Array]:

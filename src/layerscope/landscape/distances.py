@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import numpy as np
 from layerscope.errors import UnknownName, UsageError
 from layerscope.landscape.points import Opened, Tensor, named, pairs
 from layerscope.numerics import geometry
+from layerscope.rules import Apart, judge_landscape
+from layerscope.types import Finding
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
 
-KINDS = ("l2", "symmetric", "cosine", "rms")
+KINDS = ("l2", "symmetric", "relative", "cosine", "rms")
 INITS = ("torch", "he", "xavier")
-SAME, APART = 0.02, 0.95  # of the symmetric relative distance: nearly equal, as vectors that have nothing in common
+APART = 0.95  # of the symmetric distance: as vectors that have nothing in common
+TELLING = 400  # entries from which a tensor's cosine tells chance from kinship
+CHANCE = 3.0  # standard deviations 1/√P of a cosine of independent weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +40,15 @@ class Distances:
     expected: Mapping[str, float]  # initialiser → l2 distance of two fresh models of these shapes
     unlike: tuple[str, ...] = ()  # tensors left out because not all models have them alike
     without: Mapping[str, Floats] = field(default_factory=dict)  # symmetric distances without "scale", and "order" too
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the tensors
+    origin: str = ""  # the model that the others started from
+    drift: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # Gram matrix (M, M) of differences from it
 
     def matrix(self, kind: str = "l2") -> Floats:
         """Of every two: "l2" ‖a−b‖; "symmetric" ‖a−b‖/√(‖a‖²+‖b‖²), 0 for equal models and 1 for unrelated ones;
-        "cosine"; "rms". Where a module was given, "scale" and "order" too: the symmetric one of canonical forms, and of
-        these in the order of units that fits best.
+        "relative" ‖a−b‖/‖a‖, a the row's; "cosine"; "rms". Where an origin o was given, "centred": the cosine of a−o
+        and b−o. Where a module was, "scale" and "order": the symmetric one of canonical forms, and of these in the
+        order of units that fits best.
 
         :raises UnknownName: another kind.
         """
@@ -53,9 +62,55 @@ class Distances:
             lengths = np.diagonal(self.products)
             with np.errstate(invalid="ignore"):
                 return np.asarray(np.sqrt(self.squares / (lengths[:, None] + lengths[None])))
+        if kind == "relative":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.asarray(np.sqrt(self.squares / np.diagonal(self.products)[:, None]))
+        if kind == "centred" and self.origin:
+            return geometry.cosines(self.drift)
         if kind in self.without:
             return self.without[kind]
-        raise UnknownName("distance", kind, (*KINDS, *self.without))
+        raise UnknownName("distance", kind, self.kinds)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those that :meth:`matrix` has."""
+        return (*KINDS, *(["centred"] if self.origin else []), *self.without)
+
+    @property
+    def from_origin(self) -> dict[str, float]:
+        """l2 distance of each model from the origin; empty without one."""
+        return {name: math.sqrt(x) for name, x in zip(self.names, np.diagonal(self.drift), strict=False)}
+
+    @property
+    def tree(self) -> Floats:
+        """Which models join at which symmetric distance, (M − 1, 4): SciPy's linkage, the mean between groups."""
+        from scipy.cluster.hierarchy import linkage
+        from scipy.spatial.distance import squareform
+
+        finite = np.nan_to_num(self.matrix("symmetric"), nan=1.0)
+        found: Floats = linkage(squareform(finite, checks=False), "average", optimal_ordering=True)
+        return found
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """LS306 and LS307."""
+        symmetric = self.matrix("symmetric")
+        every = [
+            Apart((a, b), float(symmetric[i, j]), self.parts(a, b)[0], self._alike(i, j))
+            for i, j in pairs(len(self.names))
+            for a, b in [(self.names[i], self.names[j])]
+        ]
+        return judge_landscape(apart=tuple(every))
+
+    def _alike(self, i: int, j: int) -> float:
+        """Share of the weights whose cosine is above what chance gives independent ones."""
+        told = []
+        for name, shape in self.shapes.items():
+            size, (one, other) = math.prod(shape), self.lengths[name][[i, j]]
+            if len(shape) > 1 and size >= TELLING and one > 0 and other > 0:
+                cosine = (one + other - self.tensors[name][i, j]) / (2 * math.sqrt(one * other))
+                told.append(cosine > CHANCE / math.sqrt(size))
+        return sum(told) / len(told) if told else math.nan
 
     def by_layer(self, a: str, b: str) -> dict[str, float]:
         """l2 distance of each module's tensors between two models: their squares add up to the whole.
@@ -90,6 +145,9 @@ class Distances:
             low, high = f"{min(every):.3g}", f"{max(every):.3g}"
             said.append(f"No pair is unrelated: symmetric {low if low == high else f'{low} to {high}'} (1 if so).")
         measured = [float(value) for value in self.matrix("l2")[np.triu_indices(len(self.names), 1)]]
+        if self.origin:
+            away = self.from_origin.values()
+            said.append(f"From {self.origin}: {min(away):.4g} to {max(away):.4g}.")
         mean, fresh = sum(measured) / len(measured), self.expected["torch"]
         if fresh > 0:
             said.append(f"Mean distance {mean:.4g}; two fresh models of torch's own initialiser: {fresh:.4g}.")
@@ -103,14 +161,15 @@ class Distances:
         return self.names.index(name)
 
     def plot(self, kind: str = "l2", ax: Any = None) -> Any:
-        """The matrix as a matplotlib figure."""
+        """The matrix as a matplotlib figure, near models beside each other, and the tree in which they join."""
         from layerscope.views.plots import _landscape, drawn
 
-        return drawn([_landscape.distance_matrix(self, kind)], ax)
+        pictures = [_landscape.distance_matrix(self, kind), _landscape.distance_tree(self)]
+        return drawn(pictures if ax is None else pictures[:1], ax)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; NaN becomes null."""
-        plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in (*KINDS, *self.without)}
+        plain = {kind: [[_plain(x) for x in row] for row in self.matrix(kind)] for kind in self.kinds}
         return {
             "names": list(self.names),
             "select": self.select,
@@ -119,6 +178,9 @@ class Distances:
             "left_out": list(self.unlike),
             "expected": dict(self.expected),
             **plain,
+            "origin": self.origin or None,
+            "from_origin": self.from_origin,
+            "findings": [[f.code, f.title, f.message] for f in self.findings],
             "reading": self.reading(),
         }
 
@@ -129,13 +191,20 @@ class Distances:
 
 
 def distances(
-    models: Any, *, select: str = "learned", partial: bool = False, module: Any = None, x: Any = None
+    models: Any,
+    *,
+    select: str = "learned",
+    partial: bool = False,
+    origin: Any = None,
+    module: Any = None,
+    x: Any = None,
 ) -> Distances:
     """Distances between any number of models, from files or live, in one pass and without a framework for files.
 
     :param models: two or more of what :func:`~layerscope.analyze` takes; a mapping gives them names.
     :param select: which tensors count: "learned", "weights" (two axes or more), "all" (statistics too), or a glob.
     :param partial: leave out tensors that not all have alike, and say which, instead of refusing.
+    :param origin: the model that all others started from: distances from it, and cosines of the ways from it.
     :param module: a live module of the architecture, with a few inputs ``x``: distances without scale, and without
         scale and order of units, are added. All weights are held at once then.
     :raises UsageError: fewer than two models, or other tensors in them.
@@ -143,28 +212,45 @@ def distances(
     given = named(models)
     without = _without(given, module, x) if module is not None else {}
     count = len(given)
-    total, by_tensor, lengths, direct = np.zeros((count, count)), {}, {}, np.zeros((count, count))
-    params, expected = 0, dict.fromkeys(INITS, 0.0)
-    with Opened(given, select, partial) as opened:
+    every = given if origin is None else {**given, _apart_from(given): origin}
+    total, drift, direct = (np.zeros((count, count)) for _ in range(3))
+    by_tensor: dict[str, Floats] = {}
+    lengths: dict[str, Floats] = {}
+    params, expected, sizes = 0, dict.fromkeys(INITS, 0.0), {}
+    with Opened(every, select, partial) as opened:
         fans = _fans(opened.tensors)
-        for name, vectors in opened.each():
-            if not all(np.isfinite(_extreme(vector)) for vector in vectors):
-                bad = [model for model, v in zip(opened.names, vectors, strict=True) if not np.isfinite(_extreme(v))]
+        for name, read in opened.each():
+            if not all(np.isfinite(_extreme(vector)) for vector in read):
+                bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_extreme(v))]
                 raise UsageError(f"{name} of {', '.join(bad)} has values that are not finite")
+            vectors = read[:count]
             products = geometry.gram(vectors)
             squares = geometry.squared_distances(products)
             for i, j in geometry.lost(products):
                 squares[i, j] = squares[j, i] = _direct(vectors[i], vectors[j])
+            if origin is not None:
+                drift += geometry.gram([np.asarray(v, np.float64) - read[-1] for v in vectors])
             total += products
             direct += squares
             by_tensor[name], lengths[name] = squares, np.diagonal(products).copy()
             params += vectors[0].size
+            sizes[name] = opened.tensors[name].shape
             for init in INITS:
                 expected[init] += _fresh(opened.tensors[name], init, fans)
+        named_origin = "" if origin is None else str(origin) if isinstance(origin, str | PurePath) else "the origin"
         return Distances(
-            opened.names, select, params, by_tensor, lengths, total, direct,
-            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out, without,
+            opened.names[:count], select, params, by_tensor, lengths, total, direct,
+            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out, without, sizes,
+            named_origin, drift,
         )  # fmt: skip
+
+
+def _apart_from(given: Mapping[str, Any]) -> str:
+    """A name that no model has."""
+    name = "the origin"
+    while name in given:
+        name += "'"
+    return name
 
 
 def _without(given: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]:

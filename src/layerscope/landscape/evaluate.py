@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape import _first_layers, _torch
-from layerscope.landscape.weights import STATISTICS, Weights, check_alike, weights_of
+from layerscope.landscape import _first_layers, _statistics, _torch
+from layerscope.landscape.weights import Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
-from layerscope.sources._strangers import parameters, told
+from layerscope.sources._strangers import Forward, parameters, told
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
@@ -54,6 +54,9 @@ class TorchEvaluator:
         calibrate: Any = None,
         batch: int | None = None,
         device: str | None = None,
+        forward: Forward | None = None,
+        repair: bool = False,
+        examples: int | None = None,
     ) -> None:
         """
         :param model: a module of the architecture; it is copied.
@@ -65,6 +68,10 @@ class TorchEvaluator:
         :param calibrate: inputs for "recompute": training data, not those that are evaluated. The first 512 of the
             data themselves where none are given.
         :param batch: examples at once; the fastest of a few sizes where none is given.
+        :param forward: (model, x) → output, where it is not ``model(x)``: ``lambda net, x: net(input_ids=x).logits``.
+        :param repair: between the models, units of layers without a batch norm get back the means and standard
+            deviations that they have at the ends, over ``calibrate`` (REPAIR, Jordan et al. 2023).
+        :param examples: so many of the data, drawn class by class; standard errors say what that costs.
         :raises UsageError: no data, an unknown policy or device.
         """
         parameters(model)
@@ -79,32 +86,37 @@ class TorchEvaluator:
             raise UsageError(f"device {device!r}: {str(error).splitlines()[0]}") from None
         self.loss, self.bn = Loss.of(loss), bn
         self.x, self.y = _torch.whole(data, self.device)
+        if examples is not None:
+            self.x, self.y = _torch.drawn(self.x, self.y, examples)
+        self.forward = forward
         model = _torch.unwrapped(model)
         with told("copying the model"):
             self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
         kinds = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}
         if len(kinds) > 1:
             raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
-        tracked = {
-            name: m for name, m in self.model.named_modules() if isinstance(m, _torch.norms()) and m.track_running_stats
-        }
-        self._norms = list(tracked.values())
-        self._statistical = {f"{name}.{which}".lstrip(".") for name in tracked for which in STATISTICS}
         self._own = calibrate is None
         self.calibrate = self.x[:CALIBRATION] if calibrate is None else _torch.inputs(calibrate, self.device)
-        self.calibrate = self.calibrate if self._norms else self.calibrate[:0]
         self._channels_last()
-        self._parameters = dict(self.model.named_parameters())
-        self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
+        self._hold()
         self._check_input()
+        self._repair = self._repairing() if repair else None
         self.batch = min(batch or self._fastest(), len(self.x))
+
+    def _hold(self) -> None:
+        """What of the model is moved."""
+        self._norms = _statistics.Norms(self.model)
+        self.parameters = dict(self.model.named_parameters())
+        self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
 
     @property
     def about(self) -> dict[str, Any]:
         """What every result states."""
-        policy = self.bn if self._norms else "none"
+        policy = self.bn if self._norms.every else "none"
         found: dict[str, Any] = {"examples": len(self.x), "loss": self.loss.kind, "bn": policy}
-        if policy == "recompute":
+        if self._repair is not None:
+            found["repair"] = f"{len(self._repair.layers)} layers"
+        if policy == "recompute" or self._repair is not None:
             own = " of the data themselves" if self._own else ""
             found["calibration"] = f"{len(self.calibrate)}{own}"
         return found
@@ -124,46 +136,70 @@ class TorchEvaluator:
         digest.update(repr(self.model).encode())
         return digest.digest()
 
+    def twin(self) -> TorchEvaluator:
+        """The same on a copy of the model: for another thread."""
+        found = copy.copy(self)
+        found.model = copy.deepcopy(self.model)
+        found._hold()
+        found._repair = found._repairing() if self._repair is not None else None
+        return found
+
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
         """coefficients → what is found at Σ cᵢ·pointsᵢ: for many of them, faster than one by one."""
         import torch
 
         points = [weights_of(point) for point in points]
-        self._check(points)
+        self.check(points)
         flat = [self._flat(point) for point in points]
         here = torch.empty_like(flat[0])
         stats = [{k: torch.from_numpy(np.array(p[k])).to(self.device) for k in self._buffers if k in p} for p in points]
         inputs = [(self.x, self.batch)]
-        if len(self.calibrate) and self.calibrate.data_ptr() != self.x.data_ptr():
+        calibrated = self._repair is not None or (self.bn == "recompute" and self._norms.every)
+        if calibrated and self.calibrate.data_ptr() != self.x.data_ptr():
             inputs.append((self.calibrate, len(self.calibrate)))
 
         def place(k: int) -> None:
             here.copy_(flat[k])
 
-        with torch.no_grad(), self._moved(here), _first_layers.replaced(self.model, inputs, place, len(flat)) as choose:
+        images = _first_layers.replaced(self.model, self._forward, inputs, place, len(flat))
+        with torch.no_grad(), self._moved(here), self._repaired(flat, stats, here), images as choose:
 
             def at(coefficients: Sequence[float]) -> Value:
                 _first_layers.mix(flat, coefficients, here)
                 choose(coefficients)
-                clamped = self._statistics(stats, coefficients)
+                clamped = self._norms.mix(self._buffers, stats, coefficients, self.bn)
+                self._calibrated(coefficients)
                 return self._measured(clamped)
 
             yield at
 
     @contextmanager
-    def policy(self, bn: str) -> Iterator[None]:
-        """Inside, another policy of batch norms; without calibration data "recompute" is none.
+    def policy(self, bn: str, repair: bool = False) -> Iterator[None]:
+        """Inside, another policy of batch norms, and of REPAIR.
 
         :raises UnknownName: no such policy.
         """
-        if bn not in (*BN, "none"):
+        if bn not in (*BN, "straight"):
             raise UnknownName("policy of batch norms", bn, BN)
-        before, self.bn = self.bn, bn if bn != "none" else self.bn
+        before = self.bn, self._repair
+        self.bn, self._repair = bn if bn in BN else self.bn, self._repairing() if repair else self._repair
         try:
             yield
         finally:
-            self.bn = before
+            self.bn, self._repair = before
+
+    def _repairing(self) -> _statistics.Repair:
+        """
+        :raises UsageError: no layer could be repaired.
+        """
+        import torch
+
+        with torch.no_grad():
+            found = _statistics.Repair(self.model, self._forward, self.x[:2])
+        if not found.layers:
+            raise UsageError("repair: there is no linear layer or convolution but before batch norms and at the end")
+        return found
 
     def outputs(self) -> Floats:
         """What the model gives for all examples, (n, outputs), at the point where a walk stands."""
@@ -179,61 +215,48 @@ class TorchEvaluator:
 
         with self.walk([weights]) as at, torch.enable_grad():
             at([1.0])
-            for p in self._parameters.values():
+            for p in self.parameters.values():
                 p.requires_grad_(True)
             try:
-                total = dict.fromkeys(self._parameters, 0.0)
+                total = dict.fromkeys(self.parameters, 0.0)
                 for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
                     value = self.loss.values(self._forward(x), y).sum() / len(self.x)
-                    found = torch.autograd.grad(value, list(self._parameters.values()), allow_unused=True)
-                    for name, g in zip(self._parameters, found, strict=True):
+                    found = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
+                    for name, g in zip(self.parameters, found, strict=True):
                         total[name] = total[name] + (0.0 if g is None else g)
             finally:
-                for p in self._parameters.values():
+                for p in self.parameters.values():
                     p.requires_grad_(False)
             return {name: np.asarray(_torch.wide(g).cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
 
-    def trained(
-        self, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int, lr: float,
-        batch: int, seed: int,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
+    def unflat(self, vector: Any) -> dict[str, Any]:
+        """Arrays by name of a vector of all parameters one after the other, as those of the curvature are."""
+        parts = vector.split([p.numel() for p in self.parameters.values()])
+        every = zip(self.parameters.items(), parts, strict=True)
+        return {name: _torch.wide(part.detach()).reshape(p.shape).cpu().numpy() for (name, p), part in every}
 
-        :raises UsageError: the loss is no longer finite.
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Policies that barriers are compared by."""
+        if not self.has_norms:
+            return ("straight",)
+        return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
+
+    @property
+    def has_norms(self) -> bool:
+        """Are there batch norms with statistics?"""
+        return bool(self._norms.every)
+
+    @property
+    def labels(self) -> Any:
+        """Of the examples, an array."""
+        return self.y.cpu().numpy()
+
+    def check(self, points: Sequence[Weights]) -> None:
         """
-        import torch
-        from torch.func import functional_call
-
-        self._check(points)
-        x, y = _torch.whole(data, self.device)
-        corners = [
-            {k: torch.from_numpy(np.array(p[k])).to(self._parameters[k]) for k in self._parameters} for p in points
-        ]
-        inner = corners[1:-1]
-        for weights in inner:
-            for value in weights.values():
-                value.requires_grad_(True)
-        optimizer = torch.optim.SGD([v for weights in inner for v in weights.values()], lr, momentum=0.9)
-        drawn = torch.Generator().manual_seed(seed)
-        network = copy.deepcopy(self.model).train()
-        for m in network.modules():
-            if isinstance(m, torch.nn.modules.dropout._DropoutNd):
-                m.eval()
-        for step in range(steps):
-            c = at(float(torch.rand((), generator=drawn)))
-            mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in self._parameters}
-            chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
-            value = self.loss.values(functional_call(network, mixed, (x[chosen],)), y[chosen]).mean()
-            if not bool(value.isfinite()):
-                raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-        named = [{k: _torch.wide(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner]
-        return [{**points[0], **weights} for weights in named]
-
-    def _check(self, points: Sequence[Weights]) -> None:
-        wanted = {k: tuple(v.shape) for k, v in self._parameters.items()}
+        :raises UsageError: points of another architecture.
+        """
+        wanted = {k: tuple(v.shape) for k, v in self.parameters.items()}
         model = {k: np.empty(shape) for k, shape in wanted.items()}
         for number, point in enumerate(points):
             known = {k: v for k, v in point.items() if k in wanted or k in self._buffers}
@@ -267,7 +290,7 @@ class TorchEvaluator:
         import torch
 
         parts = []
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             tensor = torch.from_numpy(np.array(point[name])).to(parameter)
             parts.append((tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).reshape(-1))
         return torch.cat(parts)
@@ -275,11 +298,11 @@ class TorchEvaluator:
     @contextmanager
     def _moved(self, here: Any) -> Iterator[None]:
         """Inside, the parameters are views of ``here``."""
-        before = {name: p.data for name, p in self._parameters.items()}
+        before = {name: p.data for name, p in self.parameters.items()}
         kept = {name: b.clone() for name, b in self._buffers.items()}
         at = 0
         try:
-            for p in self._parameters.values():
+            for p in self.parameters.values():
                 part = here[at : at + p.numel()]
                 at += p.numel()
                 if p.dim() == 4:
@@ -289,46 +312,40 @@ class TorchEvaluator:
                     p.data = part.view(p.shape)
             yield
         finally:
-            for name, p in self._parameters.items():
+            for name, p in self.parameters.items():
                 p.data = before[name]
             for name, b in self._buffers.items():
                 b.copy_(kept[name])
 
-    def _statistics(self, stats: Sequence[Mapping[str, Any]], coefficients: Sequence[float]) -> int:
-        """Set the statistics of the norms by the policy; how many variances had to be clamped."""
-        clamped = 0
-        for name, buffer in self._buffers.items():
-            if not all(name in point for point in stats):
-                continue
-            if name in self._statistical and self.bn == "keep":
-                buffer.copy_(stats[0][name])
-                continue
-            _first_layers.mix([point[name] for point in stats], coefficients, buffer)
-            if name in self._statistical and name.endswith(("var", "variance")):
-                clamped += int((buffer < 0).sum()) if self.bn == "interpolate" else 0
-                buffer.clamp_(min=0.0)
-        if self._norms and self.bn == "recompute":
-            self._recompute()
-        return clamped
+    @contextmanager
+    def _repaired(self, flat: Sequence[Any], stats: Sequence[Mapping[str, Any]], here: Any) -> Iterator[None]:
+        """Inside, what is to be repaired is, the ends being known."""
+        if self._repair is None:
+            yield
+            return
+        with self._repair.hooked():
+            for k, point in enumerate(flat):
+                only = [float(k == number) for number in range(len(flat))]
+                here.copy_(point)
+                self._norms.mix(self._buffers, stats, only, self.bn)
+                with self._norms.training(1.0) if self.bn == "recompute" else nullcontext():
+                    self._repair.measure(self._forward, self.calibrate)
+            yield
 
-    def _recompute(self) -> None:
-        """One pass over the calibration data, all at once: pooled means and variances."""
-        before = [(norm, norm.momentum) for norm in self._norms]
-        for norm in self._norms:
-            norm.momentum = 1.0
-            norm.train()
-        try:
+    def _calibrated(self, coefficients: Sequence[float]) -> None:
+        """One pass over the calibration data, all at once: pooled means and variances, and what REPAIR needs."""
+        anew = self._norms.training(1.0) if self._norms.every and self.bn == "recompute" else None
+        mended = self._repair.fitting(coefficients) if self._repair is not None else None
+        if anew is None and mended is None:
+            return
+        with anew or nullcontext(), mended or nullcontext():
             self._forward(self.calibrate)
-        finally:
-            for norm, momentum in before:
-                norm.momentum = momentum
-                norm.eval()
 
     def _measured(self, clamped: int) -> Value:
         import torch
 
-        with self._by_batch() if self.bn == "batch" else nullcontext(), told("the model"):
-            output = torch.cat([self.model(x) for x in self.x.split(self.batch)])
+        with self._norms.training(0.0) if self.bn == "batch" else nullcontext():
+            output = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
         values, kept = self.loss.values(output, self.y), self.loss.kept(self.y)
         samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
         finite = bool(np.isfinite(samples).all()) and bool(len(samples))
@@ -339,23 +356,9 @@ class TorchEvaluator:
             metrics["accuracy"] = float(share) if finite else math.nan
         return Value(metrics, samples if finite else np.empty(0), clamped)
 
-    @contextmanager
-    def _by_batch(self) -> Iterator[None]:
-        """Inside, norms take each batch's own statistics and keep theirs."""
-        before = [(norm, norm.momentum) for norm in self._norms]
-        for norm in self._norms:
-            norm.train()
-            norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, momentum in before:
-                norm.eval()
-                norm.momentum = momentum
-
     def _forward(self, x: Any) -> Any:
         with told("the model"):
-            return self.model(x)
+            return self.model(x) if self.forward is None else self.forward(self.model, x)
 
     def _fastest(self) -> int:
         """The batch size that takes the least time for all examples."""

@@ -1,22 +1,23 @@
-"""How different two models are as functions: predictions, probabilities, representations."""
+"""How different models are as functions: predictions, probabilities, representations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.landscape.points import pairs
 from layerscope.landscape.weights import weights_of
 from layerscope.numerics.similarity import linear_cka
 
 if TYPE_CHECKING:
-    from layerscope.landscape.evaluate import TorchEvaluator
     from layerscope.types import Floats
 
 TINY = 1e-12
+NAMES = ("disagreement", "normalised", "js", "logits", "cka")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,27 @@ class FunctionDistance:
     examples: int
 
 
-def function_distance(a: Any, b: Any, evaluate: TorchEvaluator) -> FunctionDistance:
-    """How different two classifiers are on the evaluator's data."""
-    one, other = (_logits(evaluate, model) for model in (a, b))
-    y = evaluate.y.cpu().numpy().reshape(-1)
+def function_distance(a: Any, b: Any, evaluate: Any) -> FunctionDistance:
+    """How different two classifiers are on the evaluator's data.
+
+    :param evaluate: :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`.
+    """
+    one, other = outputs([a, b], evaluate)
+    return between(one, other, evaluate.labels.reshape(-1))
+
+
+def outputs(models: Sequence[Any], evaluate: Any) -> list[Floats]:
+    """(n, classes) of each model: its logits."""
+    found = []
+    for model in models:
+        with evaluate.walk([weights_of(model)]) as at:
+            at([1.0])
+            found.append(evaluate.outputs())
+    return found
+
+
+def between(one: Floats, other: Floats, y: Any) -> FunctionDistance:
+    """The distances from both models' logits (n, classes) and the labels (n,)."""
     p, q = _softmax(one), _softmax(other)
     middle = (p + q) / 2
     js = 0.5 * (_kl(p, middle) + _kl(q, middle))
@@ -49,10 +67,14 @@ def function_distance(a: Any, b: Any, evaluate: TorchEvaluator) -> FunctionDista
     )  # fmt: skip
 
 
-def _logits(evaluate: TorchEvaluator, model: Any) -> Floats:
-    with evaluate.walk([weights_of(model)]) as at:
-        at([1.0])
-        return evaluate.outputs()
+def matrices(models: Sequence[Any], evaluate: Any) -> dict[str, Floats]:
+    """Every distance of every two models, (M, M) each."""
+    rows, y = outputs(models, evaluate), evaluate.labels.reshape(-1)
+    found = {name: np.full((len(models), len(models)), float(name == "cka")) for name in NAMES}
+    for i, j in pairs(len(models)):
+        for name, value in summary(between(rows[i], rows[j], y)).items():
+            found[name][i, j] = found[name][j, i] = value
+    return found
 
 
 def _softmax(rows: Floats) -> Floats:
@@ -66,4 +88,4 @@ def _kl(p: Floats, q: Floats) -> Floats:
 
 def summary(found: FunctionDistance) -> Mapping[str, float]:
     """As numbers by name."""
-    return {name: float(getattr(found, name)) for name in ("disagreement", "normalised", "js", "logits", "cka")}
+    return {name: float(getattr(found, name)) for name in NAMES}

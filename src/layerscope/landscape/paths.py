@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import LayerscopeError, Unreadable, UsageError
-from layerscope.landscape._torch import told_of
-from layerscope.landscape.evaluate import Value
-from layerscope.landscape.points import named
-from layerscope.landscape.weights import Weights, check_alike, combined, learned_of, weights_of
+from layerscope.errors import UsageError
+from layerscope.landscape.grid import Progress as Progress
+from layerscope.landscape.grid import Store, about_of, clamped_of, evaluated, metrics_of
+from layerscope.landscape.weights import Weights, check_alike, learned_of, weights_of
 from layerscope.numerics import geometry
+from layerscope.rules import Route, judge_landscape
+from layerscope.types import Finding
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
 
 MOST = 200_000  # points of one grid
 HIGHER = ("accuracy",)  # metrics that are better when higher
-Progress = Callable[[int, int, float], Any]  # (points done, of how many, seconds left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +48,15 @@ class Line:
         values = 1 - self.metrics[metric] if metric in HIGHER else self.metrics[metric]
         found = geometry.barrier(self.t, values, kind)
         return Barrier(found.value, found.at, self._error(found.at, metric), kind, metric)
+
+    def errors(self, metric: str = "loss") -> Floats:
+        """Standard error of each point over the examples, (n,): of accuracy √(p(1−p)/N); NaN where it is not known."""
+        if metric == "loss" and self.samples.shape[1:] > (1,):
+            return np.asarray(self.samples.std(1, ddof=1) / math.sqrt(self.samples.shape[1]))
+        p, count = self.metrics[metric], self.about.get("examples", 0)
+        if metric in HIGHER and count:
+            return np.asarray(np.sqrt(np.clip(p * (1 - p), 0, None) / count))
+        return np.full(len(self.t), math.nan)
 
     @property
     def rise(self) -> float:
@@ -101,6 +104,30 @@ class Barrier:
 
 
 @dataclass(frozen=True, eq=False)
+class Track:
+    """A run on the plane of its path: where its checkpoints are, and how true the plane is to them."""
+
+    names: tuple[str, ...]
+    where: Floats  # (T, 2) coordinates u, v
+    off: Floats  # (T,) distance from the plane
+    losses: Floats  # (T,) of the checkpoints themselves
+    below: Floats  # (T,) of their places on the plane
+    shares: tuple[float, float]  # of the path's variance that the plane's directions explain
+    walk: tuple[float, float]  # what those of a random walk would
+
+    @property
+    def gap(self) -> float:
+        """Largest difference between a checkpoint's loss and that of its place on the plane."""
+        return float(np.nanmax(np.abs(self.losses - self.below), initial=0.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        rows = {name: [_plain(x) for x in getattr(self, name)] for name in ("off", "losses", "below")}
+        return {"names": list(self.names), "where": self.where.tolist(), "shares": list(self.shares),
+                "walk": list(self.walk), "gap": _plain(self.gap), **rows}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class Plane:
     """What was found at A + u·(B−A) + v·(C−A)."""
 
@@ -113,6 +140,15 @@ class Plane:
     corners: Floats  # (3, 2) of A, B, C in weight units, orthonormal axes; NaN where they lie on a line
     angle: float  # at A, degrees
     clamped: int = 0
+    track: Track | None = None  # of a run on the plane of its path
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """LS308, of the plane of a run."""
+        if self.track is None:
+            return ()
+        spread = float(np.ptp(self.track.losses)) if np.isfinite(self.track.losses).all() else 0.0
+        return judge_landscape(route=Route(self.track.shares, self.track.walk, self.track.gap, spread))
 
     def best(self, metric: str = "accuracy") -> tuple[float, float, float]:
         """(value, u, v) of the best point.
@@ -133,11 +169,17 @@ class Plane:
         u, v = np.meshgrid(self.u, self.v)
         return u * b + v * cx, v * cy
 
-    def plot(self, metric: str = "", ax: Any = None) -> Any:
-        """The plane as a matplotlib figure: accuracy, where there is one."""
+    def plot(self, metric: str = "", ax: Any = None, *, coordinates: str = "affine", surface: bool = False) -> Any:
+        """The plane as a matplotlib figure: accuracy, where there is one.
+
+        :param coordinates: "affine": u and v as if they were orthogonal; "orthonormal": true angles, in weight units.
+        :param surface: seen from the side instead, its height the metric.
+        :raises UnknownName: other coordinates.
+        """
         from layerscope.views.plots import _landscape, drawn
 
-        return drawn([_landscape.plane(self, metric)], ax)
+        picture = _landscape.surface(self, metric) if surface else _landscape.plane(self, metric, coordinates)
+        return drawn([picture], ax)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; holes are null."""
@@ -146,6 +188,8 @@ class Plane:
             "metrics": {k: [[_plain(x) for x in row] for row in values] for k, values in self.metrics.items()},
             "holes": dict(self.holes), "corners": [[_plain(x) for x in row] for row in self.corners],
             "angle": _plain(self.angle), "clamped": self.clamped,
+            **({"track": self.track.to_dict(), "findings": [[f.code, f.title, f.message] for f in self.findings]}
+               if self.track is not None else {}),
         }  # fmt: skip
 
     def __repr__(self) -> str:
@@ -156,13 +200,14 @@ class Plane:
 
 def line(
     a: Any, b: Any, evaluate: Any, *, points: int = 25, span: tuple[float, float] = (0.0, 1.0),
-    names: tuple[str, str] = ("A", "B"), progress: Progress | None = None,
+    names: tuple[str, str] = ("A", "B"), progress: Progress | None = None, engine: str | None = None,
 ) -> Line:  # fmt: skip
     """Loss and accuracy along the line through two models.
 
     :param a, b: models: live, files, or arrays by name.
     :param evaluate: :func:`layerscope.evaluator`, or any function of weights by name that gives metrics by name.
     :param span: of t; 0 and 1 are A and B, which are always among the points where the span holds them.
+    :param engine: "threads", "processes", …: pieces of the line at once. Without one, point after point.
     :raises UsageError: models of different kinds, or a number of points that is none.
     """
     if not isinstance(points, int) or not 2 <= points <= MOST:
@@ -175,7 +220,7 @@ def line(
     t[np.isclose(t, 0.0, atol=1e-9)], t[np.isclose(t, 1.0, atol=1e-9)] = 0.0, 1.0
     corners = [weights_of(a), weights_of(b)]
     check_alike(corners, names)
-    values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress)
+    values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
     full = all(value is not None and len(value.samples) for value in values)
     samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
     return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
@@ -185,11 +230,13 @@ def plane(
     a: Any, b: Any, c: Any, evaluate: Any, *,
     u: tuple[float, float, int] = (-0.5, 1.5, 21), v: tuple[float, float, int] = (-0.5, 1.5, 21),
     names: tuple[str, str, str] = ("A", "B", "C"), progress: Progress | None = None, store: str | File | None = None,
+    engine: str | None = None,
 ) -> Plane:  # fmt: skip
     """Loss and accuracy on the plane through three models, M(u, v) = A + u(B−A) + v(C−A).
 
     :param u, v: (first, last, number of points).
     :param store: a file that holds what was done: an interrupted call with the same arguments goes on from it.
+    :param engine: as of :func:`~layerscope.line`.
     :raises UsageError: models of different kinds, a grid of no points or too many, or a store of another plane.
     """
     us, vs = (_axis(name, axis) for name, axis in (("u", u), ("v", v)))
@@ -198,8 +245,8 @@ def plane(
     corners = [weights_of(model) for model in (a, b, c)]
     check_alike(corners, names)
     wanted = [(1 - x - y, x, y) for y in vs for x in us]
-    kept = _Store(store, corners, wanted, evaluate) if store is not None else None
-    values, holes = evaluated(corners, evaluate, wanted, progress, kept)
+    kept = Store(store, corners, wanted, evaluate) if store is not None else None
+    values, holes = evaluated(corners, evaluate, wanted, progress, kept, engine)
     metrics = {name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()}
     where, angle = _frame(corners)
     return Plane(names, us, vs, metrics, about_of(evaluate), holes, where, angle, clamped_of(values))
@@ -228,151 +275,5 @@ def _frame(corners: Sequence[Weights]) -> tuple[Floats, float]:
         return np.full((3, 2), math.nan), math.nan
 
 
-@contextmanager
-def walking(corners: Sequence[Weights], evaluate: Any) -> Iterator[Callable[[Sequence[float]], Value]]:
-    """coefficients → Value, by the evaluator's own way where it has one."""
-    if hasattr(evaluate, "walk"):
-        with evaluate.walk(corners) as at:
-            yield at
-        return
-
-    def plain(coefficients: Sequence[float]) -> Value:
-        found = evaluate(combined(corners, coefficients))
-        if isinstance(found, Value):
-            return found
-        if not isinstance(found, Mapping):
-            raise UsageError(f"evaluate returned a {type(found).__name__}, not metrics by name")
-        return Value({str(k): float(v) for k, v in found.items()}, np.empty(0))
-
-    yield plain
-
-
-def evaluated(
-    corners: Sequence[Weights], evaluate: Any, wanted: Sequence[Sequence[float]], progress: Progress | None,
-    store: _Store | None = None,
-) -> tuple[list[Value | None], dict[str, int]]:  # fmt: skip
-    """A value for each point, None where there is none, and why not."""
-    found: list[Value | None] = []
-    holes: dict[str, int] = {}
-    clock = time.perf_counter()
-    with walking(corners, evaluate) as at:
-        for number, coefficients in enumerate(wanted):
-            value = store.get(number) if store is not None else None
-            if value is None:
-                value, reason = _tried(at, coefficients)
-                if store is not None:
-                    store.put(number, value)
-            else:
-                reason = ""
-            if value is None or not all(math.isfinite(x) for x in value.metrics.values()):
-                reason = reason or "not finite"
-                holes[reason] = holes.get(reason, 0) + 1
-            found.append(value)
-            if progress is not None:
-                done = number + 1
-                progress(done, len(wanted), (time.perf_counter() - clock) / done * (len(wanted) - done))
-    if store is not None:
-        store.flush()
-    if all(value is None for value in found):
-        raise UsageError(f"no point could be evaluated: {next(iter(holes), 'no reason given')}")
-    return found, holes
-
-
-def _tried(at: Callable[[Sequence[float]], Value], coefficients: Sequence[float]) -> tuple[Value | None, str]:
-    try:
-        return at(coefficients), ""
-    except UsageError:
-        raise
-    except LayerscopeError as error:
-        return None, str(error)[:200]
-    except Exception as error:  # one point that fails is a hole
-        return None, f"{type(error).__name__}: {error}"[:200]
-
-
-def metrics_of(values: Sequence[Value | None]) -> dict[str, Floats]:
-    names = list(dict.fromkeys(name for value in values if value is not None for name in value.metrics))
-    return {
-        name: np.array([math.nan if v is None else v.metrics.get(name, math.nan) for v in values], float)
-        for name in names
-    }
-
-
-def about_of(evaluate: Any) -> dict[str, Any]:
-    return dict(getattr(evaluate, "about", {"evaluate": getattr(evaluate, "__qualname__", type(evaluate).__name__)}))
-
-
-def clamped_of(values: Sequence[Value | None]) -> int:
-    return sum(value.clamped for value in values if value is not None)
-
-
-class _Store:
-    """Values of points that are done, in a file that is written every few seconds."""
-
-    EVERY = 5.0  # seconds
-
-    def __init__(
-        self, path: str | File, corners: Sequence[Weights], wanted: Sequence[Sequence[float]], evaluate: Any
-    ) -> None:
-        """
-        :raises UsageError: the file holds another plane.
-        """
-        self.path, self.key = File(path), _fingerprint(corners, wanted, evaluate)
-        self._done: dict[int, dict[str, float | None]] = {}
-        self._clock = time.perf_counter()
-        if self.path.exists():
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    told = json.loads(archive.read("grid.json"))
-                key, done = told["key"], {int(k): dict(v) for k, v in told["done"].items()}
-            except Exception as error:  # whatever is wrong with a file of a stranger
-                raise Unreadable(f"{self.path}: no stored grid: {type(error).__name__}: {error}") from None
-            if key != self.key:
-                raise UsageError(
-                    f"{self.path} holds another grid: other models, points or evaluation; choose a new file"
-                )
-            self._done = done
-
-    def get(self, number: int) -> Value | None:
-        """What was found at this point, if it was."""
-        if number not in self._done:
-            return None
-        told = self._done[number]
-        return Value({k: math.nan if v is None else float(v) for k, v in told.items()}, np.empty(0))
-
-    def put(self, number: int, value: Value | None) -> None:
-        """Keep it."""
-        if value is None:
-            return
-        self._done[number] = {k: v if math.isfinite(v) else None for k, v in value.metrics.items()}
-        if time.perf_counter() - self._clock > self.EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the file; it appears whole or not at all."""
-        from layerscope.views.files import write_whole
-
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("grid.json", json.dumps({"key": self.key, "done": self._done}))
-        write_whole(self.path, buffer.getvalue())
-        self._clock = time.perf_counter()
-
-
-def _fingerprint(corners: Sequence[Weights], wanted: Sequence[Sequence[float]], evaluate: Any) -> str:
-    digest = hashlib.sha256(json.dumps([[float(c) for c in each] for each in wanted]).encode())
-    digest.update(json.dumps(about_of(evaluate), sort_keys=True, default=str).encode())
-    digest.update(evaluate.fingerprint if hasattr(evaluate, "fingerprint") else told_of(evaluate))
-    for weights in corners:
-        for name in sorted(weights):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(weights[name]).tobytes())
-    return digest.hexdigest()
-
-
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def given(models: Any) -> dict[str, Any]:
-    """Models by name; see :func:`~layerscope.landscape.points.named`."""
-    return named(models)

@@ -140,7 +140,7 @@ def named(models: Any) -> dict[str, Any]:
     """
     from layerscope.report import letters
 
-    if isinstance(models, Mapping) and not all(hasattr(x, "dtype") for x in models.values()):
+    if isinstance(models, Mapping) and not all(hasattr(x, "shape") for x in models.values()):
         found = {str(name): model for name, model in models.items()}
     else:
         several = list(models)

@@ -11,11 +11,14 @@ import numpy as np
 from layerscope.errors import UsageError
 from layerscope.landscape.directions import random_direction
 from layerscope.landscape.evaluate import TorchEvaluator
-from layerscope.landscape.paths import walking
+from layerscope.landscape.grid import walking
 from layerscope.landscape.weights import STATISTICS, combined, weights_of
+from layerscope.rules import Slope, judge_landscape
+from layerscope.types import Finding
 
 WIDE = math.log(2)  # rise of the loss that ends a basin
 MOST_WIDTH = 8.0  # filter norms
+ASCENT = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,41 @@ class Sharpness:
     average_error: float  # standard error over the pairs
     sam: float  # L(θ + ρ·g/‖g‖) − L(θ)
     adaptive: float  # the same in the geometry of |θ| (ASAM, Kwon et al. 2021)
+    worst: float  # 100·(max L(θ + δ) − L)/(1 + L), |δᵢ| ≤ ε(|θᵢ| + 1) (Keskar et al. 2017): a lower bound, by ascent
     width: float  # half-width, in filter norms, at which the loss has risen by ln 2; median over directions
     gradient: float  # ‖g‖: where it is not small the point is no minimum, and rises are slopes
     sigma: float
     rho: float
+    epsilon: float
+    findings: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Its numbers, as plain JSON types."""
+        numbers = {name: value for name, value in vars(self).items() if name != "findings"}
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+    def __repr__(self) -> str:
+        told = f"rises by {self.average:.3g} ± {self.average_error:.1g} at {self.sigma:g}·|θ| noise"
+        steps = f"SAM {self.sam:.3g}, adaptive {self.adaptive:.3g} at ρ = {self.rho:g}, worst {self.worst:.3g} %"
+        lines = [f"loss {self.loss:.4g}, ‖g‖ {self.gradient:.3g}: {told}; {steps}; half-width {self.width:.3g}"]
+        return "\n".join([*lines, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])
 
 
 def sharpness(
-    model: Any, evaluate: TorchEvaluator, *, sigma: float = 0.05, rho: float = 0.05, draws: int = 8, seed: int = 0
-) -> Sharpness:
+    model: Any, evaluate: TorchEvaluator, *, sigma: float = 0.05, rho: float = 0.05, epsilon: float = 1e-3,
+    draws: int = 8, seed: int = 0,
+) -> Sharpness:  # fmt: skip
     """Average, worst-direction and width measures of the loss around a model.
 
     :param sigma: relative noise of the average; ``draws`` antithetic pairs of it.
     :param rho: radius of the step along the gradient.
+    :param epsilon: half-side of the box in which the worst rise is sought, by ten steps of projected sign ascent.
     :raises UsageError: a radius that is not above zero.
     """
-    if sigma <= 0 or rho <= 0 or draws < 1:
-        raise UsageError(f"sigma and rho must be above 0 and draws at least 1: {sigma!r}, {rho!r}, {draws!r}")
+    if min(sigma, rho, epsilon) <= 0 or draws < 1:
+        raise UsageError(f"sigma, rho and epsilon must be above 0 and draws at least 1: {sigma!r}, {rho!r}, {draws!r}")
+    if not hasattr(evaluate, "gradient"):
+        raise UsageError(f"sharpness needs gradients, which a {type(evaluate).__name__} has not: TorchEvaluator")
     weights = weights_of(model)
     base = evaluate(weights).metrics["loss"]
     if not math.isfinite(base):
@@ -67,7 +88,26 @@ def sharpness(
     error = float(np.std(rises, ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
     widths = [_width(weights, evaluate, base, seed, k) for k in range(min(draws, 4))]
     width = float(np.median(widths))
-    return Sharpness(base, float(np.mean(rises)), error, steps[0], steps[1], width, length, sigma, rho)
+    worst = _worst(weights, evaluate, base, epsilon)
+    findings = judge_landscape(slope=Slope(length, rho, steps[0]))
+    return Sharpness(base, float(np.mean(rises)), error, steps[0], steps[1], worst, width, length, sigma, rho, epsilon,
+                     findings)  # fmt: skip
+
+
+def _worst(weights: Any, evaluate: TorchEvaluator, base: float, epsilon: float) -> float:
+    """Projected ascent along the signs of the gradient, inside |δᵢ| ≤ ε(|θᵢ| + 1)."""
+    here, best = dict(weights), 0.0
+    for _ in range(ASCENT):
+        gradient = evaluate.gradient(here)
+        for name, g in gradient.items():
+            room = epsilon * (np.abs(weights[name]) + 1)
+            moved = here[name] + 2.5 / ASCENT * room * np.sign(g)
+            here[name] = np.clip(moved, weights[name] - room, weights[name] + room).astype(weights[name].dtype)
+        loss = evaluate(here).metrics["loss"]
+        if not math.isfinite(loss):
+            return math.inf
+        best = max(best, loss - base)
+    return 100 * best / (1 + base)
 
 
 def _noise(rng: np.random.Generator, name: str, value: Any) -> Any:

@@ -71,6 +71,17 @@ def is_lazy(value: Any) -> bool:
     return False
 
 
+def load(network: Any, weights: Weights) -> None:
+    """Put weights into a torch module, those that it has."""
+    import torch
+
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in state:
+                state[name].copy_(torch.from_numpy(np.array(value)))
+
+
 def learned_of(weights: Weights) -> list[str]:
     """Names of what is learned: all but running statistics."""
     return [name for name in weights if not name.endswith(STATISTICS)]

@@ -13,8 +13,11 @@ from typing import Any
 
 from layerscope import registry
 from layerscope.errors import UnknownName
+from layerscope.rules._pairs import Apart as Apart
 from layerscope.rules._pairs import Pair as Pair
 from layerscope.rules._pairs import Pairs as Pairs
+from layerscope.rules._pairs import Route as Route
+from layerscope.rules._pairs import Slope as Slope
 from layerscope.rules._tail import accepted as accepted
 from layerscope.rules._tail import doubt as doubt
 from layerscope.settings import Settings
@@ -68,11 +71,11 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
     return tuple(found)
 
 
-def judge_pairs(pairs: Pairs) -> tuple[Finding, ...]:
-    """Every rule about several models."""
+def judge_landscape(**facts: Any) -> tuple[Finding, ...]:
+    """Every rule about parameter space whose facts are there: ``pairs``, ``apart``, ``route``, ``slope``."""
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
-    asked = [plugin for plugin in rules if plugin.meta["over"] == "landscape"]
-    found = [(plugin, registry.call(plugin, {"pairs": pairs})) for plugin in asked]
+    asked = [p for p in rules if p.meta["over"] == "landscape" and set(p.needs) <= set(facts)]
+    found = [(plugin, registry.call(plugin, facts)) for plugin in asked]
     return tuple(_finding(plugin, None, verdict) for plugin, verdict in found if verdict is not None)
 
 

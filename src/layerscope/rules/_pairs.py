@@ -1,4 +1,4 @@
-"""What verdicts about several models see: the barriers between every two."""
+"""What verdicts about parameter space see: barriers between models, distances, paths of runs, slopes of peaks."""
 
 from __future__ import annotations
 
@@ -36,3 +36,29 @@ class Pairs(NamedTuple):
         if by not in pair.barriers or of not in pair.barriers or not pair.barriers[of] > self.tolerance:
             return False
         return pair.barriers[by] <= max(self.tolerance, (1 - MENDED) * pair.barriers[of])
+
+
+class Apart(NamedTuple):
+    """How far two models are from each other."""
+
+    names: tuple[str, str]
+    symmetric: float  # ‖a − b‖/√(‖a‖² + ‖b‖²): 0 for equal models, 1 for unrelated ones
+    length: float  # share of the squared distance that is a difference of lengths
+    alike: float  # share of the weights whose cosine is above what independent ones have; NaN where none can tell
+
+
+class Route(NamedTuple):
+    """A run on a plane."""
+
+    shares: tuple[float, float]  # of its variance that the plane's directions explain
+    walk: tuple[float, float]  # what those of a random walk would
+    gap: float = 0.0  # largest |loss of a checkpoint − loss of its place on the plane|; 0 where no loss is known
+    spread: float = 0.0  # of the checkpoints' losses
+
+
+class Slope(NamedTuple):
+    """A model and the step by which its sharpness was measured."""
+
+    gradient: float  # ‖g‖
+    radius: float  # of the step along it
+    rise: float  # of the loss after the step

@@ -22,13 +22,15 @@ def order_of_units(pairs: Pairs) -> Verdict | None:
     as it is and moves it far in parameter space. These models found the same solution in another order.
 
     **Evidence.** The barrier after weight matching, at most the tolerance or a fifth of what it was; the permuted model
-    computes the same.
+    computes the same. Where that does not do, the barrier with the units' means and spreads repaired as well.
 
     **Caveats.** Matching finds an order, not the best one: that it fails shows nothing.
     """
     apart = pairs.apart
     mended = [pair for pair in apart if pairs.mended(pair, "aligned", pairs.first)]
-    if not mended:
+    repaired = [p for p in apart if p not in mended and pairs.mended(p, "repaired", pairs.first)]
+    if not mended and not repaired:
         return None
-    told = f"in {len(mended)} of {len(apart)} pairs with a barrier, putting the units into one order removes it"
-    return Verdict(told, float(len(mended)), 0.0)
+    told = f"in {len(mended) + len(repaired)} of {len(apart)} pairs with a barrier, putting the units into one order "
+    told += "removes it" if not repaired else f"removes it, in {len(repaired)} of them together with REPAIR"
+    return Verdict(told, float(len(mended) + len(repaired)), 0.0)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from layerscope.landscape.basins import Basins
     from layerscope.landscape.distances import Distances
     from layerscope.landscape.paths import Line, Plane
+    from layerscope.landscape.sharpness import Sharpness
+    from layerscope.types import Finding
 
 WIDTH = 100
 MOST = 12  # models of a printed matrix
@@ -27,10 +29,15 @@ def distances(found: Distances, kind: str = "l2", width: int = WIDTH) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     count = f"{plural(len(found.tensors), 'tensor')}, {found.params:,} entries ({printable(found.select, 40)})"
     console.print(f"{plural(len(found.names), 'model')}, {count}", markup=False, highlight=False)
-    shown = [kind] if kind != "l2" else ["l2", "symmetric", *found.without]
+    shown = [kind] if kind != "l2" else ["l2", "symmetric", *(["centred"] if found.origin else []), *found.without]
     for each in shown:
         console.print(matrix(found.names, found.matrix(each), each))
-    for line in found.reading():
+    if found.origin:
+        far = ", ".join(
+            f"{elide(printable(name), LONGEST)} {x:.4g}" for name, x in list(found.from_origin.items())[:MOST]
+        )
+        console.print(f"From {elide(printable(found.origin), LONGEST)}: {far}", markup=False, highlight=False)
+    for line in [*found.reading(), *_said(found.findings)]:
         console.print(line, markup=False, highlight=False)
     if found.unlike:
         names = ", ".join(printable(name, 60) for name in found.unlike[:4])
@@ -95,8 +102,15 @@ def plane(found: Plane) -> str:
     for name in found.metrics:
         value, u, v = found.best(name)
         words.append(f"  best {printable(name, 40)} {value:.4g} at u = {u:.2f}, v = {v:.2f}")
-    words.append(f"  angle at {found.names[0]}: {_number(found.angle, '.1f')}°")
-    return "\n".join([*words, *_holes(found.holes, found.clamped)])
+    if found.track is not None:
+        shares, walk = (", ".join(f"{share:.1%}" for share in of) for of in (found.track.shares, found.track.walk))
+        words.append(f"  it explains {shares} of the path (a random walk: {walk})")
+        words.append(
+            f"  loss of the checkpoints and of their places on the plane differ by up to {found.track.gap:.3g}"
+        )
+    else:
+        words.append(f"  angle at {printable(found.names[0], 40)}: {_number(found.angle, '.1f')}°")
+    return "\n".join([*words, *_holes(found.holes, found.clamped), *_said(found.findings)])
 
 
 def basins(found: Basins) -> str:
@@ -109,9 +123,30 @@ def basins(found: Basins) -> str:
     console.print("on one mountain: " + _groups(found.clusters), markup=False, highlight=False)
     if found.aligned != found.clusters:
         console.print("after alignment: " + _groups(found.aligned), markup=False, highlight=False)
-    for finding in found.findings:
-        console.print(f"{finding.code} {finding.title}: {finding.message}", markup=False, highlight=False)
+    if found.functions:
+        for name, fmt in (("disagreement", ".3f"), ("cka", ".3f")):
+            console.print(matrix(found.names, found.functions[name], name, fmt))
+    if found.sharpness:
+        console.print(sharpness(found.sharpness))
+    for line in [*_said(found.findings), *found.advice()]:
+        console.print(printable(line, 400), markup=False, highlight=False)
     return _text(console)
+
+
+def sharpness(found: Mapping[str, Sharpness]) -> Table:
+    """A row per model; rises of the loss at the stated radii."""
+    table = Table(box=None, pad_edge=False)
+    for head in ("sharpness", "‖g‖", "average", "SAM", "adaptive", "worst %", "width"):
+        table.add_column(head, justify="left" if head == "sharpness" else "right")
+    for name, each in found.items():
+        values = each.gradient, each.average, each.sam, each.adaptive, each.worst, each.width
+        note = " (slope)" if each.findings else ""
+        table.add_row(elide(printable(name), LONGEST) + note, *(_number(value, ".3g") for value in values))
+    return table
+
+
+def _said(findings: Sequence[Finding]) -> list[str]:
+    return [f"{finding.code} {finding.title}: {printable(finding.message, 400)}" for finding in findings]
 
 
 def _groups(groups: Sequence[Sequence[str]]) -> str:

@@ -28,13 +28,19 @@ def page(found: Found) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if isinstance(found, Distances):
         about = {"tensors": len(found.tensors), "entries": f"{found.params:,}", "which": found.select}
         charts = [_landscape.distance_matrix(found, kind) for kind in ("l2", "symmetric")]
-        return _page("distances", found.names, about, found.reading(), _distance_rows(found), charts, [], ())
+        charts.append(_landscape.distance_tree(found))
+        told = [*found.reading(), *_said(found.findings)]
+        return _page("distances", found.names, about, told, _distance_rows(found), charts, [], found.findings)
     if isinstance(found, Plane):
         charts = [_landscape.plane(found, metric) for metric in found.metrics]
+        if math.isfinite(found.angle) and found.track is None:
+            charts += [_landscape.plane(found, metric, "orthonormal") for metric in found.metrics]
+        charts += [_landscape.surface(found, metric) for metric in found.metrics]
         best = {metric: found.best(metric) for metric in found.metrics}
         told = [f"Best {printable(m, 40)} {x:.4g} at u = {u:.2f}, v = {v:.2f}." for m, (x, u, v) in best.items()]
         told += [f"{count} points have no value: {printable(why, 200)}." for why, count in found.holes.items()]
-        return _page("plane", found.names, found.about, told, ([], []), charts, [], ())
+        told += _said(found.findings)
+        return _page("plane", found.names, found.about, told, ([], []), charts, [], found.findings)
     names = tuple(dict.fromkeys(name for each in found for name in each.names))
     told = [f"{_pair(each)}: barrier {_value(each.barrier())}." for each in found]
     return _page("line", names, found[0].about, told, _line_rows(found), [_landscape.line(found)], list(found), ())
@@ -84,6 +90,10 @@ def _page(
     return context, [head, *details]
 
 
+def _said(findings: Sequence[Any]) -> list[str]:
+    return [f"{f.code} {f.title}: {printable(f.message, 400)}." for f in findings]
+
+
 def _lines(found: Basins) -> list[tuple[tuple[str, str], Line]]:
     return list(found.lines.items())
 
@@ -91,32 +101,40 @@ def _lines(found: Basins) -> list[tuple[tuple[str, str], Line]]:
 def _of_basins(found: Basins) -> list[str]:
     groups = "; ".join(", ".join(printable(name, LONGEST) for name in group) for group in found.clusters)
     told = [f"{plural(len(found.names), 'model')} on {plural(len(found.clusters), 'mountain')}: {groups}."]
-    told += [f"{f.code} {f.title}: {printable(f.message, 400)}." for f in found.findings]
+    told += [printable(line, 400) for line in found.advice()] + _said(found.findings)
     mean = ", ".join(f"{printable(k, 40)} {v:.4g}" for k, v in found.mean.items())
     told += [f"The mean of all of them has {mean}.", f"A barrier up to {found.tolerance:.3g} counts as none."]
     return told
 
 
 def _basin_charts(found: Basins) -> list[Picture]:
-    return [_landscape.barriers(found, way) for way in found.barriers]
+    charts = [_landscape.barriers(found, way) for way in found.barriers]
+    charts.append(_landscape.barrier_tree(found))
+    for name, title in (("disagreement", "Predictions that differ"), ("cka", "Likeness of the logits (linear CKA)")):
+        if name in found.functions:
+            about = f"{plural(len(found.names), 'model')}, {found.about.get('examples', '')} examples"
+            charts.append(_landscape.matrix(name, title, about, found.names, found.functions[name], name))
+    return charts
 
 
 def _basin_rows(found: Basins) -> tuple[list[Column], list[Row]]:
     columns = [Column("pair", "Two models.", left=True)]
     columns += [Column(way, f"Barrier of the loss, {way}.") for way in found.barriers]
     columns += [Column("±", "Standard error of the first, over the examples.")]
+    columns += [Column(name, f"{name} of the two models' predictions.") for name in found.functions]
     rows = []
     for at, (a, b) in enumerate(found.lines):
         i, j = found.names.index(a), found.names.index(b)
         cells = [Cell(f"{printable(a, LONGEST)} → {printable(b, LONGEST)}", opens=True)]
         cells += [_cell(float(values[i, j])) for values in found.barriers.values()]
         cells += [_cell(float(next(iter(found.errors.values()))[i, j]))]
+        cells += [_cell(float(values[i, j])) for values in found.functions.values()]
         rows.append(Row(at, cells, []))
     return columns, rows
 
 
 def _distance_rows(found: Distances) -> tuple[list[Column], list[Row]]:
-    kinds = ("l2", "symmetric", "cosine", "rms")
+    kinds = found.kinds
     columns = [Column("pair", "Two models.", left=True), *(Column(kind, f"{kind} distance.") for kind in kinds)]
     matrices = [found.matrix(kind) for kind in kinds]
     rows: list[Row] = []

@@ -22,7 +22,7 @@ class Axis:
     """One axis: its label with the unit, and its scale."""
 
     label: str
-    scale: str = "linear"  # linear, log, or category: 0, 1, 2, … are the ``ticks``
+    scale: str = "linear"  # linear, log, category: 0, 1, 2, … are the ``ticks``, or none: not drawn
     ticks: tuple[str, ...] = ()  # names of the whole numbers from 0 on
     low: float | None = None  # where it begins and ends; None: where the marks do
     high: float | None = None
@@ -138,11 +138,34 @@ class Field(Mark):
     values: tuple[Numbers, ...]  # (n, m)
     least: float  # value of the darkest colour, and of the lightest: what lies beyond has these
     most: float
+    shear: float = 0.0  # how far a row lies to the right for each unit of y: axes that are not orthogonal
 
     def extent(self, side: str) -> Numbers:
         at = self.x if side == "x" else self.y
         half = (at[1] - at[0]) / 2
-        return (at[0] - half, at[-1] + half)
+        if side == "y":
+            return (at[0] - half, at[-1] + half)
+        low, high = sorted(self.shear * y for y in (self.y[0], self.y[-1]))
+        return (at[0] - half + low, at[-1] + half + high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface(Mark):
+    """Values on a grid as heights, seen from the side; where there is none it is open. Its axes are those of the view,
+    −1 to 1."""
+
+    kind: ClassVar[str] = "surface"
+    x: Numbers  # (m,)
+    y: Numbers  # (n,)
+    values: tuple[Numbers, ...]  # (n, m)
+    least: float  # the floor and its colour, and the ceiling: what lies beyond is cut
+    most: float
+    names: tuple[str, str]  # of the axes
+    turn: float = 35.0  # of the view, degrees to the right
+    tilt: float = 30.0  # degrees from above the horizon
+
+    def extent(self, side: str) -> Numbers:
+        return (-1.0, 1.0)
 
 
 @dataclass(frozen=True)

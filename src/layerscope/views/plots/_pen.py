@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from layerscope.views.plots import _style
-from layerscope.views.plots._marks import Axis, Band, Cells, Field, Line, Mark, Picture, Points, Rule, Steps
+from layerscope.views.plots._marks import Axis, Band, Cells, Field, Line, Mark, Picture, Points, Rule, Steps, Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,9 @@ def _panels(ax: Axes, count: int) -> list[Axes]:
 
 
 def _scale(panel: Axes, side: Literal["x", "y"], axis: Axis) -> None:
-    if axis.scale != "category":
+    if axis.scale == "none":
+        getattr(panel, f"set_{side}ticks")([])
+    elif axis.scale != "category":
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         line = getattr(panel, f"{side}axis")
@@ -130,6 +132,8 @@ def _dress(panel: Axes, picture: Picture, axis: Axis, *, last: bool) -> None:
     if axis.scale != "category":
         panel.tick_params(axis="y", which="both", labelsize=SMALL)
     panel.spines[["top", "right"]].set_visible(False)
+    if axis.scale == "none":
+        panel.spines[["left", "bottom"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(_style.colour("quiet"))
     if not any(isinstance(mark, Cells) for mark in picture.marks):
         panel.grid(True, color=_style.GRID.light, linewidth=0.6)
@@ -199,20 +203,64 @@ def _field(panel: Axes, mark: Field) -> None:
     panel.patch.set_hatch("////")
     panel.patch.set_edgecolor(_style.colour("quiet"))
     panel.grid(False)
-    image = panel.pcolormesh(mark.x, mark.y, grid, cmap="cividis", vmin=mark.least, vmax=mark.most, shading="nearest",
+    y = np.array(mark.y)
+    x = np.array(mark.x)[None] + mark.shear * y[:, None]
+    y = np.broadcast_to(y[:, None], x.shape)
+    image = panel.pcolormesh(x, y, grid, cmap="cividis", vmin=mark.least, vmax=mark.most, shading="nearest",
                              rasterized=True)  # fmt: skip
     if grid.count() > 3 and mark.least < mark.most and min(grid.shape) > 2:
         levels = np.linspace(mark.least, mark.most, 9)[1:-1]
-        panel.contour(mark.x, mark.y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)
+        panel.contour(x, y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)
     panel.set_aspect("equal")
     bar = panel.figure.colorbar(image, ax=panel, shrink=0.8, extend="both")
     bar.set_label(_text(mark.label, 48), fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
 
 
+def _surface(panel: Axes, mark: Surface) -> None:
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import Normalize
+
+    grid = np.array(mark.values)
+    span = (mark.most - mark.least) or 1.0
+    height = np.clip((grid - mark.least) / span, 0, 1)
+    x, y = np.meshgrid(*(np.interp(at, (at[0], at[-1]), (-0.6, 0.6)) for at in (mark.x, mark.y)))
+    turn, tilt = (math.radians(angle) for angle in (mark.turn, mark.tilt))
+
+    def seen(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+        """(to the right, up, away) of the one who looks."""
+        across, away = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+        return across, away * math.sin(tilt) + (z - 0.5) * math.cos(tilt), away
+
+    right, up, away = seen(x, y, height)
+    corners = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, 1:], np.s_[1:, :-1]]
+    quads = np.stack([np.stack([right[c], up[c]], -1) for c in corners], 2).reshape(-1, 4, 2)
+    means = np.mean([height[c] for c in corners], 0).reshape(-1)
+    order = np.argsort(-np.mean([away[c] for c in corners], 0).reshape(-1), kind="stable")
+    order = order[np.isfinite(means[order])]
+    floor = np.array([seen(a, b, 0.0)[:2] for a, b in ((-0.6, -0.6), (0.6, -0.6), (0.6, 0.6), (-0.6, 0.6))])
+    panel.add_collection(PolyCollection([floor], facecolors="none", edgecolors=_style.GRID.light, linewidths=0.8))
+    panel.add_collection(PolyCollection(quads[order], facecolors=colormaps["cividis"](means[order]),
+                                        edgecolors=_style.GROUND.light, linewidths=0.15))  # fmt: skip
+    for name, (a, b) in zip(mark.names, ((0.0, -0.68), (0.68, 0.0)), strict=True):
+        across, high, _ = seen(a, b, 0.0)
+        panel.text(across, high, _text(name, 30), ha="center", va="top", fontsize=SMALL, color=_style.colour("quiet"))
+    panel.set_xlim(-1, 1)
+    panel.set_ylim(-1, 1)
+    panel.grid(False)
+    panel.set_aspect("equal")
+    scale = ScalarMappable(Normalize(mark.least, mark.most), "cividis")
+    bar = panel.figure.colorbar(scale, ax=panel, shrink=0.8, extend="both")
+    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
 PENS: dict[type[Mark], Callable[[Any, Any], None]] = {
     Steps: _steps, Line: _line, Points: _points, Rule: _rule, Band: _band, Cells: _cells,
-    Field: _field,
+    Field: _field, Surface: _surface,
 }  # fmt: skip
 
 

@@ -54,6 +54,7 @@ function logTicks(low, high, count) {
 
 function scale(axis, values) {
   const log = axis.scale === "log", category = axis.scale === "category";
+  if (axis.scale === "none") return { low: -1, high: 1, log, category, none: true, at: (v) => v };
   if (category) return { low: -0.6, high: axis.ticks.length - 0.4, log, category, at: (v) => v };
   const seen = finite(values).filter((v) => !log || v > 0);
   let low = axis.low ?? Math.min(...seen), high = axis.high ?? Math.max(...seen);
@@ -70,10 +71,11 @@ function scale(axis, values) {
 function extent(mark, side) {
   if (mark.kind === "steps") return side === "x" ? mark.edges : mark.heights;
   if (mark.kind === "rule") return (mark.along || "y") === side ? [] : [mark.at];
-  if (mark.kind === "cells" || mark.kind === "band") return [];
+  if (mark.kind === "cells" || mark.kind === "band" || mark.kind === "surface") return [];
   if (mark.kind === "field") {
-    const at = mark[side], half = (at[1] - at[0]) / 2;
-    return [at[0] - half, at[at.length - 1] + half];
+    const at = mark[side], half = (at[1] - at[0]) / 2, last = mark.y[mark.y.length - 1];
+    const [low, high] = side === "y" ? [0, 0] : [mark.y[0], last].map((y) => (mark.shear || 0) * y).sort((a, b) => a - b);
+    return [at[0] - half + low, at[at.length - 1] + half + high];
   }
   return side === "x" ? mark.x : [...mark.y, ...(mark.low || []), ...(mark.high || [])];
 }
@@ -132,13 +134,39 @@ const PENS = {
     return [...made, svg("path", { class: dots(mark), d })];
   },
   field(mark, X, Y) {
-    const width = Math.abs(X(mark.x[1]) - X(mark.x[0])) + 0.5, height = Math.abs(Y(mark.y[1]) - Y(mark.y[0])) + 0.5;
+    const dx = (mark.x[1] - mark.x[0]) / 2, dy = (mark.y[1] - mark.y[0]) / 2, shear = mark.shear || 0;
+    const corner = (x, y) => `${fixed(X(x + shear * y))} ${fixed(Y(y))}`;
     return mark.values.flatMap((row, i) => row.map((value, j) => {
-      const share = value === null ? 0 : (value - mark.least) / (mark.most - mark.least || 1);
-      const x = fixed(X(mark.x[j]) - width / 2), y = fixed(Y(mark.y[i]) - height / 2);
-      const look = value === null ? { class: "none" } : { fill: `rgb(${cividis(share)})` };
-      return svg("rect", { x, y, width: fixed(width), height: fixed(height), ...look });
+      const x = mark.x[j], y = mark.y[i], share = value === null ? 0 : (value - mark.least) / (mark.most - mark.least || 1);
+      const d = `M${corner(x - dx, y - dy)}L${corner(x + dx, y - dy)}L${corner(x + dx, y + dy)}L${corner(x - dx, y + dy)}Z`;
+      const fill = `rgb(${cividis(share)})`;
+      return svg("path", value === null ? { class: "none", d } : { class: "patch", fill, stroke: fill, d });
     }));
+  },
+  surface(mark, X, Y, box) {
+    const turn = ((mark.turn ?? 35) * Math.PI) / 180, tilt = ((mark.tilt ?? 30) * Math.PI) / 180;
+    const size = Math.min(box.width, box.height) / 2, mx = box.left + box.width / 2, my = box.top + box.height / 2;
+    const seen = (x, y, z) => {
+      const across = x * Math.cos(turn) - y * Math.sin(turn), away = x * Math.sin(turn) + y * Math.cos(turn);
+      return [mx + size * across, my - size * (away * Math.sin(tilt) + (z - 0.5) * Math.cos(tilt)), away];
+    };
+    const place = (at, k) => -0.6 + (1.2 * (at[k] - at[0])) / (at[at.length - 1] - at[0]);
+    const share = (v) => Math.min(1, Math.max(0, (v - mark.least) / (mark.most - mark.least || 1)));
+    const shape = (points) => "M" + points.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join("L") + "Z";
+    const quads = [];
+    for (let i = 0; i + 1 < mark.y.length; i++) for (let j = 0; j + 1 < mark.x.length; j++) {
+      const ends = [[i, j], [i, j + 1], [i + 1, j + 1], [i + 1, j]], values = ends.map(([a, b]) => mark.values[a][b]);
+      if (values.includes(null)) continue;
+      const points = ends.map(([a, b], k) => seen(place(mark.x, b), place(mark.y, a), share(values[k])));
+      quads.push([points.reduce((sum, p) => sum + p[2], 0), points, values.reduce((sum, v) => sum + share(v), 0) / 4]);
+    }
+    quads.sort((a, b) => b[0] - a[0]);
+    const floor = svg("path", { class: "floor", d: shape([[-0.6, -0.6], [0.6, -0.6], [0.6, 0.6], [-0.6, 0.6]].map(([x, y]) => seen(x, y, 0))) });
+    const words = [[0, -0.7], [0.7, 0]].map(([x, y], k) => {
+      const [px, py] = seen(x, y, 0);
+      return svg("text", { class: "label middle", x: fixed(px), y: fixed(py + 10) }, mark.names[k]);
+    });
+    return [floor, ...quads.map(([, points, mean]) => svg("path", { class: "quad", d: shape(points), fill: `rgb(${cividis(mean)})` })), ...words];
   },
   cells(mark, X, Y, box) {
     const width = Math.abs(X(1) - X(0)), height = Math.abs(Y(1) - Y(0));
@@ -188,7 +216,7 @@ function panel(root, picture, axis, marks, box, last) {
   const drawn = svg("g", { "clip-path": `url(#${clip})` });
   for (const mark of marks) drawn.append(svg("g", { class: "t-" + mark.tone }, ...PENS[mark.kind](mark, X, Y, box)));
   words.append(svg("text", { class: "label middle", transform: `translate(12 ${fixed(box.top + box.height / 2)}) rotate(-90)` }, axis.label || ""));
-  root.append(grid, svg("path", { class: "frame", d: `M${box.left} ${box.top}v${box.height}h${box.width}` }), drawn, words);
+  root.append(grid, ...(box.y.none ? [] : [svg("path", { class: "frame", d: `M${box.left} ${box.top}v${box.height}h${box.width}` })]), drawn, words);
   return marks.filter((m) => m.kind === "points" && m.notes).flatMap((m) => m.x.map((x, i) => (
     { x: X(x), y: Y(m.y[i]), note: m.notes[i], row: m.rows && m.rows[i] >= 0 ? m.rows[i] : undefined })));
 }
@@ -201,11 +229,11 @@ function draw(picture, width, least) {
   const marksOf = (i) => picture.marks.filter((mark) => (mark.panel || 0) === i);
   const x = scale(picture.x, picture.marks.flatMap((mark) => extent(mark, "x")));
   const ys = picture.panels.map((axis, i) => scale(axis, marksOf(i).flatMap((mark) => extent(mark, "y"))));
-  const yTicks = ys.map((y, i) => (y.category ? picture.panels[i].ticks.map((_, k) => k) : (y.log ? logTicks : linearTicks)(y.low, y.high, Math.max(3, each / 40))));
+  const yTicks = ys.map((y, i) => (y.none ? [] : y.category ? picture.panels[i].ticks.map((_, k) => k) : (y.log ? logTicks : linearTicks)(y.low, y.high, Math.max(3, each / 40))));
   const longest = Math.max(...yTicks.flatMap((ticks, i) => ticks.map((v) => (ys[i].category ? picture.panels[i].ticks[v] : tick(v)).length)), 3);
   const left = Math.min(width * 0.4, 30 + longest * FONT), right = 14, wide = width - left - right;
   const whole = (ticks) => (picture.x.whole ? ticks.filter(Number.isInteger) : ticks);
-  let xTicks = x.category ? picture.x.ticks.map((_, k) => k) : (x.log ? logTicks : linearTicks)(x.low, x.high, wide / 70);
+  let xTicks = x.none ? [] : x.category ? picture.x.ticks.map((_, k) => k) : (x.log ? logTicks : linearTicks)(x.low, x.high, wide / 70);
   xTicks = whole(xTicks).filter((v) => v >= x.low && v <= x.high);
   const widest = x.category ? Math.max(...picture.x.ticks.map((t) => t.length)) * FONT : 0;
   const slanted = x.category && widest > wide / Math.max(xTicks.length, 1);
@@ -231,7 +259,7 @@ function chart(picture, open, tall = 230) {
     figure.append(html("p", { class: "empty" }, picture.empty));
     return figure;
   }
-  const scaled = (mark) => mark.kind === "cells" || mark.kind === "field"; // it has a scale of colours, not one
+  const scaled = (mark) => ["cells", "field", "surface"].includes(mark.kind); // it has a scale of colours, not one
   const entries = picture.marks.filter((mark) => mark.label && !scaled(mark));
   if (entries.length) {
     figure.append(html("ul", { class: "legend" }, ...entries.map((mark) => html("li", {}, swatch(mark), mark.label))));
@@ -240,7 +268,7 @@ function chart(picture, open, tall = 230) {
   figure.append(room);
   const short = (value) => Number(value.toPrecision(3));
   const scales = picture.marks.filter((mark) => scaled(mark) && mark.label).map((mark) => (
-    mark.kind === "field" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}` : mark.label));
+    mark.kind !== "cells" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}` : mark.label));
   for (const note of [...scales, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
   let spots = [], before = 0;
   const nearest = (event) => {
@@ -268,14 +296,47 @@ function chart(picture, open, tall = 230) {
     if (spot && spot.row !== undefined) open(spot.row);
   });
   const said = `${picture.title}${picture.of ? " of " + picture.of : ""}; ${picture.about}. ${entries.map((mark) => mark.label).join("; ")}`;
+  const redraw = () => {
+    const drawn = draw(picture, before, tall);
+    drawn.root.setAttribute("aria-label", said);
+    spots = drawn.spots;
+    room.replaceChildren(drawn.root, tip);
+  };
   new ResizeObserver(([entry]) => {
     const width = Math.round(entry.contentRect.width);
     if (width < 40 || width === before) return;
     before = width;
-    const drawn = draw(picture, width, tall);
-    drawn.root.setAttribute("aria-label", said);
-    spots = drawn.spots;
-    room.replaceChildren(drawn.root, tip);
+    redraw();
   }).observe(room);
+  const solid = picture.marks.find((mark) => mark.kind === "surface");
+  if (solid) turning(solid, room, redraw, figure);
   return figure;
+}
+
+// A surface is turned by dragging it, or by the arrows when it has the focus.
+function turning(mark, room, redraw, figure) {
+  const turn = (across, up) => {
+    mark.turn = (mark.turn ?? 35) + across;
+    mark.tilt = Math.min(90, Math.max(0, (mark.tilt ?? 30) + up));
+    redraw();
+  };
+  let held = null;
+  room.classList.add("solid");
+  room.setAttribute("tabindex", "0");
+  room.setAttribute("role", "application");
+  room.setAttribute("aria-label", "Surface: turn it with the arrow keys");
+  room.addEventListener("pointerdown", (event) => { held = [event.clientX, event.clientY]; room.setPointerCapture(event.pointerId); });
+  room.addEventListener("pointermove", (event) => {
+    if (!held) return;
+    turn((event.clientX - held[0]) * -0.5, (event.clientY - held[1]) * 0.5);
+    held = [event.clientX, event.clientY];
+  });
+  room.addEventListener("pointerup", () => { held = null; });
+  room.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [10, 0], ArrowRight: [-10, 0], ArrowUp: [0, 10], ArrowDown: [0, -10] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    turn(...step);
+  });
+  figure.append(html("p", { class: "note" }, "Drag it to turn it, or use the arrow keys."));
 }
