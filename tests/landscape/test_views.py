@@ -28,6 +28,7 @@ torch.manual_seed(7)
 X, Y = torch.randn(60, 6), torch.randint(3, (60,))
 def build(): return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 def data(): return X, Y
+def forward(model, x): return model(x)
 def shuffled(output, labels): return torch.nn.functional.cross_entropy(output, labels, reduction="none")
 """
 
@@ -56,6 +57,10 @@ def test_distances_from_the_command_line(files: list[str], tmp_path: Path) -> No
         or "symmetric" in (tmp_path / "d.html").read_text()
     )
     plain = json.loads(cli("distances", *files, "-f", "json").stdout)
+    seen = cli("distances", *files[1:], "--origin", files[0], "--kind", "centred")
+    assert (seen.returncode, "From a.safetensors" in seen.stdout) == (0, True)
+    refused = cli("distances", *files, "--kind", "centred")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     rows = list(csv.reader(io.StringIO(cli("distances", *files, "-f", "csv").stdout)))
     assert rows[0] == ["model", "a", "b", "c"]
     assert float(rows[1][2]) == pytest.approx(plain["l2"][0][1])
@@ -75,11 +80,39 @@ def test_lines_planes_basins_and_paths_from_the_command_line(files: list[str], t
         (("basins", *of, "--points", "3", "--html", "b.html", "--loss", "mine:shuffled"), "on one mountain"),
         (("path", *two, "--train", "mine:data", "--steps", "5", "--html", "c.html"), "straight"),
         (("line", *two, "--json", "--points", "3"), '"barrier"'),
+        (("line", *two, "--points", "3", "--engine", "threads", "--examples", "30"), "examples 30"),
+        (("line", *two, "--points", "3", "--forward", "mine:forward"), "loss barrier"),
+        (("line", *of, "--points", "3", "--repair", "--loss", "mine:shuffled"), "no linear layer"),
+        (("run", *of, "--points", "3", "-o", "r.png", "--html", "r.html"), "of the path"),
+        (
+            (
+                "plane",
+                "mine:build",
+                files[0],
+                "--data",
+                "mine:data",
+                "-q",
+                "--u",
+                "-1",
+                "1",
+                "3",
+                "--directions",
+                "hessian",
+                "--surface",
+                "-o",
+                "s.png",
+            ),
+            "angle at",
+        ),
+        (("basins", *two, "--points", "3", "--sharpness"), "adaptive"),
     ):
         done = cli("landscape", *words)
+        if "--repair" in words:  # its one hidden layer stands before a norm
+            assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+            continue
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         assert said in done.stdout
-    for name in ("l", "p", "b", "c"):
+    for name in ("l", "p", "b", "c", "r"):
         assert "layerscope" in (tmp_path / f"{name}.html").read_text("utf-8")
 
 

@@ -86,7 +86,7 @@ def plane(found: paths.Plane, metric: str = "", coordinates: str = "affine") -> 
     marks.append(Points(tone="bad", label="best", x=(left,), y=(up,), shape="cross", notes=(note,)))
     angle = (
         f"; the true angle at {printable(found.names[0], LONGEST)} is {found.angle:.0f}°"
-        if math.isfinite(found.angle)
+        if math.isfinite(found.angle) and found.track is None
         else ""
     )
     about = f"{len(found.u)} × {len(found.v)} points, {_how(found.about)}{angle}"

@@ -22,6 +22,7 @@ GAP = 0.08  # between panels, of the height
 WRAP = 84  # characters of a line of words
 CROWDED = 60  # points from which they and their intervals are drawn small
 LEGEND = 12  # entries; the others are counted
+SQUARE = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # its corners
 ANNOTATED = 12  # rows up to which each cell of a matrix shows its value
 
 
@@ -198,16 +199,22 @@ def _cells(panel: Axes, mark: Cells) -> None:
 
 def _field(panel: Axes, mark: Field) -> None:
     import numpy as np
+    from matplotlib.collections import PolyCollection
 
     grid = np.ma.masked_invalid(np.array(mark.values))
-    panel.patch.set_hatch("////")
-    panel.patch.set_edgecolor(_style.colour("quiet"))
     panel.grid(False)
     y = np.array(mark.y)
     x = np.array(mark.x)[None] + mark.shear * y[:, None]
     y = np.broadcast_to(y[:, None], x.shape)
     image = panel.pcolormesh(x, y, grid, cmap="cividis", vmin=mark.least, vmax=mark.most, shading="nearest",
                              rasterized=True)  # fmt: skip
+    half = (mark.x[1] - mark.x[0]) / 2, (mark.y[1] - mark.y[0]) / 2
+    holes = [
+        [(x[i, j] + a * half[0] + mark.shear * b * half[1], y[i, j] + b * half[1]) for a, b in SQUARE]
+        for i, j in zip(*np.nonzero(np.ma.getmaskarray(grid)), strict=True)
+    ]
+    panel.add_collection(PolyCollection(holes, facecolors="none", edgecolors=_style.colour("quiet"), hatch="////",
+                                        linewidths=0))  # fmt: skip
     if grid.count() > 3 and mark.least < mark.most and min(grid.shape) > 2:
         levels = np.linspace(mark.least, mark.most, 9)[1:-1]
         panel.contour(x, y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)

@@ -30,7 +30,7 @@ function tick(value) {
 
 // The end of a name that fits: it tells most.
 function tailed(name, width) {
-  const room = Math.max(4, Math.floor(width / FONT));
+  const room = Math.max(4, Math.floor(width / FONT + 0.01));
   return name.length > room ? "…" + name.slice(1 - room) : name;
 }
 
