@@ -142,10 +142,12 @@ def distances(scratch: Path, repeats: int) -> list[str]:
             seconds, peak = out.split()[-2:]
             found[name].append((float(seconds), float(peak)))
     params = sum(int(np.prod(s)) for s in shapes)
-    lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s |", "| --- | --- |"]
+    lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s | peak MiB |", "| --- | --- | --- |"]
+    two = 2 * 8 * 8 * max(int(np.prod(s)) for s in shapes) / 2**20  # of each of eight models, in float64
     for name, runs in found.items():
-        lines.append(f"| {name} | {statistics.median(seconds for seconds, _ in runs):.2f} |")
-    return lines
+        seconds, peak = (statistics.median(run[k] for run in runs) for k in (0, 1))
+        lines.append(f"| {name} | {seconds:.2f} | {peak:.0f} |")
+    return [*lines, f"| two layers of all eight models, in float64 | | {two:.0f} |"]
 
 
 def alignment() -> list[str]:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         trajectory,
     )
     from layerscope.landscape.distances import Distances, distances
-    from layerscope.landscape.evaluate import TorchEvaluator, inverted_cross_entropy
+    from layerscope.landscape.evaluate import TorchEvaluator
     from layerscope.landscape.functions import FunctionDistance, function_distance
     from layerscope.landscape.keras import KerasEvaluator
+    from layerscope.landscape.losses import inverted_cross_entropy
     from layerscope.landscape.paths import Line, Plane, line, plane
     from layerscope.landscape.sharpness import Sharpness, sharpness
     from layerscope.learning.conditioning import conditioning
@@ -47,7 +48,8 @@ _HOMES = {
     "landscape.curves": ("Curve", "connect"),
     "landscape.directions": ("Trajectory", "plane_around", "plane_of_path", "random_direction", "trajectory"),
     "landscape.distances": ("Distances", "distances"),
-    "landscape.evaluate": ("TorchEvaluator", "inverted_cross_entropy"),
+    "landscape.evaluate": ("TorchEvaluator",),
+    "landscape.losses": ("inverted_cross_entropy",),
     "landscape.keras": ("KerasEvaluator",),
     "landscape.functions": ("FunctionDistance", "function_distance"),
     "landscape.paths": ("Line", "Plane", "line", "plane"),

@@ -12,6 +12,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, Unreadable, UsageError
+from layerscope.landscape import _pools
 from layerscope.landscape.evaluate import Value
 
 torch: Any = pytest.importorskip("torch")
@@ -276,3 +277,54 @@ def test_values_of_ones_own_count() -> None:
     )
     assert line.samples.shape == (3, 3)
     assert line.rise == 1
+
+
+def test_quick_pools_are_torchs_pools() -> None:
+    torch.manual_seed(0)
+    pools = [
+        torch.nn.MaxPool2d(2), torch.nn.MaxPool2d(3), torch.nn.MaxPool2d(2, 1), torch.nn.MaxPool2d(2, padding=1),
+        torch.nn.MaxPool2d((2, 2), (2, 2)), torch.nn.MaxPool2d(2, ceil_mode=True), torch.nn.MaxPool2d(2, dilation=2),
+    ]  # fmt: skip
+    for x in (torch.randn(3, 4, 8, 6), torch.randn(3, 4, 7, 6), torch.randn(4, 8, 8)):
+        x.view(-1)[5] = float("nan")
+        for memory in (torch.contiguous_format, torch.channels_last)[: x.dim() - 2]:
+            laid = x.contiguous(memory_format=memory)
+            for pool in pools:
+                expected = pool(laid)
+                with _pools.quick(torch.nn.Sequential(pool)):
+                    assert torch.equal(pool(laid).nan_to_num(9.0), expected.nan_to_num(9.0))
+                assert "forward" not in vars(pool)
+
+
+class Watched(nn.Module):
+    """A first layer whose weight something else reads too."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.b(torch.relu(self.a(x))) * self.a.weight.norm()
+
+
+@pytest.mark.parametrize("kind", ["watched", "normed", "hooked"])
+def test_first_layers_that_are_not_affine_are_computed_at_every_point(kind: str) -> None:
+    def made(seed: int) -> Any:
+        net = Watched(seed)
+        if kind == "normed":
+            torch.nn.utils.parametrizations.weight_norm(net.a)
+        if kind == "hooked":
+            net.a.register_forward_pre_hook(lambda module, inputs: (inputs[0] * module.bias.norm(),))
+        return net
+
+    a, b = made(0), made(1)
+    torch.manual_seed(3)
+    x, y = torch.randn(40, 5), torch.randint(3, (40,))
+    line = layerscope.line(a, b, layerscope.TorchEvaluator(a, (x, y)), points=5)
+    for t, loss in zip(line.t, line.metrics["loss"], strict=True):
+        net = made(0)
+        with torch.no_grad():
+            for p, q, r in zip(net.parameters(), a.parameters(), b.parameters(), strict=True):
+                p.copy_((1 - float(t)) * q + float(t) * r)
+            assert loss == pytest.approx(float(functional.cross_entropy(net(x), y)), abs=1e-5)

@@ -19,7 +19,8 @@ from layerscope.experiments.conditioning import HELD_OUT, train
 from layerscope.experiments.data import Images, digits
 from layerscope.landscape.basins import basins
 from layerscope.landscape.distances import distances
-from layerscope.landscape.evaluate import TorchEvaluator, inverted_cross_entropy
+from layerscope.landscape.evaluate import TorchEvaluator
+from layerscope.landscape.losses import inverted_cross_entropy
 from layerscope.landscape.paths import line
 from layerscope.learning.models import resnet
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+from layerscope.landscape._moves import tensors
 
 WHOLE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
 MOST = 1 << 29  # bytes that the images may take
@@ -27,22 +29,34 @@ def mix(vectors: Sequence[Any], coefficients: Sequence[float], out: Any) -> Any:
     return out
 
 
+class Choice(NamedTuple):
+    """Which mixture of the images is given."""
+
+    now: list[float]
+    active: bool  # are there images at all?
+
+    def __call__(self, coefficients: Sequence[float]) -> None:
+        self.now[:] = coefficients
+
+
 @contextmanager
 def replaced(
-    model: Any, run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None], points: int
-) -> Iterator[Callable[[Sequence[float]], None]]:
+    model: Any, run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None], points: int,
+    whole: Callable[[Sequence[float]], Any] | None,
+) -> Iterator[Choice]:  # fmt: skip
     """Inside, such layers give mixtures of their images; yields what chooses the mixture.
 
     :param run: the model on inputs.
     :param inputs: (tensor, batch) each: all data that will be run through the model, and how many at once.
     :param place: puts the weights of the k-th point into the model.
+    :param whole: puts a mixture of these layers' weights into it, where one is needed after all.
     """
     import torch
 
-    found = _fed_by(model, run, inputs[0][0])
-    size = sum(_bytes(run, module, inputs) for module in found) * (points + 2)
+    found = fed_by(model, run, inputs[0][0])
+    size = sum(_bytes(run, module, inputs) for module in found) * (points + 3)
     if not found or size > MOST or points < 2:
-        yield lambda _: None
+        yield Choice([], False)
         return
     images: dict[Any, list[list[Any]]] = {module: [] for module in found}
     for k in range(points):
@@ -56,16 +70,15 @@ def replaced(
             starts.setdefault(x[i:].data_ptr(), (number, i))
     now: list[float] = [1.0] + [0.0] * (points - 1)
 
-    def choose(coefficients: Sequence[float]) -> None:
-        now[:] = coefficients
-
     def forward_of(module: Any) -> Callable[[Any], Any]:
         across = [image - first for first, image in zip(images[module][0], images[module][1], strict=True)]
-        rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # what a row of a plane has in common
+        rows: dict[tuple[int, int, int], tuple[list[float], Any, Any]] = {}  # what a row of a plane has in common
 
         def forward(x: Any) -> Any:
             number, first = starts.get(x.data_ptr(), (-1, 0))
             if number < 0 or first + len(x) > len(images[module][0][number]):
+                if whole is not None:
+                    whole(now)
                 return type(module).forward(module, x)
             part = slice(first, first + len(x))
             if 1.0 in now and now.count(0.0) == points - 1:  # a corner: exactly its own image
@@ -73,27 +86,32 @@ def replaced(
             if abs(sum(now) - 1) > WHOLE:
                 parts = [image[number][part] for image in images[module]]
                 return mix(parts, now, parts[0].clone())
-            others, base = rows.get((number, first, len(x)), ([math.nan], None))
+            others, base, out = rows.get((number, first, len(x)), ([math.nan], None, None))
+            if base is None:
+                base, out = (images[module][0][number][part].clone() for _ in range(2))
             if others != now[2:]:
                 parts = [image[number][part] for image in images[module]]
-                base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], parts[0].clone() if base is None else base)
-                rows[number, first, len(x)] = list(now[2:]), base
-            return torch.add(base, across[number][part], alpha=now[1])
+                base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], base)
+                rows[number, first, len(x)] = list(now[2:]), base, out
+            return torch.add(
+                base, across[number][part], alpha=now[1], out=out
+            )  # each batch has its own, point by point
 
         return forward
 
     try:
         for module in found:
             module.forward = forward_of(module)
-        yield choose
+        yield Choice(now, True)
     finally:
         for module in found:
             module.__dict__.pop("forward", None)
 
 
-def _fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
+def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
     """Linear layers and convolutions that are called once, on the data themselves, with a weight of their own."""
     from torch import nn
+    from torch.overrides import TorchFunctionMode
 
     part, calls, fed = x[: min(2, len(x))], dict[Any, int](), list[Any]()
 
@@ -103,15 +121,34 @@ def _fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
         if same and len(arguments[0]) == len(out) == len(part):  # rows are examples, not tokens or frames
             fed.append(module)
 
+    class Uses(TorchFunctionMode):  # type: ignore[misc]
+        """How many functions take each tensor."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.count: dict[int, int] = {}
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if any(True for _ in tensors(result)):
+                for each in tensors((args, kwargs or {})):
+                    self.count[id(each)] = self.count.get(id(each), 0) + 1
+            return result
+
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     handles = [module.register_forward_hook(look) for module in model.modules() if type(module) in kinds]
+    uses = Uses()
     try:
-        run(part)
+        with uses:
+            run(part)
     finally:
         for handle in handles:
             handle.remove()
-    weights = [id(module.weight) for module in model.modules() if hasattr(module, "weight")]
-    return [module for module in dict.fromkeys(fed) if calls[module] == 1 and weights.count(id(module.weight)) == 1]
+    return [
+        module for module in dict.fromkeys(fed)
+        if calls[module] == 1 and not module._forward_pre_hooks and "weight" in module._parameters
+        and all(uses.count.get(id(p), 0) <= 1 for p in module.parameters())
+    ]  # fmt: skip
 
 
 def _images(run: Callable[[Any], Any], modules: Sequence[Any], x: Any, batch: int) -> dict[Any, Any]:

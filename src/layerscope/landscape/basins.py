@@ -203,7 +203,7 @@ def _aligned(walk: _Lines, first: str, allowed: float) -> tuple[str, str]:
         last = _better(walk, "aligned", first, i, j, moved[i, j])
     high = [both for both in moved if not walk.barriers["aligned"][both] <= allowed]
     try:
-        for i, j in high if not walk.evaluate.has_norms else []:
+        for i, j in high if first == "straight" else []:
             last = _better(walk, "repaired", "aligned", i, j, moved[i, j])
     except LayerscopeError:  # there is no layer to repair
         return last, why

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape import _first_layers, _statistics, _torch
+from layerscope.landscape import _first_layers, _pools, _statistics, _torch
 from layerscope.landscape.weights import Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
 from layerscope.sources._strangers import Forward, parameters, told
@@ -89,6 +89,8 @@ class TorchEvaluator:
         if examples is not None:
             self.x, self.y = _torch.drawn(self.x, self.y, examples)
         self.forward = forward
+        self._seen: Any = None  # shape of outputs that fit the labels
+        self._kept = self.loss.kept(self.y)
         model = _torch.unwrapped(model)
         with told("copying the model"):
             self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
@@ -100,6 +102,11 @@ class TorchEvaluator:
         self._channels_last()
         self._hold()
         self._check_input()
+        with torch.no_grad():
+            fed = _first_layers.fed_by(self.model, self._forward, self.x)
+        first = {id(p) for module in fed for p in module.parameters()}
+        self._late = [name for name, p in self.parameters.items() if id(p) in first]
+        self._early = [name for name in self.parameters if name not in self._late]
         self._repair = self._repairing() if repair else None
         self.batch = min(batch or self._fastest(), len(self.x))
 
@@ -162,11 +169,18 @@ class TorchEvaluator:
         def place(k: int) -> None:
             here.copy_(flat[k])
 
-        images = _first_layers.replaced(self.model, self._forward, inputs, place, len(flat))
-        with torch.no_grad(), self._moved(here), self._repaired(flat, stats, here), images as choose:
+        early = sum(self.parameters[name].numel() for name in self._early)
+        rest = [vector[early:] for vector in flat]
+        images = _first_layers.replaced(
+            self.model, self._forward, inputs, place, len(flat),
+            lambda now: _first_layers.mix(rest, now, here[early:]),
+        )  # fmt: skip
+        pools = _pools.quick(self.model)
+        with torch.no_grad(), self._moved(here), pools, self._repaired(flat, stats, here), images as choose:
+            needed = [vector[:early] for vector in flat] if choose.active else flat
 
             def at(coefficients: Sequence[float]) -> Value:
-                _first_layers.mix(flat, coefficients, here)
+                _first_layers.mix(needed, coefficients, here[: len(needed[0])])
                 choose(coefficients)
                 clamped = self._norms.mix(self._buffers, stats, coefficients, self.bn)
                 self._calibrated(coefficients)
@@ -238,14 +252,9 @@ class TorchEvaluator:
     @property
     def ways(self) -> tuple[str, ...]:
         """Policies that barriers are compared by."""
-        if not self.has_norms:
+        if not self._norms.every:
             return ("straight",)
         return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
-
-    @property
-    def has_norms(self) -> bool:
-        """Are there batch norms with statistics?"""
-        return bool(self._norms.every)
 
     @property
     def labels(self) -> Any:
@@ -286,12 +295,12 @@ class TorchEvaluator:
             self.calibrate = self.calibrate.contiguous(memory_format=torch.channels_last)
 
     def _flat(self, point: Weights) -> Any:
-        """All learned parameters in one vector, kernels of images stored out, h, w, in."""
+        """All learned parameters in one vector, those of first layers last, kernels of images stored out, h, w, in."""
         import torch
 
         parts = []
-        for name, parameter in self.parameters.items():
-            tensor = torch.from_numpy(np.array(point[name])).to(parameter)
+        for name in (*self._early, *self._late):
+            tensor = torch.from_numpy(np.array(point[name])).to(self.parameters[name])
             parts.append((tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).reshape(-1))
         return torch.cat(parts)
 
@@ -302,7 +311,7 @@ class TorchEvaluator:
         kept = {name: b.clone() for name, b in self._buffers.items()}
         at = 0
         try:
-            for p in self.parameters.values():
+            for p in (self.parameters[name] for name in (*self._early, *self._late)):
                 part = here[at : at + p.numel()]
                 at += p.numel()
                 if p.dim() == 4:
@@ -346,7 +355,8 @@ class TorchEvaluator:
 
         with self._norms.training(0.0) if self.bn == "batch" else nullcontext():
             output = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
-        values, kept = self.loss.values(output, self.y), self.loss.kept(self.y)
+        values, kept = self.loss.values(output, self.y, seen=self._seen == output.shape), self._kept
+        self._seen = output.shape if self.y.dtype == torch.int64 else None
         samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
         finite = bool(np.isfinite(samples).all()) and bool(len(samples))
         metrics = {"loss": float(samples.mean()) if finite else math.nan}
@@ -370,23 +380,17 @@ class TorchEvaluator:
         found: dict[int, float] = {}
         with torch.no_grad():
             for size in sizes[:4]:
-                clocks = []
-                for _ in range(2):
-                    clock = time.perf_counter()
-                    for part in self.x.split(size):
-                        self._forward(part)
-                    clocks.append(time.perf_counter() - clock)
-                found[size] = min(clocks)
+                still = _first_layers.replaced(self.model, self._forward, [(self.x, size)], lambda _: None, 2, None)
+                with (
+                    _pools.quick(self.model),
+                    still as choose,
+                ):  # as it is at most points of a line: first layers are not computed
+                    choose([0.5, 0.5])
+                    clocks = []
+                    for _ in range(3):
+                        clock = time.perf_counter()
+                        for part in self.x.split(size):
+                            self._forward(part)
+                        clocks.append(time.perf_counter() - clock)
+                    found[size] = min(clocks)
         return min(found, key=lambda size: found[size])
-
-
-def inverted_cross_entropy(output: Any, labels: Any) -> Any:
-    """−log(1 − p_y) of each example: a model that is never right has none of it. The loss of the abyss.
-
-    In stable form: logsumexp of all logits less logsumexp of all but the label's.
-    """
-    import torch
-
-    flat, y = output.reshape(-1, output.shape[-1]), labels.reshape(-1)
-    others = flat.masked_fill(torch.nn.functional.one_hot(y, flat.shape[1]).bool(), -math.inf)
-    return torch.logsumexp(flat, 1) - torch.logsumexp(others, 1)

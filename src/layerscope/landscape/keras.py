@@ -23,8 +23,6 @@ NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")  # of layers that are
 class KerasEvaluator:
     """Evaluates weights of one Keras architecture, as lines, planes and basins ask for."""
 
-    has_norms: bool
-
     def __init__(
         self,
         model: Any,
@@ -64,7 +62,6 @@ class KerasEvaluator:
             for noise in NOISE:
                 if isinstance(getattr(layer, noise, None), float | int):
                     setattr(layer, noise, 0.0)
-        self.has_norms = bool(self._norms)
         self.calibrate = np.asarray(self.x[:512] if calibrate is None else calibrate)
         self._own = calibrate is None
         self._output = np.zeros((0, 0))
@@ -84,7 +81,7 @@ class KerasEvaluator:
     @property
     def ways(self) -> tuple[str, ...]:
         """Policies that barriers are compared by."""
-        if not self.has_norms:
+        if not self._norms:
             return ("straight",)
         return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
 

@@ -31,8 +31,10 @@ class Loss:
             raise UnknownName("loss", str(loss), NAMES)
         return cls(loss)
 
-    def values(self, output: Any, labels: Any) -> Any:
+    def values(self, output: Any, labels: Any, *, seen: bool = False) -> Any:
         """(examples,): the loss of each; ignored positions have none.
+
+        :param seen: labels and the shape of the output were found right before.
 
         :raises UsageError: the labels do not fit the output, or a function returns another shape.
         """
@@ -57,6 +59,8 @@ class Loss:
                 raise UsageError(f"outputs of {tuple(output.shape)} and targets of {what}")
             return 0.5 * (output - labels).square().reshape(len(output), -1).sum(1)
         logits, labels = _flat(output, labels)
+        if seen:
+            return functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
         if labels.is_floating_point() or labels.is_complex():
             raise UsageError(f"labels of {str(labels.dtype)[6:]}: cross_entropy takes whole numbers, a class each")
         kept = labels != IGNORED
