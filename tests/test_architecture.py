@@ -19,7 +19,7 @@ RANKS = {
     "comparison": 5,
     "landscape": 6,
     "api": 7, "views": 7,
-    "learning": 8, "experiments": 9, "weightwatcher": 8, "demo": 8,
+    "learning": 8, "callbacks": 9, "experiments": 9, "weightwatcher": 8, "demo": 8,
     "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerscope.api import analyze, analyze_each, compare, describe, load, plan, rejudge
-    from layerscope.errors import LayerscopeError, TargetError, UsageError
+    from layerscope.errors import LayerscopeError, LayerscopeWarning, TargetError, UsageError
     from layerscope.history import History
     from layerscope.landscape.align import Alignment, align
     from layerscope.landscape.basins import Basins, basins
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from layerscope.landscape.paths import Line, Plane, line, plane
     from layerscope.landscape.sharpness import Sharpness, sharpness
     from layerscope.learning.conditioning import conditioning
+    from layerscope.learning.criteria import Criterion
     from layerscope.learning.curvature import Curvature, curvature
     from layerscope.learning.monitor import ConditioningMonitor
     from layerscope.learning.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
+    from layerscope.learning.watching import Check, Monitor
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
     from layerscope.types import Finding, LayerReport
@@ -39,8 +41,10 @@ _HOMES = {
     "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
     "learning.conditioning": ("conditioning",),
     "learning.curvature": ("Curvature", "curvature"),
+    "learning.criteria": ("Criterion",),
     "learning.monitor": ("ConditioningMonitor",),
     "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
+    "learning.watching": ("Check", "Monitor"),
     "history": ("History",),
     "landscape.align": ("Alignment", "align"),
     "landscape.canonical": ("canonical",),
@@ -54,7 +58,7 @@ _HOMES = {
     "landscape.functions": ("FunctionDistance", "function_distance"),
     "landscape.paths": ("Line", "Plane", "line", "plane"),
     "landscape.sharpness": ("Sharpness", "sharpness"),
-    "errors": ("LayerscopeError", "TargetError", "UsageError"),
+    "errors": ("LayerscopeError", "LayerscopeWarning", "TargetError", "UsageError"),
     "settings": ("Limits", "Settings"),
     "report": ("Comparison", "Report"),
     "types": ("Finding", "LayerReport"),
@@ -62,8 +66,10 @@ _HOMES = {
 __all__ = [
     "Alignment",
     "Basins",
+    "Check",
     "Comparison",
     "ConditioningMonitor",
+    "Criterion",
     "Curvature",
     "Curve",
     "Distances",
@@ -73,8 +79,10 @@ __all__ = [
     "KerasEvaluator",
     "LayerReport",
     "LayerscopeError",
+    "LayerscopeWarning",
     "Limits",
     "Line",
+    "Monitor",
     "Plane",
     "Report",
     "ScaleProbe",

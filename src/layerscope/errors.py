@@ -28,6 +28,10 @@ class LayerscopeError(Exception):
     exit_code = 2
 
 
+class LayerscopeWarning(UserWarning):
+    """Something that a user should see, and that ends nothing."""
+
+
 class UsageError(LayerscopeError):
     """The call is wrong: an option, a setting or a filter."""
 

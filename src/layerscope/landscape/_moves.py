@@ -19,6 +19,8 @@ def moved(func: Any, args: Any, kwargs: Any, before: Mapping[int, Any], made: li
     import torch
 
     inputs = [each for each in tensors((args, kwargs)) if each.is_floating_point()]
+    if not inputs:
+        return None
     values = [before.get(id(each), each) for each in inputs]
     starts = np.cumsum([0, *(each.numel() for each in values)])
     numbers = {

@@ -39,7 +39,9 @@ def is_report(path: str | Path) -> bool:
 
 def is_history(path: str | Path) -> bool:
     """Is it a saved history? Told by content."""
-    return _holds(path, RUN)
+    from layerscope.views import journal
+
+    return _holds(path, RUN) or journal.is_journal(path)
 
 
 def _holds(path: str | Path, member: str) -> bool:
@@ -54,7 +56,7 @@ def _holds(path: str | Path, member: str) -> bool:
 
 def save(report: Report, path: str | Path) -> None:
     """Write the whole report; the file appears complete or not at all."""
-    write_whole(path, _packed(report))
+    write_whole(path, packed(report))
 
 
 def save_history(history: History, path: str | Path) -> None:
@@ -64,11 +66,12 @@ def save_history(history: History, path: str | Path) -> None:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_dated(RUN), json.dumps({"schema": SCHEMA, **plain}, allow_nan=False))
         for number, report in enumerate(history.reports):
-            archive.writestr(_dated(f"reports/{number}.layerscope"), _packed(report))
+            archive.writestr(_dated(f"reports/{number}.layerscope"), packed(report))
     write_whole(path, buffer.getvalue())
 
 
-def _packed(report: Report) -> bytes:
+def packed(report: Report) -> bytes:
+    """The whole report as the bytes of a zip."""
     buffer = io.BytesIO()
     spectra: dict[str, dict[str, Any]] = {}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -90,7 +93,7 @@ def load(path: str | Path) -> Report:
     :raises Unreadable: not a report, truncated, compressed, or with spectra that are not what it says.
     """
     with _opened(path, "report") as archive:
-        return _unpacked(archive)
+        return unpacked(archive)
 
 
 def load_history(path: str | Path) -> History:
@@ -98,6 +101,14 @@ def load_history(path: str | Path) -> History:
 
     :raises Unreadable: not a history, or damaged.
     """
+    from layerscope.views import journal
+
+    if journal.is_journal(path):
+        found = list(journal.records(path))
+        if not found:
+            raise Unreadable(f"{path} is a history without a check")
+        every = tuple(r.step for r in found), tuple(r.report for r in found), tuple(r.scalars for r in found)
+        return History(journal.name_of(path), *every)
     with _opened(path, "history") as archive:
         plain = parse(_member(archive, RUN))
         steps, scalars = tuple(plain["steps"]), tuple(plain["scalars"])
@@ -109,7 +120,7 @@ def load_history(path: str | Path) -> History:
         reports = []
         for number in range(len(steps)):
             with zipfile.ZipFile(io.BytesIO(_member(archive, f"reports/{number}.layerscope"))) as inner:
-                reports.append(_unpacked(inner))
+                reports.append(unpacked(inner))
         return History(plain["name"], steps, tuple(reports), scalars)
 
 
@@ -125,7 +136,8 @@ def _opened(path: str | Path, what: str) -> Iterator[zipfile.ZipFile]:
         raise Unreadable(f"{path}: not a saved {what}, or damaged: {type(error).__name__}: {error}") from error
 
 
-def _unpacked(archive: zipfile.ZipFile) -> Report:
+def unpacked(archive: zipfile.ZipFile) -> Report:
+    """The inverse of :func:`packed`."""
     plain = parse(_member(archive, MEMBER))
     spectra = {
         (int(facts["index"]), str(facts["role"])): _spectrum(archive, member, facts)

@@ -1,0 +1,53 @@
+"""Hugging Face: ``LayerscopeCallback(every=500).attach(trainer)``, then ``trainer.train()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from layerscope.learning.watching import Monitor
+
+
+class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
+    """Checks the model every so many optimizer steps.
+
+    Attached, its numbers go through ``trainer.log`` to whatever ``report_to`` names, with the trainer's own loss beside
+    them; given as ``callbacks=[…]`` it keeps its history and stops the run, and logs nothing. ``stop_on`` ends the run;
+    with ``best`` the weights of the best check are put back then.
+
+    :param options: what :class:`~layerscope.Monitor` takes.
+    """
+
+    def __init__(self, *, every: int = 500, **options: Any) -> None:
+        self._options = {"every": every, **options}
+        self.monitor: Monitor | None = None
+        self._trainer: Any = None
+        self._loss: dict[str, float] = {}
+
+    def attach(self, trainer: Any) -> LayerscopeCallback:
+        """Add it to a trainer, whose log it then writes."""
+        self._trainer = trainer
+        trainer.add_callback(self)
+        return self
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.monitor = self.monitor or Monitor(given["model"], **self._options)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+        self._loss = {name: logs[name] for name in ("loss", "eval_loss") if logs and name in logs}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        assert self.monitor is not None
+        check = self.monitor.step(state.global_step, **self._loss)
+        if check is not None and self._trainer is not None:
+            self._trainer.log(dict(check.metrics))
+        if self.monitor.stopped:
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.monitor is None:
+            return
+        self.monitor.close()
+        if self.monitor.best is not None and self.monitor.best.step >= 0:
+            self.monitor.restore()

@@ -1,0 +1,56 @@
+"""Keras 3: ``model.fit(..., callbacks=[LayerscopeCallback(path="run.layerscope")])``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from layerscope.learning.watching import Check, Monitor
+
+
+class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Checks the model after epochs, or every so many batches.
+
+    Numbers go into the epoch's logs, where History, CSVLogger, TensorBoard and the callbacks of trackers find them if
+    they come after this one. ``stop_on`` ends the fit; with ``best`` the weights of the best check are put back then.
+
+    :param every: epochs, or batches with ``batches=True``.
+    :param options: what :class:`~layerscope.Monitor` takes.
+    """
+
+    def __init__(self, *, every: int = 1, batches: bool = False, **options: Any) -> None:
+        super().__init__()
+        self._options = {"every": every, **options}
+        self._batches = batches
+        self.monitor: Monitor | None = None
+        self._last: Check | None = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.monitor = self.monitor or Monitor(self.model, **self._options)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._batches:
+            self._step(None, logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        if not self._batches:
+            self._step(epoch, logs)
+        if self._last is not None:
+            logs.update(self._last.metrics)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self.monitor is None:
+            return
+        self.monitor.close()
+        if self.monitor.best is not None and self.monitor.best.step >= 0:
+            self.monitor.restore()
+
+    def _step(self, number: int | None, logs: Mapping[str, Any]) -> None:
+        assert self.monitor is not None
+        scalars = {name: float(value) for name, value in logs.items() if not name.startswith("layerscope/")}
+        self._last = self.monitor.step(number, **scalars) or self._last
+        if self.monitor.stopped:
+            self.model.stop_training = True

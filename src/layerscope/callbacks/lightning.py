@@ -1,0 +1,43 @@
+"""Lightning: ``Trainer(callbacks=[LayerscopeCallback(every=100)])``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from layerscope.learning.watching import Monitor
+
+
+class LayerscopeCallback(Callback):  # type: ignore[misc]
+    """Checks the module every so many batches; numbers go through ``log_dict`` to the trainer's loggers.
+
+    Scalars of the trainer's ``callback_metrics`` stand beside them in the history. ``stop_on`` ends the run; with
+    ``best`` the weights of the best check are put back then.
+
+    :param options: what :class:`~layerscope.Monitor` takes.
+    """
+
+    def __init__(self, *, every: int = 100, **options: Any) -> None:
+        self._options = {"every": every, **options}
+        self.monitor: Monitor | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.monitor = self.monitor or Monitor(pl_module, **self._options)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self.monitor is not None
+        seen = {name.replace("/", "_"): float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
+        scalars: dict[str, Any] = {name: x for name, x in seen.items() if not name.startswith("layerscope")}
+        check = self.monitor.step(**scalars)
+        if check is not None:
+            pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False)
+        if self.monitor.stopped:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.monitor is None:
+            return
+        self.monitor.close()
+        if self.monitor.best is not None and self.monitor.best.step >= 0:
+            self.monitor.restore()
