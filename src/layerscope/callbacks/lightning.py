@@ -10,7 +10,8 @@ from layerscope.learning.watching import Monitor
 
 
 class LayerscopeCallback(Callback):  # type: ignore[misc]
-    """Checks the module every so many batches; numbers go through ``log_dict`` to the trainer's loggers.
+    """Checks the module every so many batches; numbers go to the trainer's loggers, and to its
+    ``callback_metrics``, where EarlyStopping finds them.
 
     Scalars of the trainer's ``callback_metrics`` stand beside them in the history. ``stop_on`` ends the run; with
     ``best`` the weights of the best check are put back then.
@@ -31,7 +32,9 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
         scalars: dict[str, Any] = {name: x for name, x in seen.items() if not name.startswith("layerscope")}
         check = self.monitor.step(**scalars)
         if check is not None:
-            pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False)
+            pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False, logger=False)
+            for logger in trainer.loggers:  # here and at no other step, as log_dict would
+                logger.log_metrics(dict(check.metrics), step=trainer.global_step)
         if self.monitor.stopped:
             trainer.should_stop = True
 
