@@ -103,7 +103,7 @@ def show_everywhere(report: Report) -> None:
     markdown.comparison_to_markdown(both)
     runs = [History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))]
     for name, plugin in registry.plugins("plots").items():
-        of = {"models": both, plots.RUN: runs}
+        of = {"models": both, plots.RUN: runs, plots.WHOLE_RUN: runs}
         for picture in plots.pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
             json.dumps(plots.plain(picture), allow_nan=False)
 

@@ -18,7 +18,7 @@ from layerscope.history import History
 from layerscope.numerics.randommatrix import mp_cdf, mp_density, mp_edges
 from layerscope.report import Comparison, Report
 from layerscope.views import plots
-from layerscope.views.plots import _pen, _style
+from layerscope.views.plots import _pen, _runs, _style
 from layerscope.views.plots._marks import Cells, Line, Picture, Points, Rule, Steps, plain
 from tests.samples import HOSTILE, with_singular_values
 from tests.test_hostile import cli
@@ -220,6 +220,10 @@ def test_one_layer_of_several_models_is_drawn_in_common_bins(comparison: Compari
 
 
 def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
+    if SCOPES[name] == plots.WHOLE_RUN and not _runs.measured(runs[:1]):
+        with pytest.raises(UsageError, match="none of its metrics"):
+            plots.pictures(name, runs)
+        return []
     if all(row.skipped for row in runs[0].last.rows):
         with pytest.raises(UsageError, match="none was analysed"):
             plots.pictures(name, runs)
@@ -228,7 +232,7 @@ def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
 
 
 def every(name: str, target: Report | Comparison) -> list[Picture]:
-    if SCOPES[name] == plots.RUN:
+    if SCOPES[name] in (plots.RUN, plots.WHOLE_RUN):
         with pytest.raises(UsageError, match="shows a run: give a saved history"):
             plots.pictures(name, target)
         reports = [target] if isinstance(target, Report) else target.reports

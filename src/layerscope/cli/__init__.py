@@ -46,6 +46,7 @@ from layerscope.cli.output import (
     write_reports,
 )
 from layerscope.cli.plot import plot
+from layerscope.cli.watch import watch
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -237,6 +238,7 @@ cli.add_command(conditioning)
 cli.add_command(history)
 cli.add_command(distances)
 cli.add_command(landscape)
+cli.add_command(watch)
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from layerscope.cli.output import check_outputs, exit_code, progress_bar
 from layerscope.errors import UsageError
 
 SCOPES = {"layer": "Of a layer", "model": "Of a model", "models": "Of several", "matched": "Of a layer of several",
-          "run layer": "Of a layer over runs"}  # fmt: skip
+          "run layer": "Of a layer over runs", "run": "Of whole runs"}  # fmt: skip
 
 
 class Pictures(click.Command):

@@ -40,6 +40,9 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
         finally:
             for _ in threads:
                 todo.put(None)
+            if not running:  # none of them is inside LAPACK, or torch, any more
+                for thread in threads:
+                    thread.join()
 
 
 def _work(

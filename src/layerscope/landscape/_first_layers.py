@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from layerscope.landscape._moves import tensors
 
 WHOLE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
+READ = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__")  # a value leaves the tensors
 MOST = 1 << 29  # bytes that the images may take
 
 
@@ -41,11 +42,12 @@ class Choice(NamedTuple):
 
 @contextmanager
 def replaced(
-    model: Any, run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None], points: int,
-    whole: Callable[[Sequence[float]], Any] | None,
+    found: Sequence[Any], run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None],
+    points: int, whole: Callable[[Sequence[float]], Any] | None,
 ) -> Iterator[Choice]:  # fmt: skip
     """Inside, such layers give mixtures of their images; yields what chooses the mixture.
 
+    :param found: what :func:`fed_by` found.
     :param run: the model on inputs.
     :param inputs: (tensor, batch) each: all data that will be run through the model, and how many at once.
     :param place: puts the weights of the k-th point into the model.
@@ -53,7 +55,6 @@ def replaced(
     """
     import torch
 
-    found = fed_by(model, run, inputs[0][0])
     size = sum(_bytes(run, module, inputs) for module in found) * (points + 3)
     if not found or size > MOST or points < 2:
         yield Choice([], False)
@@ -109,11 +110,18 @@ def replaced(
 
 
 def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
-    """Linear layers and convolutions that are called once, on the data themselves, with a weight of their own."""
+    """Linear layers and convolutions that are called once, on the data themselves, with a weight of their own and no
+    hooks; seen with two examples and with three, so that two frames are not taken for two examples."""
+    one, other = (_fed_by(model, run, x[: min(count, len(x))]) for count in (2, 3))
+    return [module for module in one if module in other]
+
+
+def _fed_by(model: Any, run: Callable[[Any], Any], part: Any) -> list[Any]:
     from torch import nn
     from torch.overrides import TorchFunctionMode
 
-    part, calls, fed = x[: min(2, len(x))], dict[Any, int](), list[Any]()
+    calls, fed = dict[Any, int](), list[Any]()
+    hooked = {module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks}
 
     def look(module: Any, arguments: Any, out: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
@@ -130,7 +138,8 @@ def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            if any(True for _ in tensors(result)):
+            read = func.__name__ in READ if hasattr(func, "__name__") else False
+            if read or any(True for _ in tensors(result)):
                 for each in tensors((args, kwargs or {})):
                     self.count[id(each)] = self.count.get(id(each), 0) + 1
             return result
@@ -146,7 +155,7 @@ def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
             handle.remove()
     return [
         module for module in dict.fromkeys(fed)
-        if calls[module] == 1 and not module._forward_pre_hooks and "weight" in module._parameters
+        if calls[module] == 1 and module not in hooked and "weight" in module._parameters
         and all(uses.count.get(id(p), 0) <= 1 for p in module.parameters())
     ]  # fmt: skip
 

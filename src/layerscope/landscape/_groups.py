@@ -43,11 +43,16 @@ def groups_of(model: Any, x: Any, forward: Forward | None = None) -> list[Group]
     :param forward: (model, x) → output, where it is not ``model(x)``.
     :raises Unreadable: the model raises, or returns no tensor.
     """
+    try:
+        return _groups_of(_random(model).double(), x.double() if x.is_floating_point() else x, forward)
+    except Unreadable:  # a model that makes float32 of its own accord
+        return _groups_of(_random(model).float(), x.float() if x.is_floating_point() else x, forward)
+
+
+def _groups_of(network: Any, x: Any, forward: Forward | None) -> list[Group]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    network = _random(model)
-    x = x.double() if x.is_floating_point() else x
     seen = _Seen(network)
 
     class Watch(TorchFunctionMode):  # type: ignore[misc]
@@ -61,6 +66,9 @@ def groups_of(model: Any, x: Any, forward: Forward | None = None) -> list[Group]
     if not isinstance(output, torch.Tensor):
         raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor: give forward=")
     seen.units.fix(seen.labels(output), "the model's output")
+    for name, p in network.named_parameters():
+        if name not in seen.met and p.is_floating_point():
+            seen.units.fix_sized(p.shape, f"{name} was not met in the run")
     return [group for group in seen.units.groups() if group.places]
 
 
@@ -68,7 +76,8 @@ def _random(model: Any) -> Any:
     """A copy with random weights, in float64: what a function does with units is not hidden by zeros and ones."""
     import torch
 
-    network = copy.deepcopy(model).double().eval().requires_grad_(False)
+    with told("copying the model"):
+        network = copy.deepcopy(model).double().eval().requires_grad_(False)
     drawn = torch.Generator().manual_seed(0)
     for p in network.parameters():
         noise = torch.randn(p.shape, generator=drawn, dtype=torch.float64).to(p.device)
@@ -89,6 +98,7 @@ class _Seen:
         self._of: dict[int, Ints] = {}  # tensor → ids, with one entry on each axis along which they do not change
         self._alive: list[Any] = [*state.values()]  # an id is a tensor's as long as it lives
         self._raw: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
+        self.met: set[str] = set()  # parameters that some function took
         self._rng = np.random.default_rng(0)
 
     def labels(self, tensor: Any) -> Ints:
@@ -100,6 +110,7 @@ class _Seen:
         given = [each for each in _moves.tensors((args, kwargs)) if id(each) in self._of or id(each) in self.names]
         known = [each for each in given if id(each) in self._of]
         name = getattr(func, "__name__", str(func))
+        self.met |= {self.names[id(each)] for each in given if id(each) in self.names and name != "__get__"}
         before = {id(each): each.detach().clone() for each in known}
         result = func(*args, **kwargs)
         made = list(_moves.tensors(result))

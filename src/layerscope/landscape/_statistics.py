@@ -123,27 +123,29 @@ class Repair:
 
 
 def _hidden(model: Any, run: Run, x: Any) -> list[Any]:
-    """Linear layers and convolutions that are called once, neither the last nor straight before a batch norm."""
+    """Linear layers and convolutions that are called once, neither the last to run nor straight before a batch norm."""
     from torch import nn
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    outputs: dict[Any, list[Any]] = {}
-    normed: set[int] = set()
+    outputs: dict[Any, list[tuple[int, int]]] = {}  # module → (tensor, how often it was changed in place) of each call
+    normed: set[tuple[int, int]] = set()
+    alive: list[Any] = []  # a tensor's id is its own as long as it lives
 
     def look(module: Any, arguments: Any, out: Any) -> None:
         if isinstance(module, _torch.norms()):
-            normed.update(id(each) for each in arguments)
+            normed.update((id(each), each._version) for each in arguments)
         else:
-            outputs.setdefault(module, []).append(out)
+            outputs.setdefault(module, []).append((id(out), out._version))
+        alive.extend((*arguments, out))
 
     handles = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, (*kinds, _torch.norms()))]
     try:
-        last = run(x)
+        run(x)
     finally:
         for handle in handles:
             handle.remove()
     once = {module: made[0] for module, made in outputs.items() if len(made) == 1}
-    return [module for module, out in once.items() if id(out) not in normed and out.data_ptr() != last.data_ptr()]
+    return [module for module, out in list(once.items())[:-1] if out not in normed]
 
 
 def _axis(module: Any) -> int:

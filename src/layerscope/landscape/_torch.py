@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import pickle
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +16,54 @@ from layerscope.sources._strangers import told
 
 
 def told_of(function: Any) -> bytes:
-    """What tells a function from others: its name and its code."""
+    """What tells a function from others: its name, its code, and what it is bound to: arguments of a partial, defaults,
+    what a closure holds, the attributes of an object that is called."""
+    if isinstance(function, functools.partial):
+        return told_of(function.func) + _pickled((function.args, sorted(function.keywords.items())))
     code = getattr(function, "__code__", None)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return name.encode() + (b"" if code is None else code.co_code + repr(code.co_consts).encode())
+    if code is None:
+        return name.encode() + _pickled(getattr(function, "__dict__", {}))
+    held = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
+    held = [each for each in held if not isinstance(each, list | dict | set)]  # what a function counts in, say
+    bound = _pickled((held, function.__defaults__, function.__kwdefaults__))
+    return b"".join([name.encode(), code.co_code, repr((code.co_names, code.co_consts)).encode(), bound])
+
+
+_EMPTY = types.CellType()
+
+
+def digest(words: Sequence[str], tensors: Sequence[Any], functions: Sequence[Any]) -> bytes:
+    """What changes with any of them."""
+    found = hashlib.sha256("\0".join(words).encode())
+    for tensor in tensors:
+        found.update(wide(tensor).cpu().contiguous().numpy().tobytes())
+    for function in functions:
+        found.update(told_of(function) if callable(function) else repr(function).encode())
+    return found.digest()
+
+
+def _pickled(value: Any) -> bytes:
+    """As bytes that change with it; of what cannot be pickled its parts, or its type alone."""
+    try:
+        return bytes(pickle.dumps(value))
+    except Exception:  # pickle and what is pickled raise anything
+        if isinstance(value, dict):
+            return b"".join(_pickled(each) for each in value.items())
+        if isinstance(value, list | tuple):
+            return b"".join(_pickled(each) for each in value)
+        return told_of(value) if hasattr(value, "__code__") else str(type(value)).encode()
+
+
+def attributes(model: Any) -> dict[str, Any]:
+    """Plain numbers and words that its modules hold: they are part of the function too."""
+    plain = (bool, int, float, str, tuple)
+    return {
+        f"{name}.{key}": value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, plain) and key != "training"
+    }
 
 
 @contextmanager
@@ -74,7 +122,7 @@ def drawn(x: Any, y: Any, count: int) -> tuple[Any, Any]:
     """
     import torch
 
-    if not isinstance(count, int) or not 1 <= count <= len(x):
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(x):
         raise UsageError(f"examples must be between 1 and {len(x):,}, not {count!r}")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     if y.dim() == 1 and not y.is_floating_point():

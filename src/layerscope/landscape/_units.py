@@ -92,6 +92,15 @@ class Units:
         for group in np.unique(self._group[labels[labels >= 0]]):
             self._fixed[group] = self._fixed[group] or why
 
+    def fix_sized(self, sizes: Sequence[int], why: str) -> None:
+        """Groups that number as many entries as one of these are never permuted: what has them may be read by them."""
+        for number, table in enumerate(self._tables):
+            if len(table) and any(size and table.size == size for size in sizes):
+                self._fixed[number] = self._fixed[number] or why
+        for labels in self._places.values():
+            if len(labels) in sizes:
+                self.fix(labels, why)
+
     def lock(self, tensor: str, why: str) -> None:
         """Something else reads this tensor: what numbers it is never permuted."""
         self._locked.setdefault(tensor, f"{tensor} is read by {why} too")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import UnknownName, UsageError
+from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.landscape._groups import groups_of
+from layerscope.landscape._torch import unwrapped
 from layerscope.landscape._units import Group, Place
 from layerscope.landscape.weights import Weights, check_alike, learned_of, load, weights_of
 from layerscope.sources._strangers import Forward, parameters, told
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 METHODS = ("weights", "activations")
 SWEEPS = 100  # at most
+SEEN = 8  # examples of the run in which groups are seen
+SINGLE = 1e-4  # the same in float32, where a model cannot be run in float64
 TOLERANCE = 1e-6  # change of the output, over its spread, that rounding in float64 explains
 
 
@@ -62,6 +65,8 @@ def align(
     :raises Unreadable: the model raises.
     """
     parameters(model)
+    model = unwrapped(model)
+    _check(x, restarts, groups)
     if method not in METHODS:
         raise UnknownName("method of alignment", method, METHODS)
     one, other = weights_of(a), weights_of(b)
@@ -71,7 +76,10 @@ def align(
         if bad is not None:
             raise UsageError(f"{bad} of {name} has values that are not finite")
     network = copied(model)
-    every = groups_of(network, x[:2], forward) if groups is None else [_declared(group, one) for group in groups]
+    every = groups_of(network, x[:SEEN], forward) if groups is None else [_declared(group, one) for group in groups]
+    for group in every:
+        absent = [place.tensor for place in group.places if place.tensor not in one]
+        group.fixed = group.fixed or (f"{absent[0]} is not among the weights" if absent else "")
     free = [group for group in every if not group.fixed]
     run = forward or (lambda net, inputs: net(inputs))
     if method == "activations":
@@ -87,6 +95,19 @@ def align(
         permuted, tuple(orders), len(free), tuple(sorted({g.fixed for g in every if g.fixed})),
         _distance(one, other), _distance(one, permuted), change, method,
     )  # fmt: skip
+
+
+def _check(x: Any, restarts: Any, groups: Any) -> None:
+    """
+    :raises UsageError: inputs that are no tensor, a number of restarts that is none, groups that are no list.
+    """
+    if not hasattr(x, "is_floating_point") or not x.dim() or not len(x):
+        what = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
+        raise UsageError(f"x is a torch tensor of a few inputs, not {what}: forward= may make others of it")
+    if not isinstance(restarts, int) or restarts < 0:
+        raise UsageError(f"restarts must be 0 or more, not {restarts!r}")
+    if groups is not None and (isinstance(groups, Mapping) or not all(isinstance(g, Mapping) for g in groups)):
+        raise UsageError('groups is a list, a mapping for each: [{"fc1.weight": 0, "fc2.weight": 1}]')
 
 
 def permute(weights: Weights, groups: Sequence[Group], orders: Sequence[Ints]) -> dict[str, Array]:
@@ -111,7 +132,7 @@ def _declared(group: Mapping[str, int], weights: Weights) -> Group:
 
     :raises UsageError: no such tensor or axis, or axes that have no common number of units.
     """
-    unknown = [name for name, axis in group.items() if name not in weights or not 0 <= axis < weights[name].ndim]
+    unknown = [name for name, axis in group.items() if name not in weights or axis not in range(weights[name].ndim)]
     if unknown or not group:
         raise UsageError(f"groups: {unknown[0]!r} has no such axis" if unknown else "a group of no axes")
     sizes = {name: weights[name].shape[axis] for name, axis in group.items()}
@@ -213,7 +234,7 @@ def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], ru
         parts = []
         for place in group.outputs:
             out, axes = found.get(place.tensor.rpartition(".")[0]), weights[place.tensor].ndim
-            if not isinstance(out, torch.Tensor):
+            if not isinstance(out, torch.Tensor) or out.is_nested:
                 continue
             out = out if axes == 2 else out.movedim(1, -1)
             if weights[place.tensor].shape[place.axis] == out.shape[-1]:
@@ -232,20 +253,35 @@ def _standardised(rows: Floats) -> Floats:
 def _change(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> float:
     import torch
 
-    network, x = network.double(), x.double() if x.is_floating_point() else x
-    with torch.no_grad(), told("the model"):
-        load(network, before)
-        one = run(network, x)
-        load(network, after)
-        other = run(network, x)
+    x = x.double() if x.is_floating_point() else x
+    try:
+        one, other = _both(network.double(), before, after, x, run)
+    except Unreadable:  # a model that makes float32 of its own accord
+        x = x.float() if x.is_floating_point() else x
+        one, other = _both(network.float(), before, after, x, run)
     spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
-    return float((one - other).abs().max() / spread.clamp(min=1e-12))
+    least = 1e-3 * one.abs().max()  # of inputs that are all alike
+    change = (one - other).abs().max() / torch.maximum(spread, least).clamp(min=1e-12)
+    return float(change) if one.dtype == torch.float64 else float(change) * TOLERANCE / SINGLE
+
+
+def _both(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> tuple[Any, Any]:
+    """The outputs with both weights."""
+    import torch
+
+    found = []
+    with torch.no_grad(), told("the model"):
+        for weights in (before, after):
+            load(network, weights)
+            found.append(run(network, x))
+    return found[0], found[1]
 
 
 def copied(model: Any) -> Any:
     import copy
 
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    with told("copying the model"):
+        return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def _distance(a: Weights, b: Weights) -> float:

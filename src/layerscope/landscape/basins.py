@@ -13,7 +13,7 @@ import numpy as np
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.landscape import functions
 from layerscope.landscape.align import align
-from layerscope.landscape.grid import Progress, about_of, walking
+from layerscope.landscape.grid import Progress, about_of, tried, walking
 from layerscope.landscape.paths import Line, line
 from layerscope.landscape.points import named, pairs
 from layerscope.landscape.sharpness import Sharpness, sharpness
@@ -116,6 +116,8 @@ def basins(
     :param sharp: measure the sharpness of each model too, some hundred evaluations.
     :raises UsageError: fewer than two models, or of different kinds.
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise UsageError(f"tolerance is a barrier of the loss, 0 or more: not {tolerance!r}")
     given = {name: weights_of(model) for name, model in named(models).items()}
     names = tuple(given)
     check_alike(list(given.values()), names)
@@ -232,7 +234,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _mean(evaluate: Any, models: Sequence[Any]) -> Value:
     with walking(models, evaluate) as at:
-        return at([1 / len(models)] * len(models))
+        value, reason = tried(at, [1 / len(models)] * len(models))
+    if value is None:
+        raise UsageError(f"a model could not be evaluated: {reason}")
+    return value
 
 
 def _empty(count: int) -> Floats:

@@ -9,17 +9,24 @@ Source: Dinh et al., ICML 2017; Li et al., NeurIPS 2018.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.landscape._groups import groups_of
+from layerscope.landscape._statistics import Norms
+from layerscope.landscape._torch import unwrapped
 from layerscope.landscape._units import Group, Place
-from layerscope.landscape.weights import STATISTICS, Weights, weights_of
-from layerscope.sources._strangers import Forward
+from layerscope.landscape.align import SEEN, copied
+from layerscope.landscape.weights import STATISTICS, Weights, load, weights_of
+from layerscope.sources._strangers import Forward, told
 
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
+
+
+NEAR = 1e-2  # of the spread of the outputs: what the ε of norms may change
 
 
 def canonical(model: Any, weights: Any, x: Any, *, forward: Forward | None = None) -> dict[str, Array]:
@@ -29,13 +36,40 @@ def canonical(model: Any, weights: Any, x: Any, *, forward: Forward | None = Non
     :param weights: live, a file, or arrays by name.
     :param forward: (model, x) → output, where it is not ``model(x)``.
     """
+    model = unwrapped(model)
     found = {name: np.asarray(value).copy() for name, value in weights_of(weights).items()}
-    for group in groups_of(model, x[:2], forward):
-        for made in group.normed:
-            _normed(found, made, group)
+    outputs = _Outputs(copied(model), x[:SEEN], forward)
+    before = outputs(found)
+    for group in groups_of(model, x[:SEEN], forward):
+        ways = [partial(_normed, made=made, group=group) for made in group.normed]
         if group.homogeneous and not group.normed and not group.fixed and len(group.outputs) == 1:
-            _between(found, group)
+            ways.append(partial(_between, group=group))
+        for way in ways:
+            trial = dict(found)
+            way(trial)
+            if _near(before, outputs(trial)):  # something else may read these units
+                found = trial
     return found
+
+
+class _Outputs:
+    """What a network computes with some weights, batch norms taking the statistics of these inputs."""
+
+    def __init__(self, network: Any, x: Any, forward: Forward | None) -> None:
+        self._network, self._x, self._forward = network, x, forward
+
+    def __call__(self, weights: Weights) -> Any:
+        import torch
+
+        load(self._network, weights)
+        with torch.no_grad(), told("the model"), Norms(self._network).training(0.0):
+            return self._network(self._x) if self._forward is None else self._forward(self._network, self._x)
+
+
+def _near(one: Any, other: Any) -> bool:
+    """The same but for rounding and the ε of norms."""
+    spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
+    return bool((one - other).abs().max() <= NEAR * spread.clamp(min=1e-12))
 
 
 def _normed(weights: dict[str, Array], made: Place, group: Group) -> None:

@@ -24,6 +24,7 @@ from layerscope.types import Finding
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
+FLAT = 1e-9  # share of the variance below which a path has no second direction
 NORMS = ("filter", "layer", "global", "none")
 
 
@@ -148,6 +149,8 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
     if len(points) < 3:
         raise UsageError(f"a trajectory has three checkpoints or more, not {len(points)}")
     told = tuple(names or (str(i) for i in range(len(points))))
+    if len(told) != len(points):
+        raise UsageError(f"{len(points)} checkpoints and {len(told)} names")
     check_alike(points, told)
     learned = learned_of(points[0])
     flat = [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in learned]) for p in points]
@@ -180,7 +183,7 @@ def plane_of_path(
     """
     found = trajectory(checkpoints, names)
     last = weights_of(checkpoints[-1])
-    if not (found.shares > 0).all():
+    if not (found.shares > FLAT).all():
         raise UsageError("the checkpoints lie on a line: layerscope.line shows it")
     low, high = found.coordinates.min(0), found.coordinates.max(0)
     room = margin * max(high - low)

@@ -8,7 +8,6 @@ computed once for the whole line or plane (they are linear in the weights).
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape import _first_layers, _pools, _statistics, _torch
+from layerscope.landscape import _first_layers, _gradients, _pools, _statistics, _torch
 from layerscope.landscape.weights import Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
 from layerscope.sources._strangers import Forward, parameters, told
@@ -79,6 +78,8 @@ class TorchEvaluator:
 
         if bn not in BN:
             raise UnknownName("policy of batch norms", bn, BN)
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise UsageError(f"batch must be 1 or more, not {batch!r}")
         try:
             self.device = torch.device(device or "cpu")
             torch.empty(1, device=self.device)
@@ -99,28 +100,37 @@ class TorchEvaluator:
             raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
         self._own = calibrate is None
         self.calibrate = self.x[:CALIBRATION] if calibrate is None else _torch.inputs(calibrate, self.device)
+        if not len(self.calibrate):
+            raise UsageError("there are no calibration inputs")
         self._channels_last()
         self._hold()
         self._check_input()
         with torch.no_grad():
-            fed = _first_layers.fed_by(self.model, self._forward, self.x)
+            fed = _first_layers.fed_by(self.model, self.run, self.x)
+        self._fed = [name for name, module in self.model.named_modules() if module in fed]
         first = {id(p) for module in fed for p in module.parameters()}
         self._late = [name for name, p in self.parameters.items() if id(p) in first]
         self._early = [name for name in self.parameters if name not in self._late]
         self._repair = self._repairing() if repair else None
         self.batch = min(batch or self._fastest(), len(self.x))
 
+    def _first(self) -> list[Any]:
+        modules = dict(self.model.named_modules())
+        return [modules[name] for name in self._fed]
+
     def _hold(self) -> None:
         """What of the model is moved."""
-        self._norms = _statistics.Norms(self.model)
+        self.norms = _statistics.Norms(self.model)
         self.parameters = dict(self.model.named_parameters())
         self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
 
     @property
     def about(self) -> dict[str, Any]:
         """What every result states."""
-        policy = self.bn if self._norms.every else "none"
+        policy = self.bn if self.norms.every else "none"
         found: dict[str, Any] = {"examples": len(self.x), "loss": self.loss.kind, "bn": policy}
+        if policy == "batch":
+            found["batch"] = self.batch
         if self._repair is not None:
             found["repair"] = f"{len(self._repair.layers)} layers"
         if policy == "recompute" or self._repair is not None:
@@ -135,13 +145,10 @@ class TorchEvaluator:
 
     @property
     def fingerprint(self) -> bytes:
-        """Changes with the data, the calibration inputs, the loss and the policy."""
-        digest = hashlib.sha256(repr(sorted(self.about.items())).encode())
-        for tensor in (self.x, self.y, self.calibrate):
-            digest.update(_torch.wide(tensor).cpu().contiguous().numpy().tobytes())
-        digest.update(_torch.told_of(self.loss.function) if self.loss.function is not None else self.loss.kind.encode())
-        digest.update(repr(self.model).encode())
-        return digest.digest()
+        """Changes with the data, the calibration inputs, the loss, the policy and the function."""
+        held = self.loss.function if self.loss.function is not None else self.loss.kind
+        told = [repr(sorted(self.about.items())), repr(self.model), repr(_torch.attributes(self.model))]
+        return _torch.digest(told, (self.x, self.y, self.calibrate), (held, self.forward))
 
     def twin(self) -> TorchEvaluator:
         """The same on a copy of the model: for another thread."""
@@ -162,7 +169,7 @@ class TorchEvaluator:
         here = torch.empty_like(flat[0])
         stats = [{k: torch.from_numpy(np.array(p[k])).to(self.device) for k in self._buffers if k in p} for p in points]
         inputs = [(self.x, self.batch)]
-        calibrated = self._repair is not None or (self.bn == "recompute" and self._norms.every)
+        calibrated = self._repair is not None or (self.bn == "recompute" and self.norms.every)
         if calibrated and self.calibrate.data_ptr() != self.x.data_ptr():
             inputs.append((self.calibrate, len(self.calibrate)))
 
@@ -172,7 +179,7 @@ class TorchEvaluator:
         early = sum(self.parameters[name].numel() for name in self._early)
         rest = [vector[early:] for vector in flat]
         images = _first_layers.replaced(
-            self.model, self._forward, inputs, place, len(flat),
+            self._first(), self.run, inputs, place, len(flat),
             lambda now: _first_layers.mix(rest, now, here[early:]),
         )  # fmt: skip
         pools = _pools.quick(self.model)
@@ -182,7 +189,7 @@ class TorchEvaluator:
             def at(coefficients: Sequence[float]) -> Value:
                 _first_layers.mix(needed, coefficients, here[: len(needed[0])])
                 choose(coefficients)
-                clamped = self._norms.mix(self._buffers, stats, coefficients, self.bn)
+                clamped = self.norms.mix(self._buffers, stats, coefficients, self.bn)
                 self._calibrated(coefficients)
                 return self._measured(clamped)
 
@@ -210,7 +217,7 @@ class TorchEvaluator:
         import torch
 
         with torch.no_grad():
-            found = _statistics.Repair(self.model, self._forward, self.x[:2])
+            found = _statistics.Repair(self.model, self.run, self.x[:2])
         if not found.layers:
             raise UsageError("repair: there is no linear layer or convolution but before batch norms and at the end")
         return found
@@ -220,28 +227,16 @@ class TorchEvaluator:
         import torch
 
         with torch.no_grad():
-            found = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
+            found = torch.cat([self.run(x) for x in self.x.split(self.batch)])
         return np.asarray(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
 
     def gradient(self, weights: Weights) -> dict[str, Any]:
         """∂L/∂θ of the mean loss over all examples, arrays by name."""
-        import torch
-
-        with self.walk([weights]) as at, torch.enable_grad():
+        with self.walk([weights]) as at:
             at([1.0])
-            for p in self.parameters.values():
-                p.requires_grad_(True)
-            try:
-                total = dict.fromkeys(self.parameters, 0.0)
-                for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
-                    value = self.loss.values(self._forward(x), y).sum() / len(self.x)
-                    found = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
-                    for name, g in zip(self.parameters, found, strict=True):
-                        total[name] = total[name] + (0.0 if g is None else g)
-            finally:
-                for p in self.parameters.values():
-                    p.requires_grad_(False)
-            return {name: np.asarray(_torch.wide(g).cpu().numpy()) for name, g in total.items() if hasattr(g, "cpu")}
+            with self.norms.training(0.0) if self.bn == "batch" else nullcontext():
+                found = _gradients.of(self, self.bn == "recompute" and bool(self.norms.every))
+        return {name: np.asarray(_torch.wide(g).cpu().numpy()) for name, g in found.items()}
 
     def unflat(self, vector: Any) -> dict[str, Any]:
         """Arrays by name of a vector of all parameters one after the other, as those of the curvature are."""
@@ -252,7 +247,7 @@ class TorchEvaluator:
     @property
     def ways(self) -> tuple[str, ...]:
         """Policies that barriers are compared by."""
-        if not self._norms.every:
+        if not self.norms.every:
             return ("straight",)
         return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
 
@@ -276,15 +271,18 @@ class TorchEvaluator:
     def _check_input(self) -> None:
         """One pass over a few examples.
 
-        :raises UsageError: labels that do not fit, or a model that changes what it is given.
+        :raises UsageError: labels that do not fit, a model that changes what it is given, or is random.
         """
         import torch
 
         with torch.no_grad():
             part = self.x[:2].clone()
-            self.loss.values(self._forward(part), self.y[:2])
+            output = self.run(part)
+            self.loss.values(output, self.y[:2])
             if not torch.equal(part, self.x[:2]):
                 raise UsageError("the model changes its input in place: no two points would see the same data")
+            if not torch.equal(output, self.run(part)) and bool(output.isfinite().all()):
+                raise UsageError("the model is random in evaluation mode: no two points would see the same function")
 
     def _channels_last(self) -> None:
         """Images and kernels with channels last: small convolutions are several times faster."""
@@ -293,6 +291,8 @@ class TorchEvaluator:
         if self.x.dim() == 4 and self.x.is_floating_point():
             self.x = self.x.contiguous(memory_format=torch.channels_last)
             self.calibrate = self.calibrate.contiguous(memory_format=torch.channels_last)
+        else:  # examples that share memory lie in it as they do here
+            self.x, self.calibrate = self.x.contiguous(), self.calibrate.contiguous()
 
     def _flat(self, point: Weights) -> Any:
         """All learned parameters in one vector, those of first layers last, kernels of images stored out, h, w, in."""
@@ -336,25 +336,25 @@ class TorchEvaluator:
             for k, point in enumerate(flat):
                 only = [float(k == number) for number in range(len(flat))]
                 here.copy_(point)
-                self._norms.mix(self._buffers, stats, only, self.bn)
-                with self._norms.training(1.0) if self.bn == "recompute" else nullcontext():
-                    self._repair.measure(self._forward, self.calibrate)
+                self.norms.mix(self._buffers, stats, only, self.bn)
+                with self.norms.training(1.0) if self.bn == "recompute" else nullcontext():
+                    self._repair.measure(self.run, self.calibrate)
             yield
 
     def _calibrated(self, coefficients: Sequence[float]) -> None:
         """One pass over the calibration data, all at once: pooled means and variances, and what REPAIR needs."""
-        anew = self._norms.training(1.0) if self._norms.every and self.bn == "recompute" else None
+        anew = self.norms.training(1.0) if self.norms.every and self.bn == "recompute" else None
         mended = self._repair.fitting(coefficients) if self._repair is not None else None
         if anew is None and mended is None:
             return
         with anew or nullcontext(), mended or nullcontext():
-            self._forward(self.calibrate)
+            self.run(self.calibrate)
 
     def _measured(self, clamped: int) -> Value:
         import torch
 
-        with self._norms.training(0.0) if self.bn == "batch" else nullcontext():
-            output = torch.cat([self._forward(x) for x in self.x.split(self.batch)])
+        with self.norms.training(0.0) if self.bn == "batch" else nullcontext():
+            output = torch.cat([self.run(x) for x in self.x.split(self.batch)])
         values, kept = self.loss.values(output, self.y, seen=self._seen == output.shape), self._kept
         self._seen = output.shape if self.y.dtype == torch.int64 else None
         samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
@@ -366,7 +366,8 @@ class TorchEvaluator:
             metrics["accuracy"] = float(share) if finite else math.nan
         return Value(metrics, samples if finite else np.empty(0), clamped)
 
-    def _forward(self, x: Any) -> Any:
+    def run(self, x: Any) -> Any:
+        """What the model makes of some inputs, at the point where a walk stands."""
         with told("the model"):
             return self.model(x) if self.forward is None else self.forward(self.model, x)
 
@@ -380,7 +381,7 @@ class TorchEvaluator:
         found: dict[int, float] = {}
         with torch.no_grad():
             for size in sizes[:4]:
-                still = _first_layers.replaced(self.model, self._forward, [(self.x, size)], lambda _: None, 2, None)
+                still = _first_layers.replaced(self._first(), self.run, [(self.x, size)], lambda _: None, 2, None)
                 with (
                     _pools.quick(self.model),
                     still as choose,
@@ -390,7 +391,7 @@ class TorchEvaluator:
                     for _ in range(3):
                         clock = time.perf_counter()
                         for part in self.x.split(size):
-                            self._forward(part)
+                            self.run(part)
                         clocks.append(time.perf_counter() - clock)
                     found[size] = min(clocks)
         return min(found, key=lambda size: found[size])

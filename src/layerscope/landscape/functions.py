@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerscope.types import Floats
 
 TINY = 1e-12
+IGNORED = -100  # the label of what has none
 NAMES = ("disagreement", "normalised", "js", "logits", "cka")
 
 
@@ -53,7 +54,9 @@ def outputs(models: Sequence[Any], evaluate: Any) -> list[Floats]:
 
 
 def between(one: Floats, other: Floats, y: Any) -> FunctionDistance:
-    """The distances from both models' logits (n, classes) and the labels (n,)."""
+    """The distances from both models' logits (n, classes) and the labels (n,); without rows that have none (−100)."""
+    if y.dtype.kind in "iu" and (y == IGNORED).any():
+        one, other, y = (part[y != IGNORED] for part in (one, other, y))
     p, q = _softmax(one), _softmax(other)
     middle = (p + q) / 2
     js = 0.5 * (_kl(p, middle) + _kl(q, middle))

@@ -149,10 +149,10 @@ def _walk(
         return
     with walking(corners, evaluate) as at:
         for number in numbers:
-            yield number, *_tried(at, wanted[number])
+            yield number, *tried(at, wanted[number])
 
 
-def _tried(at: Callable[[Sequence[float]], Value], coefficients: Sequence[float]) -> tuple[Value | None, str]:
+def tried(at: Callable[[Sequence[float]], Value], coefficients: Sequence[float]) -> tuple[Value | None, str]:
     try:
         return at(coefficients), ""
     except UsageError:

@@ -118,7 +118,8 @@ class Track:
     @property
     def gap(self) -> float:
         """Largest difference between a checkpoint's loss and that of its place on the plane."""
-        return float(np.nanmax(np.abs(self.losses - self.below), initial=0.0))
+        apart = np.abs(self.losses - self.below)
+        return float(np.nanmax(apart)) if np.isfinite(apart).any() else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -212,7 +213,7 @@ def line(
     """
     if not isinstance(points, int) or not 2 <= points <= MOST:
         raise UsageError(f"points must be between 2 and {MOST:,}, not {points}")
-    low, high = span
+    low, high = span if isinstance(span, tuple | list) and len(span) == 2 else (math.nan, math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UsageError(f"span must ascend: {span!r}")
     t = np.unique(np.concatenate([np.linspace(low, high, points), [x for x in (0.0, 1.0) if low <= x <= high]]))
@@ -253,6 +254,8 @@ def plane(
 
 
 def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
+    if not isinstance(axis, tuple | list) or len(axis) != 3:
+        raise UsageError(f"{name} is (first, last, points), not {axis!r}")
     first, last, count = axis
     if isinstance(count, int) and count > MOST:
         raise UsageError(f"{name} has {count:,} points; a grid has at most {MOST:,}")

@@ -128,7 +128,8 @@ def _difference(names: Sequence[str], every: list[dict[str, Tensor]], apart: lis
         some = ", ".join(f"{name} (only in {', '.join(owners[name])})" for name in apart[:MOST_NAMED])
         said.append(f"{len(apart)} tensors are not in all models: {some}{', …' if len(apart) > MOST_NAMED else ''}")
     if other:
-        some = ", ".join(f"{n} {' and '.join(str(t[n].shape) for t in every[:2])}" for n in other[:MOST_NAMED])
+        shapes = {n: dict.fromkeys(str(tensors[n].shape) for tensors in every) for n in other[:MOST_NAMED]}
+        some = ", ".join(f"{n} {' and '.join(found)}" for n, found in shapes.items())
         said.append(f"{len(other)} have other shapes: {some}{', …' if len(other) > MOST_NAMED else ''}")
     return f"{'; '.join(said)}; partial=True compares the rest"
 
@@ -142,6 +143,8 @@ def named(models: Any) -> dict[str, Any]:
 
     if isinstance(models, Mapping) and not all(hasattr(x, "shape") for x in models.values()):
         found = {str(name): model for name, model in models.items()}
+        if len(found) < len(models):
+            raise UsageError(f"two models are called {next(iter(found))!r} once their names are text")
     else:
         several = list(models)
         files = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in several)

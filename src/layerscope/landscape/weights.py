@@ -23,6 +23,7 @@ def weights_of(model: Any) -> dict[str, Array]:
     """Every floating tensor of a model by name: of a live module its state, of a mapping the arrays, of a file what is
     in it; narrower numbers become float32."""
     if isinstance(model, Mapping) and model and all(hasattr(value, "shape") for value in model.values()):
+        model = _once(model)
         found = {plain_name(str(name)): _array(value) for name, value in model.items()}
         return {name: value for name, value in found.items() if value.dtype.kind == "f"}
     if isinstance(model, Mapping) and isinstance(model.get("state_dict"), Mapping):
@@ -31,7 +32,7 @@ def weights_of(model: Any) -> dict[str, Array]:
         named = {f"{place}.{v.name}": v for place, v in enumerate(model.weights)}
         return {name: _wide(np.asarray(_held(v))) for name, v in named.items() if "float" in str(v.dtype)}
     if hasattr(model, "state_dict") and hasattr(model, "named_parameters"):
-        return weights_of(_once(model.state_dict()))
+        return weights_of(model.state_dict())
     with sources.opened(model) as source:
         return {
             name: _wide(np.asarray(source.read(tensor.ref)).reshape(tensor.shape or -1))
@@ -50,9 +51,11 @@ def _once(state: Mapping[str, Any]) -> dict[str, Any]:
     """Tied tensors by their first name alone."""
     found, seen = {}, set()
     for name, value in state.items():
-        if not hasattr(value, "data_ptr") or is_lazy(value):
-            continue
-        key = (value.data_ptr(), tuple(value.shape), value.stride()) if value.numel() else name
+        if hasattr(value, "data_ptr"):
+            is_lazy(value)
+            key: Any = (value.data_ptr(), tuple(value.shape), value.stride()) if value.numel() else name
+        else:
+            key = id(value)
         if key not in seen:
             seen.add(key)
             found[name] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import tempfile
@@ -16,11 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from layerscope import api
 from layerscope.errors import LayerscopeError, LayerscopeWarning, OutputError, UnknownName, UsageError
 from layerscope.history import History
+from layerscope.learning import snapshots
 from layerscope.learning.criteria import Best, Criterion, metric
 from layerscope.report import Report
 from layerscope.selection import Selector
@@ -182,7 +180,7 @@ class Monitor:
         if not self.background:
             found = self._finished(step, *self._measured(self.model, numbers), clock)
             return self._judged(*found)
-        snapshot = _copied(self.model)
+        snapshot = snapshots.copied(self.model)
         self.seconds += self._clock() - clock
 
         def work() -> None:
@@ -217,15 +215,12 @@ class Monitor:
 
     def _moved(self, model: Any) -> dict[str, float]:
         """l2 distances of the learned weights from those of the first check and of the one before."""
-        from layerscope.landscape.weights import learned_of, weights_of
-
-        weights = weights_of(model)
-        here = {name: np.array(weights[name], np.float32) for name in learned_of(weights)}
+        here = snapshots.learned(model)
         found = {}
         if self._start is not None and not self._resumed:  # of a run that goes on the start is not known
-            found["distance_from_start"] = _distance(here, self._start)
+            found["distance_from_start"] = snapshots.distance(here, self._start)
         if self._before is not None:
-            found["distance_moved"] = _distance(here, self._before)
+            found["distance_moved"] = snapshots.distance(here, self._before)
         self._start = here if self._start is None else self._start
         self._before = here
         return found
@@ -253,7 +248,7 @@ class Monitor:
         stop = next((why for each in self.stop_on if (why := each.judge(report))), "")
         self.stopped = self.stopped or stop
         if self.best is not None and self.best.better(step, report, scalars):
-            self._weights = _state(self.model)
+            self._weights = snapshots.state(self.model)
         told += self._written(step, scalars, report)
         for why in told:
             self._warn(step, why)
@@ -325,7 +320,7 @@ class Monitor:
         if self.best is None or self._weights is None:
             asked = "best= was not asked for" if self.best is None else f"no check had a number for {self.best.text!r}"
             raise UsageError(f"there are no weights to restore: {asked}")
-        return _put_back(self.model, self._weights)
+        return snapshots.put_back(self.model, self._weights)
 
     def close(self) -> Check | None:
         """Wait for the check that is being made, write what waits, let others write the file."""
@@ -366,36 +361,3 @@ def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
         return {str(name): float(value) for name, value in scalars.items() if math.isfinite(float(value))}
     except (TypeError, ValueError) as error:
         raise UsageError(f"scalars of a step are numbers: {error}") from None
-
-
-def _copied(model: Any) -> Any:
-    """The weights as they are now: values are, live models are copied."""
-    if hasattr(model, "get_weights") and hasattr(model, "weights"):
-        import keras
-
-        found = keras.models.clone_model(model)
-        found.set_weights(model.get_weights())
-        return found
-    return copy.deepcopy(model) if hasattr(model, "state_dict") else model
-
-
-def _state(model: Any) -> Any:
-    """The weights, to be put back later."""
-    if hasattr(model, "state_dict"):
-        return {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else model
-
-
-def _put_back(model: Any, weights: Any) -> Any:
-    if hasattr(model, "state_dict"):
-        model.load_state_dict(weights)
-    elif hasattr(model, "set_weights"):
-        model.set_weights(weights)
-    else:
-        return weights
-    return model
-
-
-def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    common = [name for name in a if name in b and a[name].shape == b[name].shape]
-    return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in common))

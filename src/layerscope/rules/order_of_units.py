@@ -32,5 +32,5 @@ def order_of_units(pairs: Pairs) -> Verdict | None:
     if not mended and not repaired:
         return None
     told = f"in {len(mended) + len(repaired)} of {len(apart)} pairs with a barrier, putting the units into one order "
-    told += "removes it" if not repaired else f"removes it, in {len(repaired)} of them together with REPAIR"
+    told += "takes four fifths of it away" + (f", in {len(repaired)} together with REPAIR" if repaired else "")
     return Verdict(told, float(len(mended) + len(repaired)), 0.0)

@@ -11,6 +11,7 @@ from rich.table import Table
 from layerscope.errors import MissingExtra
 from layerscope.history import History
 from layerscope.views import frame as frames
+from layerscope.views.plots._runs import some
 from layerscope.views.text import number, plural, printable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def show(history: History, console: Console) -> None:
     heads = [*(printable(name, 20) for name in given), "loss" if "loss" not in given else "", "λmax Sx", "λmax Sd"]
     for head in ("step", *filter(None, heads), "λmax F", "least dominat.", "verdicts"):
         table.add_column(head, justify="left" if head == "verdicts" else "right", no_wrap=head != "verdicts")
-    for i in chosen(len(history.steps), MOST):
+    for i in some(len(history.steps), MOST):
         report, scalars = history.reports[i], history.scalars[i]
         rows = [row for row in report.rows if not row.skipped]
         cells = [number(scalars.get(name), ".4g") for name in given]
@@ -52,13 +53,6 @@ def show(history: History, console: Console) -> None:
         codes = sorted({finding.code for finding in report.findings if finding.severity != "info"})
         table.add_row(str(history.steps[i]), *cells, number(least, ".2g"), printable(" ".join(codes), 200) or "–")
     console.print(table)
-
-
-def chosen(count: int, most: int) -> list[int]:
-    """At most so many of 0, …, count − 1: the first, the last, the others evenly between."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
 def frame(history: History) -> pd.DataFrame:

@@ -12,9 +12,9 @@ from layerscope.report import Report
 from layerscope.types import SEVERITIES, Finding, LayerReport
 from layerscope.views import verdict
 from layerscope.views.command import changed_settings
-from layerscope.views.history import chosen
-from layerscope.views.plots import RUN
+from layerscope.views.plots import RUN, WHOLE_RUN
 from layerscope.views.plots._marks import Picture, plain
+from layerscope.views.plots._runs import some
 from layerscope.views.text import plural, printable
 
 NAMELESS = "(no name)"  # of a layer whose name is empty
@@ -55,9 +55,12 @@ class Section(NamedTuple):
     wide: bool = False
     tall: int = 230
     note: str = ""
+    slider: bool = False  # its charts are one at a time, chosen by step
 
 
+STEP_BY_STEP = Section("Step by step", "steps", wide=True, tall=270, slider=True)
 OVER_RUNS = Section("Over the run", "run", tall=380, note="Some of the layers; every row holds the curves of its own.")
+MOST_STEPS = 60  # that the page holds a picture of
 MOST_CURVES = 4  # layers whose curves are shown at once
 
 
@@ -67,9 +70,27 @@ def over_runs(runs: Sequence[History]) -> list[dict[str, Any]]:
         return []
     common = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
     names = [row.name for row in runs[0].last.rows if row.name in common]
-    every = [names[i] for i in chosen(len(names), MOST_CURVES)]
+    every = [names[i] for i in some(len(names), MOST_CURVES)]
     found = [picture for name in every for picture in of_runs(runs, name)]
-    return [plain(replace(picture, title=f"{picture.title}: {picture.of}")) for picture in found]
+    modules = [plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == WHOLE_RUN]
+    whole = [plain(picture) for module in modules for picture in module.data(runs)]
+    return whole + [plain(replace(picture, title=f"{picture.title}: {picture.of}")) for picture in found]
+
+
+def step_by_step(runs: Sequence[History]) -> list[dict[str, Any]]:
+    """α by depth, and what stands out, at each step of one run, or at some of them."""
+    if len(runs) != 1 or len(runs[0].steps) < 2:
+        return []
+    (run,), module, found = runs, registry.find("plots", "alpha_by_depth").target, []
+    for i in some(len(run.steps), MOST_STEPS):
+        picture = module.data(run.reports[i])
+        if picture.empty:
+            continue
+        codes = sorted({f"{f.code} {f.title}" for f in run.reports[i].findings if f.severity != "info"})
+        scalars = ", ".join(f"{printable(name, 40)} {value:.4g}" for name, value in run.scalars[i].items())
+        told = "; ".join(filter(None, (scalars, ", ".join(printable(code, 60) for code in codes[:6]))))
+        found.append({"step": run.steps[i], "told": told, "picture": plain(picture)})
+    return found
 
 
 def of_runs(runs: Sequence[History], layer: str) -> list[Picture]:

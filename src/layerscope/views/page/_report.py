@@ -26,6 +26,7 @@ WHAT_ALPHA_IS = (
 )
 SECTIONS = (  # a picture says in which it belongs
     _parts.OVER_RUNS,
+    _parts.STEP_BY_STEP,
     Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
     Section("How it learns", "learning"),
     Section("The model in pictures", "model"),
@@ -47,7 +48,7 @@ def page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, Any], 
     values = frame.rows(report)
     rows = [_row(report, i, row, values[i], columns, by_layer.get(row.name, [])) for i, row in shown]
     charts = {section.charts: pictured_in(section.charts, report) for section in SECTIONS}
-    charts["run"] = _parts.over_runs(runs)
+    charts |= {"run": _parts.over_runs(runs), "steps": _parts.step_by_step(runs)}
     name = title_of(report)
     target = printable(report.meta["target"], 1000)
     context = {

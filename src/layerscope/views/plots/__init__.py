@@ -2,10 +2,10 @@
 
 ``data`` puts a picture into numbers and words (:class:`~layerscope.views.plots._marks.Picture`). ``SCOPE`` says of
 what: a layer ("layer": ``data(report, layer)``), a report ("model": ``data(report)``), several ("models":
-``data(comparison)``), one layer of several ("matched": ``data(comparison, layer)``), or of a layer over the steps of
-runs ("run layer": ``data(runs, layer)``); ``SECTION``, where the page
-shows it; ``NEEDS``, if there is one, the setting without which it is empty. Pens draw any of them: ``draw(picture,
-ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
+``data(comparison)``), one layer of several ("matched": ``data(comparison, layer)``), of a layer over the steps of
+runs ("run layer": ``data(runs, layer)``), or of whole runs ("run": ``data(runs)``, a list of pictures); ``SECTION``,
+where the page shows it; ``NEEDS``, if there is one, the setting without which it is empty. Pens draw any of them:
+``draw(picture, ax)`` with matplotlib, ``templates/charts.js`` in the HTML report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RUN = "run layer"
+RUN, WHOLE_RUN = "run layer", "run"
 FORMATS = ("png", "svg", "pdf")
 WIDTH, HEIGHT = 6.8, 4.4  # inches of one picture of one panel
 MOST = 12  # pictures in one figure
@@ -58,6 +58,13 @@ def pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> lis
     if scope == RUN:
         runs = _runs_of(name, target)
         return [module.data(runs, layer.name) for layer in _chosen(name, _common_rows(runs), layers)]
+    if scope == WHOLE_RUN:
+        if layers:
+            raise UsageError(f"{name} shows a whole run, not single layers")
+        found = module.data(_runs_of(name, target))
+        if not found:
+            raise UsageError(f"{name}: none of its metrics was measured in this run")
+        return list(found)
     target = last_of(target)
     if scope == "models":
         if layers:
@@ -93,7 +100,7 @@ def last_of(target: Target) -> Report | Comparison:
 
 def _runs_of(name: str, target: Target) -> Sequence[History]:
     if isinstance(target, Report | Comparison):
-        raise UsageError(f"{name} shows a run: give a saved history (ConditioningMonitor), not a report")
+        raise UsageError(f"{name} shows a run: give a saved history (layerscope.Monitor), not a report")
     return target
 
 

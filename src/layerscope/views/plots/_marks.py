@@ -121,7 +121,8 @@ class Cells(Mark):
 
     kind: ClassVar[str] = "cells"
     values: tuple[Numbers, ...]
-    most: float  # value of the lightest colour; the darkest is 0
+    most: float  # value of the lightest colour
+    least: float = 0.0  # of the darkest
     fmt: str = ".2f"
 
     def extent(self, side: str) -> Numbers:

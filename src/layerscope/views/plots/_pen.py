@@ -183,17 +183,19 @@ def _band(panel: Axes, mark: Band) -> None:
 
 
 def _cells(panel: Axes, mark: Cells) -> None:
-    image = panel.imshow(mark.values, cmap="cividis", aspect="equal", vmin=0.0, vmax=mark.most)
+    wide = len(mark.values[0]) > 2 * len(mark.values) or len(mark.values) > 2 * len(mark.values[0])
+    shape: Literal["auto", "equal"] = "auto" if wide else "equal"
+    image = panel.imshow(mark.values, cmap="cividis", aspect=shape, vmin=mark.least, vmax=mark.most)
     panel.set_ylim(len(mark.values) - 0.5, -0.5)
     panel.set_xlim(-0.5, len(mark.values[0]) - 0.5)
     bar = panel.figure.colorbar(image, ax=panel, shrink=0.8)
     bar.set_label(_text(mark.label, 48), fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    if len(mark.values) <= ANNOTATED:
+    if max(len(mark.values), len(mark.values[0])) <= ANNOTATED:
         for i, row in enumerate(mark.values):
             for j, value in enumerate(row):
                 told = format(value, mark.fmt) if math.isfinite(value) else "–"
-                light = not value < mark.most / 2
+                light = not value < (mark.least + mark.most) / 2
                 panel.text(j, i, told, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
 
 

@@ -27,6 +27,37 @@ def line(series: Series, label: str, *, tone: str, panel: int, dashed: bool = Fa
     return found
 
 
+METRICS = (  # that a run is watched by, where they were measured
+    ("alpha", Axis("α")),
+    ("rand_distance", Axis("rand_distance")),
+    ("stable_rank", Axis("stable rank")),
+    ("lambda_max", Axis("λmax", "log")),
+    ("lambda_max_x", Axis("λmax(Sx)", "log")),
+    ("lambda_max_d", Axis("λmax(Sd)", "log")),
+    ("kappa_50_x", Axis("κ₅₀(Sx)", "log")),
+    ("domination", Axis("domination", "log")),
+)
+
+
+def measured(runs: Sequence[History]) -> list[tuple[str, Axis]]:
+    """Those of these metrics that some layer of every run has, each with its axis."""
+    return [(metric, axis) for metric, axis in METRICS if all(layers(run, metric) for run in runs)]
+
+
+def layers(run: History, metric: str) -> list[str]:
+    """Layers that have a metric at some step, in the order of the model."""
+    have = {row.name for report in run.reports for row in report.rows if metric in row.metrics}
+    order = dict.fromkeys(row.name for report in run.reports for row in report.rows)
+    return [name for name in order if name in have]
+
+
+def some(count: int, most: int) -> list[int]:
+    """At most so many of 0, …, count − 1: the first, the last, the others evenly between."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
 SHAPES = ("circle", "square", "diamond", "triangle")
 
 

@@ -171,7 +171,7 @@ const PENS = {
   cells(mark, X, Y, box) {
     const width = Math.abs(X(1) - X(0)), height = Math.abs(Y(1) - Y(0));
     return mark.values.flatMap((row, i) => row.flatMap((value, j) => {
-      const share = value === null ? 0 : value / mark.most, rgb = cividis(share);
+      const least = mark.least || 0, share = value === null ? 0 : (value - least) / (mark.most - least || 1), rgb = cividis(share);
       const x = fixed(X(j) - width / 2), y = fixed(Y(i) - height / 2);
       const cell = svg("rect", { x, y, width: fixed(width), height: fixed(height), ...(value === null ? { class: "none" } : { fill: `rgb(${rgb})` }) });
       const told = value === null ? "–" : value.toFixed(2);

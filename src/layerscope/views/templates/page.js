@@ -23,9 +23,27 @@ const ready = unpacked().then((found) => {
   terms = JSON.parse(lines[0]);
   for (const place of document.querySelectorAll("[data-charts]")) {
     const tall = Number(place.dataset.tall || 230);
+    if ("slider" in place.dataset) {
+      slider(place, terms.charts[place.dataset.charts], tall);
+      continue;
+    }
     place.append(...terms.charts[place.dataset.charts].map((picture) => chart(picture, open, tall)));
   }
 }).catch(broken);
+
+// One chart at a time, chosen by its step.
+function slider(place, steps, tall) {
+  const range = html("input", { type: "range", id: "step", min: "0", max: String(steps.length - 1), value: String(steps.length - 1) });
+  const said = html("output", { for: "step" }), room = html("div", { class: "charts wide" });
+  const show = () => {
+    const { step, told, picture } = steps[Number(range.value)];
+    said.textContent = `step ${step}${told ? ": " + told : ""}`;
+    room.replaceChildren(chart(picture, open, tall));
+  };
+  range.addEventListener("input", show);
+  place.append(html("p", { class: "slider" }, html("label", { for: "step" }, "Step "), range, said), room);
+  show();
+}
 
 // --- a layer, opened -------------------------------------------------------------------------------------------
 

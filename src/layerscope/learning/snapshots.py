@@ -1,0 +1,53 @@
+"""The weights of a live model of any framework at one moment: copied, kept, put back, measured against each other."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def copied(model: Any) -> Any:
+    """A model with the weights as they are now; where weights are values, these."""
+    if hasattr(model, "get_weights") and hasattr(model, "weights"):
+        import keras
+
+        found = keras.models.clone_model(model)
+        found.set_weights(model.get_weights())
+        return found
+    return copy.deepcopy(model) if hasattr(model, "state_dict") else model
+
+
+def state(model: Any) -> Any:
+    """The weights, for :func:`put_back`."""
+    if hasattr(model, "state_dict"):
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else model
+
+
+def put_back(model: Any, weights: Any) -> Any:
+    """The model with these weights; where weights are values, these."""
+    if hasattr(model, "state_dict"):
+        model.load_state_dict(weights)
+    elif hasattr(model, "set_weights"):
+        model.set_weights(weights)
+    else:
+        return weights
+    return model
+
+
+def learned(model: Any) -> dict[str, Any]:
+    """Copies of the learned tensors by name."""
+    from layerscope.landscape.weights import learned_of, weights_of
+
+    weights = weights_of(model)
+    return {name: np.array(weights[name], np.float32) for name in learned_of(weights)}
+
+
+def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """l2, over the tensors that both have alike."""
+    common = [name for name in a if name in b and a[name].shape == b[name].shape]
+    return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in common))
