@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from layerscope.learning.curvature import Curvature, curvature
     from layerscope.learning.monitor import ConditioningMonitor
     from layerscope.learning.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
+    from layerscope.learning.scheduler import TempBalance
     from layerscope.learning.watching import Check, Monitor
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
@@ -44,6 +45,7 @@ _HOMES = {
     "learning.criteria": ("Criterion",),
     "learning.monitor": ("ConditioningMonitor",),
     "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
+    "learning.scheduler": ("TempBalance",),
     "learning.watching": ("Check", "Monitor"),
     "history": ("History",),
     "landscape.align": ("Alignment", "align"),
@@ -89,6 +91,7 @@ __all__ = [
     "Settings",
     "Sharpness",
     "TargetError",
+    "TempBalance",
     "TorchEvaluator",
     "Trajectory",
     "UsageError",

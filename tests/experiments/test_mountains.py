@@ -10,7 +10,9 @@ from layerscope.experiments.mountains import run
 
 
 def test_mountains_are_as_in_the_experiment() -> None:
-    found = run()
+    found = run(starts=4, side=5)
+    assert len(found.pictures) == 7
+    assert found.tables[0].rows[0][1] == pytest.approx(found.numbers["distance at the start"])
     of_one_run = ("between two of them accuracy rises", "other starts > other orders")
     sure = [claim for claim in found.claims if not claim.says.startswith(of_one_run)]
     assert not [claim for claim in sure if not claim.holds], found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layerscope.cli.conditioning import conditioning
+from layerscope.cli.experiment import experiment
 from layerscope.cli.history import history
 from layerscope.cli.landscape import distances, landscape
 from layerscope.cli.options import (
@@ -239,6 +240,7 @@ cli.add_command(history)
 cli.add_command(distances)
 cli.add_command(landscape)
 cli.add_command(watch)
+cli.add_command(experiment)
 
 
 @cli.command()

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.errors import UnknownName
+
+NAMES = {  # name → module
+    "overtrained-layer": "overtrained_layer",
+    "enough-data": "enough_data",
+    "rand-distance": "rand_distance",
+    "conditioning": "conditioning",
+    "mountains": "mountains",
+}
 
 
 @dataclass(frozen=True)
@@ -17,6 +29,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Numbers beside those that were published; None where there is none."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an experiment found."""
 
@@ -26,9 +47,48 @@ class Outcome:
     claims: tuple[Claim, ...]
     numbers: Mapping[str, float]  # by name, for tables over seeds
     seconds: float
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Any, ...] = field(default=(), repr=False)  # Picture of the published plots
+
+    def plot(self, ax: Any = None) -> Any:
+        """The published plots with these numbers, as a matplotlib figure."""
+        from layerscope.views.plots import drawn
+
+        return drawn(list(self.pictures) if ax is None else list(self.pictures)[:1], ax)
+
+    def html(self, path: Any) -> None:
+        """Write it as one HTML page."""
+        from layerscope.views.page import write
+
+        write(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, without the pictures."""
+        return {
+            "name": self.name, "data": self.data, "seed": self.seed, "seconds": self.seconds,
+            "claims": [[c.figure, c.says, c.measured, c.holds] for c in self.claims], "numbers": dict(self.numbers),
+            "tables": [{"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
+                       for t in self.tables],
+        }  # fmt: skip
 
     def __repr__(self) -> str:
-        head = f"{self.name} on {self.data}, seed {self.seed}: {sum(c.holds for c in self.claims)} of "
-        lines = [f"{head}{len(self.claims)} claims hold ({self.seconds:.0f} s)"]
-        lines += [f"  {'+' if c.holds else '–'} {c.figure}: {c.says}: {c.measured}" for c in self.claims]
-        return "\n".join(lines)
+        from layerscope.views.experiment import outcome
+
+        return outcome(self)
+
+
+def load(name: str) -> Any:
+    """The module of an experiment.
+
+    :raises UnknownName: there is none.
+    """
+    if name not in NAMES:
+        raise UnknownName("experiment", name, NAMES)
+    return importlib.import_module(f"layerscope.experiments.{NAMES[name]}")
+
+
+def spread(outcomes: Sequence[Outcome]) -> list[tuple[str, str, int]]:
+    """(figure, claim, in how many runs it holds) over several seeds."""
+    claims = [(claim.figure, claim.says) for claim in outcomes[0].claims]
+    held = [{(c.figure, c.says): c.holds for c in outcome.claims} for outcome in outcomes]
+    return [(*claim, sum(each.get(claim, False) for each in held)) for claim in claims]

@@ -23,6 +23,7 @@ from layerscope.learning.conditioning import conditioning
 from layerscope.learning.models import mlp, resnet
 from layerscope.learning.monitor import ConditioningMonitor
 from layerscope.learning.probes import block_updates
+from layerscope.views.plots import pictures
 
 CHANCE = math.log(10)
 HELD_OUT = 500  # examples for the accuracy
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     x_test: Any
     y_test: Any
     seed: int
+    pictures: list[Any]  # that the figures add
 
     @property
     def flat(self) -> Any:
@@ -59,7 +61,7 @@ def run(data: Images | None = None, figures: Iterable[str] | None = None, *, see
     claims: list[Claim] = []
     numbers: Numbers = {}
     x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
-    task = Task(x[HELD_OUT:], y[HELD_OUT:], x[:HELD_OUT], y[:HELD_OUT], seed)
+    task = Task(x[HELD_OUT:], y[HELD_OUT:], x[:HELD_OUT], y[:HELD_OUT], seed, [])
     with torch.random.fork_rng():
         for name in chosen:
             torch.manual_seed(seed)
@@ -67,7 +69,8 @@ def run(data: Images | None = None, figures: Iterable[str] | None = None, *, see
             claims += found
             numbers |= {f"{name} {key}": value for key, value in measured.items()}
     about = f"{data.name}, {len(x):,} images of {x.shape[1]}×{x.shape[2]}"
-    return Outcome("conditioning", about, seed, tuple(claims), numbers, time.perf_counter() - clock)
+    seconds = time.perf_counter() - clock
+    return Outcome("conditioning", about, seed, tuple(claims), numbers, seconds, pictures=tuple(task.pictures))
 
 
 def train(
@@ -122,6 +125,7 @@ def _watched(net: Any, task: Task, kind: str) -> History:
     monitor = ConditioningMonitor(net, (x, y), every=10, exact=True, name=kind)
     monitor.step()
     train(net, task.flat, task.y, steps=100, lr=1.0, after=lambda loss: monitor.step(loss=loss))
+    task.pictures.extend(pictures("full_and_sub", [monitor.history], ["fc3.weight"]))
     return monitor.history
 
 

@@ -14,26 +14,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope.experiments import Claim, Outcome
+from layerscope.experiments import Claim, Outcome, Table
 from layerscope.experiments.conditioning import HELD_OUT, train
 from layerscope.experiments.data import Images, digits
 from layerscope.landscape.basins import basins
 from layerscope.landscape.distances import distances
 from layerscope.landscape.evaluate import TorchEvaluator
 from layerscope.landscape.losses import inverted_cross_entropy
-from layerscope.landscape.paths import line
+from layerscope.landscape.paths import line, plane
 from layerscope.learning.models import resnet
+from layerscope.views.plots import _landscape
 
 SGD: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
-STARTS = 4  # models of other starts
+STARTS = 8  # models of other starts
+SIDE = 13  # points of a side of each plane
+SPAN = (-0.5, 1.5)  # of the published planes
 WARM = 40  # steps of the shared warm start
 PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own start"
 
 
-def run(data: Images | None = None, *, seed: int = 0, steps: int = 300) -> Outcome:
-    """Train a few networks and look at what lies between them, in a minute of CPU.
+def run(
+    data: Images | None = None, *, seed: int = 0, steps: int = 300, starts: int = STARTS, side: int = SIDE,
+    progress: Any = None,
+) -> Outcome:  # fmt: skip
+    """Train a few networks and look at what lies between them, in a minute of CPU: the published tables of distances,
+    seven lines, three planes, the warm starts and the abyss.
 
     :param data: the 8×8 digits where none are given.
+    :param starts: models of other starts, four or more.
+    :param side: points of a side of each plane; 0 draws none.
     """
     data = digits(seed) if data is None else data
     clock = time.perf_counter()
@@ -42,17 +51,73 @@ def run(data: Images | None = None, *, seed: int = 0, steps: int = 300) -> Outco
     learn, test = (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = {f"start {k + 1}": _net(seed, k) for k in range(STARTS)}
+        fresh = {f"start {k + 1}": _net(seed, k) for k in range(starts)}
         trained = {name: _trained(net, *learn, steps, seed * 100 + k) for k, (name, net) in enumerate(fresh.items())}
-        order = [_trained(_net(seed, 0), *learn, steps, seed * 100 + 50 + k) for k in range(2)]
+        _tick(progress, 1)
+        order = [_trained(_net(seed, 0), *learn, steps, seed * 100 + 50 + k) for k in range(3)]
         warm = _trained(_net(seed, 0), *learn, WARM, seed * 100)
-        ahead = [_trained(warm, *learn, steps, seed * 100 + 60 + k) for k in range(2)]
+        ahead = [_trained(warm, *learn, steps, seed * 100 + 60 + k) for k in range(3)]
+        _tick(progress, 2)
         evaluate = TorchEvaluator(trained["start 1"], test, calibrate=learn[0][:512])
         mixed = TorchEvaluator(trained["start 1"], test, bn="interpolate")
         claims, numbers = _judged(fresh, trained, order, ahead, evaluate, mixed)
-        claims += _abyss(learn, test, seed, steps, numbers)
+        way = [[_trained(_net(seed, k), *learn, part, seed * 100 + k) for k in (0, 1)] for part in _parts(steps)]
+        hills = [line(a, b, evaluate, points=11).barrier().value for a, b in way]
+        hills.append(numbers["barrier, other starts"])
+        told = ", ".join(
+            f"{hill:.2g} after {part} steps" for hill, part in zip(hills, (*_parts(steps), steps), strict=True)
+        )
+        claims.insert(4, Claim("lines", "other starts are separated all the way", told, min(hills) > 0.1))
+        _tick(progress, 3)
+        abyss, shown = _abyss(learn, test, seed, steps, numbers)
+        _tick(progress, 4)
+        tables, drawn = _published(fresh, trained, order, ahead, evaluate, side)
+        _tick(progress, 5)
+        claims += abyss
     about = f"{data.name}, {len(x):,} images of {x.shape[2]}×{x.shape[3]}"
-    return Outcome("mountains", about, seed, tuple(claims), numbers, time.perf_counter() - clock)
+    seconds = time.perf_counter() - clock
+    return Outcome("mountains", about, seed, tuple(claims), numbers, seconds, tables, (*drawn, *shown))
+
+
+def _parts(steps: int) -> tuple[int, int]:
+    return steps // 3, 2 * steps // 3
+
+
+def _tick(progress: Any, done: int) -> None:
+    if progress is not None:
+        progress(done, 5)
+
+
+def _published(
+    fresh: Any, trained: Any, order: Any, ahead: Any, evaluate: TorchEvaluator, side: int
+) -> tuple[tuple[Table, ...], list[Any]]:
+    """The tables and the plots of the issue: distances, seven lines from the first model, a plane of each regime."""
+    names = list(trained)
+    before, after = distances(fresh, select="weights"), distances(trained, select="weights")
+    upper = np.triu_indices(len(names), 1)
+    own = [float(distances([fresh[name], trained[name]], select="weights").matrix()[0, 1]) for name in names]
+    rows = (
+        ("between two at the start", *_of(before.matrix()[upper]), 63.37),
+        ("between two at the end", *_of(after.matrix()[upper]), 42.81),
+        ("from its own start to its end", *_of(np.array(own)), 53.26),
+        ("symmetric, at the end", *_of(after.matrix("symmetric")[upper]), None),
+    )
+    tables = (Table("Distances", ("which", "mean", "least", "largest", "published"), rows),)
+    every = [line(trained[names[0]], trained[name], evaluate, points=17, names=(names[0], name)) for name in names[1:]]
+    pictures = [_landscape.distance_matrix(before), _landscape.distance_matrix(after)]
+    pictures.append(_landscape.line(every, ["accuracy"]))
+    regimes = (("other starts", [trained[name] for name in names[:3]]), ("other orders", order), ("warm start", ahead))
+    for regime, models in regimes if side else ():
+        axis = (*SPAN, side)
+        named = (f"{regime} A", "B", "C")
+        a, b, c = models
+        found = plane(a, b, c, evaluate, u=axis, v=axis, names=named)
+        pictures.append(_landscape.plane(found, "accuracy"))
+    return tables, pictures
+
+
+def _of(values: Any) -> tuple[float, float, float]:
+    return float(values.mean()), float(values.min()), float(values.max())
 
 
 def _net(seed: int, k: int) -> Any:
@@ -74,8 +139,8 @@ def _judged(
     names = list(trained)
     regimes = {
         "other starts": (trained[names[0]], trained[names[1]]),
-        "other orders": tuple(order),
-        "warm start": tuple(ahead),
+        "other orders": tuple(order[:2]),
+        "warm start": tuple(ahead[:2]),
     }
     lines = {regime: line(a, b, evaluate, points=21) for regime, (a, b) in regimes.items()}
     raw = {regime: line(a, b, mixed, points=21, span=(-1, 2)) for regime, (a, b) in regimes.items()}
@@ -129,7 +194,7 @@ def _expected(net: Any) -> float:
     return float(np.sqrt(total))
 
 
-def _abyss(learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, float]) -> list[Claim]:
+def _abyss(learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, float]) -> tuple[list[Claim], list[Any]]:
     """Two models trained to be always wrong, and what lies between."""
     found = []
     for k in range(2):
@@ -149,8 +214,9 @@ def _abyss(learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, floa
     numbers["abyss accuracy"] = float(np.mean(ends))
     numbers["abyss, best between"] = float(accuracy[(between.t >= 0) & (between.t <= 1)].max())
     best = numbers["abyss, best between"]
+    shown = [_landscape.line([between], ["accuracy"])]
     return [
         Claim("abyss", "with the loss turned round models are never right", f"accuracy {ends[0]:.3f} and {ends[1]:.3f}",
               max(ends) < 0.05),
         Claim("abyss", "between two of them accuracy rises again", f"up to {best:.3f}", best > 0.02 + max(ends)),
-    ]  # fmt: skip
+    ], shown  # fmt: skip

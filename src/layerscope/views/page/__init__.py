@@ -30,7 +30,7 @@ DARK = {  # of the page itself; the light ones are in the style sheet
 }  # fmt: skip
 
 
-def write(found: Target | Found, path: str | Path) -> None:
+def write(found: Target | Found | Any, path: str | Path) -> None:
     """Write the page; it appears whole or not at all.
 
     :raises OutputError: it cannot be written there.
@@ -39,7 +39,7 @@ def write(found: Target | Found, path: str | Path) -> None:
     write_whole(path, render(found).encode("utf-8", "backslashreplace"))
 
 
-def render(found: Target | Found) -> str:
+def render(found: Target | Found | Any) -> str:
     """The page as text; of runs, that of their last reports, with the way to them."""
     from markupsafe import Markup
 
@@ -55,9 +55,9 @@ def render(found: Target | Found) -> str:
     return text
 
 
-def _content(found: Target | Found) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _content(found: Target | Found | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data) of whatever has a page."""
-    from layerscope.views.page import _comparison, _landscape, _report
+    from layerscope.views.page import _comparison, _experiment, _landscape, _report
 
     if isinstance(found, Report):
         return _report.page(found)
@@ -67,6 +67,8 @@ def _content(found: Target | Found) -> tuple[dict[str, Any], list[dict[str, Any]
         runs = [run for run in found if isinstance(run, History)]
         last = last_of(runs)
         return _comparison.page(last, runs) if isinstance(last, Comparison) else _report.page(last, runs)
+    if hasattr(found, "claims"):
+        return _experiment.page(found)
     return _landscape.page(found)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,114 @@
+"""The independent runs of an experiment: by any engine, what is done kept in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope import engines
+from layerscope.errors import Unreadable, UsageError
+from layerscope.landscape._torch import single_threaded
+from layerscope.types import SourceSpec
+
+Progress = Callable[[int, int], Any]  # (runs done, of how many)
+Numbers = dict[str, Any]  # of one run, as plain JSON types
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, for an engine."""
+
+    spec: SourceSpec
+    case: Numbers
+    cost: float = 1.0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine runs."""
+
+    measure: Callable[..., Numbers]
+    data: Any
+
+    def __call__(self, job: Job) -> Numbers:
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401 - so that it is there to be told
+
+        with single_threaded():  # in a process of its own too: sums come out alike whatever runs them
+            return self.measure(self.data, **job.case)
+
+
+def run(
+    measure: Callable[..., Numbers], data: Any, cases: Sequence[Numbers], *, engine: str | None = None,
+    store: str | Path | None = None, progress: Progress | None = None,
+) -> list[Numbers]:  # fmt: skip
+    """``measure(data, **case)`` of each case, in their order.
+
+    :param engine: "threads", "processes", …; one after the other without one.
+    :param store: a JSON file with what is done: an interrupted call goes on from it.
+    :raises UsageError: a store of another experiment.
+    """
+    kept = _Store(store, measure, data) if store is not None else None
+    done = {number: found for number, case in enumerate(cases) if kept and (found := kept.get(case)) is not None}
+    left = [number for number in range(len(cases)) if number not in done]
+    work, spec = Work(measure, data), SourceSpec(measure, "experiment", True, "experiment")
+    every = [Job(spec, cases[number]) for number in left]
+    jobs = {id(job): number for job, number in zip(every, left, strict=True)}
+    workers = engines.cores()
+    results: Any = (
+        engines.get(engine)(work, every, workers=workers, memory=engines.available_memory())
+        if engine is not None
+        else ((job, work(job)) for job in every)
+    )
+    with single_threaded():
+        for job, result in results:
+            if not isinstance(result, dict):
+                raise result
+            number = jobs[id(job)]
+            done[number] = result
+            if kept is not None:
+                kept.put(cases[number], result)
+            if progress is not None:
+                progress(len(done), len(cases))
+    return [done[number] for number in range(len(cases))]
+
+
+class _Store:
+    """Results by data and case, in a file that is written after each."""
+
+    def __init__(self, path: str | Path, measure: Any, data: Any) -> None:
+        self._path = Path(path)
+        self._of, self._done = f"{measure.__module__}.{measure.__qualname__}", dict[str, Numbers]()
+        self._data = hashlib.sha256(pickle.dumps(data)).hexdigest()[:16]
+        if not self._path.exists():
+            return
+        try:
+            told = json.loads(self._path.read_text("utf-8"))
+            of, done = told["of"], {str(k): dict(v) for k, v in told["done"].items()}
+        except Exception as error:  # whatever is wrong with a stranger's file
+            raise Unreadable(f"{path}: no stored runs: {type(error).__name__}: {error}") from None
+        if of != self._of:
+            raise UsageError(f"{path} holds runs of another experiment, {of!r:.80}; choose a new file")
+        self._done = done
+
+    def get(self, case: Numbers) -> Numbers | None:
+        """What was found, if it was."""
+        found: Numbers | None = self._done.get(self._name(case))
+        return found
+
+    def put(self, case: Numbers, result: Numbers) -> None:
+        """Keep it."""
+        from layerscope.views.files import write_whole
+
+        self._done[self._name(case)] = result
+        write_whole(self._path, json.dumps({"of": self._of, "done": self._done}).encode())
+
+    def _name(self, case: Numbers) -> str:
+        return f"{self._data} {json.dumps(case, sort_keys=True)}"

@@ -1,0 +1,196 @@
+"""Was it trained with enough data? Two language models of one architecture, one on little text and one on enough.
+
+After "How to tell if you have trained your model with enough data" (C. H. Martin, 2021; Nature Communications 12, 4122,
+figure 6): GPT, trained on little, has α around 4 and outliers above 6; GPT-2, on more and better data, α around 3.5 and
+none. Given two models, it compares them; without, it trains two small ones.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+from layerscope import api
+from layerscope.errors import TargetNotFound, UsageError
+from layerscope.experiments import Claim, Outcome, Table
+from layerscope.experiments import cases as runs
+from layerscope.views.plots import pictures
+
+LITTLE, ENOUGH, HELD_OUT = 8_000, 1_000_000, 100_000  # characters
+STEPS, BATCH, CONTEXT, WIDTH, HEADS, BLOCKS = 400, 16, 64, 128, 4, 4
+PUBLISHED = {"GPT": (4.0, "several"), "GPT-2": (3.5, "none")}  # peak of α, layers above 6
+
+
+def text_of(path: str | Path | None = None) -> str:
+    """A text file; without one the sources of Python's standard library, which are wherever Python is.
+
+    :raises TargetNotFound: no such file.
+    :raises UsageError: too short a text.
+    """
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise TargetNotFound(f"{path}: no such text file")
+        found = file.read_text("utf-8", "replace")
+    else:
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+        found = "".join(file.read_text("utf-8", "replace") for file in files)[: 2 * ENOUGH]
+    if len(found) < 4 * HELD_OUT:
+        raise UsageError(f"{len(found):,} characters of text; {4 * HELD_OUT:,} or more are needed")
+    return found
+
+
+def run(
+    text: str | None = None, *, models: tuple[Any, Any] | None = None, seed: int = 0, steps: int = STEPS,
+    engine: str | None = None, store: Any = None, progress: Any = None,
+) -> Outcome:  # fmt: skip
+    """Compare two given models, or train one on little text and one on enough, and compare their α.
+
+    :param models: (the one with less data, the one with more): files, folders, hub ids, live.
+    :param text: see :func:`text_of`.
+    """
+    clock = time.perf_counter()
+    if models is not None:
+        names = ("less", "more")
+        reports = [api.analyze(model) for model in models]
+        losses: list[float] = []
+        about = " and ".join(str(report.meta["target"])[-60:] for report in reports)
+    else:
+        text = text_of() if text is None else text
+        cases = [{"characters": min(n, len(text) - HELD_OUT), "seed": seed, "steps": steps} for n in (LITTLE, ENOUGH)]
+        names = tuple(f"{case['characters']:,} characters" for case in cases)  # type: ignore[assignment]
+        found = runs.run(measure, text, cases, engine=engine, store=store, progress=progress)
+        reports = [api.analyze({k: _array(v) for k, v in each["weights"].items()}) for each in found]
+        losses = [each["loss"] for each in found]
+        about = f"text of {len(text):,} characters, {steps} steps of {BATCH} × {CONTEXT}"
+    reports = [r.replace(meta={**r.meta, "target": name}) for r, name in zip(reports, names, strict=True)]
+    return _judged(about, seed, names, reports, losses, time.perf_counter() - clock)
+
+
+def measure(text: str, *, characters: int, seed: int, steps: int) -> dict[str, Any]:
+    """Train one model on so many characters; its weights (packed) and its loss on the end of the text."""
+    import torch
+    from torch.nn import functional
+
+    alphabet = {c: i for i, c in enumerate(sorted(set(text)))}
+    told = torch.tensor([alphabet[c] for c in text])
+    learn, test = told[:characters], told[-HELD_OUT:]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = _net(len(alphabet))
+    optimizer, drawn = torch.optim.AdamW(net.parameters(), 2e-3), torch.Generator().manual_seed(seed)
+    offsets = torch.arange(CONTEXT + 1)
+
+    def batch(source: Any) -> tuple[Any, Any]:
+        rows = source[torch.randint(len(source) - CONTEXT - 1, (BATCH,), generator=drawn)[:, None] + offsets]
+        return rows[:, :-1], rows[:, 1:]
+
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50)
+        x, y = batch(learn)
+        optimizer.zero_grad()
+        functional.cross_entropy(net(x).flatten(0, 1), y.flatten()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        losses = []
+        for _ in range(20):
+            x, y = batch(test)
+            losses.append(float(functional.cross_entropy(net(x).flatten(0, 1), y.flatten())))
+    weights = {name: _packed(p) for name, p in net.named_parameters() if p.dim() > 1}
+    return {"characters": characters, "loss": statistics.fmean(losses), "weights": weights}
+
+
+def _net(letters: int) -> Any:
+    """A decoder of a few blocks."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Block(nn.Module):  # type: ignore[misc]
+        """Attention and an MLP, norms before them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.n1, self.n2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+            self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+        def forward(self, x: Any) -> Any:
+            b, t, _ = x.shape
+            q, k, v = (z.view(b, t, HEADS, -1).transpose(1, 2) for z in self.qkv(self.n1(x)).chunk(3, -1))
+            seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(seen.transpose(1, 2).reshape(b, t, -1))
+            return x + self.down(functional.gelu(self.up(self.n2(x))))
+
+    class Net(nn.Module):  # type: ignore[misc]
+        """Letters in, letters out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb, self.pos = nn.Embedding(letters, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+            self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
+            self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, letters)
+
+        def forward(self, ids: Any) -> Any:
+            x = self.emb(ids) + self.pos(torch.arange(ids.shape[1]))
+            for block in self.blocks:
+                x = block(x)
+            return self.head(self.norm(x))
+
+    return Net()
+
+
+def _packed(tensor: Any) -> dict[str, Any]:
+    import base64
+
+    array = tensor.detach().numpy()
+    return {"shape": list(array.shape), "float32": base64.b64encode(array.tobytes()).decode()}
+
+
+def _array(packed: dict[str, Any]) -> Any:
+    import base64
+
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(packed["float32"]), np.float32).reshape(packed["shape"])
+
+
+def _judged(about: str, seed: int, names: Any, reports: list[Any], losses: list[float], seconds: float) -> Outcome:
+    alphas = [[float(row.metrics["alpha"]) for row in r.rows if not row.skipped and "alpha" in row.metrics
+               and row.ref.kind != "embedding"] for r in reports]  # fmt: skip
+    if not all(alphas):
+        raise UsageError(f"no layer of {names[0] if not alphas[0] else names[1]} has a power law")
+    medians = [statistics.median(each) for each in alphas]
+    high = [sum(alpha > 6 for alpha in each) / len(each) for each in alphas]
+    norms = [statistics.median(float(row.metrics["log_spectral_norm"]) for row in r.rows
+                               if not row.skipped and "log_spectral_norm" in row.metrics) for r in reports]  # fmt: skip
+    told = " and ".join(f"{each:.2f}" for each in medians)
+    shares = " and ".join(f"{share:.0%} of {len(each)}" for share, each in zip(high, alphas, strict=True))
+    claims = [
+        Claim("α", "α of the model with more data is smaller", f"medians {told}", medians[1] < medians[0]),
+        Claim("α > 6", "fewer of its layers have α above 6", shares, high[1] < high[0]),
+    ]
+    if losses:
+        claims.insert(0, Claim("data", "more data make a better model", " and ".join(f"loss {x:.2f}" for x in losses),
+                               losses[1] < losses[0]))  # fmt: skip
+    columns = ("model", "layers", "median α", "α > 6", "median log₁₀λmax", "loss", "published")
+    rows = [
+        (name, len(each), median, share, norm, loss, f"{gpt}: α about {peak}, {outliers} above 6")
+        for name, each, median, share, norm, loss, (gpt, (peak, outliers)) in zip(
+            names, alphas, medians, high, norms, losses or (None, None), PUBLISHED.items(), strict=True)
+    ]  # fmt: skip
+    named = (("median α", medians), ("α > 6", high), ("spectral norm", norms), ("loss", losses))
+    numbers = {
+        f"{what}, {which}": value
+        for what, values in named
+        for which, value in zip(("less", "more"), values, strict=False)
+    }
+    numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    shown = tuple(pictures("alpha_histogram", api.compare(reports[0], reports[1])))
+    return Outcome("enough-data", about, seed, tuple(claims), numbers, seconds,
+                   (Table("Little data and enough", columns, tuple(rows)),), shown)  # fmt: skip
