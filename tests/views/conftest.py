@@ -56,7 +56,41 @@ def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict
         "1000": deep(1000, randomize=True),
         "empty": layerscope.analyze({"b.bias": np.ones(3)}),
     }
-    found |= learned()
+    found |= learned() | flat()
     for name, each in found.items():
         each.html(folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in found}
+
+
+def flat() -> dict[str, Any]:
+    """A plane with holes, and an experiment."""
+    from layerscope.experiments import Claim, Outcome, Table
+    from layerscope.views.page import write
+    from layerscope.views.plots import _landscape
+
+    def bowl(weights: Any) -> dict[str, float]:
+        far = float(np.square(weights["w"]).sum())
+        return {"loss": far if far < 4 else float("nan"), "accuracy": 1 / (1 + far)}
+
+    a, b, c = ({"w": np.array(row)} for row in ([0.0, 0.0, 0.0], [1.0, 0.0, 0.2], [0.4, 1.0, 0.0]))
+    names = (next(iter(HOSTILE)), "B", "C")
+    plane = layerscope.plane(a, b, c, bowl, u=(-0.5, 1.5, 9), v=(-0.5, 1.5, 9), names=names)
+
+    class Page:
+        """What has no method of its own for it."""
+
+        def html(self, path: Path) -> None:
+            write(plane, path)
+
+    rng = np.random.default_rng(0)
+    with layerscope.Monitor({}, budget=None, name=names[0]) as monitor:
+        for step in range(4):
+            monitor.step(
+                model={f"{name}.weight": rng.standard_normal((80, 70)) for name in HOSTILE}, loss=1 / (1 + step)
+            )
+        history = monitor.history
+    table = Table("Numbers", ("rate", "here", "published"), ((0.1, 0.25, 0.2471), (0.01, None, "–")))
+    claims = Claim("F1", "it falls", "2 → 1", True), Claim("F2", next(iter(HOSTILE)), "no", False)
+    pictures = (_landscape.plane(plane), _landscape.surface(plane))
+    outcome = Outcome("rates", list(HOSTILE)[1], 0, claims, {}, 3.0, (table,), pictures)
+    return {"plane": Page(), "experiment": outcome, "watched": history}

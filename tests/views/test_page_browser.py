@@ -259,8 +259,60 @@ def test_the_policy_stops_what_the_page_did_not_bring(pages: dict[str, Path], ch
     page.close()
 
 
+def test_a_step_of_a_run_is_chosen_by_the_slider(pages: dict[str, Path], watched: Watched) -> None:
+    page = watched.open(pages["watched"])
+    last = page.inner_text("output[for=step]")
+    before = page.inner_html(".slider + .charts svg")
+    page.focus("#step")
+    page.keyboard.press("Home")
+    first = page.inner_text("output[for=step]")
+    assert first != last
+    assert first.startswith("step 0")
+    assert page.inner_html(".slider + .charts svg") != before
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("output[for=step]") not in (first,)
+
+
+def test_a_surface_is_turned_by_drag_and_by_keys(pages: dict[str, Path], watched: Watched) -> None:
+    page = watched.open(pages["plane"])
+    room = page.locator(".solid").first
+    room.scroll_into_view_if_needed()
+    seen = [room.inner_html()]
+    quads = room.locator("path.quad").count()
+    assert 20 < quads < 64  # what has no value is open
+    box = room.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 180, box["y"] + 120)
+    page.mouse.up()
+    seen.append(room.inner_html())
+    room.focus()
+    for key in ("ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+        seen.append(room.inner_html())
+    assert len(set(seen)) == 4
+    assert room.locator("path.quad").count() == quads
+    assert not re.search("NaN|Infinity|undefined", seen[-1])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "comparison", "run", "basins"])
+@pytest.mark.parametrize("name", ["plane", "experiment"])
+def test_pages_without_rows_to_open_have_no_barrier(
+    name: str, scheme: str, pages: dict[str, Path], chromium: Any
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
+    page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")
+    watched = Watched(page)
+    watched.open(pages[name])
+    page.wait_for_selector("svg.chart path.quad")
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert watched.wrong == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["report", "comparison", "run", "basins", "watched"])
 def test_axe_finds_no_barrier(name: str, scheme: str, pages: dict[str, Path], chromium: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
     page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")

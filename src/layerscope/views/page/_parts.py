@@ -60,6 +60,7 @@ class Section(NamedTuple):
 
 STEP_BY_STEP = Section("Step by step", "steps", wide=True, tall=270, slider=True)
 OVER_RUNS = Section("Over the run", "run", tall=380, note="Some of the layers; every row holds the curves of its own.")
+BY_DEPTH = ("alpha_by_depth", "factors_by_depth", "norms_by_depth")  # the first that says something
 MOST_STEPS = 60  # that the page holds a picture of
 MOST_CURVES = 4  # layers whose curves are shown at once
 
@@ -81,7 +82,9 @@ def step_by_step(runs: Sequence[History]) -> list[dict[str, Any]]:
     """α by depth, and what stands out, at each step of one run, or at some of them."""
     if len(runs) != 1 or len(runs[0].steps) < 2:
         return []
-    (run,), module, found = runs, registry.find("plots", "alpha_by_depth").target, []
+    (run,), found = runs, []
+    modules = [registry.find("plots", name).target for name in BY_DEPTH]
+    module = next((each for each in modules if not each.data(run.last).empty), modules[0])
     for i in some(len(run.steps), MOST_STEPS):
         picture = module.data(run.reports[i])
         if picture.empty:
