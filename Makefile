@@ -57,6 +57,7 @@ bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/conditioning.py --write docs/benchmarks-conditioning.md
 	$(INSTALL) --no-deps loss-landscapes
 	$(BIN)/python benchmarks/landscape.py --write docs/benchmarks-landscape.md
+	$(BIN)/python benchmarks/watching.py --write docs/benchmarks-watching.md
 	$(BIN)/python benchmarks/page.py --write docs/benchmarks-page.md
 
 truth: $(VENV)/.test

@@ -102,13 +102,14 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
 
 
 READ = """
-import resource, sys, time
+import re, sys, time
 from pathlib import Path
 files = sorted(str(p) for p in Path(sys.argv[1]).glob("*.safetensors"))
 import numpy, safetensors.numpy, layerscope.landscape.distances, layerscope.sources.safetensors
-before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+def peak(): return int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before, clock = peak(), time.process_time()
 {what}
-print(time.process_time() - clock, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(time.process_time() - clock, peak() - before)
 """
 
 

@@ -262,13 +262,13 @@ def test_the_policy_stops_what_the_page_did_not_bring(pages: dict[str, Path], ch
 def test_a_step_of_a_run_is_chosen_by_the_slider(pages: dict[str, Path], watched: Watched) -> None:
     page = watched.open(pages["watched"])
     last = page.inner_text("output[for=step]")
-    before = page.inner_html(".slider + .charts svg")
+    before = page.inner_html(".slider + .charts svg.chart")
     page.focus("#step")
     page.keyboard.press("Home")
     first = page.inner_text("output[for=step]")
     assert first != last
     assert first.startswith("step 0")
-    assert page.inner_html(".slider + .charts svg") != before
+    assert page.inner_html(".slider + .charts svg.chart") != before
     page.keyboard.press("ArrowRight")
     assert page.inner_text("output[for=step]") not in (first,)
 

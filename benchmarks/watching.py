@@ -1,0 +1,130 @@
+"""What a monitor costs in a training loop, and TempBalance beside one rate: writes docs/benchmarks-watching.md."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import page_of  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+import layerscope  # noqa: E402
+from layerscope.experiments.data import digits  # noqa: E402
+from layerscope.learning.models import mlp, resnet  # noqa: E402
+
+TITLE = "Benchmarks of watching"
+
+
+def epochs(net: Any, x: Any, y: Any, count: int, batch: int, monitor: Any = None) -> tuple[float, float]:
+    """(seconds of CPU of the training, of the checks) of so many epochs, a check after each."""
+    optimizer, training, checks = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9), 0.0, 0.0
+    for _ in range(count):
+        clock = time.process_time()
+        for chosen in torch.randperm(len(y)).split(batch):
+            optimizer.zero_grad()
+            functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+        training += time.process_time() - clock
+        if monitor is not None:
+            clock = time.process_time()
+            monitor.step()
+            checks += time.process_time() - clock
+    return training, checks
+
+
+def shares(repeats: int) -> list[str]:
+    """CPU of the spectral lens after every epoch, over that of the training."""
+    torch.manual_seed(0)
+    flat, labels = torch.rand(60_000, 784), torch.randint(10, (60_000,))
+    images, few = torch.rand(512, 3, 32, 32), torch.randint(10, (512,))
+    lines = [
+        "| spectra after every epoch | training, CPU s an epoch | a check, CPU s | share |",
+        "| --- | --- | --- | --- |",
+    ]
+    for title, make, x, y, batch, scale in (
+        ("MLP 784-300-100-10, 60,000 images, batches of 32", lambda: mlp([784, 300, 100, 10]), flat, labels, 32, 1.0),
+        ("ResNet-20, 50,000 images of 32×32 (of 512, scaled), batches of 128", lambda: resnet(20, channels=3), images,
+         few, 128, 50_000 / 512),
+    ):  # fmt: skip
+        found = []
+        for _ in range(repeats):
+            net = make()
+            with layerscope.Monitor(net, budget=None) as monitor:
+                monitor.step()
+                found.append(epochs(net, x, y, 2, batch, monitor))
+        training, check = (statistics.median(each[k] for each in found) / 2 for k in (0, 1))
+        lines.append(f"| {title} | {training * scale:.1f} | {check:.2f} | {check / (training * scale):.1%} |")
+    return lines
+
+
+def memory() -> list[str]:
+    """Python's memory over a thousand checks."""
+    with tempfile.TemporaryDirectory() as scratch:
+        monitor = layerscope.Monitor(nn.Linear(64, 64), path=Path(scratch) / "r.layerscope", budget=None)
+        for _ in range(50):
+            monitor.step(loss=1.0)
+        tracemalloc.start()
+        found = []
+        for number in range(1000):
+            monitor.step(loss=1.0)
+            if number in (9, 999):
+                gc.collect()
+                found.append(tracemalloc.get_traced_memory()[0] / 1024)
+        tracemalloc.stop()
+        monitor.close()
+    head = ["| memory that Python holds, KiB | after 10 checks | after 1,000 |", "| --- | --- | --- |"]
+    return [*head, f"| one layer of 64 × 64 | {found[0]:.0f} | {found[1]:.0f} |"]
+
+
+def balanced(seeds: int = 5) -> list[str]:
+    """Test accuracy of a small net with and without TempBalance, the same seeds."""
+    data = digits(0)
+    x, y = torch.from_numpy(data.x.copy()).flatten(1), torch.from_numpy(data.y.copy())
+    lines = ["| TempBalance, MLP 64-128-128-128-10 on the 8×8 digits, 20 epochs | one rate | balanced |",
+             "| --- | --- | --- |"]  # fmt: skip
+    for lr in (0.02, 0.1, 0.5):
+        ends: dict[bool, list[float]] = {False: [], True: []}
+        for seed in range(seeds):
+            for balance in ends:
+                net = mlp([64, 128, 128, 128, 10], init="he", bias=True, seed=seed)
+                optimizer = torch.optim.SGD(layerscope.TempBalance.groups(net), lr, momentum=0.9, weight_decay=5e-4)
+                schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+                rates = layerscope.TempBalance(optimizer, net)
+                drawn = torch.Generator().manual_seed(seed)
+                for _ in range(20):
+                    if balance:
+                        rates.step()
+                    for chosen in torch.randperm(1300, generator=drawn).split(64):
+                        optimizer.zero_grad()
+                        functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
+                        optimizer.step()
+                    rates.undo()
+                    schedule.step()
+                with torch.no_grad():
+                    ends[balance].append(float((net(x[1300:]).argmax(1) == y[1300:]).double().mean()))
+        told = [f"{statistics.fmean(each):.4f} ± {statistics.stdev(each) / seeds**0.5:.4f}" for each in ends.values()]
+        lines.append(f"| rate {lr}, test accuracy, {seeds} seeds | {told[0]} | {told[1]} |")
+    return lines
+
+
+def main() -> None:
+    """Measure and write the page."""
+    options = page_of.options(__doc__, 3)
+    torch.set_num_threads(1)
+    tables = [shares(options.repeats), memory(), balanced()]
+    page_of.write(TITLE, f"torch {torch.__version__}, one thread, medians of {options.repeats}.", tables, options.write)
+
+
+if __name__ == "__main__":
+    main()
