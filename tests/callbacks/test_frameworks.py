@@ -196,6 +196,22 @@ def test_lightning_logs_and_keeps(tmp_path: Path) -> None:
     assert ours.monitor.model is net
 
 
+def test_a_tracker_that_refuses_ends_no_run(tmp_path: Path) -> None:
+    loggers: Any = pytest.importorskip("lightning.pytorch.loggers")
+
+    class Refusing(loggers.CSVLogger):  # type: ignore[misc,name-defined]
+        """Takes no more than it knows."""
+
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            if KEY in metrics:
+                raise ConnectionError("the server is away")
+
+    with pytest.warns(layerscope.LayerscopeWarning, match="Refusing takes no numbers: ConnectionError: the server is"):
+        run, _, _ = fitted(tmp_path, Refusing(tmp_path), path=tmp_path / "l.layerscope")
+    assert run.global_step == 12
+    assert layerscope.History.load(tmp_path / "l.layerscope").steps == (0, 4, 8)
+
+
 def test_lightning_stops(tmp_path: Path) -> None:
     run, _, _ = fitted(tmp_path, stop_on=["max(stable_rank) > 0 for 2 checks"])
     assert run.global_step == 5

@@ -24,6 +24,7 @@ def test_shallow_networks_show_what_the_figures_show() -> None:
     n = found.numbers
     assert n["F2 plain random x"] == pytest.approx(13.5, abs=1.5)  # 14 decades over 19 layers of a half each
     assert 1 < n["F2 bn random d"] < 4  # random nets with norms amplify gradients by a third and more per layer
+    assert {picture.name for picture in found.pictures} == {"full_and_sub"}
     again = run(figures=["F5"])
     assert {k: v for k, v in n.items() if k.startswith("F5")} == again.numbers
 

@@ -142,7 +142,6 @@ def test_experiments_from_the_command_line(tmp_path: Path, monkeypatch: pytest.M
         (("rand-distance", "--data", "cifar"), 2, "Known: digits, fashion, mnist"),
         (("enough-data", "--data", "nowhere.txt"), 3, "no such text file"),
         (("enough-data", "--models", "a.pt", "b.pt"), 3, "a.pt"),
-        (("mountains", "--engine", "threads"), 2, "takes no --engine"),
         (("rand-distance", "-o", "x.gif"), 2, "gif"),
     ):
         done = cli("experiment", *words, "-q")

@@ -185,3 +185,35 @@ def test_a_wrapped_output_takes_a_forward() -> None:
         layerscope.align(a, a, b, x)
     found = layerscope.align(a, a, b, x, forward=lambda net, inputs: net(inputs)["logits"])
     assert (found.groups, found.after <= found.before) == (1, True)
+
+
+def pretrained(kind: str) -> Any:
+    transformers: Any = pytest.importorskip("transformers")
+    small = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind == "llama":
+        config = transformers.LlamaConfig(**small, intermediate_size=48, num_key_value_heads=2)
+        return transformers.LlamaForCausalLM(config)
+    if kind == "bert":
+        return transformers.BertForSequenceClassification(transformers.BertConfig(**small, intermediate_size=48))
+    names = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, **names))
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [("llama", [2, 2, 32, 48, 48]), ("gpt2", [4, 4, 32, 128, 128]), ("bert", [4, 4, 32, 32, 48, 48])],
+)
+def test_transformers_of_the_library_people_use(kind: str, units: list[int]) -> None:
+    torch.manual_seed(0)
+    net, x = pretrained(kind).eval(), torch.randint(50, (4, 9))
+    before, rng = weights_of(net), np.random.default_rng(0)
+    free = [group for group in groups_of(net, x, logits) if not group.fixed]
+    assert sorted(group.units for group in free) == units
+    planted = permute(before, free, [rng.permutation(group.units) for group in free])
+    found = layerscope.align(net, before, planted, x, forward=logits, restarts=3)
+    assert found.output_change < 1e-6
+    assert found.after == pytest.approx(0, abs=1e-5)
+
+
+def logits(model: Any, x: Any) -> Any:
+    return model(input_ids=x).logits

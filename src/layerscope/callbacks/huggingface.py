@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from layerscope.callbacks import logged
 from layerscope.learning.watching import Monitor
 
 
@@ -41,7 +42,7 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         assert self.monitor is not None
         check = self.monitor.step(state.global_step, **self._loss)
         if check is not None and self._trainer is not None:
-            self._trainer.log(dict(check.metrics))
+            logged(self._trainer.log, check.metrics)
         if self.monitor.stopped:
             control.should_training_stop = True
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from layerscope.callbacks import logged
 from layerscope.learning.watching import Monitor
 
 
@@ -34,7 +35,7 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
         if check is not None:
             pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False, logger=False)
             for logger in trainer.loggers:  # here and at no other step, as log_dict would
-                logger.log_metrics(dict(check.metrics), step=trainer.global_step)
+                logged(logger.log_metrics, check.metrics, step=trainer.global_step)
         if self.monitor.stopped:
             trainer.should_stop = True
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layerscope import engines
 from layerscope.errors import Unreadable, UsageError
+from layerscope.experiments import Claim, Outcome, Table
 from layerscope.landscape._torch import single_threaded
 from layerscope.types import SourceSpec
+from layerscope.views.plots._marks import plain, restored
 
 Progress = Callable[[int, int], Any]  # (runs done, of how many)
 Numbers = dict[str, Any]  # of one run, as plain JSON types
@@ -78,6 +81,28 @@ def run(
             if progress is not None:
                 progress(len(done), len(cases))
     return [done[number] for number in range(len(cases))]
+
+
+def told(
+    claims: Sequence[Claim], numbers: Mapping[str, float], tables: Sequence[Table], shown: Sequence[Any]
+) -> Numbers:
+    """Parts of an outcome as plain JSON types."""
+    return {
+        "claims": [[c.figure, c.says, c.measured, c.holds] for c in claims],
+        "numbers": {name: None if math.isnan(value) else value for name, value in numbers.items()},
+        "tables": [[t.title, list(t.columns), [list(row) for row in t.rows]] for t in tables],
+        "pictures": [plain(picture) for picture in shown],
+    }
+
+
+def outcome(name: str, about: str, seed: int, parts: Sequence[Numbers], seconds: float) -> Outcome:
+    """The outcome of such parts."""
+    claims = tuple(Claim(*claim) for part in parts for claim in part["claims"])
+    numbers = {name: math.nan if x is None else x for part in parts for name, x in part["numbers"].items()}
+    tables = tuple(Table(title, tuple(columns), tuple(tuple(row) for row in rows))
+                   for part in parts for title, columns, rows in part["tables"])  # fmt: skip
+    pictures = tuple(restored(picture) for part in parts for picture in part["pictures"])
+    return Outcome(name, about, seed, claims, numbers, seconds, tables, pictures)
 
 
 class _Store:

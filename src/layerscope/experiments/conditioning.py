@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from layerscope.errors import UnknownName
 from layerscope.experiments import Claim, Outcome
+from layerscope.experiments import cases as runs
 from layerscope.experiments.data import Images, digits
 from layerscope.history import History
 from layerscope.learning.conditioning import conditioning
@@ -46,7 +47,10 @@ class Task(NamedTuple):
         return self.x.flatten(1)
 
 
-def run(data: Images | None = None, figures: Iterable[str] | None = None, *, seed: int = 0) -> Outcome:
+def run(
+    data: Images | None = None, figures: Iterable[str] | None = None, *, seed: int = 0, engine: str | None = None,
+    store: Any = None, progress: Any = None,
+) -> Outcome:  # fmt: skip
     """Run the figures again, all or those named ("F1", "F2", "F4", "F5", "F6"), in a minute or two of CPU.
 
     :param data: the 8×8 digits where none are given.
@@ -58,19 +62,20 @@ def run(data: Images | None = None, figures: Iterable[str] | None = None, *, see
         if name not in FIGURES:
             raise UnknownName("figure", name, FIGURES)
     clock = time.perf_counter()
-    claims: list[Claim] = []
-    numbers: Numbers = {}
+    cases = [{"figure": name, "seed": seed} for name in chosen]
+    parts = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
+    about = f"{data.name}, {len(data.x):,} images of {data.x.shape[1]}×{data.x.shape[2]}"
+    return runs.outcome("conditioning", about, seed, parts, time.perf_counter() - clock)
+
+
+def measure(data: Images, *, figure: str, seed: int) -> dict[str, Any]:
+    """One figure: its claims and numbers."""
     x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
     task = Task(x[HELD_OUT:], y[HELD_OUT:], x[:HELD_OUT], y[:HELD_OUT], seed, [])
     with torch.random.fork_rng():
-        for name in chosen:
-            torch.manual_seed(seed)
-            found, measured = FIGURES[name](task)
-            claims += found
-            numbers |= {f"{name} {key}": value for key, value in measured.items()}
-    about = f"{data.name}, {len(x):,} images of {x.shape[1]}×{x.shape[2]}"
-    seconds = time.perf_counter() - clock
-    return Outcome("conditioning", about, seed, tuple(claims), numbers, seconds, pictures=tuple(task.pictures))
+        torch.manual_seed(seed)
+        claims, numbers = FIGURES[figure](task)
+    return runs.told(claims, {f"{figure} {key}": value for key, value in numbers.items()}, (), task.pictures)
 
 
 def train(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from layerscope.experiments import Claim, Outcome, Table
+from layerscope.experiments import cases as runs
 from layerscope.experiments.conditioning import HELD_OUT, train
 from layerscope.experiments.data import Images, digits
 from layerscope.landscape.basins import basins
@@ -35,7 +36,7 @@ PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own sta
 
 def run(
     data: Images | None = None, *, seed: int = 0, steps: int = 300, starts: int = STARTS, side: int = SIDE,
-    progress: Any = None,
+    engine: str | None = None, store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
     """Train a few networks and look at what lies between them, in a minute of CPU: the published tables of distances,
     seven lines, three planes, the warm starts and the abyss.
@@ -46,6 +47,14 @@ def run(
     """
     data = digits(seed) if data is None else data
     clock = time.perf_counter()
+    cases = [{"seed": seed, "steps": steps, "starts": starts, "side": side}]
+    parts = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
+    about = f"{data.name}, {len(data.x):,} images of {data.x.shape[1]}×{data.x.shape[2]}"
+    return runs.outcome("mountains", about, seed, parts, time.perf_counter() - clock)
+
+
+def measure(data: Images, *, seed: int, steps: int, starts: int, side: int) -> dict[str, Any]:
+    """All of it: claims, numbers, tables and plots."""
     x, y = torch.from_numpy(data.x.copy())[:, None], torch.from_numpy(data.y.copy())
     x = (x - x.mean()) / x.std()
     learn, test = (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT])
@@ -53,11 +62,9 @@ def run(
         torch.manual_seed(seed)
         fresh = {f"start {k + 1}": _net(seed, k) for k in range(starts)}
         trained = {name: _trained(net, *learn, steps, seed * 100 + k) for k, (name, net) in enumerate(fresh.items())}
-        _tick(progress, 1)
         order = [_trained(_net(seed, 0), *learn, steps, seed * 100 + 50 + k) for k in range(3)]
         warm = _trained(_net(seed, 0), *learn, WARM, seed * 100)
         ahead = [_trained(warm, *learn, steps, seed * 100 + 60 + k) for k in range(3)]
-        _tick(progress, 2)
         evaluate = TorchEvaluator(trained["start 1"], test, calibrate=learn[0][:512])
         mixed = TorchEvaluator(trained["start 1"], test, bn="interpolate")
         claims, numbers = _judged(fresh, trained, order, ahead, evaluate, mixed)
@@ -68,24 +75,14 @@ def run(
             f"{hill:.2g} after {part} steps" for hill, part in zip(hills, (*_parts(steps), steps), strict=True)
         )
         claims.insert(4, Claim("lines", "other starts are separated all the way", told, min(hills) > 0.1))
-        _tick(progress, 3)
         abyss, shown = _abyss(learn, test, seed, steps, numbers)
-        _tick(progress, 4)
         tables, drawn = _published(fresh, trained, order, ahead, evaluate, side)
-        _tick(progress, 5)
         claims += abyss
-    about = f"{data.name}, {len(x):,} images of {x.shape[2]}×{x.shape[3]}"
-    seconds = time.perf_counter() - clock
-    return Outcome("mountains", about, seed, tuple(claims), numbers, seconds, tables, (*drawn, *shown))
+    return runs.told(claims, numbers, tables, [*drawn, *shown])
 
 
 def _parts(steps: int) -> tuple[int, int]:
     return steps // 3, 2 * steps // 3
-
-
-def _tick(progress: Any, done: int) -> None:
-    if progress is not None:
-        progress(done, 5)
 
 
 def _published(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -201,6 +201,23 @@ def plain(picture: Picture) -> dict[str, Any]:
         **({"notes": list(picture.notes)} if picture.notes else {}),
         **({"empty": picture.empty} if picture.empty else {}),
     }
+
+
+def restored(told: Mapping[str, Any]) -> Picture:
+    """The inverse of :func:`plain`, but for the digits that it rounds off."""
+    axes = [Axis(**_tuples(axis)) for axis in (told["x"], *told["panels"])]
+    kinds = {cls.kind: cls for cls in (Steps, Line, Points, Rule, Band, Cells, Field, Surface)}
+    marks = [kinds[mark["kind"]](**_tuples({k: v for k, v in mark.items() if k != "kind"})) for mark in told["marks"]]
+    words = {name: told[name] for name in ("name", "title", "about", "of", "empty") if name in told}
+    return Picture(**words, x=axes[0], panels=tuple(axes[1:]), marks=tuple(marks), notes=tuple(told.get("notes", ())))
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _tuple(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_tuple(v) if isinstance(v, list) else math.nan if v is None else v for v in values)
 
 
 def numbers(values: Iterable[Any]) -> Numbers:
