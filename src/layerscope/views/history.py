@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import statistics
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 20  # steps of the table: the first, the last, and some in between
-FROM = ("loss", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "domination")
+MOST_GIVEN = 2  # numbers of the loop that are shown
+COLUMNS: tuple[tuple[str, str, Callable[[list[float]], float]], ...] = (  # head, metric, over the layers
+    ("mean α", "alpha", statistics.fmean), ("mean rand", "rand_distance", statistics.fmean),
+    ("λmax Sx", "lambda_max_x", max), ("λmax Sd", "lambda_max_d", max), ("λmax F", "lambda_max_fim", max),
+    ("least dom.", "domination", min),
+)  # fmt: skip
 
 
 def plain(history: History, width: int = 100) -> str:
@@ -35,24 +42,32 @@ def show(history: History, console: Console) -> None:
     about = f"{printable(history.name, 60)}: {plural(len(history.steps), 'step')}, {plural(len(measured), 'layer')}"
     console.print(about, markup=False)
     given = list(dict.fromkeys(name for scalars in history.scalars for name in scalars))
-    names = ["lambda_max_x", "lambda_max_d", "lambda_max_fim"]
+    left_out, given = given[MOST_GIVEN:], given[:MOST_GIVEN]
+    lenses = [each for each in COLUMNS if any(each[1] in row.metrics for r in history.reports for row in r.rows)]
+    own = "loss" not in given and any("loss" in _whole(report) for report in history.reports)
+    room = max(1, (console.width - 22) // 11 - len(given) - own)  # columns of numbers
+    left_out, lenses = [*left_out, *(head for head, *_ in lenses[room:])], lenses[:room]
     table = Table(box=None, pad_edge=False)
-    heads = [*(printable(name, 20) for name in given), "loss" if "loss" not in given else "", "λmax Sx", "λmax Sd"]
-    for head in ("step", *filter(None, heads), "λmax F", "least dominat.", "verdicts"):
-        table.add_column(head, justify="left" if head == "verdicts" else "right", no_wrap=head != "verdicts")
+    table.add_column("step", justify="right", no_wrap=True, min_width=max([4, *(len(str(x)) for x in history.steps)]))
+    for head in (*(printable(name, 12) for name in given), *(["loss"] if own else []), *(head for head, *_ in lenses)):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdicts")
     for i in some(len(history.steps), MOST):
         report, scalars = history.reports[i], history.scalars[i]
-        rows = [row for row in report.rows if not row.skipped]
         cells = [number(scalars.get(name), ".4g") for name in given]
-        if "loss" not in given:
-            cells.append(number(report.meta.get("conditioning", {}).get("whole", {}).get("loss"), ".4g"))
-        for name in names:
-            values = [float(row.metrics[name]) for row in rows if name in row.metrics]
-            cells.append(number(max(values, default=None), ".3g"))
-        least = min((float(row.metrics["domination"]) for row in rows if "domination" in row.metrics), default=None)
+        cells += [number(_whole(report).get("loss"), ".4g")] if own else []
+        for _, metric, over in lenses:
+            values = [float(row.metrics[metric]) for row in report.rows if not row.skipped and metric in row.metrics]
+            cells.append(number(over(values) if values else None, ".3g"))
         codes = sorted({finding.code for finding in report.findings if finding.severity != "info"})
-        table.add_row(str(history.steps[i]), *cells, number(least, ".2g"), printable(" ".join(codes), 200) or "–")
+        table.add_row(str(history.steps[i]), *cells, printable(" ".join(codes), 200) or "–")
     console.print(table)
+    if left_out:
+        console.print(f"not shown: {printable(', '.join(left_out), 200)}", markup=False, highlight=False)
+
+
+def _whole(report: Any) -> Any:
+    return report.meta.get("conditioning", {}).get("whole", {})
 
 
 def frame(history: History) -> pd.DataFrame:
