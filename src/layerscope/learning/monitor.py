@@ -69,7 +69,7 @@ class ConditioningMonitor:
         :param scalars: numbers that belong to it: loss=…, accuracy=…
         :raises UsageError: a number that does not ascend.
         """
-        _numbers(scalars)
+        finite(scalars)
         now = self._count if number is None else int(number)
         if number is not None and self._steps and now <= self._steps[-1]:
             raise UsageError(f"step {now} after step {self._steps[-1]}: steps ascend")
@@ -83,7 +83,7 @@ class ConditioningMonitor:
         """Measure now, as this step."""
         if self._steps and step <= self._steps[-1]:
             raise UsageError(f"step {step} after step {self._steps[-1]}: steps ascend")
-        numbers = _numbers(scalars)
+        numbers = finite(scalars)
         clock = time.perf_counter()
         since = self._reports[0] if self._reports else None
         report = conditioning(self.model, self.data, self.loss, since=since, **self.options)
@@ -114,7 +114,7 @@ class ConditioningMonitor:
             self.history.save(self.path)
 
 
-def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
+def finite(scalars: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite.
 
     :raises UsageError: one is no number.

@@ -20,6 +20,7 @@ from layerscope.errors import LayerscopeError, LayerscopeWarning, OutputError, U
 from layerscope.history import History
 from layerscope.learning import snapshots
 from layerscope.learning.criteria import Best, Criterion, metric
+from layerscope.learning.monitor import finite
 from layerscope.report import Report
 from layerscope.selection import Selector
 from layerscope.settings import Settings
@@ -174,7 +175,7 @@ class Monitor:
         """Check now, as this step, whatever the budget; None where it is done in the background."""
         if step <= self._checked:
             raise UsageError(f"step {step} after step {self._checked}: steps ascend")
-        numbers = _numbers(scalars)
+        numbers = finite(scalars)
         self._now, self._checked, self._next = max(self._now, step), step, step + self.every
         clock = self._clock()
         if not self.background:
@@ -350,14 +351,3 @@ def _temporary(owner: Any) -> Path:
     os.close(handle)
     weakref.finalize(owner, Path(path).unlink, missing_ok=True)
     return Path(path)
-
-
-def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
-    """Those that are finite.
-
-    :raises UsageError: one is no number.
-    """
-    try:
-        return {str(name): float(value) for name, value in scalars.items() if math.isfinite(float(value))}
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"scalars of a step are numbers: {error}") from None
