@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from layerscope.landscape.losses import inverted_cross_entropy
     from layerscope.landscape.paths import Line, Plane, line, plane
     from layerscope.landscape.sharpness import Sharpness, sharpness
+    from layerscope.learning.checks import Check
     from layerscope.learning.conditioning import conditioning
     from layerscope.learning.criteria import Criterion
     from layerscope.learning.curvature import Curvature, curvature
     from layerscope.learning.monitor import ConditioningMonitor
     from layerscope.learning.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
     from layerscope.learning.scheduler import TempBalance
-    from layerscope.learning.watching import Check, Monitor
+    from layerscope.learning.watching import Monitor
     from layerscope.report import Comparison, Report
     from layerscope.settings import Limits, Settings
     from layerscope.types import Finding, LayerReport
@@ -46,7 +47,8 @@ _HOMES = {
     "learning.monitor": ("ConditioningMonitor",),
     "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
     "learning.scheduler": ("TempBalance",),
-    "learning.watching": ("Check", "Monitor"),
+    "learning.checks": ("Check",),
+    "learning.watching": ("Monitor",),
     "history": ("History",),
     "landscape.align": ("Alignment", "align"),
     "landscape.canonical": ("canonical",),

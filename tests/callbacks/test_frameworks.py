@@ -82,7 +82,7 @@ def test_keras_stops_and_restores() -> None:
     ours, lost = LayerscopeCallback(batches=True, budget=None, stop_on=stop, best="min max(lambda_max)"), Break()
     net.fit(x, y, batch_size=8, epochs=9, verbose=0, callbacks=[lost, ours])
     assert ours.monitor is not None
-    assert ours.monitor._now == 3  # of 108 batches
+    assert ours.monitor.now == 3  # of 108 batches
     assert "max(lambda_max)" in ours.monitor.stopped
     assert ours.monitor.best is not None
     assert ours.monitor.best.step < 2
@@ -236,7 +236,7 @@ def test_an_optimizer_carries_the_monitor() -> None:
     assert seen[-1] == pytest.approx(layerscope.analyze(net).summary["metrics"]["alpha"]["mean"])
     handle.remove()
     optimizer.step()
-    assert monitor._now == 6
+    assert monitor.now == 6
 
 
 def test_a_jitted_step_of_optax_is_watched() -> None:

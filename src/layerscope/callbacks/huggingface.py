@@ -33,16 +33,20 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.monitor = self.monitor or Monitor(given["model"], **self._options)
+        if state.is_world_process_zero:
+            self.monitor = self.monitor.reopen() if self.monitor else Monitor(given["model"], **self._options)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
-        self._loss = {name: logs[name] for name in ("loss", "eval_loss") if logs and name in logs}
+        self._loss |= {name: logs[name] for name in ("loss", "eval_loss") if logs and name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        assert self.monitor is not None
-        check = self.monitor.step(state.global_step, **self._loss)
+        if self.monitor is None or state.global_step <= self.monitor.now:  # another rank, or steps seen before
+            return
+        check = self.monitor.advance(self._loss, state.global_step)
         if check is not None and self._trainer is not None:
+            before = dict(vars(control))  # its own log must not make the trainer forget its
             logged(self._trainer.log, check.metrics)
+            vars(control).update(before)
         if self.monitor.stopped:
             control.should_training_stop = True
 
@@ -50,5 +54,5 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is None:
             return
         self.monitor.close()
-        if self.monitor.best is not None and self.monitor.best.step >= 0:
+        if self.monitor.restorable:
             self.monitor.restore()

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from layerscope.learning.watching import Check, Monitor
+from layerscope.learning.checks import Check
+from layerscope.learning.watching import Monitor
 
 
 class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -28,7 +29,7 @@ class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._last: Check | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.monitor = self.monitor or Monitor(self.model, **self._options)
+        self.monitor = self.monitor.reopen() if self.monitor else Monitor(self.model, **self._options)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._batches:
@@ -45,12 +46,13 @@ class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.monitor is None:
             return
         self.monitor.close()
-        if self.monitor.best is not None and self.monitor.best.step >= 0:
+        if self.monitor.restorable:
             self.monitor.restore()
 
     def _step(self, number: int | None, logs: Mapping[str, Any]) -> None:
         assert self.monitor is not None
         scalars = {name: float(value) for name, value in logs.items() if not name.startswith("layerscope/")}
-        self._last = self.monitor.step(number, **scalars) or self._last
+        number = number if number is not None and number > self.monitor.now else None  # a second fit counts on
+        self._last = self.monitor.advance(scalars, number) or self._last
         if self.monitor.stopped:
             self.model.stop_training = True

@@ -25,13 +25,15 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.monitor = self.monitor or Monitor(pl_module, **self._options)
+        if trainer.is_global_zero:
+            self.monitor = self.monitor.reopen() if self.monitor else Monitor(pl_module, **self._options)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        assert self.monitor is not None
+        if self.monitor is None:  # of another rank
+            return
         seen = {name.replace("/", "_"): float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
         scalars: dict[str, Any] = {name: x for name, x in seen.items() if not name.startswith("layerscope")}
-        check = self.monitor.step(**scalars)
+        check = self.monitor.advance(scalars)
         if check is not None:
             pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False, logger=False)
             for logger in trainer.loggers:  # here and at no other step, as log_dict would
@@ -43,5 +45,9 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
         if self.monitor is None:
             return
         self.monitor.close()
-        if self.monitor.best is not None and self.monitor.best.step >= 0:
+        if self.monitor.restorable:
             self.monitor.restore()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self.monitor is not None:
+            self.monitor.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layerscope.learning.watching import Check, Monitor
+from layerscope.learning.checks import Check
+from layerscope.learning.watching import Monitor
 
 
 def ride(optimizer: Any, monitor: Monitor, then: Callable[[Check], Any] | None = None) -> Any:

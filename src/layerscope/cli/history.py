@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from layerscope.cli.output import check_outputs
@@ -23,7 +25,8 @@ def history(runs: tuple[str, ...], html: str | None) -> int:
     check_outputs({"html": html, "save": None, "output": None}, runs)
     for path in runs:
         if not store.is_history(path):
-            raise TargetNotFound(f"{path} is no saved history (ConditioningMonitor.history.save)")
+            what = "is no history of a run, which layerscope.Monitor writes" if Path(path).exists() else "is not there"
+            raise TargetNotFound(f"{path} {what}")
     found = [store.load_history(path) for path in runs]
     for run in found:
         view.show(run, Console(file=sys.stdout))

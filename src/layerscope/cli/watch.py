@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from layerscope.errors import LayerscopeError, TargetNotFound, UsageError
+from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, UsageError
 
 LOOPBACK = "127.0.0.1"
 
@@ -24,7 +25,11 @@ def watch(runs: tuple[str, ...], port: int, refresh: int) -> int:
         if not Path(path).is_file():
             raise TargetNotFound(f"{path}: no such file; a run writes it: layerscope.Monitor(model, path={path!r})")
     pages = Pages(runs)
-    pages.now()  # what cannot be read is told here
+    try:
+        pages.now()
+    except Unreadable as error:  # what cannot be read is told here; a run without a check yet is waited for
+        if "without a check" not in str(error):
+            raise
     server = serve(pages, port, refresh)
     click.echo(f"http://{LOOPBACK}:{server.server_address[1]}/  (Ctrl-C ends it)")
     try:
@@ -77,6 +82,8 @@ def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
                 body, code = pages.now(), 200
             except (LayerscopeError, OSError) as error:
                 body, code = f"{error}\n".encode("utf-8", "backslashreplace"), 503
+            except Exception as error:  # a history that somebody else wrote
+                body, code = f"it cannot be shown: {type(error).__name__}\n".encode(), 503
             self.send_response(code)
             self.send_header("Content-Type", f"text/{'html' if code == 200 else 'plain'}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -84,7 +91,8 @@ def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the browser has gone
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing."""

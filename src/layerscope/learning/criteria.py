@@ -48,6 +48,7 @@ class Criterion:
     way: str = ""  # "rising" or "falling", of a trend
     code: str = ""
     times: int = 1
+    heard: bool = False  # was there ever something to judge?
     _held: int = field(default=0, repr=False)
     _best: float = field(default=math.nan, repr=False)
 
@@ -83,6 +84,8 @@ class Criterion:
             made.sign = parts["sign"]
             try:
                 made.limit = float(parts["limit"])
+                if math.isnan(made.limit):
+                    raise ValueError
             except ValueError:
                 raise UsageError(f"{words!r:.80}: {parts['limit']!r:.20} is no number") from None
         return made
@@ -93,10 +96,12 @@ class Criterion:
         told = self._verdict(report) if self.code else self._metric(report)
         if told is None:
             return ""
+        self.heard = True
         self._held = self._held + 1 if told else 0
         return told if self._held >= self.times else ""
 
     def _verdict(self, report: Report) -> str:
+        self.heard = True
         layers = [f.layer or "the whole model" for f in report.findings if f.code == self.code and self._fits(f.layer)]
         title = registry.find("rules", self.code).meta["title"]
         return f"{self.code} {title}: {_some(layers)}" if layers else ""

@@ -7,6 +7,7 @@ better trained it is and the smaller its rate. The first and the last layer keep
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from layerscope import api
@@ -48,7 +49,7 @@ class TempBalance:
         self.optimizer, self.model, self.every = optimizer, model, every
         self.options = {**RATES, **options}
         self.shares: dict[str, float] = {}  # of the common rate, by layer
-        self._count, self._applied = 0, False
+        self._count = 0
 
     @staticmethod
     def groups(model: Any, **options: Any) -> list[dict[str, Any]]:
@@ -73,20 +74,22 @@ class TempBalance:
 
         :raises UsageError: the common rate is scaled already: call :meth:`undo` before another schedule's step.
         """
-        if self._applied:
-            self.undo()
+        for group in self.optimizer.param_groups:
+            scaled = group.get("common_lr", math.nan) * group.get("share", math.nan)
+            if "common_lr" in group and not math.isclose(group["lr"], scaled):
+                raise UsageError("another schedule has changed rates that are scaled: undo() comes first")
+        self.undo()
         if self._count % self.every == 0:
             report = api.analyze(self.model, min_evals=50)
             self.shares = temp_balance(report, 1.0, **self.options)
         self._count += 1
         for group in self.optimizer.param_groups:
-            group["common_lr"] = group["lr"]
-            group["lr"] = group["lr"] * self.shares.get(group["layer"], 1.0)
-        self._applied = True
+            group["common_lr"], group["share"] = group["lr"], self.shares.get(group["layer"], 1.0)
+            group["lr"] = group["lr"] * group["share"]
         return {group["layer"]: group["lr"] for group in self.optimizer.param_groups}
 
     def undo(self) -> None:
         """Give every group the common rate back, for another schedule to change."""
-        for group in self.optimizer.param_groups if self._applied else ():
-            group["lr"] = group["common_lr"]
-        self._applied = False
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.pop("common_lr", group["lr"])  # the optimiser's state holds it, saved ones too
+            group.pop("share", None)

@@ -9,23 +9,43 @@ from typing import Any
 
 import numpy as np
 
+from layerscope.sources._strangers import told
+
 
 def copied(model: Any) -> Any:
     """A model with the weights as they are now; where weights are values, these."""
     if hasattr(model, "get_weights") and hasattr(model, "weights"):
         import keras
 
-        found = keras.models.clone_model(model)
-        found.set_weights(model.get_weights())
+        with told("copying the model"):
+            found = keras.models.clone_model(model)
+            found.set_weights(model.get_weights())
         return found
-    return copy.deepcopy(model) if hasattr(model, "state_dict") else model
+    if hasattr(model, "state_dict"):
+        with told("copying the model"):
+            return copy.deepcopy(model)
+    return state(model)
 
 
 def state(model: Any) -> Any:
     """The weights, for :func:`put_back`."""
     if hasattr(model, "state_dict"):
-        return {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else model
+        return {name: _own(value) for name, value in model.state_dict().items()}
+    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else _own(model)
+
+
+def _own(value: Any) -> Any:
+    """The same numbers in memory of their own: what a loop changes in place, or gives away, stays as it was."""
+    if hasattr(value, "detach"):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return type(value)({key: _own(each) for key, each in value.items()})  # type: ignore[call-arg]
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_own(each) for each in value)
+    if hasattr(value, "__array__") and hasattr(value, "dtype"):
+        return np.array(value)
+    with told("copying the weights"):
+        return copy.deepcopy(value)
 
 
 def put_back(model: Any, weights: Any) -> Any:

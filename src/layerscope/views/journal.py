@@ -51,11 +51,16 @@ class Journal:
         :raises OutputError: it cannot be written.
         """
         self.path, self.name = Path(path), name
+        if self.path.is_dir() or "\0" in str(path):
+            raise OutputError(f"cannot write {str(path)!r}: it is no file")
         exists = self.path.exists() and self.path.stat().st_size > 0
+        if exists and resume and _stillborn(self.path):
+            exists = False
         if exists and not resume:
             raise UsageError(f"{path} exists: resume=True goes on with it, another path begins a new history")
         try:
             self._file: IO[bytes] = self.path.open("r+b" if exists else "w+b")
+            _close_in_children(self._file)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
         self.close = weakref.finalize(self, self._file.close)  # at the latest when nobody holds it any more
@@ -74,6 +79,11 @@ class Journal:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def open(self) -> bool:
+        """Can it be added to?"""
+        return not self._file.closed
 
     def append(self, step: int, scalars: Mapping[str, float], report: Report) -> None:
         """Add a check; it is on the disk, or the file is as it was.
@@ -102,6 +112,8 @@ class Journal:
 def is_journal(path: str | Path) -> bool:
     """Is it one? Told by content."""
     try:
+        if not Path(path).is_file():  # to open a pipe is to wait for somebody
+            return False
         with Path(path).open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except (OSError, ValueError):
@@ -129,18 +141,51 @@ def records(path: str | Path, start: int = 0) -> Iterator[Record]:
             file.seek(at)
             mark, length, checksum = HEAD.unpack(file.read(HEAD.size))
             end = at + HEAD.size + length
-            if mark == MARK and end > size:
-                return  # unfinished
-            body = file.read(length) if mark == MARK else b""
-            if mark != MARK or zlib.crc32(body) != checksum:
-                if end >= size and mark == MARK:
-                    return  # written, but not all of it reached the disk
-                raise Unreadable(f"{path} is damaged at byte {at:,}")
+            body = file.read(length) if mark == MARK and end <= size else None
+            if body is None or zlib.crc32(body) != checksum:
+                if not _goes_on(file, at + 1, size):
+                    return  # unfinished: it was being written, or not all of it reached the disk
+                raise Unreadable(f"{path} is damaged at byte {at:,}; what comes before it is whole")
             record = _record(path, body, end)
             if record.step <= step:
                 raise Unreadable(f"{path}: step {record.step} after step {step}")
             step, at = record.step, end
             yield record
+
+
+def _goes_on(file: IO[bytes], start: int, size: int) -> bool:
+    """Is there a whole record behind what is damaged?"""
+    file.seek(start)
+    rest = file.read()
+    at = rest.find(MARK)
+    while at >= 0:
+        if at + HEAD.size <= len(rest):
+            _, length, checksum = HEAD.unpack(rest[at : at + HEAD.size])
+            body = rest[at + HEAD.size : at + HEAD.size + length]
+            if len(body) == length and length and zlib.crc32(body) == checksum:
+                return True
+        at = rest.find(MARK, at + 1)
+    return False
+
+
+def _stillborn(path: Path) -> bool:
+    """A file whose first line was never finished."""
+    with path.open("rb") as file:
+        begin = file.read(MOST_HEAD)
+    return (MAGIC.startswith(begin) or begin.startswith(MAGIC)) and b"\n" not in begin[len(MAGIC) :]
+
+
+def _close_in_children(file: IO[bytes]) -> None:
+    """A forked child, a loader's worker say, holds no lock."""
+    if hasattr(os, "register_at_fork"):
+        held = weakref.ref(file)
+
+        def close() -> None:
+            one = held()
+            if one is not None:
+                one.close()
+
+        os.register_at_fork(after_in_child=close)
 
 
 def _record(path: str | Path, body: bytes, end: int) -> Record:
@@ -186,4 +231,6 @@ def _lock(file: Any, path: str | Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UsageError(f"{path} is being written by another monitor: one history has one writer") from None
+        raise UsageError(
+            f"{path} is being written by another monitor, perhaps an earlier one of yours: close() it"
+        ) from None

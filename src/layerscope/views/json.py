@@ -82,9 +82,15 @@ def parse(text: str | bytes) -> Any:
     :raises Unreadable: it is none, NaN and infinity included.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {type(error).__name__}: {error}") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report:
