@@ -140,6 +140,7 @@ def test_experiments_from_the_command_line(tmp_path: Path, monkeypatch: pytest.M
         (("rand-distanz",), 2, "did you mean 'rand-distance'"),
         (("rand-distance", "--framework", "keras"), 2, "takes no --framework"),
         (("rand-distance", "--data", "cifar"), 2, "Known: digits, fashion, mnist"),
+        (("rand-distance", "--data", "mnist"), 3, "no idx files of mnist in mnist"),
         (("enough-data", "--data", "nowhere.txt"), 3, "no such text file"),
         (("enough-data", "--models", "a.pt", "b.pt"), 3, "a.pt"),
         (("rand-distance", "-o", "x.gif"), 2, "gif"),

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from layerscope.cli.output import check_outputs
-from layerscope.errors import UnknownName, UsageError
+from layerscope.errors import TargetNotFound, UnknownName, UsageError
 
 FASHION = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist puts it
-MNIST = ("mnist", "../shared/data/data/mnist", "data/mnist")
+MNIST = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where people, and torchvision, put it
 
 
 @click.command()
@@ -23,7 +23,7 @@ MNIST = ("mnist", "../shared/data/data/mnist", "data/mnist")
 @click.option(
     "--data",
     default="",
-    metavar="digits|fashion|PATH",
+    metavar="digits|mnist|fashion|PATH",
     help="Images: 8×8 digits, Debian's Fashion-MNIST, or a folder of idx files; of enough-data a text file.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -95,10 +95,12 @@ def _data(name: str, asked: str, seed: int) -> Any:
     if asked in ("", "digits"):
         return digits(seed)
     pool = 2 if name in ("conditioning", "mountains") else 1
-    folder = FASHION if asked == "fashion" else asked
-    if asked == "mnist":
-        folder = next((path for path in MNIST if Path(path).is_dir()), "mnist")
-    elif asked != "fashion" and not Path(asked).exists():
+    places = {"fashion": (FASHION,), "mnist": MNIST}.get(asked, (asked,))
+    folder = next((path for path in places if Path(path).exists()), None)
+    if folder is None and asked in ("fashion", "mnist"):
+        hint = "Debian's dataset-fashion-mnist puts it there" if asked == "fashion" else "--data FOLDER names another"
+        raise TargetNotFound(f"no idx files of {asked} in {', '.join(places)}: {hint}")
+    if folder is None:
         raise UnknownName("data set, nor folder,", asked, ("digits", "fashion", "mnist"))
     return idx(folder, seed=seed, pool=pool)
 
