@@ -218,11 +218,14 @@ def distances(
     with Opened(every, select, partial) as opened:
         fans = _fans(opened.tensors)
         for name, read in opened.each():
-            if not all(np.isfinite(_extreme(vector)) for vector in read):
-                bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_extreme(v))]
-                raise UsageError(f"{name} of {', '.join(bad)} has values that are not finite")
             vectors = read[:count]
-            products = geometry.gram(vectors)
+            with np.errstate(over="ignore", invalid="ignore"):
+                whole = geometry.gram(read)
+            if not np.isfinite(np.diagonal(whole)).all():  # a square tells without another pass
+                bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_extreme(v))]
+                why = f"of {', '.join(bad)} has values that are not finite" if bad else "has squares beyond float64"
+                raise UsageError(f"{name} {why}")
+            products = whole[:count, :count]
             squares = geometry.squared_distances(products)
             for i, j in geometry.lost(products):
                 squares[i, j] = squares[j, i] = _direct(vectors[i], vectors[j])

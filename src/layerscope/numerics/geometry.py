@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.types import Array, Floats
 
-BLOCK = 1 << 16  # entries converted to float64 at a time
+BLOCK = 1 << 15  # entries converted to float64 at a time
 CLOSE = 1e-6  # of squared lengths: below it a distance from a Gram matrix is rounding
 FLAT = 1e-6  # sine of an angle below which three points lie on a line
 KINDS = ("chord", "mean_ends", "max_ends", "signed")
@@ -27,8 +27,12 @@ class Barrier(NamedTuple):
 def gram(vectors: list[Array]) -> Floats:
     """⟨vᵢ, vⱼ⟩ of flat vectors of one length, in float64, a block at a time."""
     total = np.zeros((len(vectors), len(vectors)))
-    for at in range(0, vectors[0].size, BLOCK):
-        block = np.stack([np.asarray(v[at : at + BLOCK], np.float64) for v in vectors])
+    size = vectors[0].size
+    room = np.empty((len(vectors), min(BLOCK, size)))
+    for at in range(0, size, BLOCK):
+        block = room[:, : min(BLOCK, size - at)]
+        for row, vector in zip(block, vectors, strict=True):
+            row[:] = vector[at : at + BLOCK]
         total += block @ block.T
     return total
 
