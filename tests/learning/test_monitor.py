@@ -158,7 +158,7 @@ def test_the_command_shows_runs(history: History, tmp_path: Path, monkeypatch: p
     done = cli("plot", "learning_curves", "a.layerscope", "b.layerscope", "-l", "0.weight", "-o", "x.png")
     assert (done.returncode, done.stderr) == (0, "")
     for words, said in (
-        (("history", "x.html"), "no saved history"),
+        (("history", "x.html"), "x.html is no history of a run"),
         (("plot", "learning_curves", "a.layerscope", "-l", "9.weight", "-o", "x.png"), "9.weight"),
         (("analyze", "a.layerscope"), "layerscope history"),
         (("history", "a.layerscope", "--html", "a.layerscope"), "--html"),
