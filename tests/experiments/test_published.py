@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import layerscope
 from layerscope import experiments
 from layerscope.errors import LayerscopeError, TargetNotFound, UnknownName, Unreadable, UsageError
 from layerscope.experiments import cases, enough_data, overtrained_layer, rand_distance
 from layerscope.experiments.data import digits
-from layerscope.views import page, plots
+from layerscope.views import plots
 from tests.test_hostile import cli
 
 pytest.importorskip("torch")
@@ -36,7 +35,6 @@ def test_the_layer_grows_a_heavier_tail_with_smaller_batches(few: Any, monkeypat
     rows = found.tables[0].rows
     assert [row[0] for row in rows] == [32, 4, 1]
     assert rows[0][4] == 0.89  # published
-    assert "not" not in repr(found).split("claims hold")[0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -155,5 +153,3 @@ def test_names_are_modules_that_run() -> None:
         assert callable(experiments.load(name).run)
     with pytest.raises(LayerscopeError, match="did you mean 'mountains'"):
         experiments.load("mountain")
-    assert layerscope.__doc__
-    assert page

@@ -264,13 +264,17 @@ def test_a_history_has_one_writer(tmp_path: Path) -> None:
     layerscope.Monitor(net(), path=path, resume=True).close()
 
 
+def written(path: Path, checks: int) -> tuple[bytes, list[int]]:
+    """A journal of so many checks: its bytes, and where each record ends."""
+    with layerscope.Monitor(nn.Linear(60, 60), path=path, budget=None) as monitor:
+        for _ in range(checks):
+            monitor.step()
+    return path.read_bytes(), [record.end for record in journal.records(path)]
+
+
 def test_damaged_journals_say_where(tmp_path: Path) -> None:
     path = tmp_path / "run.layerscope"
-    with layerscope.Monitor(nn.Linear(60, 60), path=path, budget=None) as monitor:
-        for _ in range(3):
-            monitor.step()
-    whole = path.read_bytes()
-    ends = [record.end for record in journal.records(path)]
+    whole, ends = written(path, 3)
     for at, said in ((ends[0] + 40, "damaged at byte"), (3, "no saved history|not a saved|no history")):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
         with pytest.raises(Unreadable, match=said):

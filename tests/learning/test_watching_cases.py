@@ -24,6 +24,8 @@ from layerscope.views import journal
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
+from tests.learning.test_watching import written  # noqa: E402
+
 
 def arrays(seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
@@ -96,11 +98,7 @@ def test_the_budget_counts_all_that_a_check_takes() -> None:
 
 def test_a_flipped_length_is_damage_and_a_torn_end_is_not(tmp_path: Path) -> None:
     path = tmp_path / "run.layerscope"
-    with layerscope.Monitor(nn.Linear(60, 60), path=path, budget=None) as monitor:
-        for _ in range(5):
-            monitor.step()
-    whole = path.read_bytes()
-    ends = [record.end for record in journal.records(path)]
+    whole, ends = written(path, 5)
     for bit in (3, 24, 40, 55):
         raw = bytearray(whole)
         raw[ends[1] + 4 + bit // 8] ^= 1 << bit % 8
