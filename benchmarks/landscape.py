@@ -176,7 +176,7 @@ def main() -> None:
     ]
     for title, make, side in (
         ("MLP 784-300-100-10", mlp, SIDE),
-        ("CNN 1-8-16 on 28×28, of 13 × 13 points, scaled", cnn, 13),
+        ("CNN 1-8-16 on 28×28, of 21 × 21 points, scaled", cnn, 21),
     ):
         worst, found = planes(make, side, options.repeats)
         scale = SIDE**2 / side**2

@@ -12,7 +12,6 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.landscape import _pools
 from layerscope.landscape.evaluate import Value
 
 torch: Any = pytest.importorskip("torch")
@@ -277,23 +276,6 @@ def test_values_of_ones_own_count() -> None:
     )
     assert line.samples.shape == (3, 3)
     assert line.rise == 1
-
-
-def test_quick_pools_are_torchs_pools() -> None:
-    torch.manual_seed(0)
-    pools = [
-        torch.nn.MaxPool2d(2), torch.nn.MaxPool2d(3), torch.nn.MaxPool2d(2, 1), torch.nn.MaxPool2d(2, padding=1),
-        torch.nn.MaxPool2d((2, 2), (2, 2)), torch.nn.MaxPool2d(2, ceil_mode=True), torch.nn.MaxPool2d(2, dilation=2),
-    ]  # fmt: skip
-    for x in (torch.randn(3, 4, 8, 6), torch.randn(3, 4, 7, 6), torch.randn(4, 8, 8)):
-        x.view(-1)[5] = float("nan")
-        for memory in (torch.contiguous_format, torch.channels_last)[: x.dim() - 2]:
-            laid = x.contiguous(memory_format=memory)
-            for pool in pools:
-                expected = pool(laid)
-                with _pools.quick(torch.nn.Sequential(pool)):
-                    assert torch.equal(pool(laid).nan_to_num(9.0), expected.nan_to_num(9.0))
-                assert "forward" not in vars(pool)
 
 
 class Watched(nn.Module):

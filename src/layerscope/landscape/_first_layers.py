@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from layerscope.landscape._moves import tensors
+from layerscope.landscape._calls import Calls
 
 WHOLE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
-READ = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__")  # a value leaves the tensors
 MOST = 1 << 29  # bytes that the images may take
 
 
@@ -47,6 +46,8 @@ def replaced(
 ) -> Iterator[Choice]:  # fmt: skip
     """Inside, such layers give mixtures of their images; yields what chooses the mixture.
 
+    What they give lasts until they are called again: a model's output may be a view of it.
+
     :param found: what :func:`fed_by` found.
     :param run: the model on inputs.
     :param inputs: (tensor, batch) each: all data that will be run through the model, and how many at once.
@@ -73,30 +74,29 @@ def replaced(
 
     def forward_of(module: Any) -> Callable[[Any], Any]:
         across = [image - first for first, image in zip(images[module][0], images[module][1], strict=True)]
-        rows: dict[tuple[int, int, int], tuple[list[float], Any, Any]] = {}  # what a row of a plane has in common
+        rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # what a row of a plane has in common
+        given: dict[int, Any] = {}  # what is given for so many examples: it stays in the cache
 
         def forward(x: Any) -> Any:
-            number, first = starts.get(x.data_ptr(), (-1, 0))
-            if number < 0 or first + len(x) > len(images[module][0][number]):
+            (number, first), count = starts.get(x.data_ptr(), (-1, 0)), len(x)
+            if number < 0 or first + count > len(images[module][0][number]):
                 if whole is not None:
                     whole(now)
                 return type(module).forward(module, x)
-            part = slice(first, first + len(x))
+            part = slice(first, first + count)
             if 1.0 in now and now.count(0.0) == points - 1:  # a corner: exactly its own image
                 return images[module][now.index(1.0)][number][part].clone()
             if abs(sum(now) - 1) > WHOLE:
                 parts = [image[number][part] for image in images[module]]
                 return mix(parts, now, parts[0].clone())
-            others, base, out = rows.get((number, first, len(x)), ([math.nan], None, None))
-            if base is None:
-                base, out = (images[module][0][number][part].clone() for _ in range(2))
+            others, base = rows.get((number, first, count), ([math.nan], None))
             if others != now[2:]:
                 parts = [image[number][part] for image in images[module]]
-                base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], base)
-                rows[number, first, len(x)] = list(now[2:]), base, out
-            return torch.add(
-                base, across[number][part], alpha=now[1], out=out
-            )  # each batch has its own, point by point
+                base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], parts[0].clone() if base is None else base)
+                rows[number, first, count] = list(now[2:]), base
+            if count not in given:
+                given[count] = base.clone()
+            return torch.add(base, across[number][part], alpha=now[1], out=given[count])
 
         return forward
 
@@ -118,7 +118,6 @@ def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
 
 def _fed_by(model: Any, run: Callable[[Any], Any], part: Any) -> list[Any]:
     from torch import nn
-    from torch.overrides import TorchFunctionMode
 
     calls, fed = dict[Any, int](), list[Any]()
     hooked = {module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks}
@@ -129,34 +128,17 @@ def _fed_by(model: Any, run: Callable[[Any], Any], part: Any) -> list[Any]:
         if same and len(arguments[0]) == len(out) == len(part):  # rows are examples, not tokens or frames
             fed.append(module)
 
-    class Uses(TorchFunctionMode):  # type: ignore[misc]
-        """How many functions take each tensor."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.count: dict[int, int] = {}
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            read = func.__name__ in READ if hasattr(func, "__name__") else False
-            if read or any(True for _ in tensors(result)):
-                for each in tensors((args, kwargs or {})):
-                    self.count[id(each)] = self.count.get(id(each), 0) + 1
-            return result
-
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     handles = [module.register_forward_hook(look) for module in model.modules() if type(module) in kinds]
-    uses = Uses()
     try:
-        with uses:
-            run(part)
+        takers = Calls.seen(run, part).takers()
     finally:
         for handle in handles:
             handle.remove()
     return [
         module for module in dict.fromkeys(fed)
         if calls[module] == 1 and module not in hooked and "weight" in module._parameters
-        and all(uses.count.get(id(p), 0) <= 1 for p in module.parameters())
+        and all(takers.get(id(p), 0) <= 1 for p in module.parameters())
     ]  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape import _first_layers, _gradients, _pools, _statistics, _torch
+from layerscope.landscape import _first_layers, _gradients, _statistics, _torch
+from layerscope.landscape._calls import Calls
+from layerscope.landscape._quick import Quick
 from layerscope.landscape.weights import Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
 from layerscope.sources._strangers import Forward, parameters, told
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 BN = ("recompute", "batch", "interpolate", "keep")
 CALIBRATION = 512  # examples by which statistics are recomputed, where none are given
-BATCHES = (100, 250, 1000)  # sizes of which the fastest is taken
+CACHE = 4 << 20  # bytes of the largest tensor between layers: it stays where the processor is fast
+MEMORY = 256 << 20  # the same on other devices
+FEWEST = 16  # examples at once that are worth a call
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class TorchEvaluator:
             model's).
         :param calibrate: inputs for "recompute": training data, not those that are evaluated. The first 512 of the
             data themselves where none are given.
-        :param batch: examples at once; the fastest of a few sizes where none is given.
+        :param batch: examples at once; where none is given, so many that what lies between layers stays in the cache.
         :param forward: (model, x) → output, where it is not ``model(x)``: ``lambda net, x: net(input_ids=x).logits``.
         :param repair: between the models, units of layers without a batch norm get back the means and standard
             deviations that they have at the ends, over ``calibrate`` (REPAIR, Jordan et al. 2023).
@@ -104,15 +107,18 @@ class TorchEvaluator:
             raise UsageError("there are no calibration inputs")
         self._channels_last()
         self._hold()
+        self._quick = Quick()
         self._check_input()
         with torch.no_grad():
             fed = _first_layers.fed_by(self.model, self.run, self.x)
+            calls = Calls.seen(self.run, self.x[:2])
+        self._quick = Quick.of(self.model, calls)
         self._fed = [name for name, module in self.model.named_modules() if module in fed]
         first = {id(p) for module in fed for p in module.parameters()}
         self._late = [name for name, p in self.parameters.items() if id(p) in first]
         self._early = [name for name in self.parameters if name not in self._late]
         self._repair = self._repairing() if repair else None
-        self.batch = min(batch or self._fastest(), len(self.x))
+        self.batch = min(batch or self._fitting(calls.largest() / len(self.x[:2])), len(self.x))
 
     def _first(self) -> list[Any]:
         modules = dict(self.model.named_modules())
@@ -182,8 +188,7 @@ class TorchEvaluator:
             self._first(), self.run, inputs, place, len(flat),
             lambda now: _first_layers.mix(rest, now, here[early:]),
         )  # fmt: skip
-        pools = _pools.quick(self.model)
-        with torch.no_grad(), self._moved(here), pools, self._repaired(flat, stats, here), images as choose:
+        with torch.no_grad(), self._moved(here), self._repaired(flat, stats, here), images as choose:
             needed = [vector[:early] for vector in flat] if choose.active else flat
 
             def at(coefficients: Sequence[float]) -> Value:
@@ -227,7 +232,7 @@ class TorchEvaluator:
         import torch
 
         with torch.no_grad():
-            found = torch.cat([self.run(x) for x in self.x.split(self.batch)])
+            found = self._whole()
         return np.asarray(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
 
     def gradient(self, weights: Weights) -> dict[str, Any]:
@@ -354,7 +359,7 @@ class TorchEvaluator:
         import torch
 
         with self.norms.training(0.0) if self.bn == "batch" else nullcontext():
-            output = torch.cat([self.run(x) for x in self.x.split(self.batch)])
+            output = self._whole()
         values, kept = self.loss.values(output, self.y, seen=self._seen == output.shape), self._kept
         self._seen = output.shape if self.y.dtype == torch.int64 else None
         samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
@@ -366,32 +371,25 @@ class TorchEvaluator:
             metrics["accuracy"] = float(share) if finite else math.nan
         return Value(metrics, samples if finite else np.empty(0), clamped)
 
-    def run(self, x: Any) -> Any:
-        """What the model makes of some inputs, at the point where a walk stands."""
-        with told("the model"):
-            return self.model(x) if self.forward is None else self.forward(self.model, x)
-
-    def _fastest(self) -> int:
-        """The batch size that takes the least time for all examples."""
+    def _whole(self) -> Any:
+        """What the model makes of all examples."""
         import torch
 
-        sizes = [size for size in BATCHES if size < len(self.x)] + [len(self.x)]
-        if len(sizes) == 1 or self.bn == "batch":
+        if len(self.x) <= self.batch:
+            return self.run(self.x)
+        return torch.cat([self.run(x).clone() for x in self.x.split(self.batch)])  # first layers write anew, in place
+
+    def run(self, x: Any) -> Any:
+        """What the model makes of some inputs, at the point where a walk stands."""
+        with told("the model"), self._quick.inside():
+            return self.model(x) if self.forward is None else self.forward(self.model, x)
+
+    def _fitting(self, each: float) -> int:
+        """Examples at once, in parts of equal size.
+
+        :param each: bytes that an example takes between layers.
+        """
+        if self.bn == "batch":
             return len(self.x)
-        found: dict[int, float] = {}
-        with torch.no_grad():
-            for size in sizes[:4]:
-                still = _first_layers.replaced(self._first(), self.run, [(self.x, size)], lambda _: None, 2, None)
-                with (
-                    _pools.quick(self.model),
-                    still as choose,
-                ):  # as it is at most points of a line: first layers are not computed
-                    choose([0.5, 0.5])
-                    clocks = []
-                    for _ in range(3):
-                        clock = time.perf_counter()
-                        for part in self.x.split(size):
-                            self.run(part)
-                        clocks.append(time.perf_counter() - clock)
-                    found[size] = min(clocks)
-        return min(found, key=lambda size: found[size])
+        most = max(FEWEST, int((CACHE if self.device.type == "cpu" else MEMORY) / max(each, 1)))
+        return math.ceil(len(self.x) / math.ceil(len(self.x) / most))

@@ -1,0 +1,54 @@
+"""Which torch functions a model calls, in their order, and how many of them take each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerscope.landscape._moves import tensors
+
+READ = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__")  # a value leaves the tensors
+
+
+@dataclass
+class Calls:
+    """Of one run."""
+
+    made: list[tuple[Any, tuple[Any, Any], Any]] = field(default_factory=list)  # (function, arguments, result), alive
+    output: Any = None
+
+    @classmethod
+    def seen(cls, run: Callable[[Any], Any], x: Any) -> Calls:
+        """
+        :param run: the model on inputs.
+        """
+        from torch.overrides import TorchFunctionMode
+
+        calls = cls()
+
+        class Watch(TorchFunctionMode):  # type: ignore[misc]
+            """Passes every call on."""
+
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                result = func(*args, **(kwargs or {}))
+                calls.made.append((func, (args, kwargs or {}), result))
+                return result
+
+        with Watch():
+            calls.output = run(x)
+        return calls
+
+    def takers(self) -> dict[int, int]:
+        """How many functions took each tensor, by its id. What looks at a shape alone takes nothing of it."""
+        found: dict[int, int] = {}
+        for func, given, result in self.made:
+            if getattr(func, "__name__", "") in READ or any(True for _ in tensors(result)):
+                for each in tensors(given):
+                    found[id(each)] = found.get(id(each), 0) + 1
+        return found
+
+    def largest(self) -> int:
+        """Bytes of the largest tensor that a function made."""
+        every = (each for _, _, result in self.made for each in tensors(result))
+        return max((each.numel() * each.element_size() for each in every), default=0)

@@ -1,0 +1,114 @@
+"""Max pools of 2 × 2 as no gradient needs them: without the places of the maxima, and ReLU behind them.
+
+max(relu(a), relu(b)) = relu(max(a, b)): the same numbers, a quarter of the ReLUs, less memory to go through.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from layerscope.landscape._calls import Calls
+
+
+@dataclass(frozen=True)
+class Quick:
+    """What was seen in a run of a model."""
+
+    pools: bool = False  # has it any that could be quicker?
+    late: frozenset[int] = frozenset()  # which of its ReLUs, by number, come after the pool that follows
+
+    @classmethod
+    def of(cls, model: Any, calls: Calls) -> Quick:
+        """From what a run called."""
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            return cls()  # they would see what comes out of a ReLU
+        return cls(any(_halves(func, *given) for func, given, _ in calls.made), _late(calls))
+
+    def inside(self) -> AbstractContextManager[Any]:
+        """For one run: pools are two maxima, of rows and of columns."""
+        return _mode()(self.late) if self.pools else nullcontext()
+
+
+def _late(calls: Calls) -> frozenset[int]:
+    """The ReLUs whose input and output nothing takes but themselves and the pool that is called next."""
+    found, number, takers = set[int](), -1, calls.takers()
+    behind = [*calls.made[1:], (None, ((), {}), None)]
+    for (func, (args, _), result), (after, (taken, named), _) in zip(calls.made, behind, strict=True):
+        number += func in _relus()
+        if func not in _relus() or not (args and taken and taken[0] is result and _halves(after, taken, named)):
+            continue
+        wanted = {2} if result is args[0] else {1}  # in place one tensor is both
+        if {takers[id(args[0])], takers[id(result)]} == wanted and result is not calls.output:
+            found.add(number)
+    return frozenset(found)
+
+
+@functools.cache
+def _relus() -> frozenset[Any]:
+    import torch
+    from torch.nn import functional as f
+
+    return frozenset((f.relu, f.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_))
+
+
+@functools.cache
+def _pools() -> frozenset[Any]:
+    import torch
+    from torch.nn import functional
+
+    return frozenset((functional.max_pool2d, torch.max_pool2d))
+
+
+def _halves(func: Any, args: Any, kwargs: Any) -> bool:
+    """Is it a pool of windows of 2 × 2, side by side?"""
+    if func not in _pools():
+        return False
+    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    told = {"padding": 0, "dilation": 1, **dict(zip(names, args, strict=False)), **kwargs}
+    if told.get("ceil_mode") or told.get("return_indices"):
+        return False
+    sizes = told["kernel_size"], told.get("stride") or told["kernel_size"], told["padding"], told["dilation"]
+    return [tuple(n) if isinstance(n, tuple | list) else (n, n) for n in sizes] == [(2, 2), (2, 2), (0, 0), (1, 1)]
+
+
+@functools.cache
+def _mode() -> Any:
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    relus, last = _relus(), torch.channels_last
+
+    def fit(x: Any) -> bool:
+        shape = x.shape
+        even = len(shape) == 4 and shape[2] % 2 == 0 and shape[3] % 2 == 0
+        return even and not torch.is_grad_enabled() and x.is_contiguous(memory_format=last)
+
+    class Pools(TorchFunctionMode):  # type: ignore[misc]
+        """One run."""
+
+        def __init__(self, late: frozenset[int]) -> None:
+            super().__init__()
+            self.late = late
+            self.count = 0  # ReLUs so far
+            self.waiting: Any = None  # the input of one that was put off
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            waiting, self.waiting = self.waiting, None
+            if args and _halves(func, args, kwargs) and fit(args[0]):
+                rows = torch.maximum(args[0][:, :, 0::2], args[0][:, :, 1::2])
+                pooled = torch.maximum(rows[:, :, :, 0::2], rows[:, :, :, 1::2])
+                return pooled.relu_() if args[0] is waiting else pooled
+            if waiting is not None:  # the model takes another way than it did
+                waiting.relu_()
+            if func in relus:
+                self.count += 1
+                if self.count - 1 in self.late and args and fit(args[0]):
+                    self.waiting = args[0]
+                    return args[0]
+            return func(*args, **kwargs)
+
+    return Pools
