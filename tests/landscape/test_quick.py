@@ -29,7 +29,7 @@ def test_quick_pools_are_torchs_pools() -> None:
         nn.MaxPool2d(2), nn.MaxPool2d(3), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, padding=1),
         nn.MaxPool2d((2, 2), (2, 2)), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, dilation=2),
     ]  # fmt: skip
-    for x in (torch.randn(3, 4, 8, 6), torch.randn(3, 4, 7, 6), torch.randn(4, 8, 8)):
+    for x in (torch.randn(3, 4, 8, 6), torch.randn(3, 4, 7, 6), torch.randn(3, 4, 3, 5), torch.randn(4, 8, 8)):
         x.view(-1)[5] = float("nan")
         for memory in (torch.contiguous_format, LAST)[: x.dim() - 2]:
             laid = x.contiguous(memory_format=memory)

@@ -83,8 +83,8 @@ def _mode() -> Any:
 
     def fit(x: Any) -> bool:
         shape = x.shape
-        even = len(shape) == 4 and shape[2] % 2 == 0 and shape[3] % 2 == 0
-        return even and not torch.is_grad_enabled() and x.is_contiguous(memory_format=last)
+        whole = len(shape) == 4 and min(shape[2:]) > 1
+        return whole and not torch.is_grad_enabled() and x.is_contiguous(memory_format=last)
 
     class Pools(TorchFunctionMode):  # type: ignore[misc]
         """One run."""
@@ -99,8 +99,8 @@ def _mode() -> Any:
             kwargs = kwargs or {}
             waiting, self.waiting = self.waiting, None
             if args and _halves(func, args, kwargs) and fit(args[0]):
-                rows = torch.maximum(args[0][:, :, 0::2], args[0][:, :, 1::2])
-                pooled = torch.maximum(rows[:, :, :, 0::2], rows[:, :, :, 1::2])
+                rows = torch.maximum(args[0][:, :, :-1:2], args[0][:, :, 1::2])  # an odd one out is left out
+                pooled = torch.maximum(rows[:, :, :, :-1:2], rows[:, :, :, 1::2])
                 return pooled.relu_() if args[0] is waiting else pooled
             if waiting is not None:  # the model takes another way than it did
                 waiting.relu_()
