@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -47,11 +48,27 @@ def leveldb_log(raw: bytes, before: int) -> Iterator[bytes]:
             at += left
             continue
         length, kind = struct.unpack("<HB", raw[at + 4 : at + 7])
+        if at + 7 + length > len(raw):
+            return  # it is still being written
         parts += raw[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last piece
             yield parts
             parts = b""
+
+
+def finished(file: Path, seconds: float = 30.0) -> list[Any]:
+    """The records of a file that another process of wandb's completes."""
+    from wandb.proto import wandb_internal_pb2
+
+    until, records = time.monotonic() + seconds, list[Any]()
+    while not any(record.WhichOneof("record_type") == "exit" for record in records):
+        assert time.monotonic() < until, f"the run of {file} does not end"
+        records = []
+        for data in leveldb_log(file.read_bytes()[7:], 7):
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(data)
+    return records
 
 
 def test_wandb_shows_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,13 +79,9 @@ def test_wandb_shows_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     found = values(tmp_path, loggers.WandbLogger(save_dir=tmp_path, offline=True))
     wandb.finish()
-    from wandb.proto import wandb_internal_pb2
-
     (file,) = tmp_path.rglob("*.wandb")
     seen = []
-    for data in leveldb_log(file.read_bytes()[7:], 7):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in finished(file):
         if record.WhichOneof("record_type") == "history":
             keys = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             seen += [float(keys[LAYER])] if LAYER in keys else []

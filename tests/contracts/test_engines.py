@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import layerscope
 from layerscope import engines, registry
@@ -97,9 +97,11 @@ def test_stopping_early_leaves_nothing_running(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thread_pools_are_left_as_they_were(saved: Path, engine: str) -> None:
-    before = [(p["filepath"], p["num_threads"]) for p in threadpool_info()]
-    layerscope.analyze(saved, engine=engine)
-    after = [(p["filepath"], p["num_threads"]) for p in threadpool_info()]
+    with threadpool_limits(2):  # whatever they were before
+        before = [(p["filepath"], p["num_threads"]) for p in threadpool_info()]
+        layerscope.analyze(saved, engine=engine)
+        after = [(p["filepath"], p["num_threads"]) for p in threadpool_info()]
+    assert 2 in {threads for _, threads in before}
     assert set(before) <= set(after)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,28 @@ def bowl(weights: Any) -> dict[str, float]:
     return {"loss": float(np.square(weights["w"]).sum())}
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_gives_what_one_point_after_the_other_gives(engine: str) -> None:
+def test_an_engine_gives_what_one_point_after_the_other_gives(engine: str, two_threads: None) -> None:
     torch.manual_seed(0)
     data = torch.randn(50, 6), torch.randint(3, (50,))
     a, b, c = (net(seed) for seed in range(3))
     evaluate = layerscope.TorchEvaluator(a, data, batch=50)
     how: Any = {"u": (-0.5, 1.5, 5), "v": (-0.5, 1.5, 4)}
-    before, threads = layerscope.plane(a, b, c, evaluate, **how), torch.get_num_threads()
+    before = layerscope.plane(a, b, c, evaluate, **how)
     seen: list[int] = []
     after = layerscope.plane(a, b, c, evaluate, engine=engine, progress=lambda done, *_: seen.append(done), **how)
     for name, values in before.metrics.items():
         np.testing.assert_allclose(after.metrics[name], values, atol=1e-6)
     assert seen == list(range(1, 21))
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
     repaired = layerscope.TorchEvaluator(a, data, batch=50, bn="keep", repair=True) if engine == "threads" else evaluate
     one, other = (layerscope.line(a, b, repaired, points=5, engine=each) for each in (None, engine))
     np.testing.assert_allclose(other.metrics["loss"], one.metrics["loss"], atol=1e-6)

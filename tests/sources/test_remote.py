@@ -33,6 +33,7 @@ def store() -> Iterator[Any]:
     for key, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
                        "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():  # fmt: skip
         patch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # one may be left that knows another server
     files = s3fs.S3FileSystem()
     files.mkdir("models")
     yield files
