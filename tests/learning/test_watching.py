@@ -81,6 +81,29 @@ def test_training_is_as_it_would_be_without() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
+def test_verdicts_speak_of_what_changed_since_the_first_check(tmp_path: Path) -> None:
+    model, data, path = net(), (torch.randn(50, 60), torch.randint(3, (50,))), tmp_path / "run.layerscope"
+    how: dict[str, Any] = {"data": data, "lenses": "conditioning", "budget": None, "path": path}
+
+    def first(monitor: layerscope.Monitor) -> tuple[float, float]:
+        """(σmax at the first check as the report knows it, σmax now)"""
+        check = monitor.step()
+        assert check is not None
+        (row,) = (row for row in check.report.rows if row.name == "0.weight")
+        facts = row.parts["weight"].facts
+        return float(facts.get("first_weight_sigma_max", 0.0)), float(row.metrics["weight_sigma_max"])
+
+    with layerscope.Monitor(model, **how) as monitor:
+        none, begin = first(monitor)
+        with torch.no_grad():
+            model[0].weight.mul_(3)
+        known, now = first(monitor)
+    assert none == 0
+    assert (known, now) == pytest.approx((begin, 3 * begin))
+    with layerscope.Monitor(model, resume=True, **how) as monitor:
+        assert first(monitor) == pytest.approx((begin, now))
+
+
 def test_the_conditioning_lens_measures_beside_the_spectra() -> None:
     data = torch.randn(50, 60), torch.randint(3, (50,))
     with layerscope.Monitor(net(), every=2, data=data, lenses=("spectra", "conditioning"), budget=None) as monitor:

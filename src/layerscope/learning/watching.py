@@ -108,6 +108,7 @@ class Monitor:
         self._last = 0.0  # seconds of the last check
         self._warned = Warned()
         self._weights: Any = None  # of the best check
+        self._first: Report | None = None  # verdicts speak of what changed since
         self._start: Any = None
         self._before: Any = None
         self._waiting: list[tuple[int, Mapping[str, float], Report]] = []
@@ -205,7 +206,8 @@ class Monitor:
             from layerscope.learning.conditioning import conditioning
 
             fits = {} if "spectra" in self.lenses else {"fits": ()}
-            report = conditioning(model, self.data, self.loss, **{**fits, **how})
+            report = conditioning(model, self.data, self.loss, **{**fits, "since": self._first, **how})
+            self._first = self._first or report
         else:
             report = api.analyze(model, **how)
         if "landscape" in self.lenses:
@@ -258,6 +260,7 @@ class Monitor:
     def _replayed(self, where: Path) -> None:
         """Judge what is in the history, so that what is counted goes on to count."""
         for record in journal.records(where):
+            self._first = self._first or record.report
             for criterion in (*self.warn_on, *self.stop_on):
                 criterion.judge(record.report)
             self._warned.layers(record.report)
