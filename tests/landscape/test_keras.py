@@ -9,6 +9,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeError
+from layerscope.landscape.weights import weights_of
 
 keras: Any = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -122,7 +123,9 @@ def test_basins_of_keras_models(data: Any) -> None:
     assert set(found.barriers) == {"recompute", "interpolate"}
     assert found.functions["disagreement"][0, 2] == 0  # it is the first one in another order
     assert found.functions["js"][0, 2] == pytest.approx(0, abs=1e-6) != found.functions["js"][0, 1]
-    assert found.about.get("not aligned") == ("only PyTorch models are" if len(found.clusters) > 1 else None)
+    assert found.about.get("not aligned") == (
+        "without groups= only PyTorch models are" if len(found.clusters) > 1 else None
+    )
 
 
 def test_a_plane_is_stored_and_gone_on_with(data: Any, tmp_path: Any) -> None:
@@ -135,3 +138,37 @@ def test_a_plane_is_stored_and_gone_on_with(data: Any, tmp_path: Any) -> None:
     assert np.array_equal(one.metrics["loss"], other.metrics["loss"])
     with pytest.raises(LayerscopeError, match="another grid"):
         layerscope.plane(a, b, c, layerscope.KerasEvaluator(a, data, bn="keep"), **how)
+
+
+def dense(seed: int) -> Any:
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    hidden = layers.Dense(8, activation="relu"), layers.Dense(8, activation="relu")
+    return keras.Sequential([layers.Input((6,)), *hidden, layers.Dense(3, activation="softmax")])
+
+
+def test_basins_align_keras_models_by_declared_groups(data: Any) -> None:
+    a, b = dense(1), dense(1)
+    rng = np.random.default_rng(0)
+    one, two, weights = rng.permutation(8), rng.permutation(8), a.get_weights()
+    shuffled = [weights[0][:, one], weights[1][one], weights[2][one][:, two], weights[3][two], weights[4][two]]
+    b.set_weights([*shuffled, weights[5]])
+    names = list(weights_of(a))
+    groups = [{names[0]: 1, names[1]: 0, names[2]: 0}, {names[2]: 1, names[3]: 0, names[4]: 0}]
+    evaluate = layerscope.KerasEvaluator(a, data)
+    how: Any = {"points": 5, "tolerance": 1e-6}
+    plain = layerscope.basins({"A": a, "B": b}, evaluate, **how)
+    assert len(plain.clusters) == 2
+    assert plain.about["not aligned"] == "without groups= only PyTorch models are"
+    found = layerscope.basins({"A": a, "B": b}, evaluate, groups=groups, **how)
+    assert found.aligned == (("A", "B"),)
+    assert found.barriers["aligned"][0, 1] == pytest.approx(0, abs=1e-6)
+    half = layerscope.basins({"A": a, "B": b}, evaluate, groups=groups[:1], **how)
+    assert half.barriers["aligned"][0, 1] > 1e-3  # units of one layer alone
+    wrong = layerscope.basins({"A": a, "B": b}, evaluate, groups=[{names[0]: 1}], **how)
+    assert "the groups are not all" in wrong.about["not aligned"]
+    moved = layerscope.align(None, a, b, groups=groups)
+    assert moved.after == 0
+    assert "output not compared" in repr(moved)
+    with pytest.raises(LayerscopeError, match="needs groups="):
+        layerscope.align(None, a, b)

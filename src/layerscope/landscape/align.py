@@ -6,6 +6,7 @@ Weight matching by coordinate descent: each group's best permutation, given thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,22 +40,24 @@ class Alignment:
     fixed: tuple[str, ...]  # why others could not be
     before: float  # ‖A − B‖ over the learned tensors
     after: float  # ‖A − PB‖
-    output_change: float  # largest |f(PB) − f(B)| over the largest |f(B)|: rounding
+    output_change: float  # largest |f(PB) − f(B)| over the largest |f(B)|: rounding; NaN where no model was given
     method: str
 
     def __repr__(self) -> str:
         fixed = f", {len(self.fixed)} fixed" if self.fixed else ""
-        moved = f"distance {self.before:.4g} → {self.after:.4g}, output changed by {self.output_change:.1e}"
+        change = "not compared" if math.isnan(self.output_change) else f"changed by {self.output_change:.1e}"
+        moved = f"distance {self.before:.4g} → {self.after:.4g}, output {change}"
         return f"aligned by {self.method}: {self.groups} groups{fixed}; {moved}"
 
 
 def align(
-    model: Any, a: Any, b: Any, x: Any, *, method: str = "weights", restarts: int = 0, seed: int = 0,
+    model: Any, a: Any, b: Any, x: Any = None, *, method: str = "weights", restarts: int = 0, seed: int = 0,
     forward: Forward | None = None, groups: Sequence[Mapping[str, int]] | None = None,
 ) -> Alignment:  # fmt: skip
     """Permute the hidden units of B so that its weights, or its activations, are nearest to A's.
 
-    :param model: a live module of the architecture, which is run once; units behind what is not understood stay.
+    :param model: a live module of the architecture, which is run once; units behind what is not understood stay. None
+        for models of other frameworks: then ``groups`` are needed, and that B computes the same is not checked.
     :param a, b: models: live, files, or arrays by name.
     :param x: a few inputs: for that run, for the check that B computes the same, and for "activations".
     :param restarts: more descents from random orders; the best is kept.
@@ -64,18 +67,16 @@ def align(
     :raises UsageError: models of different kinds, an unknown method.
     :raises Unreadable: the model raises.
     """
-    parameters(model)
-    model = unwrapped(model)
-    _check(x, restarts, groups)
     if method not in METHODS:
         raise UnknownName("method of alignment", method, METHODS)
+    _check(model, x, restarts, groups, method)
     one, other = weights_of(a), weights_of(b)
     check_alike([one, other], ["A", "B"])
     for name, weights in (("A", one), ("B", other)):
         bad = next((key for key, value in weights.items() if not np.isfinite(value).all()), None)
         if bad is not None:
             raise UsageError(f"{bad} of {name} has values that are not finite")
-    network = copied(model)
+    network = None if model is None else copied(unwrapped(model))
     every = groups_of(network, x[:SEEN], forward) if groups is None else [_declared(group, one) for group in groups]
     for group in every:
         absent = [place.tensor for place in group.places if place.tensor not in one]
@@ -88,8 +89,8 @@ def align(
         learned = learned_of(one)
         orders = _by_weights({k: one[k] for k in learned}, {k: other[k] for k in learned}, free, restarts, seed)
     permuted = permute(other, free, orders)
-    change = _change(network, other, permuted, x, run)
-    if not change <= TOLERANCE:
+    change = math.nan if network is None else _change(network, other, permuted, x, run)
+    if network is not None and not change <= TOLERANCE:
         raise UsageError(f"permuted, B computes something else (by {change:.1e}): its groups were not understood")
     return Alignment(
         permuted, tuple(orders), len(free), tuple(sorted({g.fixed for g in every if g.fixed})),
@@ -97,13 +98,18 @@ def align(
     )  # fmt: skip
 
 
-def _check(x: Any, restarts: Any, groups: Any) -> None:
+def _check(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
     """
     :raises UsageError: inputs that are no tensor, a number of restarts that is none, groups that are no list.
     """
-    if not hasattr(x, "is_floating_point") or not x.dim() or not len(x):
-        what = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
-        raise UsageError(f"x is a torch tensor of a few inputs, not {what}: forward= may make others of it")
+    if model is None:
+        if groups is None or method != "weights":
+            raise UsageError("without a torch module align needs groups=, and goes by weights: it sees no activations")
+    else:
+        parameters(model)
+        if not hasattr(x, "is_floating_point") or not x.dim() or not len(x):
+            what = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
+            raise UsageError(f"x is a torch tensor of a few inputs, not {what}: forward= may make others of it")
     if not isinstance(restarts, int) or restarts < 0:
         raise UsageError(f"restarts must be 0 or more, not {restarts!r}")
     if groups is not None and (isinstance(groups, Mapping) or not all(isinstance(g, Mapping) for g in groups)):

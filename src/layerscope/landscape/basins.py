@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from layerscope.types import Floats
 
 ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
+SAME = 1e-3  # of the loss: float16, and sums in another order
 LEAST = 0.02  # of the error: two points of accuracy, as in linear mode connectivity (Frankle et al., ICML 2020)
 
 
@@ -102,7 +103,7 @@ class Basins:
 
 def basins(
     models: Any, evaluate: Any, *, points: int = 11, aligning: bool = True, tolerance: float | None = None,
-    sharp: bool = False, progress: Progress | None = None,
+    sharp: bool = False, groups: Sequence[Mapping[str, int]] | None = None, progress: Progress | None = None,
 ) -> Basins:  # fmt: skip
     """Which of these models are in one basin of the loss, so that they can be averaged?
 
@@ -113,6 +114,7 @@ def basins(
     :param aligning: try permuted copies too where raw lines have a barrier, and these with REPAIR where one is left.
     :param tolerance: barrier of the loss that still is none; by default the larger of two standard errors of the
         evaluation and 2 % of the ends' mean loss.
+    :param groups: for alignment, what :func:`align` takes: without it only PyTorch models are aligned.
     :param sharp: measure the sharpness of each model too, some hundred evaluations.
     :raises UsageError: fewer than two models, or of different kinds.
     """
@@ -132,7 +134,7 @@ def basins(
     clusters = grouped = _clusters(names, walk.barriers[first], allowed)
     about = about_of(evaluate)
     if aligning and len(clusters) > 1:
-        last, why = _aligned(walk, first, allowed)
+        last, why = _aligned(walk, first, allowed, groups, ends)
         grouped = _clusters(names, walk.barriers[last], allowed) if last else clusters
         about |= {"not aligned": why} if why else {}
     mean = _metrics(_mean(evaluate, list(given.values())))
@@ -186,10 +188,15 @@ class _Lines:
         return self.evaluate.policy(stated, repair=True) if way == "repaired" else self.evaluate.policy(stated)
 
 
-def _aligned(walk: _Lines, first: str, allowed: float) -> tuple[str, str]:
+def _aligned(
+    walk: _Lines, first: str, allowed: float, groups: Sequence[Mapping[str, int]] | None,
+    ends: Mapping[str, Mapping[str, float]],
+) -> tuple[str, str]:  # fmt: skip
     """(the last way that was tried, why it stopped there)."""
-    if not hasattr(walk.evaluate, "model") or not hasattr(walk.evaluate, "forward"):
-        return "", "only PyTorch models are"
+    live = hasattr(walk.evaluate, "model") and hasattr(walk.evaluate, "forward")
+    if not live and groups is None:
+        return "", "without groups= only PyTorch models are"
+    model, x, forward = (walk.evaluate.model, walk.evaluate.x[:256], walk.evaluate.forward) if live else (None,) * 3
     moved: dict[tuple[int, int], Any] = {}
     last, why = "", ""
     for i, j in pairs(len(walk.names)):
@@ -197,19 +204,27 @@ def _aligned(walk: _Lines, first: str, allowed: float) -> tuple[str, str]:
             continue
         try:
             one, other = (walk.given[walk.names[k]] for k in (i, j))
-            moved[i, j] = align(
-                walk.evaluate.model, one, other, walk.evaluate.x[:256], forward=walk.evaluate.forward
-            ).weights
+            moved[i, j] = align(model, one, other, x, forward=forward, groups=groups).weights
+            _same(walk.evaluate, moved[i, j], ends[walk.names[j]]["loss"], walk.names[j])
         except LayerscopeError as error:
             return last, str(error)
         last = _better(walk, "aligned", first, i, j, moved[i, j])
     high = [both for both in moved if not walk.barriers["aligned"][both] <= allowed]
     try:
-        for i, j in high if first == "straight" else []:
+        for i, j in high if first == "straight" and live else []:
             last = _better(walk, "repaired", "aligned", i, j, moved[i, j])
     except LayerscopeError:  # there is no layer to repair
         return last, why
     return last, why
+
+
+def _same(evaluate: Any, weights: Any, loss: float, name: str) -> None:
+    """
+    :raises UsageError: a permuted model has another loss than it had.
+    """
+    found = _mean(evaluate, [weights]).metrics["loss"]
+    if not math.isclose(found, loss, rel_tol=SAME, abs_tol=SAME):
+        raise UsageError(f"permuted, {name} has a loss of {found:.6g}, not {loss:.6g}: the groups are not all")
 
 
 def _better(walk: _Lines, way: str, than: str, i: int, j: int, weights: Any) -> str:
