@@ -35,7 +35,7 @@ def store() -> Iterator[Any]:
         patch.setenv(key, value)
     s3fs.S3FileSystem.clear_instance_cache()  # one may be left that knows another server
     files = s3fs.S3FileSystem()
-    files.mkdir("models")
+    files.makedirs("models", exist_ok=True)  # what this process put there stays, whichever server shows it
     yield files
     patch.undo()
     server.stop()
