@@ -37,7 +37,7 @@ def test_quick_pools_are_torchs_pools() -> None:
                 with torch.no_grad(), seen(pool, laid).inside():
                     found = pool(laid)
                 assert torch.equal(found.nan_to_num(9.0), pool(laid).nan_to_num(9.0))
-    assert [seen(pool, torch.randn(3, 4, 8, 8)).pools for pool in pools] == [True, *[False] * 3, True, *[False] * 2]
+    assert [seen(pool, torch.randn(3, 4, 8, 8)).called for pool in pools] == [True, *[False] * 3, True, *[False] * 2]
 
 
 class Net(nn.Module):
@@ -98,7 +98,7 @@ def test_late_relus_give_the_same_numbers(way: str) -> None:
 def test_a_relu_that_someone_looks_at_is_not_late() -> None:
     net, looked = Net("modules"), list[Any]()
     net.act.register_forward_hook(lambda module, given, out: looked.append(out.detach().clone()))
-    assert not seen(net, torch.randn(2, 3, 8, 8)).pools
+    assert not seen(net, torch.randn(2, 3, 8, 8)).called
 
 
 @pytest.mark.parametrize("way", ["modules", "functions", "in place", "skip", "residual"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from layerscope.landscape._moves import tensors
 
-READ = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__")  # a value leaves the tensors
+TAKE = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__", "__setitem__")  # and give no tensor
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Calls:
         """How many functions took each tensor, by its id. What looks at a shape alone takes nothing of it."""
         found: dict[int, int] = {}
         for func, given, result in self.made:
-            if getattr(func, "__name__", "") in READ or any(True for _ in tensors(result)):
+            if getattr(func, "__name__", "") in TAKE or any(True for _ in tensors(result)):
                 for each in tensors(given):
                     found[id(each)] = found.get(id(each), 0) + 1
         return found
@@ -52,3 +52,11 @@ class Calls:
         """Bytes of the largest tensor that a function made."""
         every = (each for _, _, result in self.made for each in tensors(result))
         return max((each.numel() * each.element_size() for each in every), default=0)
+
+
+def hooked(*modules: Any) -> bool:
+    """Does anyone look at what modules are given or give?"""
+    from torch.nn.modules import module as every
+
+    everywhere = (every._global_forward_hooks, every._global_forward_pre_hooks)
+    return any(everywhere) or any(m._forward_hooks or m._forward_pre_hooks for each in modules for m in each.modules())

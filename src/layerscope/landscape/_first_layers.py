@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from layerscope.landscape._calls import Calls
+from layerscope.errors import LayerscopeError
+from layerscope.landscape._calls import Calls, hooked
 
 WHOLE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
 MOST = 1 << 29  # bytes that the images may take
@@ -29,20 +31,30 @@ def mix(vectors: Sequence[Any], coefficients: Sequence[float], out: Any) -> Any:
     return out
 
 
-class Choice(NamedTuple):
+@dataclass
+class Choice:
     """Which mixture of the images is given."""
 
     now: list[float]
-    active: bool  # are there images at all?
+    active: bool  # are there images, and are they given?
+    given: Any = None  # what the model runs on: (where it lies, its shape)
 
     def __call__(self, coefficients: Sequence[float]) -> None:
         self.now[:] = coefficients
+
+    def runs_on(self, x: Any) -> None:
+        """The model is about to run on this."""
+        self.given = _key(x)
+
+
+def _key(x: Any) -> tuple[int, tuple[int, ...]]:
+    return x.data_ptr(), tuple(x.shape)
 
 
 @contextmanager
 def replaced(
     found: Sequence[Any], run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None],
-    points: int, whole: Callable[[Sequence[float]], Any] | None,
+    points: int, whole: Callable[[Sequence[float]], Any],
 ) -> Iterator[Choice]:  # fmt: skip
     """Inside, such layers give mixtures of their images; yields what chooses the mixture.
 
@@ -54,59 +66,71 @@ def replaced(
     :param place: puts the weights of the k-th point into the model.
     :param whole: puts a mixture of these layers' weights into it, where one is needed after all.
     """
-    import torch
+    outer = {module: module.__dict__.pop("forward", None) for module in found}  # of a walk around this one
+    choice = Choice([1.0] + [0.0] * (points - 1), False)
+    images = _images_of(found, run, inputs, place, points) if points > 1 else None
+    try:
+        for module, image in (images or {}).items():
+            module.forward = _forward_of(module, image, _starts(inputs), choice, whole)
+        choice.active = bool(images)
+        yield choice
+    finally:
+        for module, forward in outer.items():
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
-    size = sum(_bytes(run, module, inputs) for module in found) * (points + 3)
-    if not found or size > MOST or points < 2:
-        yield Choice([], False)
-        return
-    images: dict[Any, list[list[Any]]] = {module: [] for module in found}
-    for k in range(points):
-        place(k)
-        every = [_images(run, found, x, batch) for x, batch in inputs]
-        for module in found:
-            images[module].append([each[module] for each in every])
-    starts: dict[int, tuple[int, int]] = {}  # where a batch lies in memory → (which input, its first example)
+
+def _head(one: Any, other: Any) -> bool:
+    """Is one input the first examples of another?"""
+    apart = one is not other and len(one) <= len(other) and one.stride() == other.stride()
+    return apart and _key(one) == _key(other[: len(one)])
+
+
+def _starts(inputs: Sequence[tuple[Any, int]]) -> dict[Any, tuple[int, int]]:
+    """What a model runs on → (which input it is of, its first example)."""
+    starts: dict[Any, tuple[int, int]] = {}
     for number, (x, batch) in enumerate(inputs):
         for i in range(0, len(x), batch):
-            starts.setdefault(x[i:].data_ptr(), (number, i))
-    now: list[float] = [1.0] + [0.0] * (points - 1)
+            starts.setdefault(_key(x[i : i + batch]), (number, i))
+    return starts
 
-    def forward_of(module: Any) -> Callable[[Any], Any]:
-        across = [image - first for first, image in zip(images[module][0], images[module][1], strict=True)]
-        rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # what a row of a plane has in common
-        given: dict[int, Any] = {}  # what is given for so many examples: it stays in the cache
 
-        def forward(x: Any) -> Any:
-            (number, first), count = starts.get(x.data_ptr(), (-1, 0)), len(x)
-            if number < 0 or first + count > len(images[module][0][number]):
-                if whole is not None:
-                    whole(now)
-                return type(module).forward(module, x)
-            part = slice(first, first + count)
-            if 1.0 in now and now.count(0.0) == points - 1:  # a corner: exactly its own image
-                return images[module][now.index(1.0)][number][part].clone()
-            if abs(sum(now) - 1) > WHOLE:
-                parts = [image[number][part] for image in images[module]]
-                return mix(parts, now, parts[0].clone())
-            others, base = rows.get((number, first, count), ([math.nan], None))
-            if others != now[2:]:
-                parts = [image[number][part] for image in images[module]]
-                base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], parts[0].clone() if base is None else base)
-                rows[number, first, count] = list(now[2:]), base
-            if count not in given:
-                given[count] = base.clone()
-            return torch.add(base, across[number][part], alpha=now[1], out=given[count])
+def _forward_of(
+    module: Any, images: Sequence[Sequence[Any]], starts: dict[Any, tuple[int, int]], choice: Choice,
+    whole: Callable[[Sequence[float]], Any],
+) -> Callable[[Any], Any]:  # fmt: skip
+    """
+    :param images: of each point, of each input.
+    """
+    import torch
 
-        return forward
+    across = [image - first for first, image in zip(images[0], images[1], strict=True)]
+    rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # what a row of a plane has in common
+    buffers: dict[int, Any] = {}  # what is given for so many examples: it stays in the cache
+    now = choice.now
 
-    try:
-        for module in found:
-            module.forward = forward_of(module)
-        yield Choice(now, True)
-    finally:
-        for module in found:
-            module.__dict__.pop("forward", None)
+    def forward(x: Any) -> Any:
+        given = choice.given
+        if not choice.active or given not in starts or _key(x)[0] != given[0] or len(x) != given[1][0]:
+            if choice.active:
+                whole(now)
+            return type(module).forward(module, x)
+        (number, first), count = starts[given], given[1][0]
+        part = slice(first, first + count)
+        if 0.0 in now[:2] or abs(sum(now) - 1) > WHOLE:  # what has no part does not count, infinite as it may be
+            parts = [image[number][part] for image in images]
+            return mix(parts, now, torch.empty_like(parts[0]))
+        others, base = rows.get((number, first, count), ([math.nan], None))
+        if base is None or others != now[2:]:
+            parts = [image[number][part] for image in images]
+            base = mix(parts, [1 - sum(now[2:]), 0.0, *now[2:]], torch.empty_like(parts[0]) if base is None else base)
+            rows[number, first, count] = list(now[2:]), base
+        if count not in buffers:
+            buffers[count] = torch.empty_like(base)
+        return torch.add(base, across[number][part], alpha=now[1], out=buffers[count])
+
+    return forward
 
 
 def fed_by(model: Any, run: Callable[[Any], Any], x: Any) -> list[Any]:
@@ -120,16 +144,23 @@ def _fed_by(model: Any, run: Callable[[Any], Any], part: Any) -> list[Any]:
     from torch import nn
 
     calls, fed = dict[Any, int](), list[Any]()
-    hooked = {module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks}
+    own = {module: list(module._parameters.values()) for module in model.modules()}
+    watched = {module for module in own if hooked(module)}
 
     def look(module: Any, arguments: Any, out: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
-        same = bool(arguments) and arguments[0].data_ptr() == part.data_ptr() and arguments[0].numel() == part.numel()
-        if same and len(arguments[0]) == len(out) == len(part):  # rows are examples, not tokens or frames
+        try:
+            here = bool(arguments) and arguments[0].data_ptr() == part.data_ptr()
+        except RuntimeError:  # inside vmap nothing lies anywhere
+            return
+        used = zip(module._parameters.values(), own[module], strict=False)
+        if not here or arguments[0].numel() != part.numel() or any(p is not q for p, q in used):
+            return
+        if len(arguments[0]) == len(out) == len(part):  # rows are examples, not tokens or frames
             fed.append(module)
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handles = [module.register_forward_hook(look) for module in model.modules() if type(module) in kinds]
+    handles = [module.register_forward_hook(look) for module in own if type(module) in kinds]
     try:
         takers = Calls.seen(run, part).takers()
     finally:
@@ -137,36 +168,52 @@ def _fed_by(model: Any, run: Callable[[Any], Any], part: Any) -> list[Any]:
             handle.remove()
     return [
         module for module in dict.fromkeys(fed)
-        if calls[module] == 1 and module not in hooked and "weight" in module._parameters
+        if calls[module] == 1 and module not in watched and "weight" in module._parameters
         and all(takers.get(id(p), 0) <= 1 for p in module.parameters())
     ]  # fmt: skip
 
 
+def _images_of(
+    found: Sequence[Any], run: Callable[[Any], Any], inputs: Sequence[tuple[Any, int]], place: Callable[[int], None],
+    points: int,
+) -> dict[Any, list[list[Any]]]:  # fmt: skip
+    """Module → of each point, of each input, what it makes of all examples; none where that cannot be, or is large."""
+    images: dict[Any, list[list[Any]]] = {module: [] for module in found}
+    try:
+        x = inputs[0][0][:2]
+        few = _images(run, found, x, 2)
+        size = sum(image.numel() * image.element_size() for image in few.values()) / max(len(x), 1)
+        if size * sum(len(each) for each, _ in inputs) * (points + 3) > MOST or len(few) < len(found):
+            return {}
+        for k in range(points):
+            place(k)
+            first = _images(run, found, *inputs[0])
+            for module in found:
+                images[module].append([first[module]])
+            for x, batch in inputs[1:]:
+                head = _head(x, inputs[0][0])
+                other = first if head else _images(run, found, x, batch)
+                for module in found:
+                    images[module][-1].append(other[module][: len(x)])
+    except (KeyError, LayerscopeError):  # a layer that some batch does not reach, a model that fails at an end
+        return {}
+    return images
+
+
 def _images(run: Callable[[Any], Any], modules: Sequence[Any], x: Any, batch: int) -> dict[Any, Any]:
-    """What these layers make of all examples, whatever comes behind them."""
+    """What these layers make of all examples, whatever comes behind them; of those that are called once each time."""
     import torch
 
     parts: dict[Any, list[Any]] = {module: [] for module in modules}
     handles = [
         module.register_forward_hook(lambda module, _, out: parts[module].append(out.clone())) for module in modules
     ]
+    batches = x.split(batch)
     try:
-        for part in x.split(batch):
+        for part in batches:
             run(part)
     finally:
         for handle in handles:
             handle.remove()
-    return {module: _last(torch.cat(found)) for module, found in parts.items()}
-
-
-def _last(image: Any) -> Any:
-    """With channels last, where there are images: what comes behind is faster."""
-    import torch
-
-    return image.contiguous(memory_format=torch.channels_last) if image.dim() == 4 else image
-
-
-def _bytes(run: Callable[[Any], Any], module: Any, inputs: Sequence[tuple[Any, int]]) -> int:
-    x, _ = inputs[0]
-    image = _images(run, [module], x[:2], 2)[module]
-    return int(image.numel() * image.element_size() * sum(len(each) for each, _ in inputs)) // len(x[:2])
+    wanted = [len(part) for part in batches]
+    return {module: torch.cat(found) for module, found in parts.items() if [len(each) for each in found] == wanted}

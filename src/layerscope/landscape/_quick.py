@@ -1,4 +1,5 @@
-"""Max pools of 2 × 2 as no gradient needs them: without the places of the maxima, and ReLU behind them.
+"""Images with channels last: any view of them, and max pools of 2 × 2 as no gradient needs them: without the places of
+the maxima, and ReLU behind them.
 
 max(relu(a), relu(b)) = relu(max(a, b)): the same numbers, a quarter of the ReLUs, less memory to go through.
 """
@@ -10,26 +11,26 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from layerscope.landscape._calls import Calls
+from layerscope.landscape._calls import Calls, hooked
 
 
 @dataclass(frozen=True)
 class Quick:
     """What was seen in a run of a model."""
 
-    pools: bool = False  # has it any that could be quicker?
+    called: bool = False  # has it pools that could be quicker, or views?
     late: frozenset[int] = frozenset()  # which of its ReLUs, by number, come after the pool that follows
 
     @classmethod
     def of(cls, model: Any, calls: Calls) -> Quick:
         """From what a run called."""
-        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        if hooked(model):
             return cls()  # they would see what comes out of a ReLU
-        return cls(any(_halves(func, *given) for func, given, _ in calls.made), _late(calls))
+        return cls(any(_halves(func, *given) or _views(func) for func, given, _ in calls.made), _late(calls))
 
     def inside(self) -> AbstractContextManager[Any]:
-        """For one run: pools are two maxima, of rows and of columns."""
-        return _mode()(self.late) if self.pools else nullcontext()
+        """For one run: pools are two maxima, of rows and of columns; a view that cannot be is a copy."""
+        return _mode()(self.late) if self.called else nullcontext()
 
 
 def _late(calls: Calls) -> frozenset[int]:
@@ -74,17 +75,26 @@ def _halves(func: Any, args: Any, kwargs: Any) -> bool:
     return [tuple(n) if isinstance(n, tuple | list) else (n, n) for n in sizes] == [(2, 2), (2, 2), (0, 0), (1, 1)]
 
 
+def _views(func: Any) -> bool:
+    import torch
+
+    return func is torch.Tensor.view
+
+
 @functools.cache
 def _mode() -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    relus, last = _relus(), torch.channels_last
+    relus, last, view = _relus(), torch.channels_last, torch.Tensor.view
 
     def fit(x: Any) -> bool:
         shape = x.shape
-        whole = len(shape) == 4 and min(shape[2:]) > 1
-        return whole and not torch.is_grad_enabled() and x.is_contiguous(memory_format=last)
+        whole = len(shape) == 4 and min(shape[2:]) > 1 and not torch.is_grad_enabled()
+        try:
+            return whole and bool(x.is_contiguous(memory_format=last))
+        except RuntimeError:  # inside vmap nothing lies anywhere
+            return False
 
     class Pools(TorchFunctionMode):  # type: ignore[misc]
         """One run."""
@@ -109,6 +119,16 @@ def _mode() -> Any:
                 if self.count - 1 in self.late and args and fit(args[0]):
                     self.waiting = args[0]
                     return args[0]
-            return func(*args, **kwargs)
+            if func is not view:
+                return func(*args, **kwargs)
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError:  # of channels that lie last there is none
+                return args[0].reshape(*args[1:], **kwargs)
+
+        def __exit__(self, *error: Any) -> None:
+            if self.waiting is not None:
+                self.waiting.relu_()
+            super().__exit__(*error)
 
     return Pools

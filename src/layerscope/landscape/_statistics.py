@@ -13,6 +13,7 @@ from typing import Any
 
 from layerscope.landscape import _first_layers, _torch
 from layerscope.landscape.weights import STATISTICS
+from layerscope.sources.delta import plain_name
 
 Run = Callable[[Any], Any]  # the model, in one of its forms, on some inputs
 FLAT = 1e-12  # of the target's standard deviation: a unit that does not change is left alone
@@ -22,9 +23,11 @@ class Norms:
     """The batch norms of a model that keep statistics."""
 
     def __init__(self, model: Any) -> None:
-        found = {n: m for n, m in model.named_modules() if isinstance(m, _torch.norms()) and m.track_running_stats}
+        norms = {name: m for name, m in model.named_modules() if isinstance(m, _torch.norms())}
+        found = {name: m for name, m in norms.items() if m.track_running_stats}
         self.every = list(found.values())
-        self.buffers = {f"{name}.{which}".lstrip(".") for name in found for which in STATISTICS}
+        self.unkept = len(found) < len(norms)  # some know each batch alone
+        self.buffers = {plain_name(f"{name}.{which}".lstrip(".")) for name in found for which in STATISTICS}
 
     @contextmanager
     def training(self, momentum: float) -> Iterator[None]:
@@ -48,6 +51,9 @@ class Norms:
         clamped = 0
         for name, buffer in buffers.items():
             if not all(name in point for point in points):
+                continue
+            if name not in self.buffers and all(_torch.same(points[0][name], point[name]) for point in points[1:]):
+                buffer.copy_(points[0][name])  # a mask that is −∞ here and there
                 continue
             if name in self.buffers and policy == "keep":
                 buffer.copy_(points[0][name])

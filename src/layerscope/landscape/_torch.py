@@ -14,6 +14,9 @@ from typing import Any
 from layerscope.errors import UsageError
 from layerscope.sources._strangers import told
 
+ROUNDING = 1000.0  # units in the last place that sums in another order differ by
+WORST = 0.05  # of the largest output, where numbers are narrow
+
 
 def told_of(function: Any) -> bytes:
     """What tells a function from others: its name, its code, and what it is bound to: arguments of a partial, defaults,
@@ -64,6 +67,16 @@ def attributes(model: Any) -> dict[str, Any]:
         for key, value in vars(module).items()
         if isinstance(value, plain) and key != "training"
     }
+
+
+def unmoved(model: Any, moved: Any) -> list[Any]:
+    """Tensors that are part of the function whatever the weights: other buffers than those, and plain attributes."""
+    import torch
+
+    found = [b for name, b in model.named_buffers() if name not in moved and not name.endswith("num_batches_tracked")]
+    for module in model.modules():
+        found += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return [each.detach() for each in found]
 
 
 @contextmanager
@@ -134,6 +147,29 @@ def drawn(x: Any, y: Any, count: int) -> tuple[Any, Any]:
         order = order[rank.argsort(stable=True)]
     chosen = order[:count].to(x.device)
     return x[chosen], y[chosen]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, NaN being equal to NaN."""
+    import torch
+
+    return one.shape == other.shape and bool(((one == other) | (torch.isnan(one) & torch.isnan(other))).all())
+
+
+def near(one: Any, other: Any) -> bool:
+    """The same but for rounding."""
+    if not hasattr(one, "shape") or not hasattr(other, "shape") or one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return same(one, other)
+    import torch
+
+    finite = one.isfinite() & other.isfinite()
+    if not same(one[~finite], other[~finite]):
+        return False
+    size = one[finite].abs().max() if bool(finite.any()) else one.new_ones(())
+    allowed = min(ROUNDING * torch.finfo(one.dtype).eps, WORST) * float(size)
+    return not bool(((one - other).abs()[finite] > allowed).any())
 
 
 def wide(tensor: Any) -> Any:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
-from layerscope.errors import UnknownName, UsageError
+from layerscope.errors import LayerscopeError, UnknownName, UsageError
 from layerscope.landscape import _first_layers, _gradients, _statistics, _torch
 from layerscope.landscape._calls import Calls
+from layerscope.landscape._layout import Layout
 from layerscope.landscape._quick import Quick
 from layerscope.landscape.weights import Weights, check_alike, weights_of
 from layerscope.sources._losses import Loss
 from layerscope.sources._strangers import Forward, parameters, told
+from layerscope.sources.delta import plain_name
 
 if TYPE_CHECKING:
     from layerscope.types import Floats
@@ -81,7 +84,7 @@ class TorchEvaluator:
 
         if bn not in BN:
             raise UnknownName("policy of batch norms", bn, BN)
-        if batch is not None and (not isinstance(batch, int) or batch < 1):
+        if batch is not None and (not isinstance(batch, SupportsIndex) or isinstance(batch, bool) or index(batch) < 1):
             raise UsageError(f"batch must be 1 or more, not {batch!r}")
         try:
             self.device = torch.device(device or "cpu")
@@ -97,7 +100,10 @@ class TorchEvaluator:
         self._kept = self.loss.kept(self.y)
         model = _torch.unwrapped(model)
         with told("copying the model"):
-            self.model = copy.deepcopy(model).to(self.device).eval().requires_grad_(False)
+            self.model = copy.deepcopy(model).to(self.device).eval()
+            for p in self.model.parameters():
+                p.requires_grad_(False)
+            Layout.retied(model, self.model)
         kinds = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}
         if len(kinds) > 1:
             raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
@@ -105,30 +111,59 @@ class TorchEvaluator:
         self.calibrate = self.x[:CALIBRATION] if calibrate is None else _torch.inputs(calibrate, self.device)
         if not len(self.calibrate):
             raise UsageError("there are no calibration inputs")
-        self._channels_last()
-        self._hold()
         self._quick = Quick()
+        self._choice: _first_layers.Choice | None = None
+        self._lay(images=False)
         self._check_input()
         with torch.no_grad():
-            fed = _first_layers.fed_by(self.model, self.run, self.x)
             calls = Calls.seen(self.run, self.x[:2])
-        self._quick = Quick.of(self.model, calls)
+            self.batch = min(index(batch) if batch else self._fitting(calls.largest() / len(self.x[:2])), len(self.x))
+            self._settle(calls)
+            fed = _first_layers.fed_by(self.model, self.run, self.x)
+        fed = [module for module in fed if self._layout.alone(module)]
         self._fed = [name for name, module in self.model.named_modules() if module in fed]
-        first = {id(p) for module in fed for p in module.parameters()}
-        self._late = [name for name, p in self.parameters.items() if id(p) in first]
-        self._early = [name for name in self.parameters if name not in self._late]
+        self._layout.put_last([p for module in fed for p in module.parameters()])
         self._repair = self._repairing() if repair else None
-        self.batch = min(batch or self._fitting(calls.largest() / len(self.x[:2])), len(self.x))
 
     def _first(self) -> list[Any]:
         modules = dict(self.model.named_modules())
         return [modules[name] for name in self._fed]
 
-    def _hold(self) -> None:
-        """What of the model is moved."""
+    def _lay(self, images: bool) -> None:
+        """How inputs and parameters lie in memory."""
+        import torch
+
         self.norms = _statistics.Norms(self.model)
-        self.parameters = dict(self.model.named_parameters())
-        self._buffers = {k: v for k, v in self.model.named_buffers() if v.is_floating_point()}
+        self._layout = Layout(self.model, images)
+        self._buffers = {plain_name(k): v for k, v in self.model.named_buffers() if v.is_floating_point()}
+        how = torch.channels_last if images else torch.contiguous_format  # batches lie in memory as they do here
+        self.x = self.x.contiguous(memory_format=how)
+        if self._own:
+            self.calibrate = self.x[:CALIBRATION]
+        elif self.calibrate.dim() == self.x.dim():
+            self.calibrate = self.calibrate.contiguous(memory_format=how)
+
+    def _settle(self, calls: Calls) -> None:
+        """Take the quickest way that gives what the plain one gives: channels last, other pools."""
+        if self.x.dim() != 4 or not self.x.is_floating_point():
+            return
+        plain = self.run(self.x[: self.batch]).clone()
+        self._lay(images=True)
+        for quick in dict.fromkeys((Quick.of(self.model, calls), Quick())):
+            self._quick = quick
+            with self._layout.on(), suppress(LayerscopeError):
+                if _torch.near(plain, self.run(self.x[: self.batch])):
+                    return
+        self._lay(images=False)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """By name; those that are tied once."""
+        return self._layout.parameters
+
+    def tied(self, name: str) -> list[Any]:
+        """A parameter and those that are the same memory."""
+        return self._layout.tied(name)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -154,13 +189,16 @@ class TorchEvaluator:
         """Changes with the data, the calibration inputs, the loss, the policy and the function."""
         held = self.loss.function if self.loss.function is not None else self.loss.kind
         told = [repr(sorted(self.about.items())), repr(self.model), repr(_torch.attributes(self.model))]
-        return _torch.digest(told, (self.x, self.y, self.calibrate), (held, self.forward))
+        own = _torch.unmoved(self.model, {*self.norms.buffers, *self._buffers} & set(self.model.state_dict()))
+        return _torch.digest(told, (self.x, self.y, self.calibrate, *own), (held, self.forward))
 
     def twin(self) -> TorchEvaluator:
         """The same on a copy of the model: for another thread."""
         found = copy.copy(self)
-        found.model = copy.deepcopy(self.model)
-        found._hold()
+        found.model, found._choice = copy.deepcopy(self.model), None
+        Layout.retied(self.model, found.model)
+        found._lay(self._layout.images)
+        found._layout.put_last([p for module in found._first() for p in module.parameters()])
         found._repair = found._repairing() if self._repair is not None else None
         return found
 
@@ -171,34 +209,63 @@ class TorchEvaluator:
 
         points = [weights_of(point) for point in points]
         self.check(points)
-        flat = [self._flat(point) for point in points]
-        here = torch.empty_like(flat[0])
+        layout = self._layout
+        flat = [layout.flat(point) for point in points]
+        here = flat[0].clone()
         stats = [{k: torch.from_numpy(np.array(p[k])).to(self.device) for k in self._buffers if k in p} for p in points]
         inputs = [(self.x, self.batch)]
-        calibrated = self._repair is not None or (self.bn == "recompute" and self.norms.every)
-        if calibrated and self.calibrate.data_ptr() != self.x.data_ptr():
+        if self._repair is not None or (self.bn == "recompute" and self.norms.every):
             inputs.append((self.calibrate, len(self.calibrate)))
-
-        def place(k: int) -> None:
-            here.copy_(flat[k])
-
-        early = sum(self.parameters[name].numel() for name in self._early)
-        rest = [vector[early:] for vector in flat]
+        rest = [vector[layout.early :] for vector in flat]
         images = _first_layers.replaced(
-            self._first(), self.run, inputs, place, len(flat),
-            lambda now: _first_layers.mix(rest, now, here[early:]),
+            self._first(), self.run, inputs, lambda k: here.copy_(flat[k]), len(flat),
+            lambda now: _first_layers.mix(rest, now, here[layout.early :]),
         )  # fmt: skip
-        with torch.no_grad(), self._moved(here), self._repaired(flat, stats, here), images as choose:
-            needed = [vector[:early] for vector in flat] if choose.active else flat
+        outer = self._choice
+        self._choice = None
+        with torch.no_grad(), layout.on(here), self._stated(), self._repaired(flat, stats, here), images as choice:
+            self._choice = choice
+            choice.active = choice.active and self._agree(choice, flat, here, stats)
+            needed = [vector[: layout.early] for vector in flat] if choice.active else flat
 
             def at(coefficients: Sequence[float]) -> Value:
+                self._choice = choice
+                layout.again()
                 _first_layers.mix(needed, coefficients, here[: len(needed[0])])
-                choose(coefficients)
+                choice(coefficients)
                 clamped = self.norms.mix(self._buffers, stats, coefficients, self.bn)
                 self._calibrated(coefficients)
                 return self._measured(clamped)
 
-            yield at
+            try:
+                yield at
+            finally:
+                self._choice = outer
+
+    def _agree(self, choice: Any, flat: Sequence[Any], here: Any, stats: Sequence[Mapping[str, Any]]) -> bool:
+        """Do the images give what the layers themselves would, somewhere between the points?"""
+        count = len(flat)
+        between = [2 * (k + 1) / (count * (count + 1)) for k in range(count)]
+        _first_layers.mix(flat, between, here)
+        self.norms.mix(self._buffers, stats, between, self.bn)
+        found = []
+        for choice.active in (False, True):
+            choice(between)
+            try:
+                found.append(self.run(self.x[: self.batch]).clone())
+            except LayerscopeError:
+                return False
+        return _torch.near(*found)
+
+    @contextmanager
+    def _stated(self) -> Iterator[None]:
+        """Afterwards the buffers are what they were."""
+        kept = {name: b.clone() for name, b in self._buffers.items()}
+        try:
+            yield
+        finally:
+            for name, b in self._buffers.items():
+                b.copy_(kept[name])
 
     @contextmanager
     def policy(self, bn: str, repair: bool = False) -> Iterator[None]:
@@ -233,7 +300,7 @@ class TorchEvaluator:
 
         with torch.no_grad():
             found = self._whole()
-        return np.asarray(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
+        return np.array(found.reshape(-1, found.shape[-1]).double().cpu().numpy())
 
     def gradient(self, weights: Weights) -> dict[str, Any]:
         """∂L/∂θ of the mean loss over all examples, arrays by name."""
@@ -284,52 +351,10 @@ class TorchEvaluator:
             part = self.x[:2].clone()
             output = self.run(part)
             self.loss.values(output, self.y[:2])
-            if not torch.equal(part, self.x[:2]):
+            if not _torch.same(part, self.x[:2]):
                 raise UsageError("the model changes its input in place: no two points would see the same data")
             if not torch.equal(output, self.run(part)) and bool(output.isfinite().all()):
                 raise UsageError("the model is random in evaluation mode: no two points would see the same function")
-
-    def _channels_last(self) -> None:
-        """Images and kernels with channels last: small convolutions are several times faster."""
-        import torch
-
-        if self.x.dim() == 4 and self.x.is_floating_point():
-            self.x = self.x.contiguous(memory_format=torch.channels_last)
-            self.calibrate = self.calibrate.contiguous(memory_format=torch.channels_last)
-        else:  # examples that share memory lie in it as they do here
-            self.x, self.calibrate = self.x.contiguous(), self.calibrate.contiguous()
-
-    def _flat(self, point: Weights) -> Any:
-        """All learned parameters in one vector, those of first layers last, kernels of images stored out, h, w, in."""
-        import torch
-
-        parts = []
-        for name in (*self._early, *self._late):
-            tensor = torch.from_numpy(np.array(point[name])).to(self.parameters[name])
-            parts.append((tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).reshape(-1))
-        return torch.cat(parts)
-
-    @contextmanager
-    def _moved(self, here: Any) -> Iterator[None]:
-        """Inside, the parameters are views of ``here``."""
-        before = {name: p.data for name, p in self.parameters.items()}
-        kept = {name: b.clone() for name, b in self._buffers.items()}
-        at = 0
-        try:
-            for p in (self.parameters[name] for name in (*self._early, *self._late)):
-                part = here[at : at + p.numel()]
-                at += p.numel()
-                if p.dim() == 4:
-                    o, i, h, w = p.shape
-                    p.data = part.view(o, h, w, i).permute(0, 3, 1, 2)
-                else:
-                    p.data = part.view(p.shape)
-            yield
-        finally:
-            for name, p in self.parameters.items():
-                p.data = before[name]
-            for name, b in self._buffers.items():
-                b.copy_(kept[name])
 
     @contextmanager
     def _repaired(self, flat: Sequence[Any], stats: Sequence[Mapping[str, Any]], here: Any) -> Iterator[None]:
@@ -358,14 +383,14 @@ class TorchEvaluator:
     def _measured(self, clamped: int) -> Value:
         import torch
 
-        with self.norms.training(0.0) if self.bn == "batch" else nullcontext():
-            output = self._whole()
+        output = self._whole()
         values, kept = self.loss.values(output, self.y, seen=self._seen == output.shape), self._kept
         self._seen = output.shape if self.y.dtype == torch.int64 else None
-        samples = (values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy()
+        samples = np.array((values if kept is None else values[kept.reshape(-1)]).double().cpu().numpy())
         finite = bool(np.isfinite(samples).all()) and bool(len(samples))
         metrics = {"loss": float(samples.mean()) if finite else math.nan}
-        if self.loss.kind != "mse" and not self.y.is_floating_point() and output.dim() == self.y.dim() + 1:
+        classes = output.shape[-1] > 1 if output.dim() == self.y.dim() + 1 else False
+        if self.loss.kind != "mse" and not self.y.is_floating_point() and classes:
             right = output.argmax(-1) == self.y
             share = right.double().mean() if kept is None else right[kept].double().mean()
             metrics["accuracy"] = float(share) if finite else math.nan
@@ -375,12 +400,15 @@ class TorchEvaluator:
         """What the model makes of all examples."""
         import torch
 
-        if len(self.x) <= self.batch:
-            return self.run(self.x)
-        return torch.cat([self.run(x).clone() for x in self.x.split(self.batch)])  # first layers write anew, in place
+        with self.norms.training(0.0) if self.bn == "batch" else nullcontext():
+            if len(self.x) <= self.batch:
+                return self.run(self.x)
+            return torch.cat([self.run(x).clone() for x in self.x.split(self.batch)])  # first layers write in place
 
     def run(self, x: Any) -> Any:
         """What the model makes of some inputs, at the point where a walk stands."""
+        if self._choice is not None:
+            self._choice.runs_on(x)
         with told("the model"), self._quick.inside():
             return self.model(x) if self.forward is None else self.forward(self.model, x)
 
@@ -389,7 +417,7 @@ class TorchEvaluator:
 
         :param each: bytes that an example takes between layers.
         """
-        if self.bn == "batch":
+        if self.bn == "batch" or self.norms.unkept:
             return len(self.x)
         most = max(FEWEST, int((CACHE if self.device.type == "cpu" else MEMORY) / max(each, 1)))
         return math.ceil(len(self.x) / math.ceil(len(self.x) / most))
