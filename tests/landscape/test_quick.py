@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import layerscope
-from layerscope.landscape import evaluate as evaluating
-from layerscope.landscape._calls import Calls
+from layerscope.landscape._calls import CACHE, Calls
 from layerscope.landscape._quick import Quick
 
 torch: Any = pytest.importorskip("torch")
@@ -149,7 +148,7 @@ def test_parts_stay_in_the_cache() -> None:
     each = 64 * 8 * 8 * 4
     found = layerscope.TorchEvaluator(net, (x, y)).batch
     parts = -(-1000 // found)
-    assert found * each <= evaluating.CACHE < 1000 / (parts - 1) * each
+    assert found * each <= CACHE < 1000 / (parts - 1) * each
     assert found * parts - 1000 < parts  # of equal size
     assert layerscope.TorchEvaluator(net, (x, y), batch=300).batch == 300
     assert layerscope.TorchEvaluator(net, (x[:10], y[:10])).batch == 10

@@ -12,7 +12,7 @@ import click
 
 from layerscope.cli.conditioning import called, named
 from layerscope.cli.output import check_outputs
-from layerscope.errors import UsageError
+from layerscope.errors import UnknownName, UsageError
 
 BN = ("recompute", "batch", "interpolate", "keep")
 DIRECTIONS = ("filter", "layer", "global", "none", "hessian")
@@ -143,6 +143,7 @@ def plane(
     if len(models) not in (1, 3):
         raise UsageError(f"a plane goes through three models, or around one: not {len(models)}")
     evaluate, names = _ready(models, len(models), options)
+    _check_metric(metric, evaluate, models[0])
     u = u or ((-1.0, 1.0, 21) if len(models) == 1 else (-0.5, 1.5, 21))
     how: Any = {"u": u, "v": v or u, "store": store, "engine": options["engine"]}
     if len(models) == 1:
@@ -169,6 +170,7 @@ def run(models: tuple[str, ...], points: int, store: str | None, metric: str, **
     from layerscope.views import landscape as view
 
     evaluate, names = _ready(models, 3, options)
+    _check_metric(metric, evaluate, models[0])
     with _bar("plane", options["quiet"]) as tick:
         found = plane_of_path(models, evaluate, points=points, names=names, progress=tick, store=store)
     _tell(found.to_dict(), view.plane(found), options)
@@ -212,8 +214,9 @@ def path(models: tuple[str, ...], train: str, bends: int, steps: int, lr: float,
 
     if len(models) != 2:
         raise UsageError(f"a path joins two models, not {len(models)}")
-    evaluate, _ = _ready(models, 2, options)
-    found = connect(models[0], models[1], evaluate, called(train), bends=bends, steps=steps, lr=lr)
+    evaluate, names = _ready(models, 2, options)
+    how: Any = {"bends": bends, "steps": steps, "lr": lr, "names": (names[0], names[1])}
+    found = connect(models[0], models[1], evaluate, called(train), **how)
     both = [found.straight, found.curved]
     _tell([each.to_dict() for each in both], repr(found), options)
     _write(both, options, lambda: found.straight.plot(found.curved))
@@ -249,6 +252,17 @@ def _steepest(evaluate: Any, model: str, options: dict[str, Any]) -> list[Any]:
     data = evaluate.x.contiguous(), evaluate.y
     found = curvature(net, data, named(loss) if ":" in loss else loss, k=2, vectors=True)
     return [evaluate.unflat(vector) for vector in found.vectors]
+
+
+def _check_metric(metric: str, evaluate: Any, model: str) -> None:
+    """Before the work.
+
+    :raises UnknownName: what is to be drawn is not measured.
+    """
+    from layerscope.landscape.weights import weights_of
+
+    if metric and metric not in (known := evaluate(weights_of(model)).metrics):
+        raise UnknownName("metric", metric, known)
 
 
 def _check(options: dict[str, Any], models: tuple[str, ...]) -> None:

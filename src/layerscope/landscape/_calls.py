@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,18 @@ from layerscope.landscape._moves import tensors
 TAKE = ("tolist", "item", "numpy", "__array__", "__float__", "__int__", "__bool__", "__setitem__")  # and give no tensor
 
 
+CACHE = 4 << 20  # bytes of the largest tensor between layers: it stays where the processor is fast
+MEMORY = 256 << 20  # the same on other devices
+FEWEST = 16  # examples at once that are worth a call
+
+
 @dataclass
 class Calls:
     """Of one run."""
 
     made: list[tuple[Any, tuple[Any, Any], Any]] = field(default_factory=list)  # (function, arguments, result), alive
     output: Any = None
+    examples: int = 1  # that it was of
 
     @classmethod
     def seen(cls, run: Callable[[Any], Any], x: Any) -> Calls:
@@ -25,7 +32,7 @@ class Calls:
         """
         from torch.overrides import TorchFunctionMode
 
-        calls = cls()
+        calls = cls(examples=len(x))
 
         class Watch(TorchFunctionMode):  # type: ignore[misc]
             """Passes every call on."""
@@ -48,10 +55,12 @@ class Calls:
                     found[id(each)] = found.get(id(each), 0) + 1
         return found
 
-    def largest(self) -> int:
-        """Bytes of the largest tensor that a function made."""
+    def fitting(self, count: int, processor: bool) -> int:
+        """How many of so many examples at once, in parts of equal size, leave what lies between layers in the cache."""
         every = (each for _, _, result in self.made for each in tensors(result))
-        return max((each.numel() * each.element_size() for each in every), default=0)
+        largest = max((each.numel() * each.element_size() for each in every), default=0) / self.examples
+        most = max(FEWEST, int((CACHE if processor else MEMORY) / max(largest, 1.0)))
+        return math.ceil(count / math.ceil(count / most))
 
 
 def hooked(*modules: Any) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerscope.errors import LayerscopeError
+from layerscope.landscape import _torch
 from layerscope.landscape._calls import Calls, hooked
 
 WHOLE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
@@ -41,6 +42,16 @@ class Choice:
 
     def __call__(self, coefficients: Sequence[float]) -> None:
         self.now[:] = coefficients
+
+    def agrees(self, run: Callable[[], Any]) -> bool:
+        """Does a run with the images give what one without them does?"""
+        found = []
+        for self.active in (False, True):
+            try:
+                found.append(run().clone())
+            except LayerscopeError:
+                return False
+        return _torch.near(*found)
 
     def runs_on(self, x: Any) -> None:
         """The model is about to run on this."""

@@ -22,14 +22,17 @@ class Layout:
         self.images = images
         self.parameters: dict[str, Any] = {}
         self.shared: dict[str, list[Any]] = {}  # further parameters that are the same memory
+        self.names: dict[str, list[str]] = {}  # as the model itself calls them
         seen: dict[Any, str] = {}
         for name, p in model.named_parameters():
             key: Any = (p.data_ptr(), tuple(p.shape), p.stride()) if p.numel() else id(p)
             if key in seen:
                 self.shared.setdefault(seen[key], []).append(p)
+                self.names[seen[key]].append(name)
                 continue
             seen[key] = plain_name(name)
             self.parameters[plain_name(name)] = p
+            self.names[plain_name(name)] = [name]
         self.order = list(self.parameters)
         self.early = sum(p.numel() for p in self.parameters.values())
         self._views: list[tuple[Any, Any]] = []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from layerscope.errors import UsageError
 from layerscope.landscape import _first_layers, _torch
 from layerscope.landscape.weights import STATISTICS
 from layerscope.sources.delta import plain_name
@@ -65,14 +66,31 @@ class Norms:
         return clamped
 
 
+@contextmanager
+def kept(buffers: Mapping[str, Any]) -> Iterator[None]:
+    """Afterwards they are what they were."""
+    before = {name: b.clone() for name, b in buffers.items()}
+    try:
+        yield
+    finally:
+        for name, b in buffers.items():
+            b.copy_(before[name])
+
+
 class Repair:
     """Layers whose units get back the mean and the spread that they have at the ends."""
 
     def __init__(self, model: Any, run: Run, x: Any) -> None:
         """
         :param run: the model on inputs, of which ``x`` are a few.
+        :raises UsageError: no layer could be repaired.
         """
-        self.layers = _hidden(model, run, x)
+        import torch
+
+        with torch.no_grad():
+            self.layers = _hidden(model, run, x)
+        if not self.layers:
+            raise UsageError("repair: there is no linear layer or convolution but before batch norms and at the end")
         self._ends: list[dict[Any, tuple[Any, Any]]] = []  # of each point: layer → (means, standard deviations)
         self._now: dict[Any, tuple[Any, Any]] = {}  # layer → (scale, shift)
         self._wanted: Sequence[float] | None = None  # coefficients, while they are fitted

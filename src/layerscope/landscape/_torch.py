@@ -172,6 +172,21 @@ def near(one: Any, other: Any) -> bool:
     return not bool(((one - other).abs()[finite] > allowed).any())
 
 
+def repeated(run: Any, x: Any) -> Any:
+    """What a model makes of a few inputs, every time.
+
+    :raises UsageError: a model that changes what it is given, or is random.
+    """
+    part = x.clone()
+    output = run(part)
+    if not same(part, x):
+        raise UsageError("the model changes its input in place: no two points would see the same data")
+    again = run(part)
+    if bool(output.isfinite().all()) and not same(output, again):
+        raise UsageError("the model is random in evaluation mode: no two points would see the same function")
+    return output
+
+
 def wide(tensor: Any) -> Any:
     """At least float32, which NumPy knows."""
     return tensor if tensor.element_size() >= 4 else tensor.float()

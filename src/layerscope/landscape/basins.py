@@ -43,6 +43,7 @@ class Basins:
     lines: Mapping[tuple[str, str], Line]  # by the way that clusters
     ends: Mapping[str, Mapping[str, float]]  # model → metrics
     mean: Mapping[str, float]  # of the mean of all models, statistics recomputed
+    means: Mapping[tuple[str, ...], Mapping[str, float]]  # of the mean of each group of several
     findings: tuple[Finding, ...]
     about: Mapping[str, Any]
     functions: Mapping[str, Floats]  # "disagreement", "js", "cka", … → (M, M); empty where outputs are not known
@@ -58,12 +59,22 @@ class Basins:
     def advice(self) -> list[str]:
         """What follows for averaging them."""
         groups = [group for group in self.clusters if len(group) > 1]
-        said = [f"Average {_listed(group)}: between them the loss does not rise." for group in groups]
+        said = []
+        for group in groups:
+            mean, best = self.means[group]["loss"], min(self.ends[name]["loss"] for name in group)
+            rises = f"between them the loss rises by no more than {self.tolerance:.3g}"
+            said.append(f"Average {_listed(group)}: {rises}; their mean has {mean:.4g}, the best of them {best:.4g}.")
         for group in self.aligned:
             inside = [each for each in self.clusters if set(each) <= set(group)]
-            if len(inside) > 1:
-                firsts = _listed([each[0] for each in inside])
-                said.append(f"Align before averaging {firsts}: in one order of their units no hill is between them.")
+            if len(inside) < 2:
+                continue
+            places = [self.names.index(name) for name in group]
+            ordered = self.barriers["aligned"][np.ix_(places, places)] <= self.tolerance
+            if ordered.all():
+                do, why = "Align", "in one order of their units no hill is between them"
+            else:
+                do, why = "Align and repair", "an order of their units alone leaves a hill, REPAIR takes it away"
+            said.append(f"{do} before averaging {_listed([each[0] for each in inside])}: {why}.")
         joined = self.aligned or self.clusters
         if len(joined) > 1:
             said.append(f"Do not average across {len(joined)} groups: {'; '.join(_listed(each) for each in joined)}.")
@@ -118,12 +129,14 @@ def basins(
     :param sharp: measure the sharpness of each model too, some hundred evaluations.
     :raises UsageError: fewer than two models, or of different kinds.
     """
+    if not isinstance(points, int) or points < 3:
+        raise UsageError(f"points must be 3 or more, not {points!r}: a barrier lies between the ends")
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance is a barrier of the loss, 0 or more: not {tolerance!r}")
     given = {name: weights_of(model) for name, model in named(models).items()}
     names = tuple(given)
     check_alike(list(given.values()), names)
-    ends = {name: _metrics(_mean(evaluate, [weights])) for name, weights in given.items()}
+    ends = {name: _metrics(_mean(evaluate, [weights]), name) for name, weights in given.items()}
     ways = list(getattr(evaluate, "ways", ("as evaluated",)))
     walk = _Lines(given, evaluate, points, progress, math.comb(len(names), 2) * len(ways))
     for way in ways:
@@ -137,15 +150,17 @@ def basins(
         last, why = _aligned(walk, first, allowed, groups, ends)
         grouped = _clusters(names, walk.barriers[last], allowed) if last else clusters
         about |= {"not aligned": why} if why else {}
-    mean = _metrics(_mean(evaluate, list(given.values())))
+    mean = dict(_mean(evaluate, list(given.values())).metrics)
+    several = [group for group in clusters if len(group) > 1]
+    means = {group: dict(_mean(evaluate, [given[name] for name in group]).metrics) for group in several}
     chosen = {(a, b): found for (way, a, b), found in walk.lines.items() if way == first}
     findings = judge_landscape(
         pairs=_pairs(names, walk.barriers, walk.errors[first], chosen, first, allowed, ends, mean)
     )
     beside = functions.matrices(list(given.values()), evaluate) if _classifies(evaluate, ends) else {}
     peaks = {name: sharpness(weights, evaluate) for name, weights in given.items()} if sharp else {}
-    return Basins(names, walk.barriers, walk.errors, clusters, grouped, allowed, chosen, ends, mean, findings, about,
-                  beside, peaks)  # fmt: skip
+    return Basins(names, walk.barriers, walk.errors, clusters, grouped, allowed, chosen, ends, mean, means, findings,
+                  about, beside, peaks)  # fmt: skip
 
 
 class _Lines:
@@ -301,7 +316,7 @@ def _pairs(
         error = float(errors[i, j]) if math.isfinite(errors[i, j]) else 0.0
         every.append(Pair(both, high, error, sum(lines[both].holes.values())))
     best = min(metrics["loss"] for metrics in ends.values())
-    return Pairs(tuple(every), first, allowed, mean.get("loss", math.inf), best)
+    return Pairs(tuple(every), first, allowed, _high(mean.get("loss", math.inf)), best)
 
 
 def _high(value: float) -> float:
@@ -309,9 +324,9 @@ def _high(value: float) -> float:
     return float(value) if math.isfinite(value) else math.inf
 
 
-def _metrics(value: Value) -> dict[str, float]:
+def _metrics(value: Value, name: str) -> dict[str, float]:
     if not math.isfinite(value.metrics.get("loss", math.nan)):
-        raise UsageError("a model's own loss is not finite: there is no basin to look for")
+        raise UsageError(f"{name}: its own loss is not finite, there is no basin to look for")
     return dict(value.metrics)
 
 

@@ -19,6 +19,7 @@ from layerscope.landscape.evaluate import TorchEvaluator
 from layerscope.landscape.grid import about_of, clamped_of, evaluated, metrics_of
 from layerscope.landscape.paths import Line, line
 from layerscope.landscape.weights import Weights, check_alike, combined, learned_of, weights_of
+from layerscope.sources._strangers import told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,7 @@ def coefficients(t: float, points: int, kind: str) -> list[float]:
 
 def connect(
     a: Any, b: Any, evaluate: TorchEvaluator, train: Any, *, kind: str = "bezier", bends: int = 1, steps: int = 600,
-    lr: float = 0.03, batch: int = 128, points: int = 25, seed: int = 0,
+    lr: float = 0.03, batch: int = 128, points: int = 25, seed: int = 0, names: tuple[str, str] = ("A", "B"),
 ) -> Curve:  # fmt: skip
     """Train a curve of low loss from A to B, and evaluate it beside the straight line.
 
@@ -67,10 +68,15 @@ def connect(
     """
     if kind not in KINDS:
         raise UnknownName("kind of curve", kind, KINDS)
-    if bends < 1 or steps < 1 or points < 3:
-        raise UsageError(f"bends and steps must be at least 1, points at least 3: {bends}, {steps}, {points}")
+    if not isinstance(evaluate, TorchEvaluator):
+        raise UsageError(f"a curve is trained through a TorchEvaluator, not a {type(evaluate).__name__}")
+    for name, value, least in (("bends", bends, 1), ("steps", steps, 1), ("batch", batch, 1), ("points", points, 3)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{name} must be a whole number, {least} or more: not {value!r}")
+    if not (isinstance(lr, int | float) and 0 < lr < math.inf):
+        raise UsageError(f"lr must be above 0, not {lr!r}")
     ends = [weights_of(a), weights_of(b)]
-    check_alike(ends, ("A", "B"))
+    check_alike(ends, names)
     shares = [k / (bends + 1) for k in range(1, bends + 1)]
     inner = [combined(ends, [1 - share, share]) for share in shares]
     inner = _trained(evaluate, [ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
@@ -80,8 +86,9 @@ def connect(
     values, holes = evaluated(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
     full = all(value is not None and len(value.samples) for value in values)
     samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
-    curved = Line(("A", "B"), t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
-    straight = line(ends[0], ends[1], evaluate, points=points)
+    about = about_of(evaluate) | {"path": kind}
+    curved = Line(names, t, metrics_of(values), about, holes, samples, clamped_of(values))
+    straight = line(ends[0], ends[1], evaluate, points=points, names=names)
     return Curve(kind, straight, curved, tuple(inner), _stretch(corners, kind))
 
 
@@ -127,7 +134,9 @@ def _trained(
         c = at(float(torch.rand((), generator=drawn)))
         mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in evaluate.parameters}
         chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
-        output = functional_call(whole, {f"net.{k}": v for k, v in mixed.items()}, (x[chosen],))
+        given = {f"net.{real}": v for k, v in mixed.items() for real in evaluate.names[k]}
+        with told("the model on the training data"):
+            output = functional_call(whole, given, (x[chosen],))
         value = evaluate.loss.values(output, y[chosen]).mean()
         if not bool(value.isfinite()):
             raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")

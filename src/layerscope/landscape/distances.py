@@ -177,7 +177,7 @@ class Distances:
             "expected": dict(self.expected),
             **plain,
             "origin": self.origin or None,
-            "from_origin": self.from_origin,
+            "from_origin": self.from_origin if self.origin else {},
             "findings": [[f.code, f.title, f.message] for f in self.findings],
             "reading": self.reading(),
         }

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 BN = ("recompute", "batch", "interpolate", "keep")
 CALIBRATION = 512  # examples by which statistics are recomputed, where none are given
-CACHE = 4 << 20  # bytes of the largest tensor between layers: it stays where the processor is fast
-MEMORY = 256 << 20  # the same on other devices
-FEWEST = 16  # examples at once that are worth a call
 
 
 @dataclass(frozen=True)
@@ -117,13 +114,15 @@ class TorchEvaluator:
         self._check_input()
         with torch.no_grad():
             calls = Calls.seen(self.run, self.x[:2])
-            self.batch = min(index(batch) if batch else self._fitting(calls.largest() / len(self.x[:2])), len(self.x))
+            together = bn == "batch" or self.norms.unkept
+            fitting = len(self.x) if together else calls.fitting(len(self.x), self.device.type == "cpu")
+            self.batch = min(index(batch) if batch else fitting, len(self.x))
             self._settle(calls)
             fed = _first_layers.fed_by(self.model, self.run, self.x)
         fed = [module for module in fed if self._layout.alone(module)]
         self._fed = [name for name, module in self.model.named_modules() if module in fed]
         self._layout.put_last([p for module in fed for p in module.parameters()])
-        self._repair = self._repairing() if repair else None
+        self._repair = self._mended() if repair else None
 
     def _first(self) -> list[Any]:
         modules = dict(self.model.named_modules())
@@ -160,6 +159,11 @@ class TorchEvaluator:
     def parameters(self) -> dict[str, Any]:
         """By name; those that are tied once."""
         return self._layout.parameters
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """What the model itself calls each parameter; of tied ones several names."""
+        return self._layout.names
 
     def tied(self, name: str) -> list[Any]:
         """A parameter and those that are the same memory."""
@@ -199,7 +203,7 @@ class TorchEvaluator:
         Layout.retied(self.model, found.model)
         found._lay(self._layout.images)
         found._layout.put_last([p for module in found._first() for p in module.parameters()])
-        found._repair = found._repairing() if self._repair is not None else None
+        found._repair = found._mended() if self._repair is not None else None
         return found
 
     @contextmanager
@@ -221,9 +225,9 @@ class TorchEvaluator:
             self._first(), self.run, inputs, lambda k: here.copy_(flat[k]), len(flat),
             lambda now: _first_layers.mix(rest, now, here[layout.early :]),
         )  # fmt: skip
-        outer = self._choice
-        self._choice = None
-        with torch.no_grad(), layout.on(here), self._stated(), self._repaired(flat, stats, here), images as choice:
+        outer, self._choice = self._choice, None
+        kept, repaired = _statistics.kept(self._buffers), self._repaired(flat, stats, here)
+        with torch.no_grad(), layout.on(here), kept, repaired, images as choice:
             self._choice = choice
             choice.active = choice.active and self._agree(choice, flat, here, stats)
             needed = [vector[: layout.early] for vector in flat] if choice.active else flat
@@ -248,24 +252,8 @@ class TorchEvaluator:
         between = [2 * (k + 1) / (count * (count + 1)) for k in range(count)]
         _first_layers.mix(flat, between, here)
         self.norms.mix(self._buffers, stats, between, self.bn)
-        found = []
-        for choice.active in (False, True):
-            choice(between)
-            try:
-                found.append(self.run(self.x[: self.batch]).clone())
-            except LayerscopeError:
-                return False
-        return _torch.near(*found)
-
-    @contextmanager
-    def _stated(self) -> Iterator[None]:
-        """Afterwards the buffers are what they were."""
-        kept = {name: b.clone() for name, b in self._buffers.items()}
-        try:
-            yield
-        finally:
-            for name, b in self._buffers.items():
-                b.copy_(kept[name])
+        choice(between)
+        return bool(choice.agrees(lambda: self.run(self.x[: self.batch])))
 
     @contextmanager
     def policy(self, bn: str, repair: bool = False) -> Iterator[None]:
@@ -276,23 +264,14 @@ class TorchEvaluator:
         if bn not in (*BN, "straight"):
             raise UnknownName("policy of batch norms", bn, BN)
         before = self.bn, self._repair
-        self.bn, self._repair = bn if bn in BN else self.bn, self._repairing() if repair else self._repair
+        self.bn, self._repair = bn if bn in BN else self.bn, self._mended() if repair else self._repair
         try:
             yield
         finally:
             self.bn, self._repair = before
 
-    def _repairing(self) -> _statistics.Repair:
-        """
-        :raises UsageError: no layer could be repaired.
-        """
-        import torch
-
-        with torch.no_grad():
-            found = _statistics.Repair(self.model, self.run, self.x[:2])
-        if not found.layers:
-            raise UsageError("repair: there is no linear layer or convolution but before batch norms and at the end")
-        return found
+    def _mended(self) -> _statistics.Repair:
+        return _statistics.Repair(self.model, self.run, self.x[:2])
 
     def outputs(self) -> Floats:
         """What the model gives for all examples, (n, outputs), at the point where a walk stands."""
@@ -348,13 +327,8 @@ class TorchEvaluator:
         import torch
 
         with torch.no_grad():
-            part = self.x[:2].clone()
-            output = self.run(part)
+            output = _torch.repeated(self.run, self.x[:2])
             self.loss.values(output, self.y[:2])
-            if not _torch.same(part, self.x[:2]):
-                raise UsageError("the model changes its input in place: no two points would see the same data")
-            if not torch.equal(output, self.run(part)) and bool(output.isfinite().all()):
-                raise UsageError("the model is random in evaluation mode: no two points would see the same function")
 
     @contextmanager
     def _repaired(self, flat: Sequence[Any], stats: Sequence[Mapping[str, Any]], here: Any) -> Iterator[None]:
@@ -411,13 +385,3 @@ class TorchEvaluator:
             self._choice.runs_on(x)
         with told("the model"), self._quick.inside():
             return self.model(x) if self.forward is None else self.forward(self.model, x)
-
-    def _fitting(self, each: float) -> int:
-        """Examples at once, in parts of equal size.
-
-        :param each: bytes that an example takes between layers.
-        """
-        if self.bn == "batch" or self.norms.unkept:
-            return len(self.x)
-        most = max(FEWEST, int((CACHE if self.device.type == "cpu" else MEMORY) / max(each, 1)))
-        return math.ceil(len(self.x) / math.ceil(len(self.x) / most))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.errors import UsageError
 from layerscope.landscape.points import pairs
 from layerscope.landscape.weights import weights_of
 from layerscope.numerics.similarity import linear_cka
@@ -38,6 +39,7 @@ def function_distance(a: Any, b: Any, evaluate: Any) -> FunctionDistance:
     """How different two classifiers are on the evaluator's data.
 
     :param evaluate: :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`.
+    :raises UsageError: outputs that are not finite.
     """
     one, other = outputs([a, b], evaluate)
     return between(one, other, evaluate.labels.reshape(-1))
@@ -57,6 +59,9 @@ def between(one: Floats, other: Floats, y: Any) -> FunctionDistance:
     """The distances from both models' logits (n, classes) and the labels (n,); without rows that have none (−100)."""
     if y.dtype.kind in "iu" and (y == IGNORED).any():
         one, other, y = (part[y != IGNORED] for part in (one, other, y))
+    for rows in (one, other):
+        if not np.isfinite(rows).all():
+            raise UsageError("a model's outputs are not finite: it has no predictions to compare")
     p, q = _softmax(one), _softmax(other)
     middle = (p + q) / 2
     js = 0.5 * (_kl(p, middle) + _kl(q, middle))

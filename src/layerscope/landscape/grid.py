@@ -164,11 +164,10 @@ def tried(at: Callable[[Sequence[float]], Value], coefficients: Sequence[float])
 
 
 def metrics_of(values: Sequence[Value | None]) -> dict[str, Floats]:
+    """By name; where one of a point's metrics is not finite, it is a hole and has none."""
     names = list(dict.fromkeys(name for value in values if value is not None for name in value.metrics))
-    return {
-        name: np.array([math.nan if v is None else v.metrics.get(name, math.nan) for v in values], float)
-        for name in names
-    }
+    whole = [v.metrics if v is not None and all(map(math.isfinite, v.metrics.values())) else {} for v in values]
+    return {name: np.array([metrics.get(name, math.nan) for metrics in whole], float) for name in names}
 
 
 def about_of(evaluate: Any) -> dict[str, Any]:

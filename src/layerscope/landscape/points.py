@@ -47,7 +47,9 @@ def tensors_of(source: Any) -> dict[str, Tensor]:
         mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
         learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT) and not mask
         whole = replace(ref, part=None, expert=None)
-        found[name] = Tensor(name, tuple(ref.shape) if ref.part is None else (), ref.dtype, learned, whole)
+        found[name] = Tensor(
+            name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, learned, whole
+        )
     return found
 
 

@@ -35,9 +35,14 @@ def weights_of(model: Any) -> dict[str, Array]:
         return weights_of(model.state_dict())
     with sources.opened(model) as source:
         return {
-            name: _wide(np.asarray(source.read(tensor.ref)).reshape(tensor.shape or -1))
+            name: _wide(_shaped(np.asarray(source.read(tensor.ref)), tensor.shape))
             for name, tensor in tensors_of(source).items()
         }
+
+
+def _shaped(value: Array, shape: tuple[int, ...]) -> Array:
+    """As it is stored; of tensors that hold several weights the header's shape is of one of them, and () here."""
+    return value.reshape(shape) if shape else value
 
 
 def _held(variable: Any) -> Any:

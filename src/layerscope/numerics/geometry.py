@@ -65,12 +65,12 @@ def barrier(t: Floats, values: Floats, kind: str = "chord") -> Barrier:
 
     "chord": max L(t) − ((1−t)L(0) + tL(1)) (Entezari et al. 2022); "mean_ends": max L − ½(L(0)+L(1)) (Frankle et al.
     2020); "max_ends": max L − max of both; "signed": L(t*) − ½(L(0)+L(1)), t* of the largest deviation of either sign.
-    NaN where an end is missing.
+    NaN where an end is missing, or all that lies between.
     """
     inside = (t >= 0) & (t <= 1) & np.isfinite(values)
     t, values = t[inside], values[inside]
     ends = [values[np.isclose(t, end)] for end in (0.0, 1.0)]
-    if not all(len(end) for end in ends):
+    if not all(len(end) for end in ends) or len(t) < 3:
         return Barrier(math.nan, math.nan, kind)
     first, last = (float(end[0]) for end in ends)
     between = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from layerscope.rules import rule
 from layerscope.rules._pairs import Pairs
 from layerscope.types import Verdict
@@ -29,11 +31,11 @@ def different_basins(pairs: Pairs) -> Verdict | None:
     **What to try.** Align the units first (``layerscope.align``), start from a shared warm-up, or keep them apart and
     average predictions.
     """
-    apart = pairs.apart
+    apart = [pair for pair in pairs.apart if math.isfinite(pair.barriers[pairs.first])]
     if not apart:
         return None
     worst = max(apart, key=lambda pair: pair.barriers[pairs.first])
-    height = min(worst.barriers[pairs.first], 1e300)
+    height = worst.barriers[pairs.first]
     a, b = worst.names
-    told = f"{len(apart)} of {len(pairs.every)} pairs have a barrier; the highest, {a} to {b}, is "
-    return Verdict(f"{told}{height:.3g}: do not average them as they are", height, pairs.tolerance)
+    told = f"{len(apart)} of {len(pairs.every)} pairs have a barrier; the highest, {a} to {b}, is {height:.3g}"
+    return Verdict(f"{told}: do not average them as they are", height, pairs.tolerance)

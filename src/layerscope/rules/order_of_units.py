@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from layerscope.rules import rule
 from layerscope.rules._pairs import Pairs
 from layerscope.types import Verdict
@@ -28,9 +30,12 @@ def order_of_units(pairs: Pairs) -> Verdict | None:
     """
     apart = pairs.apart
     mended = [pair for pair in apart if pairs.mended(pair, "aligned", pairs.first)]
-    repaired = [p for p in apart if p not in mended and pairs.mended(p, "repaired", pairs.first)]
+    helped = [p for p in apart if p not in mended and p.barriers.get("aligned", math.inf) < p.barriers[pairs.first]]
+    repaired = [p for p in helped if pairs.mended(p, "repaired", pairs.first)]
     if not mended and not repaired:
         return None
-    told = f"in {len(mended) + len(repaired)} of {len(apart)} pairs with a barrier, putting the units into one order "
-    told += "takes four fifths of it away" + (f", in {len(repaired)} together with REPAIR" if repaired else "")
-    return Verdict(told, float(len(mended) + len(repaired)), 0.0)
+    share, of = f"four fifths of it, or all but {pairs.tolerance:.3g},", f"of {len(apart)} pairs with a barrier"
+    ways = [f"in {len(mended)} {of} putting the units into one order takes {share} away"] if mended else []
+    if repaired:
+        ways.append(f"in {len(repaired)} {of} that takes {share} away only together with REPAIR")
+    return Verdict("; ".join(ways), float(len(mended) + len(repaired)), 0.0)

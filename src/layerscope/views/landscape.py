@@ -87,7 +87,9 @@ def line(found: Line) -> str:
     hill = found.barrier("chord")
     error = "" if hill.error is None else f" ± {hill.error:.2g}"
     words = [f"{found.names[0]} → {found.names[1]}, {plural(len(found.t), 'point')}, {_how(found.about)}"]
-    words.append(f"  loss barrier {_number(hill.value, '.4g')}{error} at t = {hill.at:.2f} (chord)")
+    least = "at least " if found.holes else ""
+    where = f"{least}{hill.value:.4g}{error} at t = {hill.at:.2f}" if math.isfinite(hill.value) else "not known"
+    words.append(f"  loss barrier {where} (chord)")
     for name, values in found.metrics.items():
         ends = ", ".join(_number(float(values[found.t == x][0]), ".4g") for x in (0.0, 1.0) if (found.t == x).any())
         low, high = (_number(float(f), ".4g") for f in _range(values))

@@ -17,6 +17,36 @@ from layerscope.views.text import number, plural, printable
 
 MOST_PAIRS = 2000
 LONGEST = 80
+DISTANCES = {
+    "l2": "‖a − b‖ over the tensors that count.",
+    "symmetric": "‖a − b‖ / √(‖a‖² + ‖b‖²): 0 for equal models, 1 for unrelated ones.",
+    "relative": "‖a − b‖ / ‖a‖, a the first of the two.",
+    "cosine": "Cosine of the angle between a and b, seen from zero.",
+    "rms": "‖a − b‖ over the root of the number of entries.",
+    "centred": "Cosine of the angle between a and b, seen from the origin that was given.",
+    "scale": "The symmetric distance after scales that change nothing are removed.",
+    "order": "The same with the second model's units in the order that fits best.",
+}
+FUNCTIONS = {
+    "disagreement": "Share of the examples with another most likely class.",
+    "normalised": "Disagreement over the mean of both error rates: 1 where errors are as independent as they can be.",
+    "js": "Mean Jensen–Shannon divergence of the probabilities, in nats: 0 to 0.693.",
+    "logits": "Root mean square difference of the logits, the mean of each example's taken off.",
+    "cka": "Linear CKA of the logits: 1 where they are the same up to rotation and scale.",
+}
+WAYS = {
+    "recompute": "statistics of batch norms computed anew at every point",
+    "interpolate": "statistics of batch norms mixed like weights",
+    "straight": "of the straight line",
+    "aligned": "the second model's units in the first one's order",
+    "repaired": "aligned, and units' means and spreads put back (REPAIR)",
+}
+BARRIERS = {
+    "chord": "Highest loss over the chord of its ends.",
+    "mean_ends": "Highest loss over the mean of the ends.",
+    "max_ends": "Highest loss over the larger of the ends.",
+    "signed": "Loss over the mean of the ends where it is farthest from it, above or below.",
+}
 Found = Basins | Distances | Plane | Sequence[Line]
 
 
@@ -65,7 +95,7 @@ def _page(
         "summary": [],
         "columns": rows[0],
         "rows": rows[1][:MOST_PAIRS],
-        "caption": "Pairs of models; open one for the line between them.",
+        "caption": "Pairs of models; open one for the line between them." if lines else "Pairs of models.",
         "no_rows": "Of a plane there are no pairs.",
         "search": "name …",
         "filters": [],
@@ -119,9 +149,11 @@ def _basin_charts(found: Basins) -> list[Picture]:
 
 def _basin_rows(found: Basins) -> tuple[list[Column], list[Row]]:
     columns = [Column("pair", "Two models.", left=True)]
-    columns += [Column(way, f"Barrier of the loss, {way}.") for way in found.barriers]
+    columns += [
+        Column(way, f"Barrier of the loss over the chord of its ends; {WAYS.get(way, way)}.") for way in found.barriers
+    ]
     columns += [Column("±", "Standard error of the first, over the examples.")]
-    columns += [Column(name, f"{name} of the two models' predictions.") for name in found.functions]
+    columns += [Column(name, FUNCTIONS[name]) for name in found.functions]
     rows = []
     for at, (a, b) in enumerate(found.lines):
         i, j = found.names.index(a), found.names.index(b)
@@ -135,19 +167,19 @@ def _basin_rows(found: Basins) -> tuple[list[Column], list[Row]]:
 
 def _distance_rows(found: Distances) -> tuple[list[Column], list[Row]]:
     kinds = found.kinds
-    columns = [Column("pair", "Two models.", left=True), *(Column(kind, f"{kind} distance.") for kind in kinds)]
+    columns = [Column("pair", "Two models.", left=True), *(Column(kind, DISTANCES[kind]) for kind in kinds)]
     matrices = [found.matrix(kind) for kind in kinds]
     rows: list[Row] = []
     for i, a in enumerate(found.names):
         for j, b in enumerate(found.names[:i]):
             cells = [Cell(f"{printable(b, LONGEST)} → {printable(a, LONGEST)}", opens=True)]
-            rows.append(Row(len(rows), [*cells, *(_cell(float(m[i, j])) for m in matrices)], []))
+            rows.append(Row(len(rows), [*cells, *(_cell(float(m[j, i])) for m in matrices)], []))
     return columns, rows
 
 
 def _line_rows(lines: Sequence[Line]) -> tuple[list[Column], list[Row]]:
     kinds = ("chord", "mean_ends", "max_ends", "signed")
-    columns = [Column("pair", "Two models.", left=True), *(Column(k, f"Barrier of the loss, {k}.") for k in kinds)]
+    columns = [Column("pair", "Two models.", left=True), *(Column(k, BARRIERS[k]) for k in kinds)]
     rows = [
         Row(at, [Cell(_pair(each), opens=True),
                  *(_cell(each.barrier(kind).value) for kind in kinds)], [])
@@ -157,7 +189,7 @@ def _line_rows(lines: Sequence[Line]) -> tuple[list[Column], list[Row]]:
 
 
 def _pair(line: Line) -> str:
-    return " → ".join(printable(name, LONGEST) for name in line.names)
+    return _landscape.label(line)
 
 
 def _cell(value: float) -> Cell:

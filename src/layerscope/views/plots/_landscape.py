@@ -25,12 +25,13 @@ def line(lines: Sequence[paths.Line], metrics: Sequence[str] = ()) -> Picture:
     shown = list(metrics) or list(lines[0].metrics)
     marks: list[Mark] = []
     for number, each in enumerate(lines):
-        label = " → ".join(elide(printable(name), LONGEST) for name in each.names)
+        same = sum(label(other) == label(each) for other in lines[:number])
+        told = label(each) + (f" ({same + 1})" if same else "")
         for panel, metric in enumerate(shown):
             tone = _style.series(number)
             x, y = numbers(each.t), numbers(each.metrics[metric])
             marks.append(
-                Line(tone=tone, label=label if not panel else "", panel=panel, x=x, y=y, dashed=number % 2 == 1)
+                Line(tone=tone, label=told if not panel else "", panel=panel, x=x, y=y, dashed=number % 2 == 1)
             )
             error = each.errors(metric)
             kept = [(a, b, float(c)) for a, b, c in zip(x, y, error, strict=True) if math.isfinite(b)]
@@ -49,6 +50,12 @@ def line(lines: Sequence[paths.Line], metrics: Sequence[str] = ()) -> Picture:
     panels = tuple(Axis(printable(metric, 40)) for metric in shown)
     holes = tuple(f"{sum(each.holes.values())} points without a value" for each in lines if each.holes)
     return Picture("line", "Between the models", about, Axis("t"), panels, tuple(marks), notes=holes)
+
+
+def label(line: paths.Line) -> str:
+    """From where to where, and on what path where it is not the straight one."""
+    path = f", {line.about['path']}" if "path" in line.about else ""
+    return " → ".join(elide(printable(name), LONGEST) for name in line.names) + path
 
 
 def plane(found: paths.Plane, metric: str = "", coordinates: str = "affine") -> Picture:
@@ -187,6 +194,8 @@ def tree(
 def barriers(found: basins.Basins, way: str = "") -> Picture:
     """Barriers between every two models, those of one mountain beside each other."""
     way = way or next(iter(found.barriers))
+    if way not in found.barriers:
+        raise UnknownName("way", way, found.barriers)
     order = [found.names.index(name) for group in found.clusters for name in group]
     values = found.barriers[way][np.ix_(order, order)]
     names = [found.names[i] for i in order]
