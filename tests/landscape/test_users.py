@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.cli import main
 from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.landscape.weights import weights_of
 from layerscope.rules import Pair, Pairs, judge_landscape
 from layerscope.views import page
+from tests.test_hostile import cli
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -181,19 +181,17 @@ def test_curves_say_what_is_wrong(data: Any) -> None:
         layerscope.basins([a, b], evaluate, points=3).plot("sideways")
 
 
-def test_a_metric_that_is_not_measured_is_said_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_metric_that_is_not_measured_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "drawn_nets.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def build():\n    return nn.Linear(6, 4)\n"
         "def data():\n    return torch.ones(9, 6), torch.zeros(9).long()\n"
     )
     torch.save(nn.Linear(6, 4).state_dict(), tmp_path / "a.pt")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     models = ["drawn_nets:build", str(tmp_path / "a.pt"), "--data", "drawn_nets:data"]
-    assert main(["landscape", "plane", *models, "--metric", "foo", "-q"]) != 0
-    told = capsys.readouterr()
-    assert "foo" in told.err
-    assert "accuracy" in told.err
-    assert told.out == ""
+    told = cli("landscape", "plane", *models, "--metric", "foo", "-q")
+    assert told.returncode == 2
+    assert "'foo'" in told.stderr
+    assert "accuracy" in told.stderr
+    assert told.stdout == ""
