@@ -13,7 +13,8 @@ import layerscope
 from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.landscape.weights import weights_of
 from layerscope.rules import Pair, Pairs, judge_landscape
-from layerscope.views import page
+from layerscope.views import page, plots
+from layerscope.views.plots import _landscape
 from tests.test_hostile import cli
 
 torch: Any = pytest.importorskip("torch")
@@ -153,6 +154,32 @@ def test_the_page_has_the_distances_of_its_rows() -> None:
     assert f"{math.sqrt(18):.4g}" in page.render(found)
     assert "open one for the line" not in page.render(found)
     assert found.to_dict()["from_origin"] == {}
+
+
+def test_the_model_whose_weights_are_not_finite_is_named(data: Any) -> None:
+    a, b, c = mlp(0), mlp(1), mlp(2)
+    b[2].weight.data[0, 0] = math.nan
+    evaluate = layerscope.TorchEvaluator(a, data)
+    line = layerscope.line(a, b, evaluate, points=3, names=("one", "two"))
+    assert line.holes == {"not finite: 2.weight of two is not": 2}
+    plane = layerscope.plane(a, b, c, evaluate, u=(0, 1, 2), v=(0, 1, 2), names=("one", "two", "three"))
+    assert plane.holes == {"not finite: 2.weight of two is not": 2}
+
+
+def test_colours_of_a_loss_that_soars_are_those_of_logarithms(tmp_path: Path) -> None:
+    def steep(weights: Any) -> dict[str, float]:
+        return {"loss": 0.01 + float(np.square(weights["w"]).sum()), "accuracy": 0.01 + 0.1 * float(weights["w"][0])}
+
+    points = [{"w": np.array(at)} for at in ([0.0, 0.0], [3.0, 0.0], [0.0, 3.0])]
+    plane = layerscope.plane(*points, steep, u=(0, 1, 7), v=(0, 1, 7))
+    for draw in (_landscape.plane, _landscape.surface):
+        assert [draw(plane, metric).marks[0].log for metric in ("loss", "accuracy")] == [True, False]
+    figure = plane.plot("loss")
+    (beside,) = figure.axes[0].child_axes
+    assert beside.get_yscale() == "log"
+    assert "0.1" in [text.get_text() for text in beside.get_yticklabels()]
+    plots.save(figure, tmp_path / "p.png")
+    plots.save(plane.plot("loss", surface=True), tmp_path / "s.svg")
 
 
 def test_outputs_that_are_not_finite_are_not_compared(data: Any) -> None:

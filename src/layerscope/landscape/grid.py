@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from layerscope.types import Floats
 
 Progress = Callable[[int, int, float], Any]  # (points done, of how many, seconds left)
+NOT_FINITE = "not finite"  # why a point has no value
 PIECES = 4  # jobs for each worker of an engine
 
 
@@ -76,7 +77,7 @@ def evaluated(
     for number in range(len(wanted)):
         value, reason = found[number]
         if value is None or not all(math.isfinite(x) for x in value.metrics.values()):
-            reason = reason or "not finite"
+            reason = reason or NOT_FINITE
             holes[reason] = holes.get(reason, 0) + 1
     values = [found[number][0] for number in range(len(wanted))]
     if all(value is None for value in values):

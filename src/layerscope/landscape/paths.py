@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import UsageError
+from layerscope.landscape.grid import NOT_FINITE, Store, about_of, clamped_of, evaluated, metrics_of
 from layerscope.landscape.grid import Progress as Progress
-from layerscope.landscape.grid import Store, about_of, clamped_of, evaluated, metrics_of
 from layerscope.landscape.weights import Weights, check_alike, learned_of, weights_of
 from layerscope.numerics import geometry
 from layerscope.rules import Route, judge_landscape
@@ -222,6 +222,7 @@ def line(
     corners = [weights_of(a), weights_of(b)]
     check_alike(corners, names)
     values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
+    holes = _blamed(holes, corners, names)
     full = all(value is not None and len(value.samples) for value in values)
     samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
     return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
@@ -248,9 +249,25 @@ def plane(
     wanted = [(1 - x - y, x, y) for y in vs for x in us]
     kept = Store(store, corners, wanted, evaluate) if store is not None else None
     values, holes = evaluated(corners, evaluate, wanted, progress, kept, engine)
+    holes = _blamed(holes, corners, names)
     metrics = {name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()}
     where, angle = _frame(corners)
     return Plane(names, us, vs, metrics, about_of(evaluate), holes, where, angle, clamped_of(values))
+
+
+def _blamed(holes: Mapping[str, int], corners: Sequence[Weights], names: Sequence[str]) -> dict[str, int]:
+    """With the model whose weights explain what is not finite."""
+    bad = [
+        f"{key} of {name}" for name, weights in zip(names, corners, strict=True) if NOT_FINITE in holes
+        for key, value in weights.items() if not np.isfinite(value).all() and not _same(key, corners)
+    ]  # fmt: skip
+    told = f"{NOT_FINITE}: {bad[0]} is not" if bad else NOT_FINITE
+    return {told if reason == NOT_FINITE else reason: count for reason, count in holes.items()}
+
+
+def _same(key: str, corners: Sequence[Weights]) -> bool:
+    """Is it alike in all, as a mask is?"""
+    return all(np.array_equal(weights[key], corners[0][key]) for weights in corners)
 
 
 def _axis(name: str, axis: tuple[float, float, int]) -> Floats:

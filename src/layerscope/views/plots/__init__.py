@@ -138,8 +138,13 @@ def save(figure: Figure, path: str | Path) -> None:
     buffer, undated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with rc_context({"svg.hashsalt": "layerscope"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated)
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated, bbox_inches=_room(figure))
     write_whole(path, buffer.getvalue())
+
+
+def _room(figure: Figure) -> str | None:
+    """Axes of equal units shrink after the layout is made, and their titles with them out of the figure."""
+    return "tight" if any(axes.get_aspect() != "auto" for axes in figure.axes) else None
 
 
 def check_format(path: str | Path) -> str:
@@ -254,7 +259,7 @@ def _drawing() -> type[Any]:
             buffer = io.BytesIO()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing")
-                self.savefig(buffer, format="png", dpi=SCREEN)
+                self.savefig(buffer, format="png", dpi=SCREEN, bbox_inches=_room(self))
             return buffer.getvalue()
 
     return Drawing

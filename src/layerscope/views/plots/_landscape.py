@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerscope.landscape import basins, distances, paths
 
 LONGEST = 24
+DECADE = 10.0  # times that the largest value of a plane is the least where its colours are those of logarithms
 CLIPPED = 0.9  # quantile of a loss on a plane where its colour ends: what is higher is not told apart
 
 
@@ -77,7 +78,7 @@ def plane(found: paths.Plane, metric: str = "", coordinates: str = "affine") -> 
 
     rows = tuple(numbers(row) for row in values)
     field = Field(tone="ink", label=printable(metric, 40), x=numbers(found.u * b), y=numbers(found.v * cy), least=least,
-                  most=most, values=rows, shear=float(cx / cy))  # fmt: skip
+                  most=most, values=rows, shear=float(cx / cy), log=_soars(metric, least, most))  # fmt: skip
     finite = values[np.isfinite(values)]
     best, u, v = found.best(metric)
     marks: list[Mark] = [field]
@@ -118,11 +119,17 @@ def surface(found: paths.Plane, metric: str = "") -> Picture:
     metric, values, least, most = _valued(found, metric)
     names = (f"u: {elide(printable(found.names[1]), LONGEST)}", f"v: {elide(printable(found.names[2]), LONGEST)}")
     mark = Surface(tone="ink", label=printable(metric, 40), x=numbers(found.u), y=numbers(found.v), least=least,
-                   most=most, values=tuple(numbers(row) for row in values), names=names)  # fmt: skip
+                   most=most, values=tuple(numbers(row) for row in values), names=names,
+                   log=_soars(metric, least, most))  # fmt: skip
     cut = "" if most >= float(np.nanmax(np.where(np.isfinite(values), values, -math.inf))) else f"cut at {most:.3g}"
     about = ", ".join(filter(None, (f"{len(found.u)} × {len(found.v)} points", _how(found.about), cut)))
     axis = Axis("", "none")
     return Picture("surface", f"The surface of {printable(metric, 40)}", about, axis, (axis,), (mark,))
+
+
+def _soars(metric: str, least: float, most: float) -> bool:
+    """Would most of a plane have one colour, but for logarithms?"""
+    return metric != "accuracy" and 0 < DECADE * least < most
 
 
 def _valued(found: paths.Plane, metric: str) -> tuple[str, Any, float, float]:

@@ -139,6 +139,7 @@ class Field(Mark):
     values: tuple[Numbers, ...]  # (n, m)
     least: float  # value of the darkest colour, and of the lightest: what lies beyond has these
     most: float
+    log: bool = False  # are colours those of logarithms?
     shear: float = 0.0  # how far a row lies to the right for each unit of y: axes that are not orthogonal
 
     def extent(self, side: str) -> Numbers:
@@ -162,6 +163,7 @@ class Surface(Mark):
     least: float  # the floor and its colour, and the ceiling: what lies beyond is cut
     most: float
     names: tuple[str, str]  # of the axes
+    log: bool = False  # are heights and colours those of logarithms?
     turn: float = 35.0  # of the view, degrees to the right
     tilt: float = 30.0  # degrees from above the horizon
 

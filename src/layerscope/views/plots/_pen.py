@@ -199,17 +199,38 @@ def _cells(panel: Axes, mark: Cells) -> None:
                 panel.text(j, i, told, ha="center", va="center", fontsize=SMALL, color="black" if light else "white")
 
 
+def _colours(panel: Axes, mark: Field | Surface, norm: Any) -> None:
+    """A bar beside the panel: its ends are pointed where values lie beyond."""
+    import numpy as np
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    kept = np.array(mark.values)
+    kept = kept[np.isfinite(kept)]
+    beyond = bool((kept < mark.least).any()), bool((kept > mark.most).any())
+    extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
+    beside = panel.inset_axes((1.04, 0.1, 0.04, 0.8))  # it stays there when the panel shrinks to equal units
+    bar = panel.figure.colorbar(ScalarMappable(norm, "cividis"), cax=beside, extend=extend)
+    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    if mark.log:
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _field(panel: Axes, mark: Field) -> None:
     import numpy as np
     from matplotlib.collections import PolyCollection
+    from matplotlib.colors import LogNorm, Normalize
 
     grid = np.ma.masked_invalid(np.array(mark.values))
     panel.grid(False)
     y = np.array(mark.y)
     x = np.array(mark.x)[None] + mark.shear * y[:, None]
     y = np.broadcast_to(y[:, None], x.shape)
-    image = panel.pcolormesh(x, y, grid, cmap="cividis", vmin=mark.least, vmax=mark.most, shading="nearest",
-                             rasterized=True)  # fmt: skip
+    norm = (LogNorm if mark.log else Normalize)(mark.least, mark.most)
+    panel.pcolormesh(x, y, grid, cmap="cividis", norm=norm, shading="nearest", rasterized=True)
     half = (mark.x[1] - mark.x[0]) / 2, (mark.y[1] - mark.y[0]) / 2
     holes = [
         [(x[i, j] + a * half[0] + mark.shear * b * half[1], y[i, j] + b * half[1]) for a, b in SQUARE]
@@ -218,24 +239,21 @@ def _field(panel: Axes, mark: Field) -> None:
     panel.add_collection(PolyCollection(holes, facecolors="none", edgecolors=_style.colour("quiet"), hatch="////",
                                         linewidths=0))  # fmt: skip
     if grid.count() > 3 and mark.least < mark.most and min(grid.shape) > 2:
-        levels = np.linspace(mark.least, mark.most, 9)[1:-1]
-        panel.contour(x, y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)
+        levels = (np.geomspace if mark.log else np.linspace)(mark.least, mark.most, 9)[1:-1]
+        lines = panel.contour(x, y, grid, levels=levels, colors=_style.GROUND.light, linewidths=0.5, alpha=0.6)
+        panel.clabel(lines, levels[1::2], fontsize=SMALL - 2, fmt="%.2g")
     panel.set_aspect("equal")
-    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8, extend="both")
-    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    _colours(panel, mark, norm)
 
 
 def _surface(panel: Axes, mark: Surface) -> None:
     import numpy as np
     from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
     from matplotlib.collections import PolyCollection
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LogNorm, Normalize
 
-    grid = np.array(mark.values)
-    span = (mark.most - mark.least) or 1.0
-    height = np.clip((grid - mark.least) / span, 0, 1)
+    norm = (LogNorm if mark.log else Normalize)(mark.least, mark.most)
+    height = np.clip(np.ma.filled(norm(np.ma.masked_invalid(np.array(mark.values))), np.nan), 0, 1)
     x, y = np.meshgrid(*(np.interp(at, (at[0], at[-1]), (-0.6, 0.6)) for at in (mark.x, mark.y)))
     turn, tilt = (math.radians(angle) for angle in (mark.turn, mark.tilt))
 
@@ -254,17 +272,15 @@ def _surface(panel: Axes, mark: Surface) -> None:
     panel.add_collection(PolyCollection([floor], facecolors="none", edgecolors=_style.GRID.light, linewidths=0.8))
     panel.add_collection(PolyCollection(quads[order], facecolors=colormaps["cividis"](means[order]),
                                         edgecolors=_style.GROUND.light, linewidths=0.15))  # fmt: skip
-    for name, (a, b) in zip(mark.names, ((0.0, -0.68), (0.68, 0.0)), strict=True):
+    near = [-math.copysign(0.68, side) for side in (math.cos(turn), math.sin(turn))]  # the edges in front
+    for name, (a, b) in zip(mark.names, ((0.0, near[0]), (near[1], 0.0)), strict=True):
         across, high, _ = seen(a, b, 0.0)
         panel.text(across, high, _text(name, 30), ha="center", va="top", fontsize=SMALL, color=_style.colour("quiet"))
     panel.set_xlim(-1, 1)
     panel.set_ylim(-1, 1)
     panel.grid(False)
     panel.set_aspect("equal")
-    scale = ScalarMappable(Normalize(mark.least, mark.most), "cividis")
-    bar = panel.figure.colorbar(scale, ax=panel, shrink=0.8, extend="both")
-    bar.set_label(_text(mark.label, 48), fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    _colours(panel, mark, norm)
 
 
 PENS: dict[type[Mark], Callable[[Any, Any], None]] = {

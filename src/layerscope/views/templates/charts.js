@@ -135,9 +135,10 @@ const PENS = {
   },
   field(mark, X, Y) {
     const dx = (mark.x[1] - mark.x[0]) / 2, dy = (mark.y[1] - mark.y[0]) / 2, shear = mark.shear || 0;
-    const corner = (x, y) => `${fixed(X(x + shear * y))} ${fixed(Y(y))}`;
+    const corner = (x, y) => `${fixed(X(x + shear * y))} ${fixed(Y(y))}`, of = mark.log ? Math.log : (v) => v;
+    const span = of(mark.most) - of(mark.least) || 1;
     return mark.values.flatMap((row, i) => row.map((value, j) => {
-      const x = mark.x[j], y = mark.y[i], share = value === null ? 0 : (value - mark.least) / (mark.most - mark.least || 1);
+      const x = mark.x[j], y = mark.y[i], share = value === null ? 0 : (of(value) - of(mark.least)) / span;
       const d = `M${corner(x - dx, y - dy)}L${corner(x + dx, y - dy)}L${corner(x + dx, y + dy)}L${corner(x - dx, y + dy)}Z`;
       const fill = `rgb(${cividis(share)})`;
       return svg("path", value === null ? { class: "none", d } : { class: "patch", fill, stroke: fill, d });
@@ -151,7 +152,8 @@ const PENS = {
       return [mx + size * across, my - size * (away * Math.sin(tilt) + (z - 0.5) * Math.cos(tilt)), away];
     };
     const place = (at, k) => -0.6 + (1.2 * (at[k] - at[0])) / (at[at.length - 1] - at[0]);
-    const share = (v) => Math.min(1, Math.max(0, (v - mark.least) / (mark.most - mark.least || 1)));
+    const of = mark.log ? Math.log : (v) => v, span = of(mark.most) - of(mark.least) || 1;
+    const share = (v) => Math.min(1, Math.max(0, (of(v) - of(mark.least)) / span));
     const shape = (points) => "M" + points.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join("L") + "Z";
     const quads = [];
     for (let i = 0; i + 1 < mark.y.length; i++) for (let j = 0; j + 1 < mark.x.length; j++) {
@@ -162,7 +164,8 @@ const PENS = {
     }
     quads.sort((a, b) => b[0] - a[0]);
     const floor = svg("path", { class: "floor", d: shape([[-0.6, -0.6], [0.6, -0.6], [0.6, 0.6], [-0.6, 0.6]].map(([x, y]) => seen(x, y, 0))) });
-    const words = [[0, -0.7], [0.7, 0]].map(([x, y], k) => {
+    const near = [Math.cos(turn), Math.sin(turn)].map((side) => (side < 0 ? 0.7 : -0.7)); // the edges in front
+    const words = [[0, near[0]], [near[1], 0]].map(([x, y], k) => {
       const [px, py] = seen(x, y, 0);
       return svg("text", { class: "label middle", x: fixed(px), y: fixed(py + 10) }, mark.names[k]);
     });
@@ -268,7 +271,7 @@ function chart(picture, open, tall = 230) {
   figure.append(room);
   const short = (value) => Number(value.toPrecision(3));
   const scales = picture.marks.filter((mark) => scaled(mark) && mark.label).map((mark) => (
-    mark.kind !== "cells" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}` : mark.label));
+    mark.kind !== "cells" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}${mark.log ? ", logarithmic" : ""}` : mark.label));
   for (const note of [...scales, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
   let spots = [], before = 0;
   const nearest = (event) => {
