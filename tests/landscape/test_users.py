@@ -191,6 +191,19 @@ def test_outputs_that_are_not_finite_are_not_compared(data: Any) -> None:
         layerscope.basins({"first": a, "second": b}, layerscope.TorchEvaluator(a, data))
 
 
+def test_inputs_of_numpy_take_the_type_of_the_parameters(data: Any) -> None:
+    x, y = data[0].numpy().astype(np.float64), data[1].numpy()
+    found, wanted = (layerscope.TorchEvaluator(mlp(), each)(mlp()) for each in ((x, y), data))
+    assert found.metrics == wanted.metrics
+
+
+def test_the_json_of_a_line_has_its_errors(data: Any) -> None:
+    line = layerscope.line(mlp(0), mlp(1), layerscope.TorchEvaluator(mlp(), data), points=5)
+    plain, top = line.to_dict(), line.barrier()
+    assert plain["top"] == {"t": top.at, "value": top.value, "error": top.error}
+    assert plain["errors"]["loss"] == list(line.errors("loss"))
+
+
 def test_curves_say_what_is_wrong(data: Any) -> None:
     a, b = mlp(0), mlp(1)
     evaluate = layerscope.TorchEvaluator(a, data)

@@ -22,7 +22,10 @@ FISHERS, CONV = ("empirical", "mc", "exact"), ("expand", "reduce", "channels")
     "--data", required=True, metavar="PACKAGE.MODULE:NAME", help="Batches (x, y), or a function that gives them."
 )
 @click.option(
-    "--loss", default="cross_entropy", show_default=True, help="cross_entropy, mse, or PACKAGE.MODULE:FUNCTION."
+    "--loss",
+    default="cross_entropy",
+    show_default=True,
+    help="cross_entropy, mse (½‖f − y‖²), or PACKAGE.MODULE:FUNCTION.",
 )
 @click.option("--fisher", type=click.Choice(FISHERS), default="empirical", show_default=True, help="Whose labels.")
 @click.option("--conv", type=click.Choice(CONV), default="expand", show_default=True, help="Rows of a convolution.")

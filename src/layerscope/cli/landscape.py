@@ -61,7 +61,7 @@ def evaluated(function: Callable[..., int]) -> Callable[..., int]:
         click.argument("models", nargs=-1, required=True, metavar="MODEL…"),
         click.option("--data", required=True, metavar="PACKAGE.MODULE:NAME", help="(x, y) to evaluate, or batches."),
         click.option("--loss", default="cross_entropy", show_default=True,
-                     help="cross_entropy, mse, or PACKAGE.MODULE:FUNCTION."),
+                     help="cross_entropy, mse (½‖f − y‖²), or PACKAGE.MODULE:FUNCTION."),
         click.option("--bn", type=click.Choice(BN), default="recompute", show_default=True,
                      help="Statistics of batch norms at each point."),
         click.option("--calibrate", metavar="PACKAGE.MODULE:NAME", help="Training inputs that recompute them."),

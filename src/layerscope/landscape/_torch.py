@@ -128,6 +128,16 @@ def whole(data: Any, device: Any) -> tuple[Any, Any]:
     return x, y
 
 
+def fitting(x: Any, data: Any, kinds: Any) -> Any:
+    """Inputs in the type of the parameters, where they come from NumPy, whose own is float64."""
+    import torch
+
+    given = data[0] if isinstance(data, tuple) and data else None
+    if isinstance(given, torch.Tensor) or not x.is_floating_point() or not hasattr(given, "__array__") or not kinds:
+        return x
+    return x.to(getattr(torch, next(iter(kinds))))
+
+
 def drawn(x: Any, y: Any, count: int) -> tuple[Any, Any]:
     """So many examples, the same every time; of classes each in its share.
 

@@ -63,7 +63,8 @@ class TorchEvaluator:
         """
         :param model: a module of the architecture; it is copied.
         :param data: (x, y), or batches of them, which are put together.
-        :param loss: "cross_entropy", "mse", or a function of output and labels with a value for each example.
+        :param loss: "cross_entropy", "mse" (½‖f − y‖², summed over outputs), or a function of output and labels with a
+            value for each example.
         :param bn: statistics of batch norms: "recompute" from ``calibrate``, "batch" (each batch by itself),
             "interpolate" (mixed like weights; variances below zero are set to zero and counted), "keep" (the first
             model's).
@@ -104,6 +105,7 @@ class TorchEvaluator:
         kinds = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}
         if len(kinds) > 1:
             raise UsageError(f"parameters of several types, {', '.join(sorted(kinds))}: model.float() makes them one")
+        self.x = _torch.fitting(self.x, data, kinds)
         self._own = calibrate is None
         self.calibrate = self.x[:CALIBRATION] if calibrate is None else _torch.inputs(calibrate, self.device)
         if not len(self.calibrate):

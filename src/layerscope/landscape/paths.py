@@ -79,11 +79,14 @@ class Line:
         return float(over.std(ddof=1) / math.sqrt(len(over))) if len(over) > 1 and np.isfinite(over).all() else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; holes are null."""
+        """As plain JSON types; holes are null. "top" is that of the chord, its error a standard error."""
+        top = self.barrier()
         return {
             "names": list(self.names), "t": self.t.tolist(), "about": dict(self.about), "holes": dict(self.holes),
             "metrics": {name: [_plain(v) for v in values] for name, values in self.metrics.items()},
             "barrier": {kind: _plain(self.barrier(kind).value) for kind in geometry.KINDS}, "clamped": self.clamped,
+            "top": {"t": _plain(top.at), "value": _plain(top.value), "error": top.error},
+            "errors": {name: [_plain(v) for v in self.errors(name)] for name in self.metrics},
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -74,7 +74,7 @@ def parameters(model: Any) -> dict[str, Any]:
         raise MissingExtra("a live model", "torch") from None
 
     if not isinstance(model, nn.Module):
-        raise Unreadable(f"a {type(model).__name__} is no torch module")
+        raise Unreadable(f"{type(model).__name__} is no torch module")
     found = dict(model.named_parameters())
     for name, parameter in found.items():
         if nn.parameter.is_lazy(parameter):

@@ -72,7 +72,7 @@ def open(target: Factors) -> FactorsSource:
     from torch import nn
 
     if not isinstance(target.model, nn.Module):
-        raise Unreadable(f"a {type(target.model).__name__} is no torch module")
+        raise Unreadable(f"{type(target.model).__name__} is no torch module")
     return FactorsSource(target)
 
 

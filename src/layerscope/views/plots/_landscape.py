@@ -206,7 +206,7 @@ def barriers(found: basins.Basins, way: str = "") -> Picture:
     order = [found.names.index(name) for group in found.clusters for name in group]
     values = found.barriers[way][np.ix_(order, order)]
     names = [found.names[i] for i in order]
-    about = f"{way}, tolerance {found.tolerance:.3g}, {_how(found.about)}"
+    about = f"{way}, tolerance {found.tolerance:.3g}, {_how({k: v for k, v in found.about.items() if k != 'bn'})}"
     return matrix("barriers", "Barriers between models", about, names, values, "barrier of the loss")
 
 
