@@ -170,7 +170,7 @@ def test_holes_are_holes_and_the_rest_is_kept(data: Any) -> None:
         b[1].weight[0, 0] = math.nan
     evaluate = layerscope.TorchEvaluator(a, data)
     line = layerscope.line(a, b, evaluate, points=5)
-    assert line.holes == {"not finite": 4}
+    assert line.holes == {"not finite: 1.weight of B is not": 4}
     assert np.isfinite(line.metrics["loss"]).tolist() == [True, False, False, False, False]
     assert math.isnan(line.metrics["accuracy"][2])
     assert math.isnan(line.barrier().value)
