@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layerscope.landscape.weights import Weights
+from layerscope.landscape.weights import Weights, memory
 from layerscope.sources.delta import plain_name
 
 
@@ -25,7 +25,7 @@ class Layout:
         self.names: dict[str, list[str]] = {}  # as the model itself calls them
         seen: dict[Any, str] = {}
         for name, p in model.named_parameters():
-            key: Any = (p.data_ptr(), tuple(p.shape), p.stride()) if p.numel() else id(p)
+            key = memory(p)
             if key in seen:
                 self.shared.setdefault(seen[key], []).append(p)
                 self.names[seen[key]].append(name)
@@ -74,8 +74,7 @@ class Layout:
         """Parameters that are one memory in a model are so in its copy, which has them apart."""
         first: dict[Any, Any] = {}
         for p, other in zip(model.parameters(), copied.parameters(), strict=True):
-            key: Any = (p.data_ptr(), tuple(p.shape), p.stride()) if p.numel() else id(p)
-            other.data = first.setdefault(key, other).data
+            other.data = first.setdefault(memory(p), other).data
 
     @contextmanager
     def on(self, here: Any | None = None) -> Iterator[None]:

@@ -58,13 +58,18 @@ def _once(state: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in state.items():
         if hasattr(value, "data_ptr"):
             is_lazy(value)
-            key: Any = (value.data_ptr(), tuple(value.shape), value.stride()) if value.numel() else name
+            key: Any = memory(value)
         else:
             key = id(value)
         if key not in seen:
             seen.add(key)
             found[name] = value
     return found
+
+
+def memory(tensor: Any) -> Any:
+    """What tensors that are one memory have in common; an empty one is its own."""
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else id(tensor)
 
 
 def is_lazy(value: Any) -> bool:
