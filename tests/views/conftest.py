@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.report import Report
 from tests.samples import HOSTILE
-from tests.views.pages import dated, deep
+from tests.views.pages import Watched, dated, deep
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +97,28 @@ def flat() -> dict[str, Any]:
     pictures = (_landscape.plane(plane), _landscape.surface(plane))
     outcome = Outcome("rates", list(HOSTILE)[1], 0, claims, {}, 3.0, (table,), pictures)
     return {"plane": Page(), "experiment": outcome, "watched": history}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser; without one the tests skip, and with ``LAYERSCOPE_BROWSER=1``, as in CI, they fail."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        if os.environ.get("LAYERSCOPE_BROWSER"):
+            pytest.fail("no chromium on PATH")
+        pytest.skip("no chromium on PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="make test installs it")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(chromium: Any) -> Iterator[Watched]:
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    found = Watched(page)
+    yield found
+    page.close()
+    assert found.wrong == []
+    assert len(found.asked) <= 1  # the file itself, whatever was clicked

@@ -41,3 +41,22 @@ def data_of(path: Path) -> list[dict[str, Any]]:
     packed = re.search(r'id="page-data">([^<]*)<', path.read_text("utf-8"))
     assert packed is not None
     return [json.loads(line) for line in gzip.decompress(base64.b64decode(packed[1])).decode().split("\n")]
+
+
+class Watched:
+    """A page that remembers what it should never have done."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+
+    def open(self, path: Path) -> Any:
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("[data-charts] figure")
+        assert self.asked == [path.as_uri()]
+        return self.page

@@ -1,18 +1,10 @@
-"""The HTML page: what a browser makes of it.
-
-Screenshots are renewed with ``LAYERSCOPE_RENEW=1`` and looked at before they are committed. Where no Chromium is found
-the tests skip; with ``LAYERSCOPE_BROWSER=1``, as in CI, they fail.
-"""
+"""The HTML page: what a browser makes of it, and of what is done to it."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,54 +14,7 @@ import pytest
 import layerscope
 from layerscope.views.text import printable
 from tests.samples import HOSTILE
-from tests.views.pages import data_of
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-SHRUNK = 3.5  # times that a kept screenshot is smaller
-NEAR = 1.0  # mean difference of grey levels, of 255, that versions of the browser may make
-
-
-class Watched:
-    """A page that remembers what it should never have done."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.wrong: list[str] = []
-        self.asked: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
-
-    def open(self, path: Path) -> Any:
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("[data-charts] figure")
-        assert self.asked == [path.as_uri()]
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        if os.environ.get("LAYERSCOPE_BROWSER"):
-            pytest.fail("no chromium on PATH")
-        pytest.skip("no chromium on PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="make test installs it")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def watched(chromium: Any) -> Iterator[Watched]:
-    page = chromium.new_page(viewport={"width": 1280, "height": 900})
-    found = Watched(page)
-    yield found
-    page.close()
-    assert found.wrong == []
-    assert len(found.asked) <= 1  # the file itself, whatever was clicked
+from tests.views.pages import Watched, data_of
 
 
 def names(page: Any) -> list[str]:
@@ -293,109 +238,3 @@ def test_a_surface_is_turned_by_drag_and_by_keys(pages: dict[str, Path], watched
     assert len(set(seen)) == 4
     assert room.locator("path.quad").count() == quads
     assert not re.search("NaN|Infinity|undefined", seen[-1])
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["plane", "experiment"])
-def test_pages_without_rows_to_open_have_no_barrier(
-    name: str, scheme: str, pages: dict[str, Path], chromium: Any
-) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
-    page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")
-    watched = Watched(page)
-    watched.open(pages[name])
-    page.wait_for_selector("svg.chart path.quad")
-    found = axe.Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    assert watched.wrong == []
-    page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["report", "comparison", "run", "basins", "watched"])
-def test_axe_finds_no_barrier(name: str, scheme: str, pages: dict[str, Path], chromium: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
-    page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")
-    Watched(page).open(pages[name])
-    page.click("tr[data-row] button >> nth=1")
-    page.wait_for_selector("tr.detail svg.chart")
-    for fold in page.locator("details").all():
-        fold.evaluate("fold => { fold.open = true; }")
-    found = axe.Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    page.close()
-
-
-def test_without_scripts_everything_but_the_pictures_is_there(pages: dict[str, Path], chromium: Any) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(pages["report"].as_uri())
-    text = page.inner_text("body")
-    for words in ("3 of 4 layers have a warning", "fc3.weight", "What to try.", "The pictures need JavaScript"):
-        assert words in text
-    context.close()
-
-
-def test_paper_gets_light_ground_and_no_buttons(pages: dict[str, Path], chromium: Any) -> None:
-    page = chromium.new_page(color_scheme="dark")
-    Watched(page).open(pages["report"])
-    page.emulate_media(media="print")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not page.is_visible("#search")
-    assert not page.is_visible("#theme")
-    page.close()
-
-
-def test_the_theme_can_be_chosen(pages: dict[str, Path], watched: Watched) -> None:
-    page = watched.open(pages["report"])
-    grounds = []
-    for said in ("Theme: light", "Theme: dark", "Theme: auto"):
-        page.click("#theme")
-        assert page.inner_text("#theme") == said
-        grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert grounds[0] == grounds[2] == "rgb(255, 255, 255)"
-    assert grounds[1] != grounds[0]
-
-
-def same_font() -> str:
-    """A style that makes every machine write in the font that matplotlib carries."""
-    import matplotlib
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    faces = [
-        f"@font-face {{ font-family: Kept; font-weight: {weight}; src: url(data:font/ttf;base64,{encoded}) }}"
-        for weight, name in ((400, "DejaVuSans.ttf"), (700, "DejaVuSans-Bold.ttf"))
-        for encoded in [base64.b64encode((folder / name).read_bytes()).decode()]
-    ]
-    return "".join(faces) + "* { font-family: Kept !important; }"
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "scheme"),
-    [("report", 1280, "light"), ("report", 1280, "dark"), ("report", 390, "light"), ("comparison", 1280, "light")],
-)
-def test_it_looks_as_it_did(
-    name: str, width: int, scheme: str, pages: dict[str, Path], chromium: Any, tmp_path: Path
-) -> None:
-    from PIL import Image, ImageFilter
-
-    context = chromium.new_context(
-        viewport={"width": width, "height": 1500}, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce"
-    )
-    page = context.new_page()
-    page.goto(pages[name].as_uri())
-    page.wait_for_selector("[data-charts] svg.chart")
-    page.add_style_tag(content=same_font())
-    page.evaluate("document.fonts.ready")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out sideways
-    page.screenshot(path=tmp_path / "now.png", animations="disabled")
-    context.close()
-    now = Image.open(tmp_path / "now.png").convert("RGB")
-    now = now.resize((round(now.width / SHRUNK), round(now.height / SHRUNK)), Image.Resampling.LANCZOS)
-    kept = GOLDEN / f"page_{name}_{width}_{scheme}.png"
-    if os.environ.get("LAYERSCOPE_RENEW"):
-        now.quantize(256).save(kept, optimize=True)
-    both = (now, Image.open(kept).convert("RGB"))
-    grey = [np.asarray(picture.convert("L").filter(ImageFilter.GaussianBlur(2)), float) for picture in both]
-    assert grey[0].shape == grey[1].shape
-    assert np.abs(grey[0] - grey[1]).mean() < NEAR
