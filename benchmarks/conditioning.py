@@ -19,9 +19,9 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import layerscope  # noqa: E402
+from layerscope.lenses.learning_statistics.capture import capture  # noqa: E402
+from layerscope.live.losses import Loss  # noqa: E402
 from layerscope.numerics.kronecker import product_kappa  # noqa: E402
-from layerscope.sources._capture import capture  # noqa: E402
-from layerscope.sources._losses import Loss  # noqa: E402
 
 warnings.filterwarnings("ignore")
 TITLE = "Benchmarks of the conditioning lens"

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerscope.experiments import Outcome, conditioning, mountains
-from layerscope.experiments.data import Images, digits, idx
+from layerscope.experiments import conditioning, mountains
+from layerscope.experiments.image_data import Images, digits, idx
+from layerscope.experiments.outcome import Outcome
 
 CONDITIONING = """# The layer-wise conditioning paper on small data
 

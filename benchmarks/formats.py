@@ -82,7 +82,7 @@ def one_tensor(scratch: Path) -> list[str]:
     for write in writers:
         path = write(scratch)
         before = (
-            "import numpy, layerscope.api, gguf.quants, onnx\nfrom layerscope.sources import open_target\n"
+            "import numpy, layerscope.analysis, gguf.quants, onnx\nfrom layerscope.sources import open_target\n"
             "open_target({'w': numpy.eye(3)})\n"
             "base = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
         )

@@ -105,7 +105,7 @@ READ = """
 import re, sys, time
 from pathlib import Path
 files = sorted(str(p) for p in Path(sys.argv[1]).glob("*.safetensors"))
-import numpy, safetensors.numpy, layerscope.landscape.distances, layerscope.sources.safetensors
+import numpy, safetensors.numpy, layerscope.lenses.landscape.geometry.distances, layerscope.sources.readers.safetensors
 def peak(): return int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 before, clock = peak(), time.process_time()
 {what}
@@ -134,7 +134,7 @@ def distances(scratch: Path, repeats: int) -> list[str]:
         "reading: every tensor of each file, converted to float64": (
             "for f in files:\n    for t in safetensors.numpy.load_file(f).values(): t.astype('float64').sum()"
         ),
-        "layerscope.distances": "layerscope.landscape.distances.distances(files)",
+        "layerscope.distances": "layerscope.lenses.landscape.geometry.distances.distances(files)",
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -153,7 +153,7 @@ def distances(scratch: Path, repeats: int) -> list[str]:
 
 def alignment() -> list[str]:
     """Two MLPs of four hidden layers of 512."""
-    from layerscope.learning.models import mlp as net
+    from layerscope.lenses.learning_statistics.paper_networks import mlp as net
 
     one, other, x = (
         net([784, 512, 512, 512, 512, 10], seed=0),

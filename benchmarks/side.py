@@ -25,7 +25,7 @@ def main() -> None:
 def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
     """The whole default analysis, from opening the file to the verdicts."""
     import layerscope
-    from layerscope import api, registry
+    from layerscope import analysis, registry
 
     if options.model.suffix == ".th":
         import torch  # noqa: F401  imports are not what is measured, on either side
@@ -34,7 +34,7 @@ def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
     settings = layerscope.Settings(jobs=options.jobs)
     before = peak()
     with Clock() as clock:
-        report = api.analyze(options.model, settings=settings, engine=options.engine, randomize=options.randomize)
+        report = analysis.analyze(options.model, settings=settings, engine=options.engine, randomize=options.randomize)
     matrices = sum(not layer.skipped for layer in report.rows)
     return {**clock.figures, "peak": peak() - before, "matrices": matrices}
 
@@ -99,9 +99,9 @@ def large_fit_side(options: argparse.Namespace) -> dict[str, float]:
     """The power-law fit to 15,000 eigenvalues, and 100 bootstrap resamples of 1,000."""
     import numpy as np
 
-    from layerscope.fits import fit_all
+    from layerscope.fits.fitting import fit_all
+    from layerscope.numerics.spectrum import Spectrum
     from layerscope.settings import Settings
-    from layerscope.types import Spectrum
 
     def spectrum(n: int) -> Spectrum:
         evals = np.sort((1 - np.random.default_rng(n).random(n)) ** -0.5)

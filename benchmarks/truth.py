@@ -15,9 +15,10 @@ from scipy.stats import kstest
 
 import layerscope
 from layerscope import Settings
-from layerscope.fits import fit_all
+from layerscope.fits.fitting import fit_all
 from layerscope.numerics.spectra import esd
-from layerscope.types import Fit, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 
 SHAPES = [(16, 10), (64, 8), (32, 32), (128, 64), (100, 100), (300, 60), (16, 12, 3, 3), (256, 128)]
 LAWS = {

@@ -20,8 +20,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import layerscope  # noqa: E402
-from layerscope.experiments.data import digits  # noqa: E402
-from layerscope.learning.models import mlp, resnet  # noqa: E402
+from layerscope.experiments.image_data import digits  # noqa: E402
+from layerscope.lenses.learning_statistics.paper_networks import mlp, resnet  # noqa: E402
 
 TITLE = "Benchmarks of watching"
 

@@ -95,7 +95,7 @@ def one(name: str, seed: Path, rest: list[str]) -> None:
     def case(data: bytes) -> None:
         seed.write_bytes(data)
         try:
-            source = layerscope.sources.open_target(target)
+            source = layerscope.sources.opening.open_target(target)
             refs = [ref for ref in source.layers() if not ref.skipped and ref.params < 1 << 20]
         except LayerscopeError:
             return

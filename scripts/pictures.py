@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import layerscope
-from layerscope.views import plots
+from layerscope.views.plots import drawing
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 NAME = "all-MiniLM-L6-v2"
@@ -30,7 +30,7 @@ def main() -> None:
         report = layerscope.analyze(NAME, randomize=True)
         report.html("report.html")
         screenshot("report.html", "report.png")
-        plots.save(report.plot("esd", "encoder.layer.2.intermediate.dense.weight"), "esd.png")
+        drawing.save(report.plot("esd", "encoder.layer.2.intermediate.dense.weight"), "esd.png")
         for name in ("report.png", "esd.png"):
             Image.open(name).convert("RGB").quantize(128).save(IMAGES / name, optimize=True)
         os.chdir(IMAGES)

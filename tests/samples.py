@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerscope.types import Spectrum
+from layerscope.numerics.spectrum import Spectrum
 
 # names that a checkpoint may give its layers
 HOSTILE = [

@@ -10,7 +10,7 @@ import pytest
 import layerscope
 from layerscope import Limits, Report, Settings
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
-from layerscope.types import LayerReport
+from layerscope.records.layers import LayerReport
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what importing costs."""
+"""The architecture: who may import whom, how modules are named, and what importing costs."""
 
 from __future__ import annotations
 
@@ -9,68 +9,110 @@ from pathlib import Path
 
 import pytest
 
+from layerscope import registry
+
 ROOT = Path(__file__).resolve().parent.parent / "src" / "layerscope"
 RANKS = {
-    "types": 0, "errors": 0, "conform": 0,
-    "registry": 1, "report": 1, "settings": 1, "numerics": 1,
-    "fits": 2, "sources": 2, "engines": 2, "history": 2,
-    "metrics": 3, "selection": 3,
-    "pipeline": 4, "rules": 4, "edit": 4,
-    "comparison": 5,
-    "landscape": 6,
-    "api": 7, "views": 7,
-    "learning": 8, "callbacks": 9, "experiments": 9, "weightwatcher": 8, "demo": 8,
-    "cli": 10, "__main__": 11, "__init__": 11,
+    "array_types": 0, "choices": 0, "errors": 0, "text": 0, "validation": 0,
+    "registry": 1, "settings": 1, "numerics": 1,
+    "records": 2,
+    "tensor_names": 3, "progress_bars": 3,
+    "sources": 4, "fits": 4, "engines": 4,
+    "live": 5, "metrics": 5,
+    "pipeline": 6, "rules": 6, "edit": 6, "persistence": 6,
+    "report_comparison": 7,
+    "analysis": 8,
+    "lenses": 9,
+    "views": 10,
+    "api": 11,
+    "monitor": 12, "demo": 12,
+    "experiments": 13, "callbacks": 13, "weightwatcher": 13,
+    "cli": 14, "__main__": 15, "__init__": 15,
 }  # fmt: skip
+UPWARD = {"records/viewable.py"}  # how records show themselves: the one file that imports what stands above it
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports_at_import_time(tree: ast.Module) -> list[str]:
-    """Modules imported when the file is: not inside functions, not under TYPE_CHECKING."""
-    found: list[str] = []
-
-    def visit(nodes: list[ast.stmt]) -> None:
-        for node in nodes:
-            if isinstance(node, ast.Import):
-                found.extend(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, "imports are absolute"
-                found.extend(
-                    f"{node.module}.{alias.name}" if node.module == "layerscope" else str(node.module)
-                    for alias in node.names
-                )
-            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                visit(node.orelse)
-            elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
-                visit(node.body)
-
-    visit(tree.body)
-    return found
+def imported_modules(tree: ast.AST) -> list[str]:
+    """Modules imported anywhere in a file, inside functions too; not under TYPE_CHECKING."""
+    modules: list[str] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            modules.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            modules.extend(
+                f"{node.module}.{alias.name}" if node.module == "layerscope" else str(node.module)
+                for alias in node.names
+            )
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            modules.extend(name for other in node.orelse for name in imported_modules(other))
+        else:
+            modules.extend(imported_modules(node))
+    return modules
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_strictly_downward(path: Path) -> None:
-    here = room(path)
-    for name in imports_at_import_time(ast.parse(path.read_text("utf-8"))):
+    here = package(path)
+    for name in imported_modules(ast.parse(path.read_text("utf-8"))):
         top, _, rest = name.partition(".")
-        if top != "layerscope" or not rest:
+        if top != "layerscope" or not rest or str(path.relative_to(ROOT)) in UPWARD:
             continue
         there = rest.split(".")[0]
         assert there in RANKS, f"{path}: imports {name}, which has no rank"
         assert there == here or RANKS[there] < RANKS[here], f"{path} ({here}) imports {name} ({there}): not downward"
 
 
-def test_every_room_has_a_rank() -> None:
-    assert {room(path) for path in FILES} <= set(RANKS)
+def test_every_package_has_a_rank() -> None:
+    assert {package(path) for path in FILES} <= set(RANKS)
+
+
+def test_a_folder_holds_at_least_three_files() -> None:
+    folders = {path.parent for path in FILES}
+    small = [
+        str(f.relative_to(ROOT))
+        for f in folders
+        if len([x for x in f.iterdir() if x.suffix == ".py" or (x / "__init__.py").exists()]) < 3
+    ]
+    assert not small
+
+
+def test_no_module_is_called_like_one_of_the_standard_library_or_a_public_function() -> None:
+    from layerscope import api
+
+    taken = {*sys.stdlib_module_names}
+    clashes = {str(p.relative_to(ROOT)) for p in FILES if p.stem in taken - {"__init__", "__main__"}}
+    packages = {package(path) for path in FILES}
+    assert not clashes
+    assert not packages & {*api.MODULES, *api.RENAMED}
+
+
+def test_no_logic_lives_in_the_init_of_a_package() -> None:
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent != ROOT:
+            nodes = ast.parse(path.read_text("utf-8")).body
+            assert all(isinstance(node, allowed) for node in nodes), path
 
 
 def test_files_stay_small() -> None:
     long = {str(p.relative_to(ROOT)): n for p in FILES if (n := len(p.read_text("utf-8").splitlines())) > 400}
     assert not long
+
+
+def test_every_module_says_in_its_first_line_what_it_contains() -> None:
+    assert not [path for path in FILES if not (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").strip()]
+
+
+def test_plugins_of_each_kind_are_found_by_their_mark_alone() -> None:
+    for kind, facts in registry.KINDS.items():
+        for plugin in registry.plugins(kind).values():
+            assert not facts.attribute or hasattr(plugin.target, facts.attribute)
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -82,7 +124,7 @@ def loaded_after(statement: str) -> set[str]:
     ("statement", "forbidden"),
     [
         ("import layerscope", {"torch", "pandas", "matplotlib", "scipy", "numpy", "rich", "click"}),
-        ("import layerscope.cli", {"torch", "pandas", "matplotlib", "scipy", "numpy", "rich"}),
+        ("import layerscope.cli.main", {"torch", "pandas", "matplotlib", "scipy", "numpy", "rich"}),
         ("import layerscope; layerscope.analyze", {"torch", "pandas", "matplotlib", "scipy", "rich"}),
         (
             "import layerscope; layerscope.analyze({'w.weight': __import__('numpy').eye(60)})",
@@ -95,7 +137,7 @@ def test_import_budget(statement: str, forbidden: set[str]) -> None:
 
 
 def test_the_library_never_prints_nor_configures_logging() -> None:
-    allowed = {ROOT / "cli" / "__init__.py"}
+    allowed = {ROOT / "cli" / "main.py"}
     for path in FILES:
         if path in allowed:
             continue

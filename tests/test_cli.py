@@ -161,10 +161,10 @@ def test_explain_prints_evidence_caveats_and_reference() -> None:
 
 def test_plugins_lists_every_plugin_with_its_file() -> None:
     text = run("plugins").stdout
-    for kind in registry.PACKAGES:
+    for kind in registry.KINDS:
         for name in registry.plugins(kind):
             assert name in text
-    assert "rules/over_trained.py" in text.replace("\n", "")
+    assert "rules/ls101_over_trained.py" in text.replace("\n", "")
 
 
 def test_demo_shows_both_networks_and_says_what_it_sees() -> None:
@@ -178,7 +178,7 @@ def test_demo_shows_both_networks_and_says_what_it_sees() -> None:
 
 def test_demo_networks_are_small_and_what_the_script_trains(tmp_path: Path) -> None:
     from layerscope.demo import NETWORKS
-    from layerscope.sources import open_target
+    from layerscope.sources.opening import open_target
 
     script = Path(__file__).resolve().parent.parent / "scripts" / "train_demo.py"
     subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_no_half_file_and_loses_no_result(model: Path, tmp_pa
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-        "from layerscope.cli import main; main()"
+        "from layerscope.cli.main import main; main()"
     )
     for option, name in (("--save", "r.layerscope"), ("-o", "out.txt")):
         (tmp_path / name).write_text("what was here before")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.comparison import histogram, sign_test
 from layerscope.errors import UsageError
 from layerscope.numerics.similarity import distances
+from layerscope.report_comparison import histogram, sign_test
 from tests.samples import pareto, with_singular_values
 
 

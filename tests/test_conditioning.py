@@ -11,8 +11,9 @@ import pytest
 
 import layerscope
 from layerscope.numerics.kronecker import kappa, product_kappa
-from layerscope.report import Report
-from layerscope.views.command import command
+from layerscope.records.report import Report
+from layerscope.views.plots import drawing, pictures
+from layerscope.views.rerun_command import command
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -241,16 +242,15 @@ def test_float32_agrees_with_float64_as_far_as_it_holds(net: Any, batch: Any) ->
 
 
 def test_the_pictures_show_both_factors_and_the_product(net: Any, batch: Any, tmp_path: Path) -> None:
-    from layerscope.views import plots
 
     report = layerscope.conditioning(net, batch)
-    (picture,) = plots.pictures("factors_by_depth", report)
+    (picture,) = pictures.pictures("factors_by_depth", report)
     measured = [row for row in report.rows if row.metrics]
     for label, name in (("inputs", "lambda_max_x"), ("output-", "lambda_max_d"), ("their", "lambda_max_fim")):
         assert picture.mark(label).y == tuple(row.metrics[name] for row in measured)
-    (picture,) = plots.pictures("kappa_by_depth", report)
+    (picture,) = pictures.pictures("kappa_by_depth", report)
     assert picture.mark("κ50 x").y == tuple(row.metrics["kappa_50_x"] for row in measured)
-    plots.save(report.plot("factors_by_depth"), tmp_path / "x.svg")
+    drawing.save(report.plot("factors_by_depth"), tmp_path / "x.svg")
     report.html(tmp_path / "x.html")
     assert "How it learns" in (tmp_path / "x.html").read_text("utf-8")
     assert "How it learns" not in page_of(layerscope.analyze(net), tmp_path)

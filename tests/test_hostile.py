@@ -217,7 +217,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
 def test_a_file_that_shrinks_while_it_is_read_is_an_error_not_a_crash(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    from layerscope.sources import open_target
+    from layerscope.sources.opening import open_target
 
     path = tmp_path / "m.safetensors"
     save_file({"a.weight": np.ones((600, 600), np.float32), "b.weight": np.ones((600, 600), np.float32)}, path)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.report import Report
+from layerscope.records.report import Report
 from layerscope.views import notebook
 from tests.samples import HOSTILE
 

@@ -12,7 +12,7 @@ from layerscope.metrics import metric
 
 RULES = registry.plugins("rules").values()
 METRICS = registry.plugins("metrics").values()
-ALL = [plugin for kind in registry.PACKAGES for plugin in registry.plugins(kind).values()]
+ALL = [plugin for kind in registry.KINDS for plugin in registry.plugins(kind).values()]
 
 
 @pytest.mark.parametrize("plugin", ALL, ids=lambda p: f"{p.kind}:{p.name}")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.cli.watch import LOOPBACK, Pages, serve
+from layerscope.cli.commands.watch import LOOPBACK, Pages, serve
 from tests.samples import HOSTILE
 from tests.test_hostile import cli
 from tests.views.pages import data_of

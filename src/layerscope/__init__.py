@@ -2,71 +2,48 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerscope.api import analyze, analyze_each, compare, describe, load, plan, rejudge
+    from layerscope.analysis import analyze, analyze_each, compare, describe, plan, rejudge
     from layerscope.errors import LayerscopeError, LayerscopeWarning, TargetError, UsageError
-    from layerscope.history import History
-    from layerscope.landscape.align import Alignment, align
-    from layerscope.landscape.basins import Basins, basins
-    from layerscope.landscape.canonical import canonical
-    from layerscope.landscape.curves import Curve, connect
-    from layerscope.landscape.directions import (
-        Trajectory,
+    from layerscope.lenses.landscape.alignment.canonical_form import canonical
+    from layerscope.lenses.landscape.alignment.weight_matching import align
+    from layerscope.lenses.landscape.evaluation.inverted_loss import inverted_cross_entropy
+    from layerscope.lenses.landscape.evaluation.keras_evaluator import KerasEvaluator
+    from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
+    from layerscope.lenses.landscape.geometry.basins import basins
+    from layerscope.lenses.landscape.geometry.curves import connect
+    from layerscope.lenses.landscape.geometry.directions import (
         plane_around,
         plane_of_path,
         random_direction,
         trajectory,
     )
-    from layerscope.landscape.distances import Distances, distances
-    from layerscope.landscape.evaluate import TorchEvaluator
-    from layerscope.landscape.functions import FunctionDistance, function_distance
-    from layerscope.landscape.keras import KerasEvaluator
-    from layerscope.landscape.losses import inverted_cross_entropy
-    from layerscope.landscape.paths import Line, Plane, line, plane
-    from layerscope.landscape.sharpness import Sharpness, sharpness
-    from layerscope.learning.checks import Check
-    from layerscope.learning.conditioning import conditioning
-    from layerscope.learning.criteria import Criterion
-    from layerscope.learning.curvature import Curvature, curvature
-    from layerscope.learning.monitor import ConditioningMonitor
-    from layerscope.learning.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
-    from layerscope.learning.scheduler import TempBalance
-    from layerscope.learning.watching import Monitor
-    from layerscope.report import Comparison, Report
+    from layerscope.lenses.landscape.geometry.distances import distances
+    from layerscope.lenses.landscape.geometry.function_distance import function_distance
+    from layerscope.lenses.landscape.geometry.lines_and_planes import line, plane
+    from layerscope.lenses.landscape.geometry.sharpness import sharpness
+    from layerscope.lenses.learning_statistics.conditioning import conditioning
+    from layerscope.lenses.learning_statistics.curvature import Curvature, curvature
+    from layerscope.lenses.learning_statistics.probes import ScaleProbe, block_updates, scale_probe, with_last_bn
+    from layerscope.monitor.checks import Check
+    from layerscope.monitor.conditioning_monitor import ConditioningMonitor
+    from layerscope.monitor.criteria import Criterion
+    from layerscope.monitor.temp_balance import TempBalance
+    from layerscope.monitor.training_monitor import Monitor
+    from layerscope.persistence.report_file import load_any as load
+    from layerscope.records.comparison import Comparison
+    from layerscope.records.findings import Finding
+    from layerscope.records.history import History
+    from layerscope.records.landscape.basins import Basins, Sharpness
+    from layerscope.records.landscape.distances import Alignment, Distances, FunctionDistance
+    from layerscope.records.landscape.lines import Curve, Line
+    from layerscope.records.landscape.planes import Plane, Trajectory
+    from layerscope.records.layers import LayerReport
+    from layerscope.records.report import Report
     from layerscope.settings import Limits, Settings
-    from layerscope.types import Finding, LayerReport
 
-_HOMES = {
-    "api": ("analyze", "analyze_each", "compare", "describe", "load", "plan", "rejudge"),
-    "learning.conditioning": ("conditioning",),
-    "learning.curvature": ("Curvature", "curvature"),
-    "learning.criteria": ("Criterion",),
-    "learning.monitor": ("ConditioningMonitor",),
-    "learning.probes": ("ScaleProbe", "block_updates", "scale_probe", "with_last_bn"),
-    "learning.scheduler": ("TempBalance",),
-    "learning.checks": ("Check",),
-    "learning.watching": ("Monitor",),
-    "history": ("History",),
-    "landscape.align": ("Alignment", "align"),
-    "landscape.canonical": ("canonical",),
-    "landscape.basins": ("Basins", "basins"),
-    "landscape.curves": ("Curve", "connect"),
-    "landscape.directions": ("Trajectory", "plane_around", "plane_of_path", "random_direction", "trajectory"),
-    "landscape.distances": ("Distances", "distances"),
-    "landscape.evaluate": ("TorchEvaluator",),
-    "landscape.losses": ("inverted_cross_entropy",),
-    "landscape.keras": ("KerasEvaluator",),
-    "landscape.functions": ("FunctionDistance", "function_distance"),
-    "landscape.paths": ("Line", "Plane", "line", "plane"),
-    "landscape.sharpness": ("Sharpness", "sharpness"),
-    "errors": ("LayerscopeError", "LayerscopeWarning", "TargetError", "UsageError"),
-    "settings": ("Limits", "Settings"),
-    "report": ("Comparison", "Report"),
-    "types": ("Finding", "LayerReport"),
-}
 __all__ = [
     "Alignment",
     "Basins",
@@ -128,14 +105,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import layerscope`` itself loads nothing."""
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"layerscope.{module}"), name)
     if name == "__version__":
         from importlib.metadata import version
 
         return version("layerscope")
-    raise AttributeError(f"module 'layerscope' has no attribute {name!r}")
+    from layerscope.api import public_name
+
+    return public_name(name)
 
 
 def __dir__() -> list[str]:

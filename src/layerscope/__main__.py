@@ -7,7 +7,7 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
     try:
-        from layerscope.cli import main as run
+        from layerscope.cli.main import main as run
     except KeyboardInterrupt:
         sys.stderr.write("layerscope: interrupted; nothing is still running\n")
         os._exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerscope.report import Report
+from layerscope.records.report import Report
 
 _DATA = Path(__file__).parent / "data"
 NETWORKS = (str(_DATA / "digits_well_trained.safetensors"), str(_DATA / "digits_over_regularised.safetensors"))

@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from layerscope import fits, metrics, sources
 from layerscope.errors import Absent
-from layerscope.numerics import localization, matrices, randommatrix, similarity, spectra, traps
+from layerscope.fits import fitting
+from layerscope.metrics import computing
+from layerscope.numerics import (
+    correlation_traps,
+    localization,
+    matrices,
+    memory_cost,
+    random_matrix,
+    similarity,
+    spectra,
+)
+from layerscope.numerics.spectrum import Mode, Spectrum
+from layerscope.records.layers import Job, LayerRef, LayerReport, Measurement
+from layerscope.records.sources import HasFacts, SourceSpec
 from layerscope.settings import Settings
-from layerscope.types import HasFacts, Job, LayerRef, LayerReport, Measurement, Mode, SourceSpec, Spectrum
+from layerscope.sources import opening
 
 if TYPE_CHECKING:
-    from layerscope.sources.delta import DeltaSource
-    from layerscope.types import Array
+    from layerscope.array_types import Array
+    from layerscope.sources.composed.update import DeltaSource
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 FACTORS = (
@@ -103,16 +115,16 @@ def measure(job: Job) -> LayerReport:
 
 
 def distances(job: Job) -> dict[str, float]:
-    """Distances of one layer of a :class:`~layerscope.sources.delta.Delta` from the base model's."""
+    """Distances of one layer of a :class:`~layerscope.sources.composed.update.Delta` from the base model's."""
     ref, conv = job.refs[0], job.settings.conv
-    source = cast("DeltaSource", sources.reopen(job.spec))
+    source = cast("DeltaSource", opening.reopen(job.spec))
     mine, theirs = (matrices.unfold(tensor, ref, conv) for tensor in source.both(ref))
     return similarity.distances(theirs, mine)
 
 
 def separation(job: Job) -> dict[str, float]:
-    """Squared Frobenius norms of one layer of a :class:`~layerscope.sources.delta.Delta`: of W, W₀ and W − W₀."""
-    source = cast("DeltaSource", sources.reopen(job.spec))
+    """Squared Frobenius norms of W, W₀ and W − W₀, of one layer of a weight update."""
+    source = cast("DeltaSource", opening.reopen(job.spec))
     mine, theirs = (tensor.astype(np.float64) for tensor in source.both(job.refs[0]))
     norms = {"model": mine, "base": theirs, "difference": mine - theirs}
     return {name: float(np.square(tensor).sum()) for name, tensor in norms.items()}
@@ -125,21 +137,21 @@ def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Setting
         if not ref.skipped:
             k, n, m = matrices.dimensions(ref, settings.conv)
             memory = 2 * ref.params * ref.itemsize + 8 * (3 * n * m + 6 * m * m)
-            jobs.append(Job(spec, (ref,), settings, 3 * spectra.cost(k, n, m), memory))
+            jobs.append(Job(spec, (ref,), settings, 3 * memory_cost.cost(k, n, m), memory))
     return jobs
 
 
 def complete(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:
     """Fits and metrics of measured spectra; also what re-judging a saved layer does."""
     fitted = {
-        role: replace(part, fits=fits.fit_all(part.spectrum, settings, families(role, settings)))
+        role: replace(part, fits=fitting.fit_all(part.spectrum, settings, families(role, settings)))
         if part.spectrum is not None
         else part
         for role, part in parts.items()
     }
     if fitted["weight"].skipped:
         return LayerReport(name, fitted)
-    values, absent = metrics.compute(fitted, settings)
+    values, absent = computing.compute(fitted, settings)
     return LayerReport(name, fitted, values, absent)
 
 
@@ -164,18 +176,18 @@ def skipped(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
 
 def _cost(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> float:
     if ref.rank:
-        return spectra.cost(1, ref.rank, ref.rank) + 2.0 * (n + m) * ref.rank**2
+        return memory_cost.cost(1, ref.rank, ref.rank) + 2.0 * (n + m) * ref.rank**2
     times = (
         1 + settings.shuffles_of(k * m) * settings.randomize + 10 * settings.vectors
     )  # eigenvectors: about ten times
-    windows = spectra.cost(100 * k, 2 * settings.window, settings.window) if settings.window <= m else 0.0
-    return times * spectra.cost(k, n, m) + windows
+    windows = memory_cost.cost(100 * k, 2 * settings.window, settings.window) if settings.window <= m else 0.0
+    return times * memory_cost.cost(k, n, m) + windows
 
 
 def _memory(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> int:
     if ref.rank:
         return (n + m) * ref.rank * (ref.itemsize + 8)
-    need = spectra.memory(k, n, m, ref.itemsize)
+    need = memory_cost.memory(k, n, m, ref.itemsize)
     if settings.randomize:
         need += k * n * m * (8 + 2 * ref.itemsize)
     return need + 3 * 8 * m * m * settings.vectors
@@ -185,7 +197,7 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     """The measurement of one role, and of what is made from its matrices."""
     start, settings = time.perf_counter(), job.settings
     try:
-        source = sources.reopen(job.spec)
+        source = opening.reopen(job.spec)
         facts = source.facts(ref) if isinstance(source, HasFacts) else {}
         tensor = source.read(ref)
         stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
@@ -219,12 +231,12 @@ def _factor(ref: LayerRef, settings: Settings) -> float:
 
 def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
     """Shuffles and windows of a layer's matrices, each a role of its own."""
-    shuffler = randommatrix.Shuffler(stack) if settings.randomize else None
+    shuffler = random_matrix.Shuffler(stack) if settings.randomize else None
     for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2]) if shuffler else 0):
         assert shuffler is not None
         start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE}{number + 1}")
         seed = [settings.seed, ref.index, ref.slice or 0, number]
-        spectrum, found = traps.shuffled(shuffler, seed, settings.spike_rate)
+        spectrum, found = correlation_traps.shuffled(shuffler, seed, settings.spike_rate)
         factor = _factor(ref, settings)
         modes = tuple(_placed(mode, origin, ref, settings, factor, stack.shape[2]) for mode, origin in found)
         spectrum = spectra.scaled(spectrum, factor)

@@ -1,4 +1,4 @@
-"""Finds plugins: functions marked by a decorator, or whole modules, in a package and in installed entry points."""
+"""Finds plugins: functions marked by a decorator, or whole modules, in packages and in installed entry points."""
 
 from __future__ import annotations
 
@@ -7,24 +7,40 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from layerscope.errors import UnknownName
 
-PACKAGES = {  # where the plugins of each kind lie
-    "sources": "layerscope.sources",
-    "fits": "layerscope.fits",
-    "metrics": "layerscope.metrics",
-    "rules": "layerscope.rules",
-    "engines": "layerscope.engines",
-    "plots": "layerscope.views.plots",
-}
-NOUNS = {"plots": "picture"}
-MODULES = ("sources", "engines", "plots")  # kinds of which a plugin is a whole module
 _MARK = "__layerscope_plugin__"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the plugins of a kind lie, and what makes a module one."""
+
+    packages: tuple[str, ...]  # searched with their subpackages; or single modules
+    attribute: str = ""  # a whole module is the plugin if it has this attribute; "" where decorated functions are
+    noun: str = ""  # for messages; the kind without its s where empty
+
+
+KINDS = {
+    "sources": Kind(
+        (
+            "layerscope.sources.readers",
+            "layerscope.sources.composed",
+            "layerscope.lenses.learning_statistics.factors_torch",
+        ),
+        attribute="PORTABLE",
+    ),
+    "fits": Kind(("layerscope.fits",)),
+    "metrics": Kind(("layerscope.metrics",)),
+    "rules": Kind(("layerscope.rules",)),
+    "engines": Kind(("layerscope.engines",), attribute="run"),
+    "plots": Kind(("layerscope.views.plots",), attribute="SCOPE", noun="picture"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,28 +87,20 @@ def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Ca
 @functools.cache
 def plugins(kind: str) -> dict[str, Plugin]:
     """All plugins of a kind by name: the package's own, then those of ``layerscope.<kind>`` entry points."""
-    package = importlib.import_module(PACKAGES[kind])
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}")
-        for info in pkgutil.iter_modules(package.__path__)
-        if not info.name.startswith("_")
-    ]
-    modules += [entry.load() for entry in importlib.metadata.entry_points(group=f"layerscope.{kind}")]
-    found: dict[str, Plugin] = {}
-    for module in modules:
-        for plugin in _of_module(kind, module):
-            if plugin.name in found:
-                first = found[plugin.name]
-                raise ImportError(f"two {kind} are called {plugin.name!r}: {first.file} and {plugin.file}")
-            found[plugin.name] = plugin
-    return found
+    modules = [importlib.import_module(name) for package in KINDS[kind].packages for name in _modules_in(package)]
+    by_name: dict[str, Plugin] = {}
+    for module in sorted(filter(functools.partial(_is_candidate, kind), modules), key=_plugin_name):
+        _add(by_name, kind, _plugins_of(kind, module))
+    for entry in importlib.metadata.entry_points(group=f"layerscope.{kind}"):
+        _add(by_name, kind, _plugins_of(kind, entry.load()))
+    return by_name
 
 
 def find(kind: str, name: str) -> Plugin:
     """The plugin of that name; a wrong name says which one was meant."""
     known = plugins(kind)
     if name not in known:
-        raise UnknownName(NOUNS.get(kind, kind.removesuffix("s")), name, known)
+        raise UnknownName(KINDS[kind].noun or kind.removesuffix("s"), name, known)
     return known[name]
 
 
@@ -101,10 +109,42 @@ def call(plugin: Plugin, facts: Mapping[str, Any]) -> Any:
     return plugin.target(**{name: facts[name] for name in plugin.wants if name in facts})
 
 
-def _of_module(kind: str, module: ModuleType) -> list[Plugin]:
-    if kind in MODULES:
-        name = module.__name__.rpartition(".")[2]
-        return [Plugin(kind, name, module, getattr(module, "__file__", None) or "", 1, inspect.getdoc(module) or "")]
+def _modules_in(package: str) -> Iterator[str]:
+    """Names of all modules of a package and its subpackages; a leading underscore leaves one out."""
+    path = getattr(importlib.import_module(package), "__path__", None)
+    if path is None:
+        yield package
+    for info in pkgutil.iter_modules(path or ()):
+        if info.name.startswith("_"):
+            continue
+        if info.ispkg:
+            yield from _modules_in(f"{package}.{info.name}")
+        else:
+            yield f"{package}.{info.name}"
+
+
+def _is_candidate(kind: str, module: ModuleType) -> bool:
+    attribute = KINDS[kind].attribute
+    return not attribute or hasattr(module, attribute)
+
+
+def _plugin_name(module: ModuleType) -> str:
+    """The name of a module as a plugin: ``PLUGIN_NAME`` where it has one, else the file's."""
+    return str(getattr(module, "PLUGIN_NAME", module.__name__.rpartition(".")[2]))
+
+
+def _add(by_name: dict[str, Plugin], kind: str, found: list[Plugin]) -> None:
+    for plugin in found:
+        if plugin.name in by_name:
+            first = by_name[plugin.name]
+            raise ImportError(f"two {kind} are called {plugin.name!r}: {first.file} and {plugin.file}")
+        by_name[plugin.name] = plugin
+
+
+def _plugins_of(kind: str, module: ModuleType) -> list[Plugin]:
+    if KINDS[kind].attribute:
+        file = getattr(module, "__file__", None) or ""
+        return [Plugin(kind, _plugin_name(module), module, file, 1, inspect.getdoc(module) or "")]
     marked = [getattr(value, _MARK, None) for value in vars(module).values()]
     return [p for p in marked if p is not None and p.kind == kind and p.target.__module__ == module.__name__]
 

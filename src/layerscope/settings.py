@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerscope.conform import checked
 from layerscope.errors import UnknownName, UsageError
+from layerscope.validation import checked
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
 EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "e_tpl", "fingers", "bootstrap")

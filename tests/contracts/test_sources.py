@@ -11,8 +11,8 @@ import pytest
 
 import layerscope
 from layerscope import registry
-from layerscope.report import Report
-from layerscope.sources import open_target
+from layerscope.records.report import Report
+from layerscope.sources.opening import open_target
 from tests.nets import FORMATS, OTHER_NAMES, SAME_NAMES, Net, torch
 
 COMPOSED = {"factors_torch", "delta", "intra", "lora", "stacked"}  # made of other sources, or of a run
@@ -74,8 +74,8 @@ def test_other_names_and_axes_give_the_same_numbers(tmp_path: Path, net: Net, re
 def test_describe_needs_headers_only_and_agrees_with_analyze(tmp_path: Path, net: Net, name: str) -> None:
     target = FORMATS[name][1](net, tmp_path)
     described, analysed = layerscope.describe(target), layerscope.analyze(target)
-    ours = layerscope.views.frame.rows(described)
-    theirs = layerscope.views.frame.rows(analysed)
+    ours = layerscope.views.report_rows.rows(described)
+    theirs = layerscope.views.report_rows.rows(analysed)
     for a, b in zip(ours, theirs, strict=True):
         assert {k: a[k] for k in ("layer_id", "name", "N", "M", "rf")} == {
             k: b[k] for k in ("layer_id", "name", "N", "M", "rf")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope import Settings, edit, fits
+from layerscope import Settings, edit
 from layerscope.edit.weights import tail_length
 from layerscope.errors import UnknownName, UsageError
+from layerscope.fits import fitting
 from layerscope.numerics import spectra
 
 torch = pytest.importorskip("torch")
@@ -174,5 +175,5 @@ def test_eigenvalues_kept_out_of_the_fit_stay_in_the_layer() -> None:
     rng = np.random.default_rng(0)
     spectrum = spectra.esd((rng.standard_normal((200, 100)) * rng.pareto(1.5, 100))[None])
     settings = Settings(drop_top=3)
-    xmin = fits.fit_all(spectrum, settings, ("power_law",))["power_law"].params["xmin"]
+    xmin = fitting.fit_all(spectrum, settings, ("power_law",))["power_law"].params["xmin"]
     assert tail_length(spectrum, "power_law", settings) == (spectrum.evals >= xmin).sum()

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 from layerscope.errors import TargetNotFound, UnknownName, Unreadable
 from layerscope.experiments.conditioning import run
-from layerscope.experiments.data import digits, idx
+from layerscope.experiments.image_data import digits, idx
 
 
 def test_shallow_networks_show_what_the_figures_show() -> None:

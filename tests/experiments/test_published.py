@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from layerscope import experiments
 from layerscope.errors import LayerscopeError, TargetNotFound, UnknownName, Unreadable, UsageError
-from layerscope.experiments import cases, enough_data, overtrained_layer, rand_distance
-from layerscope.experiments.data import digits
-from layerscope.views import plots
+from layerscope.experiments import catalog, enough_data, overtrained_layer, rand_distance, repeated_runs
+from layerscope.experiments.image_data import digits
+from layerscope.views.plots import drawing
 from tests.test_hostile import cli
 
 pytest.importorskip("torch")
@@ -79,7 +78,7 @@ def test_published_numbers_stand_beside_ours(few: Any, tmp_path: Path) -> None:
     assert found.numbers["published ρ with loss"] == pytest.approx(1.0)
     assert "0.2167" in repr(found)
     assert all(len(line) <= 100 for line in repr(found).splitlines())
-    plots.save(found.plot(), tmp_path / "r.png")
+    drawing.save(found.plot(), tmp_path / "r.png")
     found.html(tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "claims of the published experiment hold" in text
@@ -118,9 +117,9 @@ def test_a_run_that_fails_ends_the_experiment_with_its_reason() -> None:
         raise UsageError(f"run {n} fails")
 
     with pytest.raises(UsageError, match="run 1 fails"):
-        cases.run(broken, None, [{"n": 1}])
+        repeated_runs.run(broken, None, [{"n": 1}])
     with pytest.raises(UsageError, match="run 1 fails"):
-        cases.run(broken, None, [{"n": 1}], engine="threads")
+        repeated_runs.run(broken, None, [{"n": 1}], engine="threads")
 
 
 def test_experiments_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def test_experiments_from_the_command_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_names_are_modules_that_run() -> None:
-    for name in experiments.NAMES:
-        assert callable(experiments.load(name).run)
+    for name in catalog.NAMES:
+        assert callable(catalog.load(name).run)
     with pytest.raises(LayerscopeError, match="did you mean 'mountains'"):
-        experiments.load("mountain")
+        catalog.load("mountain")

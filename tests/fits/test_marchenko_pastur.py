@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerscope.fits import fit_all
+from layerscope.fits.fitting import fit_all
 from layerscope.numerics.spectra import esd
 from layerscope.settings import Settings
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerscope.errors import Absent
-from layerscope.fits import fit_all
+from layerscope.fits.fitting import fit_all
 from layerscope.fits.power_law import (
     alpha_interval,
     best_tail,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from layerscope.fits import fit_all
-from layerscope.fits._compare import against_power_law, nested_p
+from layerscope.fits.fitting import fit_all
+from layerscope.fits.likelihood_ratio import against_power_law, nested_p
 from layerscope.fits.truncated_power_law import log_exponential_integral
+from layerscope.records.layers import Fit
 from layerscope.settings import EVIDENCE_FITS, Settings
-from layerscope.types import Fit
 from tests.samples import pareto, spectrum_of
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import layerscope
 from layerscope.demo import NETWORKS
-from layerscope.report import Report
+from layerscope.records.report import Report
 from layerscope.views import markdown, table
 
 HERE = Path(__file__).parent

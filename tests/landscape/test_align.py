@@ -9,15 +9,15 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, UsageError
-from layerscope.landscape._groups import groups_of
-from layerscope.landscape.align import permute
-from layerscope.landscape.weights import weights_of
+from layerscope.lenses.landscape.alignment.permutation_groups import groups_of
+from layerscope.lenses.landscape.alignment.weight_matching import permute
+from layerscope.sources.model_weights import weights_of
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from layerscope.learning.models import mlp, resnet  # noqa: E402
+from layerscope.lenses.learning_statistics.paper_networks import mlp, resnet  # noqa: E402
 
 
 class Stream(nn.Module):

@@ -15,8 +15,8 @@ from layerscope.errors import UsageError
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 from layerscope.experiments.conditioning import train  # noqa: E402
-from layerscope.experiments.data import digits  # noqa: E402
-from layerscope.learning.models import mlp  # noqa: E402
+from layerscope.experiments.image_data import digits  # noqa: E402
+from layerscope.lenses.learning_statistics.paper_networks import mlp  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def test_warm_starts_share_a_mountain_and_others_do_not(models: Any, evaluate: A
 
 
 def test_verdicts_about_pairs() -> None:
-    from layerscope.rules import Pair, Pairs, judge_landscape
+    from layerscope.rules.judging import judge_landscape
+    from layerscope.rules.landscape_facts import Pair, Pairs
 
     def codes(*pairs: Any, mean: float = 9.0) -> set[str]:
         return {f.code for f in judge_landscape(pairs=Pairs(pairs, "recompute", 0.1, mean, 1.0))}

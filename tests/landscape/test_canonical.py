@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.landscape.weights import weights_of
+from layerscope.sources.model_weights import weights_of
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -77,8 +77,8 @@ def test_filters_before_a_norm_have_no_length() -> None:
 
 
 def test_raw_canonical_and_aligned_distances_stand_side_by_side() -> None:
-    from layerscope.landscape._groups import groups_of
-    from layerscope.landscape.align import permute
+    from layerscope.lenses.landscape.alignment.permutation_groups import groups_of
+    from layerscope.lenses.landscape.alignment.weight_matching import permute
 
     torch.manual_seed(0)
     make = lambda: nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 3)).double()  # noqa: E731

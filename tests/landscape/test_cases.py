@@ -10,9 +10,9 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.landscape._groups import groups_of
-from layerscope.landscape.align import permute
-from layerscope.landscape.weights import weights_of
+from layerscope.lenses.landscape.alignment.permutation_groups import groups_of
+from layerscope.lenses.landscape.alignment.weight_matching import permute
+from layerscope.sources.model_weights import weights_of
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
-from layerscope.numerics import geometry
+from layerscope.numerics import parameter_geometry
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -118,43 +118,43 @@ def test_real_networks(shared: Path) -> None:
 def test_frames_and_barriers_in_closed_form() -> None:
     rng = np.random.default_rng(0)
     points = rng.standard_normal((3, 40))
-    where, angle = geometry.frame(points @ points.T)
+    where, angle = parameter_geometry.frame(points @ points.T)
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.linalg.norm(where[i] - where[j]) == pytest.approx(np.linalg.norm(points[i] - points[j]))
     cosine = (points[1] - points[0]) @ (points[2] - points[0])
     cosine /= np.linalg.norm(points[1] - points[0]) * np.linalg.norm(points[2] - points[0])
     assert angle == pytest.approx(math.degrees(math.acos(cosine)))
     with pytest.raises(ValueError, match="on a line"):
-        geometry.frame(np.array([[0.0, 0, 0], [0, 1, 2], [0, 2, 4]]))
+        parameter_geometry.frame(np.array([[0.0, 0, 0], [0, 1, 2], [0, 2, 4]]))
     t = np.linspace(-1, 2, 301)
     curve = 3 * t + 4 * t * (1 - t)  # chord 3t, hill 4t(1−t)
-    assert geometry.barrier(t, curve, "chord").value == pytest.approx(1)
-    assert geometry.barrier(t, curve, "chord").at == pytest.approx(0.5)
+    assert parameter_geometry.barrier(t, curve, "chord").value == pytest.approx(1)
+    assert parameter_geometry.barrier(t, curve, "chord").at == pytest.approx(0.5)
     inside = curve[(t >= 0) & (t <= 1)]
-    assert geometry.barrier(t, curve, "mean_ends").value == pytest.approx(inside.max() - 1.5)
-    assert geometry.barrier(t, curve, "max_ends").value == pytest.approx(max(0, inside.max() - 3))
-    assert geometry.barrier(t, -curve, "signed").value < 0
-    assert math.isnan(geometry.barrier(t[:100], curve[:100]).value)
-    assert geometry.monotone_rise(np.array([5.0, 3, 4, np.nan, 2, 2.5])) == 1
+    assert parameter_geometry.barrier(t, curve, "mean_ends").value == pytest.approx(inside.max() - 1.5)
+    assert parameter_geometry.barrier(t, curve, "max_ends").value == pytest.approx(max(0, inside.max() - 3))
+    assert parameter_geometry.barrier(t, -curve, "signed").value < 0
+    assert math.isnan(parameter_geometry.barrier(t[:100], curve[:100]).value)
+    assert parameter_geometry.monotone_rise(np.array([5.0, 3, 4, np.nan, 2, 2.5])) == 1
     walk = np.cumsum(rng.standard_normal((60, 4000)), 0)
-    mixes, shares = geometry.principal((walk - walk.mean(0)) @ (walk - walk.mean(0)).T)
+    mixes, shares = parameter_geometry.principal((walk - walk.mean(0)) @ (walk - walk.mean(0)).T)
     assert shares == pytest.approx([6 / math.pi**2, 6 / (4 * math.pi**2)], abs=0.05)
     axes = mixes @ (walk - walk.mean(0))
     assert axes @ axes.T == pytest.approx(np.eye(2), abs=1e-8)
 
 
 def test_what_is_read_is_one_tensor_of_each_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.landscape import points
+    from layerscope.sources import several_models
 
     sizes: list[int] = []
-    plain = points.Opened.read
+    plain = several_models.Opened.read
 
     def counted(self: Any, name: str) -> Any:
         found = plain(self, name)
         sizes.append(sum(v.size for v in found))
         return found
 
-    monkeypatch.setattr(points.Opened, "read", counted)
+    monkeypatch.setattr(several_models.Opened, "read", counted)
     layerscope.distances([net(0), net(1)])
     assert len(sizes) == 6
     assert max(sizes) == 2 * 1280

@@ -9,7 +9,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeError
-from layerscope.landscape.weights import weights_of
+from layerscope.sources.model_weights import weights_of
 
 keras: Any = pytest.importorskip("keras")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

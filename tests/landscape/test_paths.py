@@ -12,7 +12,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.landscape.evaluate import Value
+from layerscope.lenses.landscape.evaluation.value import Value
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -186,7 +186,7 @@ def test_holes_are_holes_and_the_rest_is_kept(data: Any) -> None:
         layerscope.line({"w": np.ones(2)}, {"w": np.ones(2)}, sometimes)
 
 
-def test_an_interrupted_plane_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_plane_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def bowl(weights: Any) -> dict[str, float]:
@@ -198,9 +198,9 @@ def test_an_interrupted_plane_goes_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     a, b, c = ({"w": rng.standard_normal(3)} for _ in range(3))
     how: Any = {"u": (0, 1, 5), "v": (0, 1, 5), "store": tmp_path / "grid.zip"}
-    from layerscope.landscape import grid
+    from layerscope.lenses.landscape.evaluation import points
 
-    grid.Store.EVERY = 0.0
+    monkeypatch.setattr(points.GridStore, "WRITE_INTERVAL", 0.0)
     with pytest.raises(KeyboardInterrupt):
         layerscope.plane(a, b, c, bowl, **how)
     plane = layerscope.plane(a, b, c, bowl, **how)

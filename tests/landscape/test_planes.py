@@ -11,8 +11,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, UsageError
-from layerscope.views import page, plots
-from layerscope.views.plots import _landscape
+from layerscope.views.page import writing
+from layerscope.views.plots import drawing, landscape_pictures
 from tests.samples import HOSTILE
 
 PITCH = np.array([1.0, 4.0, 0.5, 2.0])
@@ -63,7 +63,7 @@ def test_a_run_beside_the_plane_is_told_from_its_contour() -> None:
 def test_orthonormal_axes_are_isometric() -> None:
     a, b, c = points([1, 0, 0, 0], [3, 0, 0, 0], [2, 2, 0, 0])
     found = layerscope.plane(a, b, c, bowl, u=(0, 1, 3), v=(0, 1, 3))
-    picture = _landscape.plane(found, "loss", "orthonormal")
+    picture = landscape_pictures.plane(found, "loss", "orthonormal")
     field = picture.marks[0]
     marked = {mark.label: (mark.x[0], mark.y[0]) for mark in picture.marks[1:] if mark.kind == "points"}
     assert marked["A"] == pytest.approx((0, 0))
@@ -71,7 +71,7 @@ def test_orthonormal_axes_are_isometric() -> None:
     assert marked["C"] == pytest.approx((1, 2))
     corner = field.x[0] + field.shear * field.y[2], field.y[2]  # the cell of C
     assert corner == pytest.approx(marked["C"])
-    assert field.values == _landscape.plane(found, "loss").marks[0].values
+    assert field.values == landscape_pictures.plane(found, "loss").marks[0].values
     x, y = found.coordinates()
     assert (x[2, 0], y[2, 0]) == pytest.approx(marked["C"])
     with pytest.raises(UnknownName, match="orthonormal"):
@@ -93,11 +93,11 @@ def test_surfaces_runs_and_trees_are_drawn(tmp_path: Path) -> None:
         layerscope.plane_of_path(points([3, 2, 1, 0], [1, 1, 0, 0], [0.5, 0, 0, 1], [0, 0, 0, 0]), bowl).plot("loss"),
         layerscope.distances(dict(zip(names, points(*np.eye(4)[:3]), strict=True))).plot(),
     )):  # fmt: skip
-        plots.save(drawn, tmp_path / f"{number}.png")
+        drawing.save(drawn, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 8000
-    text = page.render(found)
+    text = writing.render(found)
     assert "<img" not in text.replace("&lt;img", "")
-    surface = _landscape.surface(found, "loss").marks[0]
+    surface = landscape_pictures.surface_of(found, "loss").marks[0]
     assert surface.values[0][0] == 0
     assert math.isnan(surface.values[0][-1])
 
@@ -108,7 +108,7 @@ def test_the_tree_joins_the_nearest_first() -> None:
     first = {found.names[int(i)] for i in found.tree[0, :2]}
     assert first in ({"a", "b"}, {"c", "d"})
     assert found.tree[-1, 2] == pytest.approx(found.matrix("symmetric")[[0, 0, 2, 2], [1, 3, 1, 3]].mean())
-    picture = _landscape.distance_matrix(found)
+    picture = landscape_pictures.distance_matrix(found)
     assert {frozenset(picture.x.ticks[:2]), frozenset(picture.x.ticks[2:])} == {frozenset("ab"), frozenset("cd")}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import layerscope
-from layerscope.landscape._calls import CACHE, Calls
-from layerscope.landscape._quick import Quick
+from layerscope.lenses.landscape.evaluation.fast_pooling import FastPooling
+from layerscope.live.call_trace import CACHE_BYTES, CallTrace
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -17,9 +17,9 @@ from torch.nn import functional  # noqa: E402
 LAST = torch.channels_last
 
 
-def seen(model: Any, x: Any) -> Quick:
+def seen(model: Any, x: Any) -> FastPooling:
     with torch.no_grad():
-        return Quick.of(model, Calls.seen(model, x))
+        return FastPooling.from_trace(model, CallTrace.record(model, x))
 
 
 def test_quick_pools_are_torchs_pools() -> None:
@@ -33,10 +33,10 @@ def test_quick_pools_are_torchs_pools() -> None:
         for memory in (torch.contiguous_format, LAST)[: x.dim() - 2]:
             laid = x.contiguous(memory_format=memory)
             for pool in pools:
-                with torch.no_grad(), seen(pool, laid).inside():
+                with torch.no_grad(), seen(pool, laid).applied():
                     found = pool(laid)
                 assert torch.equal(found.nan_to_num(9.0), pool(laid).nan_to_num(9.0))
-    assert [seen(pool, torch.randn(3, 4, 8, 8)).called for pool in pools] == [True, *[False] * 3, True, *[False] * 2]
+    assert [seen(pool, torch.randn(3, 4, 8, 8)).active for pool in pools] == [True, *[False] * 3, True, *[False] * 2]
 
 
 class Net(nn.Module):
@@ -84,20 +84,20 @@ LATE = {"modules": {0, 1}, "functions": {0, 1}, "in place": {0, 1}, "turned": {0
 def test_late_relus_give_the_same_numbers(way: str) -> None:
     net, x = Net(way).to(memory_format=LAST), torch.randn(5, 3, 8, 8).contiguous(memory_format=LAST)
     quick = seen(net, x[:2])
-    assert quick.late == LATE.get(way, set())
+    assert quick.late_relus == LATE.get(way, set())
     for net.turned in (False, True):
         with torch.no_grad():
             expected = net(x)
-            with quick.inside():
+            with quick.applied():
                 assert torch.equal(net(x), expected)
-    with quick.inside():
+    with quick.applied():
         assert net(x).requires_grad  # gradients take the usual way
 
 
 def test_a_relu_that_someone_looks_at_is_not_late() -> None:
     net, looked = Net("modules"), list[Any]()
     net.act.register_forward_hook(lambda module, given, out: looked.append(out.detach().clone()))
-    assert not seen(net, torch.randn(2, 3, 8, 8)).called
+    assert not seen(net, torch.randn(2, 3, 8, 8)).active
 
 
 @pytest.mark.parametrize("way", ["modules", "functions", "in place", "skip", "residual"])
@@ -148,7 +148,7 @@ def test_parts_stay_in_the_cache() -> None:
     each = 64 * 8 * 8 * 4
     found = layerscope.TorchEvaluator(net, (x, y)).batch
     parts = -(-1000 // found)
-    assert found * each <= CACHE < 1000 / (parts - 1) * each
+    assert found * each <= CACHE_BYTES < 1000 / (parts - 1) * each
     assert found * parts - 1000 < parts  # of equal size
     assert layerscope.TorchEvaluator(net, (x, y), batch=300).batch == 300
     assert layerscope.TorchEvaluator(net, (x[:10], y[:10])).batch == 10
@@ -158,7 +158,7 @@ def test_parts_stay_in_the_cache() -> None:
 
 @pytest.mark.parametrize("classes", [2, 10, 15, 16, 40])
 def test_losses_of_few_classes_are_torchs(classes: int) -> None:
-    from layerscope.sources._losses import Loss
+    from layerscope.live.losses import Loss
 
     torch.manual_seed(0)
     logits, labels = 5 * torch.randn(200, classes), torch.randint(classes, (200,))

@@ -9,7 +9,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import UsageError
-from layerscope.landscape.weights import weights_of
+from layerscope.sources.model_weights import weights_of
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -209,7 +209,7 @@ def test_parameters_that_share_memory_are_one(data: Any) -> None:
     with evaluate.walk([a, b]) as at:
         for mixture in POINTS:
             assert at(mixture).metrics["loss"] == pytest.approx(plain([a, b], mixture, x, y, ""), rel=1e-12)
-    weights, gradient, h = dict(layerscope.landscape.weights.weights_of(a)), evaluate.gradient(a)["0.weight"], 1e-6
+    weights, gradient, h = dict(layerscope.sources.model_weights.weights_of(a)), evaluate.gradient(a)["0.weight"], 1e-6
     ends = [evaluate({**weights, "0.weight": weights["0.weight"] + s * h}).metrics["loss"] for s in (1, -1)]
     assert float(gradient.sum()) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5)
 
@@ -271,7 +271,7 @@ def test_gradients_through_norms_of_every_kind(kind: str) -> None:
     net = Net(0, forward, **same, norm=lambda: norm).double()
     x, y = torch.randn(30, 3, 7, 7).double(), torch.randint(5, (30,))
     evaluate = layerscope.TorchEvaluator(net, (x, y), calibrate=x[:20])
-    weights, gradient = layerscope.landscape.weights.weights_of(net), evaluate.gradient(net)
+    weights, gradient = layerscope.sources.model_weights.weights_of(net), evaluate.gradient(net)
     way = {name: torch.randn(g.shape).double().numpy() for name, g in gradient.items()}
     h = 1e-6
     ends = [

@@ -11,10 +11,11 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.landscape.weights import weights_of
-from layerscope.rules import Pair, Pairs, judge_landscape
-from layerscope.views import page, plots
-from layerscope.views.plots import _landscape
+from layerscope.rules.judging import judge_landscape
+from layerscope.rules.landscape_facts import Pair, Pairs
+from layerscope.sources.model_weights import weights_of
+from layerscope.views.page import writing
+from layerscope.views.plots import drawing, landscape_pictures
 from tests.test_hostile import cli
 
 torch: Any = pytest.importorskip("torch")
@@ -150,9 +151,9 @@ def test_advice_to_repair_where_order_alone_does_not_do(data: Any) -> None:
 def test_the_page_has_the_distances_of_its_rows() -> None:
     found = layerscope.distances({"a": {"w": np.array([[3.0, 4.0]])}, "b": {"w": np.array([[0.0, 1.0]])}})
     assert found.matrix("relative")[0, 1] == pytest.approx(math.sqrt(18) / 5)
-    assert f"{math.sqrt(18) / 5:.4g}" in page.render(found)
-    assert f"{math.sqrt(18):.4g}" in page.render(found)
-    assert "open one for the line" not in page.render(found)
+    assert f"{math.sqrt(18) / 5:.4g}" in writing.render(found)
+    assert f"{math.sqrt(18):.4g}" in writing.render(found)
+    assert "open one for the line" not in writing.render(found)
     assert found.to_dict()["from_origin"] == {}
 
 
@@ -172,14 +173,14 @@ def test_colours_of_a_loss_that_soars_are_those_of_logarithms(tmp_path: Path) ->
 
     points = [{"w": np.array(at)} for at in ([0.0, 0.0], [3.0, 0.0], [0.0, 3.0])]
     plane = layerscope.plane(*points, steep, u=(0, 1, 7), v=(0, 1, 7))
-    for draw in (_landscape.plane, _landscape.surface):
+    for draw in (landscape_pictures.plane, landscape_pictures.surface_of):
         assert [draw(plane, metric).marks[0].log for metric in ("loss", "accuracy")] == [True, False]
     figure = plane.plot("loss")
     (beside,) = figure.axes[0].child_axes
     assert beside.get_yscale() == "log"
     assert "0.1" in [text.get_text() for text in beside.get_yticklabels()]
-    plots.save(figure, tmp_path / "p.png")
-    plots.save(plane.plot("loss", surface=True), tmp_path / "s.svg")
+    drawing.save(figure, tmp_path / "p.png")
+    drawing.save(plane.plot("loss", surface=True), tmp_path / "s.svg")
 
 
 def test_outputs_that_are_not_finite_are_not_compared(data: Any) -> None:

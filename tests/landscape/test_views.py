@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.views import page, plots
-from layerscope.views.plots import _landscape
-from layerscope.views.plots._marks import plain
+from layerscope.views.page import writing
+from layerscope.views.plots import drawing, landscape_pictures
+from layerscope.views.plots.marks import plain
 from tests.samples import HOSTILE
 from tests.test_hostile import cli
 
@@ -154,13 +154,13 @@ def test_hostile_names_are_text() -> None:
     plane = layerscope.plane(*points[:3], bowl, u=(0, 1, 3), v=(0, 1, 3), names=tuple(names[:3]))
     found = layerscope.distances(dict(zip(names, points, strict=True)))
     for record in (lines, plane, found):
-        text = page.render(record)
+        text = writing.render(record)
         assert "<img" not in text.replace("&lt;img", "")
         assert "<script>alert" not in text
     for record in (*lines, plane, found):
         assert repr(record)
         assert repr(record).isprintable() or "\x1b" not in repr(record)
-    json.dumps(plain(_landscape.plane(plane)), allow_nan=False)
+    json.dumps(plain(landscape_pictures.plane(plane)), allow_nan=False)
 
 
 def test_pictures_say_what_is_there(tmp_path: Path) -> None:
@@ -170,12 +170,12 @@ def test_pictures_say_what_is_there(tmp_path: Path) -> None:
         return {"loss": float("nan")} if weights["w"][1] > 0.9 else bowl(weights)
 
     plane = layerscope.plane(a, b, c, holed, u=(0, 1, 5), v=(0, 1, 5))
-    picture = _landscape.plane(plane, "loss")
+    picture = landscape_pictures.plane(plane, "loss")
     assert picture.marks[0].values[0] == pytest.approx(plane.metrics["loss"][0], nan_ok=True)
     assert any("hatched" in note for note in picture.notes)
-    plots.save(plane.plot("loss"), tmp_path / "p.png")
+    drawing.save(plane.plot("loss"), tmp_path / "p.png")
     line = layerscope.line(a, b, holed, points=9)
-    picture = _landscape.line([line])
+    picture = landscape_pictures.line([line])
     assert picture.marks[0].y == pytest.approx(tuple(line.metrics["loss"]), nan_ok=True)
-    plots.save(line.plot(), tmp_path / "l.svg")
+    drawing.save(line.plot(), tmp_path / "l.svg")
     assert "without a value" in repr(line)

@@ -9,9 +9,9 @@ import pytest
 
 import layerscope
 from layerscope.errors import UnknownName, UsageError
-from layerscope.learning.criteria import Best, Criterion
-from layerscope.report import Report
-from layerscope.types import Finding
+from layerscope.monitor.criteria import Best, Criterion
+from layerscope.records.findings import Finding
+from layerscope.records.report import Report
 
 
 def report(alphas: dict[str, float], *codes: str) -> Report:

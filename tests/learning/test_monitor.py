@@ -10,8 +10,9 @@ import pytest
 
 import layerscope
 from layerscope.errors import Unreadable, UsageError
-from layerscope.history import History
-from layerscope.views import page, plots
+from layerscope.records.history import History
+from layerscope.views.page import writing
+from layerscope.views.plots import drawing, pictures
 from tests.test_hostile import cli
 
 torch: Any = pytest.importorskip("torch")
@@ -128,23 +129,23 @@ def test_a_damaged_history_is_one_error(damage: bytes, history: History, tmp_pat
 
 
 def test_the_pictures_are_those_of_the_run(history: History, tmp_path: Path) -> None:
-    (picture,) = plots.pictures("learning_curves", [history], ["3.weight"])
+    (picture,) = pictures.pictures("learning_curves", [history], ["3.weight"])
     line = next(mark for mark in picture.marks if mark.panel == 1)
     assert line.y == history.series("lambda_max_x", "3.weight")[1]
     other = run(lr=0.01, every=5)
-    (picture,) = plots.pictures("learning_curves", [history, other], ["3.weight"])
+    (picture,) = pictures.pictures("learning_curves", [history, other], ["3.weight"])
     assert {mark.tone for mark in picture.marks} == {"series0", "series1"}
-    (picture,) = plots.pictures("full_and_sub", [history], ["0.weight"])
+    (picture,) = pictures.pictures("full_and_sub", [history], ["0.weight"])
     assert picture.mark("all layers").y == history.of_model("lambda_max")[1]
     assert "ρ(λmax)" in picture.about
-    assert plots.pictures("full_and_sub", [other], ["0.weight"])[0].empty
-    (picture,) = plots.pictures("factors_by_depth", [history])
+    assert pictures.pictures("full_and_sub", [other], ["0.weight"])[0].empty
+    (picture,) = pictures.pictures("factors_by_depth", [history])
     assert len(picture.mark("inputs").y) == 3
-    plots.save(history.plot("learning_curves", "0.weight"), tmp_path / "x.png")
-    text = page.render([history])
+    drawing.save(history.plot("learning_curves", "0.weight"), tmp_path / "x.png")
+    text = writing.render([history])
     assert "Over the run" in text
-    assert "Over the run" in page.render([history, other])
-    assert "Over the run" not in page.render(history.last)
+    assert "Over the run" in writing.render([history, other])
+    assert "Over the run" not in writing.render(history.last)
 
 
 def test_the_command_shows_runs(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,7 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UsageError, match="can be gone through once"):
         layerscope.ConditioningMonitor(net, iter([data]))
     monitor = layerscope.ConditioningMonitor(net, data, every=1)
-    with pytest.raises(UsageError, match="nothing was measured"):
+    with pytest.raises(UsageError, match="nothing was checked"):
         _ = monitor.history
     monitor.step(5)
     with pytest.raises(UsageError, match="steps ascend"):

@@ -15,7 +15,7 @@ torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from layerscope.learning.models import NormedLinear, mlp, resnet  # noqa: E402
+from layerscope.lenses.learning_statistics.paper_networks import NormedLinear, mlp, resnet  # noqa: E402
 
 
 def data(n: int = 80, d: int = 10) -> Any:

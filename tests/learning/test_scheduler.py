@@ -9,7 +9,7 @@ import pytest
 import layerscope
 from layerscope.edit import temp_balance
 from layerscope.errors import UsageError
-from layerscope.learning.scheduler import TempBalance
+from layerscope.monitor.temp_balance import TempBalance
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -18,7 +18,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeWarning, OutputError, UnknownName, Unreadable, UsageError
-from layerscope.views import journal
+from layerscope.persistence import run_journal
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -126,13 +126,13 @@ def test_a_budget_is_kept_and_says_what_it_left_out() -> None:
 
     clock = Clock()
     monitor = layerscope.Monitor(net(), every=1, budget=0.1, clock=clock)
-    measured, seen = monitor._measured, []
+    measured, seen = monitor._measure, []
 
     def slow(*args: Any) -> Any:
         clock.now += 5.0
         return measured(*args)
 
-    monitor._measured = slow  # type: ignore[method-assign]
+    monitor._measure = slow  # type: ignore[method-assign]
     for step in range(200):
         clock.now += 1.0
         if monitor.step():
@@ -244,7 +244,7 @@ def test_a_full_disk_keeps_the_run_going_and_the_checks_waiting(
 
 KILLED = """
 import sys, os, signal, torch, layerscope
-from layerscope.views import journal
+from layerscope.persistence import run_journal
 monitor = layerscope.Monitor(torch.nn.Linear(60, 60), path=sys.argv[1], budget=None)
 for step in range(3):
     monitor.step(loss=float(step))
@@ -292,7 +292,7 @@ def written(path: Path, checks: int) -> tuple[bytes, list[int]]:
     with layerscope.Monitor(nn.Linear(60, 60), path=path, budget=None) as monitor:
         for _ in range(checks):
             monitor.step()
-    return path.read_bytes(), [record.end for record in journal.records(path)]
+    return path.read_bytes(), [record.end for record in run_journal.records(path)]
 
 
 def test_damaged_journals_say_where(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_damaged_journals_say_where(tmp_path: Path) -> None:
     path.write_bytes(whole[: ends[0] - 1])
     with pytest.raises(Unreadable, match="without a check"):
         layerscope.History.load(path)
-    path.write_bytes(whole + whole[whole.index(journal.MARK) : ends[0]])
+    path.write_bytes(whole + whole[whole.index(run_journal.MARK) : ends[0]])
     with pytest.raises(Unreadable, match="step 0 after step 2"):
         layerscope.History.load(path)
 

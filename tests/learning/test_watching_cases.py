@@ -18,8 +18,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import LayerscopeWarning, OutputError, Unreadable, UsageError
-from layerscope.learning.scheduler import TempBalance
-from layerscope.views import journal
+from layerscope.monitor.temp_balance import TempBalance
+from layerscope.persistence import run_journal
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -164,11 +164,11 @@ def test_after_a_resume_the_best_check_is_still_the_best(tmp_path: Path) -> None
 def test_errors_of_the_background_end_no_run() -> None:
     model = nn.Linear(60, 60)
     monitor = layerscope.Monitor(model, every=2, background=True, budget=None)
-    monitor._measured = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+    monitor._measure = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
     monitor.step()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        while monitor._thread is not None:
+        while monitor._background.is_running:
             monitor.step()
         with pytest.raises(KeyError, match="mine"), monitor:
             monitor.step()
@@ -281,13 +281,13 @@ def test_a_hostile_history_is_refused(tmp_path: Path) -> None:
     with layerscope.Monitor(arrays(), path=path, budget=None) as monitor:
         monitor.step()
     raw = path.read_bytes()
-    start = raw.index(journal.MARK)
-    _, length, _ = journal.HEAD.unpack(raw[start : start + journal.HEAD.size])
-    body = raw[start + journal.HEAD.size : start + journal.HEAD.size + length]
+    start = raw.index(run_journal.MARK)
+    _, length, _ = run_journal.HEAD.unpack(raw[start : start + run_journal.HEAD.size])
+    body = raw[start + run_journal.HEAD.size : start + run_journal.HEAD.size + length]
     told = json.dumps({"step": 10**30, "scalars": {}}).encode()
     old = struct.unpack("<I", body[:4])[0]
     body = struct.pack("<I", len(told)) + told + body[4 + old :]
-    path.write_bytes(raw[:start] + journal.HEAD.pack(journal.MARK, len(body), zlib.crc32(body)) + body)
+    path.write_bytes(raw[:start] + run_journal.HEAD.pack(run_journal.MARK, len(body), zlib.crc32(body)) + body)
     with pytest.raises(Unreadable, match="31 digits"):
         layerscope.History.load(path)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from layerscope import registry
-from layerscope.fits import fit_all
-from layerscope.metrics import compute
+from layerscope.fits.fitting import fit_all
+from layerscope.metrics.computing import compute
 from layerscope.numerics.spectra import esd
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import LayerRef, Measurement, Value
 from layerscope.settings import EVIDENCE_FITS, Settings
-from layerscope.types import LayerRef, Measurement, Spectrum, Value
 from tests.samples import pareto, spectrum_of, with_singular_values
 
 

@@ -8,8 +8,8 @@ import pytest
 import layerscope
 from layerscope import Settings
 from layerscope.numerics.similarity import jensen_shannon
-from layerscope.report import Report
-from layerscope.types import LayerReport
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
 
 SHAPES = [(16, 10), (64, 8), (32, 32), (128, 64), (100, 100), (300, 60), (16, 12, 3, 3), (256, 128)]
 
@@ -193,7 +193,7 @@ def test_erg_by_logarithms_is_the_product_where_that_does_not_overflow(rng: np.r
 
 def test_erg_of_a_large_spectrum_does_not_overflow() -> None:
     from layerscope.metrics.erg import detX_num
-    from layerscope.numerics.randommatrix import mp_table
+    from layerscope.numerics.random_matrix import mp_table
     from tests.samples import spectrum_of
 
     grid, cdf = mp_table(4000, 4000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.numerics.accumulate import FactorSum, square
+from layerscope.numerics.second_moments import FactorSum, square
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5), st.integers(0, 2**32 - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerscope.numerics.fisher import gram, quality, spectrum
+from layerscope.numerics.fisher_spectrum import gram, quality, spectrum
 
 
 def dense(x: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -24,11 +24,11 @@ def test_the_spectrum_is_that_of_the_dense_block(n: int, positions: int, rng: np
 
 
 def test_blocks_of_positions_are_the_whole(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.numerics import fisher
+    from layerscope.numerics import fisher_spectrum
 
     x, d = rng.standard_normal((7, 3, 5)), rng.standard_normal((7, 3, 4))
     whole = gram(x, d)
-    monkeypatch.setattr(fisher, "BLOCK", 130)
+    monkeypatch.setattr(fisher_spectrum, "BLOCK", 130)
     assert np.allclose(gram(x, d), whole, rtol=1e-13)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.numerics.lanczos import density, largest, negative_mass, quadrature
+from layerscope.numerics.lanczos_quadrature import density, largest, negative_mass, quadrature
 
 
 def matrix(evals: Any, seed: int = 0) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from layerscope.numerics import matrices
 from layerscope.numerics.matrices import dimensions, take, unfold
-from layerscope.types import LayerRef, Part
+from layerscope.records.layers import LayerRef, Part
 
 
 def ref(shape: tuple[int, ...], axes: str, groups: int = 1, part: Part | None = None) -> LayerRef:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerscope.numerics import randommatrix as rm
+from layerscope.numerics import random_matrix as rm
 from layerscope.numerics.spectra import esd
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import Absent
-from layerscope.numerics import eigen, spectra
+from layerscope.numerics import lapack_eigenvalues, memory_cost, spectra
 from layerscope.numerics.spectra import esd
 from tests.samples import with_singular_values
 
@@ -108,33 +108,33 @@ def test_transposing_and_permuting_change_nothing(n: int, m: int, seed: int) -> 
 def test_eigvalsh_outside_the_lock_equals_numpy(rng: np.random.Generator, m: int) -> None:
     w = rng.standard_normal((m, m))
     gram = (w @ w.T)[None]
-    np.testing.assert_allclose(eigen.eigvalsh(gram), np.linalg.eigvalsh(gram), rtol=1e-9, atol=1e-10 * m)
+    np.testing.assert_allclose(lapack_eigenvalues.eigvalsh(gram), np.linalg.eigvalsh(gram), rtol=1e-9, atol=1e-10 * m)
 
 
 def test_two_stage_reduction_equals_one_stage(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     w = rng.standard_normal((300, 300))
     gram = (w @ w.T)[None]
-    one = eigen.eigvalsh(gram)
-    monkeypatch.setattr(eigen, "TWO_STAGE", 100)
-    np.testing.assert_allclose(eigen.eigvalsh(gram), one, rtol=1e-9, atol=1e-9)
+    one = lapack_eigenvalues.eigvalsh(gram)
+    monkeypatch.setattr(lapack_eigenvalues, "TWO_STAGE", 100)
+    np.testing.assert_allclose(lapack_eigenvalues.eigvalsh(gram), one, rtol=1e-9, atol=1e-9)
 
 
 def test_other_builds_of_numpy_fall_back_to_numpy(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     gram = np.cov(rng.standard_normal((100, 300)))[None]
-    ours = eigen.eigvalsh(gram)
-    monkeypatch.setattr(eigen, "numpys_lapack", lambda _: None)
-    np.testing.assert_allclose(eigen.eigvalsh(gram), ours, rtol=1e-10)
+    ours = lapack_eigenvalues.eigvalsh(gram)
+    monkeypatch.setattr(lapack_eigenvalues, "numpys_lapack", lambda _: None)
+    np.testing.assert_allclose(lapack_eigenvalues.eigvalsh(gram), ours, rtol=1e-10)
 
 
 def test_eigvalsh_finds_numpys_own_lapack() -> None:
     if not any("numpy" in p["filepath"] for p in __import__("threadpoolctl").threadpool_info()):
         pytest.skip("this NumPy was built with another BLAS")
-    assert eigen.numpys_lapack() is not None
+    assert lapack_eigenvalues.numpys_lapack() is not None
 
 
 def test_cost_and_memory_grow_with_the_layer() -> None:
-    assert spectra.cost(1, 4096, 4096) > 7 * spectra.cost(1, 2048, 2048)
-    assert spectra.memory(1, 4096, 4096, 4) < 4 * 4096**2 * 8
+    assert memory_cost.cost(1, 4096, 4096) > 7 * memory_cost.cost(1, 2048, 2048)
+    assert memory_cost.memory(1, 4096, 4096, 4) < 4 * 4096**2 * 8
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -15,8 +15,8 @@ with warnings.catch_warnings():
 from torch import nn  # noqa: E402
 
 import layerscope  # noqa: E402
-from layerscope.sources._capture import capture  # noqa: E402
-from layerscope.sources._losses import Loss  # noqa: E402
+from layerscope.lenses.learning_statistics.capture import capture  # noqa: E402
+from layerscope.live.losses import Loss  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,7 +12,7 @@ import pytest
 
 import layerscope
 from layerscope import Settings
-from layerscope.types import LayerReport
+from layerscope.records.layers import LayerReport
 
 EXACT = ("N", "M", "rf", "num_evals")
 SCALE = ("lambda_max", "log_norm", "log_spectral_norm", "stable_rank", "entropy", "sv_max")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import layerscope
-from layerscope.report import Report
+from layerscope.records.report import Report
 
 torch: Any = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

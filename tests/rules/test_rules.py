@@ -9,7 +9,7 @@ import pytest
 
 import layerscope
 from layerscope import Settings
-from layerscope.report import Report
+from layerscope.records.report import Report
 from tests.samples import pareto, with_singular_values
 
 

@@ -17,8 +17,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources import open_target
-from layerscope.sources._unpickler import KNOWN, unpickle
+from layerscope.sources.opening import open_target
+from layerscope.sources.storage.pickle_reader import KNOWN, unpickle
 from tests.nets import FORMATS, Net, field, table
 
 
@@ -194,14 +194,14 @@ def h5(folder: Path, build: Callable[[Any], Any]) -> Path:
 
 @pytest.mark.parametrize("size", [0x80, 2**64 - 1, 0, 1])
 def test_a_heap_of_strings_without_an_end_ends(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.sources import _hdf5
+    from layerscope.sources.storage import hdf5_process
 
     def build(file: Any) -> None:
         group = file.create_group("layers/dense/vars")
         group.attrs["name"] = "fc"
         group.create_dataset("0", data=np.zeros((60, 60), "f4"))
 
-    monkeypatch.setattr(_hdf5, "PATIENCE", 3)
+    monkeypatch.setattr(hdf5_process, "PATIENCE", 3)
     path = h5(tmp_path, build)
     raw = bytearray(path.read_bytes())
     at = raw.find(b"GCOL")
@@ -228,12 +228,12 @@ def test_hdf5_arrays_in_one_piece_are_mapped_and_others_read(tmp_path: Path, com
 
 
 def test_a_crash_of_the_library_is_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.sources import _hdf5
+    from layerscope.sources.storage import hdf5_process
 
     path = h5(tmp_path, lambda file: file.create_dataset("layers/dense/vars/0", data=np.zeros((60, 70))))
-    child = tmp_path / "child.py"
-    child.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    monkeypatch.setattr(_hdf5, "__file__", str(child))
+    (tmp_path / "crashing_child.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(hdf5_process, "MODULE", "crashing_child")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Unreadable, match="signal 11"):
         open_target(path)
 

@@ -11,10 +11,10 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from layerscope.errors import UnknownName, Unreadable, UsageError  # noqa: E402
-from layerscope.sources._capture import capture  # noqa: E402
-from layerscope.sources._hooks import Caught  # noqa: E402
-from layerscope.sources._losses import Loss  # noqa: E402
-from layerscope.sources._rows import patches  # noqa: E402
+from layerscope.lenses.learning_statistics.capture import capture  # noqa: E402
+from layerscope.lenses.learning_statistics.kfac_hooks import Caught  # noqa: E402
+from layerscope.lenses.learning_statistics.layer_rows import patches  # noqa: E402
+from layerscope.live.losses import Loss  # noqa: E402
 
 CE, MSE = Loss.of("cross_entropy"), Loss.of("mse")
 WIDE = nn.Linear(6, 101).double()
@@ -400,8 +400,8 @@ WORKER = """
 import sys, torch
 import torch.distributed as dist
 from torch import nn
-from layerscope.sources._capture import capture
-from layerscope.sources._losses import Loss
+from layerscope.lenses.learning_statistics.capture import capture
+from layerscope.live.losses import Loss
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 torch.set_default_dtype(torch.float64)

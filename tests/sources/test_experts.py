@@ -9,9 +9,9 @@ import pytest
 
 import layerscope
 from layerscope import edit
-from layerscope.sources._layout import TensorInfo
-from layerscope.sources._state_dict import StateDict
-from layerscope.types import SourceSpec
+from layerscope.records.sources import SourceSpec
+from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.readers.state_dict import StateDict
 
 LAYER = "model.layers.0"
 SPEC = SourceSpec("test", "test", True, "test")
@@ -94,6 +94,6 @@ def test_traps_say_which_expert_they_are_in(experts: dict[str, np.ndarray]) -> N
 
 
 def test_a_tensor_of_very_many_experts_stays_one_row() -> None:
-    from layerscope.sources._layout import layers_of
+    from layerscope.sources.layouts.torch_names import layers_of
 
     assert len(layers_of([TensorInfo("mlp.experts.w.weight", (5000, 8, 8), "float32")])) == 1

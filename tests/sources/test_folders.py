@@ -11,8 +11,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, TargetNotFound, UnknownFormat, Unreadable
-from layerscope.sources._fused import fused_parts
-from layerscope.sources._layout import TensorInfo, layers_of
+from layerscope.sources.layouts.fused_projections import fused_parts
+from layerscope.sources.layouts.torch_names import TensorInfo, layers_of
 
 
 def hf_folder(folder: Path, weights: dict[str, np.ndarray], config: dict[str, object]) -> Path:
@@ -196,7 +196,7 @@ def test_minilm_has_39_matrices_and_says_why_not_for_the_rest(minilm: Path) -> N
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_single_npy_array_is_mapped(tmp_path: Path, rng: np.random.Generator, order: str) -> None:
-    from layerscope.sources import open_target
+    from layerscope.sources.opening import open_target
 
     array = np.asarray(rng.standard_normal((80, 60)).astype(np.float32), order=order)  # type: ignore[call-overload]
     np.save(tmp_path / "w.npy", array)

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerscope.errors import LayerscopeError
-from layerscope.sources import open_target
-from layerscope.sources._files import whole
-from layerscope.sources._gguf_header import read_header
-from layerscope.sources._protobuf_wire import fields
-from layerscope.sources._tensor_bundle import read_index
-from layerscope.sources._unpickler import unpickle, walk
+from layerscope.sources.opening import open_target
+from layerscope.sources.readers.gguf_header import read_header
+from layerscope.sources.readers.tensorflow_bundle import read_index
+from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.pickle_reader import unpickle, walk
+from layerscope.sources.storage.protobuf_wire import fields
 from tests.nets import FORMATS, Net
 
 FILES = {  # name in tests.nets → the file that is mutated

@@ -11,7 +11,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import TargetError, Unreadable
-from layerscope.sources import open_target
+from layerscope.sources.opening import open_target
 
 msgpack = pytest.importorskip("msgpack")
 serialization = pytest.importorskip("flax.serialization")

@@ -16,8 +16,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources import open_target
-from layerscope.sources._kernels import Variable, lay
+from layerscope.sources.layouts.keras_flax_kernels import Variable, lay
+from layerscope.sources.opening import open_target
 from tests.nets import as_keras_model
 
 h5py = pytest.importorskip("h5py")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.sources import open_target
-from layerscope.sources._fused import fused_parts
-from layerscope.sources._layout import TensorInfo, layers_of
+from layerscope.sources.layouts.fused_projections import fused_parts
+from layerscope.sources.layouts.torch_names import TensorInfo, layers_of
+from layerscope.sources.opening import open_target
 from tests.sources.test_quantised import opened, packed
 
 torch = pytest.importorskip("torch")

@@ -71,8 +71,8 @@ def test_one_tensor_of_a_large_file_takes_little_memory(tmp_path: Path, write: o
     path = write(tmp_path)  # type: ignore[operator]
     code = (
         "import layerscope, numpy\n"
-        "from layerscope.sources import open_target\n"
-        "import layerscope.api, importlib.util\n"
+        "from layerscope.sources.opening import open_target\n"
+        "import layerscope.analysis, importlib.util\n"
         "[__import__(m) for m in ('onnx', 'gguf.quants') if importlib.util.find_spec(m.split('.')[0])]\n"
         "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         "open_target({'w': numpy.eye(3)})\n"
@@ -88,7 +88,7 @@ def test_one_tensor_of_a_large_file_takes_little_memory(tmp_path: Path, write: o
 
 
 def test_gguf_numbers_are_those_that_were_written(tmp_path: Path, rng: np.random.Generator) -> None:
-    from layerscope.sources import open_target
+    from layerscope.sources.opening import open_target
 
     path = gguf(tmp_path)
     with path.open("r+b") as file:

@@ -10,8 +10,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources import open_target
-from layerscope.types import LayerRef
+from layerscope.records.layers import LayerRef
+from layerscope.sources.opening import open_target
 
 onnx = pytest.importorskip("onnx")
 make_node, make_tensor = onnx.helper.make_node, onnx.numpy_helper.from_array

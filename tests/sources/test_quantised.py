@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.sources._layout import TensorInfo
-from layerscope.sources._state_dict import StateDict
-from layerscope.types import LayerRef, SourceSpec
+from layerscope.records.layers import LayerRef
+from layerscope.records.sources import SourceSpec
+from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.readers.state_dict import StateDict
 
 SPEC = SourceSpec("test", "test", True, "test")
 FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
@@ -229,7 +230,7 @@ def test_parts_that_do_not_fit_are_listed_and_not_read(rng: np.random.Generator)
 
 
 def test_a_large_quantised_layer_is_never_whole(rng: np.random.Generator) -> None:
-    from layerscope.numerics.rows import Rows
+    from layerscope.numerics.lazy_rows import Rows
 
     into, out = 8192, 4096
     words = rng.integers(-(2**31), 2**31, (into // 8, out)).astype(np.int32)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.report import Report
-from layerscope.sources import open_target
-from layerscope.types import LayerReport, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.sources.opening import open_target
 
 
 def package(name: str, *inside: str) -> Path:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources import open_target
-from layerscope.sources._safetensors_header import read_header
-from layerscope.sources.safetensors import shards
+from layerscope.sources.opening import open_target
+from layerscope.sources.readers.safetensors import shards
+from layerscope.sources.readers.safetensors_header import read_header
 
 
 def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:

@@ -9,8 +9,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, TargetNotFound, Unreadable
-from layerscope.sources import open_target
-from layerscope.sources._tensor_bundle import MAGIC
+from layerscope.sources.opening import open_target
+from layerscope.sources.readers.tensorflow_bundle import MAGIC
 from tests.nets import field, table, write_bundle
 
 

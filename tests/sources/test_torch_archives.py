@@ -16,7 +16,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources import open_target
+from layerscope.sources.opening import open_target
 from tests.nets import FORMATS, Net
 
 torch = pytest.importorskip("torch")

@@ -14,8 +14,8 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
-from layerscope.sources._files import whole
-from layerscope.sources._tensor_zip import TensorZip
+from layerscope.sources.readers.torch_zip import TensorZip
+from layerscope.sources.storage.extents import whole
 
 torch = pytest.importorskip("torch")
 
@@ -261,7 +261,7 @@ def test_parametrised_weights_in_a_file_are_named_ingredients(tmp_path: Path) ->
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "uint16", "bfloat16", "float16"])
 def test_dtypes_without_a_storage_class_read_as_torch_reads_them(tmp_path: Path, dtype: str, zipped: bool) -> None:
-    from layerscope.sources import open_target
+    from layerscope.sources.opening import open_target
 
     tensor = (torch.arange(4200).reshape(60, 70) % 100).to(getattr(torch, dtype))
     torch.save({"w.weight": tensor}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)

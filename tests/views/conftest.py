@@ -13,7 +13,7 @@ import pytest
 
 import layerscope
 from layerscope.demo import NETWORKS
-from layerscope.report import Report
+from layerscope.records.report import Report
 from tests.samples import HOSTILE
 from tests.views.pages import Watched, dated, deep
 
@@ -67,9 +67,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict
 
 def flat() -> dict[str, Any]:
     """A plane with holes, and an experiment."""
-    from layerscope.experiments import Claim, Outcome, Table
-    from layerscope.views.page import write
-    from layerscope.views.plots import _landscape
+    from layerscope.experiments.outcome import Claim, Outcome, Table
+    from layerscope.views.page.writing import write
+    from layerscope.views.plots import landscape_pictures
 
     def bowl(weights: Any) -> dict[str, float]:
         far = float(np.square(weights["w"]).sum())
@@ -94,7 +94,7 @@ def flat() -> dict[str, Any]:
         history = monitor.history
     table = Table("Numbers", ("rate", "here", "published"), ((0.1, 0.25, 0.2471), (0.01, None, "–")))
     claims = Claim("F1", "it falls", "2 → 1", True), Claim("F2", next(iter(HOSTILE)), "no", False)
-    pictures = (_landscape.plane(plane), _landscape.surface(plane))
+    pictures = (landscape_pictures.plane(plane), landscape_pictures.surface_of(plane))
     outcome = Outcome("rates", list(HOSTILE)[1], 0, claims, {}, 3.0, (table,), pictures)
     return {"plane": Page(), "experiment": outcome, "watched": history}
 

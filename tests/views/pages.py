@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import layerscope
-from layerscope.report import Report
+from layerscope.records.report import Report
 
 
 def deep(count: int, **options: Any) -> Report:

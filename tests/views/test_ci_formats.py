@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 import layerscope
 from layerscope.demo import NETWORKS
-from layerscope.report import Report
+from layerscope.records.report import Report
 from layerscope.views import junit, sarif
 from layerscope.views.markdown import LONGEST, comparison_to_markdown, to_markdown
 from tests.samples import HOSTILE

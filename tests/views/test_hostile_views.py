@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import layerscope
 from layerscope import registry
 from layerscope.errors import LayerscopeError, Unreadable
-from layerscope.history import History
-from layerscope.report import Report
-from layerscope.views import junit, markdown, notebook, page, plots, sarif
-from layerscope.views.json import from_dict, to_dict
+from layerscope.persistence.report_json import from_dict, to_dict
+from layerscope.records.history import History
+from layerscope.records.report import Report
+from layerscope.views import junit, markdown, notebook, sarif
+from layerscope.views.page import writing
+from layerscope.views.plots import marks, pictures
 
 RNG = np.random.default_rng(4)
 FOUND = layerscope.analyze(
@@ -90,22 +92,22 @@ OF_LEARNING = json.dumps(to_dict(LEARNED))
 
 
 def show_everywhere(report: Report) -> None:
-    page.render(report)
+    writing.render(report)
     notebook.html(report)
     markdown.to_markdown(report)
     junit.to_junit([report])
     sarif.to_sarif([report])
     both = layerscope.compare(report, report)
-    page.render(both)
-    page.render([History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))])
+    writing.render(both)
+    writing.render([History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))])
     layerscope.rejudge(report)
     notebook.comparison_html(both)
     markdown.comparison_to_markdown(both)
     runs = [History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))]
     for name, plugin in registry.plugins("plots").items():
-        of = {"models": both, plots.RUN: runs, plots.WHOLE_RUN: runs}
-        for picture in plots.pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
-            json.dumps(plots.plain(picture), allow_nan=False)
+        of = {"models": both, pictures.RUN: runs, pictures.WHOLE_RUN: runs}
+        for picture in pictures.pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
+            json.dumps(marks.plain(picture), allow_nan=False)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,9 +12,9 @@ import pytest
 
 import layerscope
 from layerscope.demo import NETWORKS
-from layerscope.report import Report
-from layerscope.views import page
-from layerscope.views.command import command, command_of
+from layerscope.records.report import Report
+from layerscope.views.page import writing
+from layerscope.views.rerun_command import command, command_of
 from tests.test_hostile import cli
 from tests.views.pages import data_of, deep
 
@@ -38,7 +38,7 @@ def test_pages_stay_small(pages: dict[str, Path]) -> None:
 
 
 def test_equal_reports_are_equal_pages(page_report: Report) -> None:
-    assert page.render(page_report) == page.render(page_report)
+    assert writing.render(page_report) == writing.render(page_report)
 
 
 def test_the_page_refers_to_nothing_outside(pages: dict[str, Path]) -> None:
@@ -66,12 +66,12 @@ def test_names_are_text_wherever_they_stand(pages: dict[str, Path]) -> None:
 
 
 def test_a_table_too_long_keeps_what_matters_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.views.page import _report
+    from layerscope.views.page import report_page
 
-    monkeypatch.setattr(_report, "MOST_ROWS", 30)
-    monkeypatch.setattr(_report, "MOST_PICTURED", 12)
+    monkeypatch.setattr(report_page, "MOST_ROWS", 30)
+    monkeypatch.setattr(report_page, "MOST_PICTURED", 12)
     found = deep(60)
-    context, lines = _report.page(found)
+    context, lines = report_page.page(found)
     grave = {f.layer for f in found.findings if f.severity != "info"}
     assert 0 < len(grave) < 30
     assert len(context["rows"]) == 30

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.views.text import printable
+from layerscope.text import printable
 from tests.samples import HOSTILE
 from tests.views.pages import Watched, data_of
 
@@ -137,9 +137,9 @@ def test_the_same_link_leads_to_its_layer_again(pages: dict[str, Path], watched:
 
 
 def test_a_layer_without_pictures_says_so(tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerscope.views.page import _report
+    from layerscope.views.page import report_page
 
-    monkeypatch.setattr(_report, "MOST_PICTURED", 2)
+    monkeypatch.setattr(report_page, "MOST_PICTURED", 2)
     layerscope.analyze({f"{i}.weight": np.eye(8) + i for i in range(4)}).html(tmp_path / "x.html")
     page = watched.open(tmp_path / "x.html")
     at = data_of(tmp_path / "x.html")[0]["at"]
@@ -151,7 +151,7 @@ def test_a_layer_without_pictures_says_so(tmp_path: Path, watched: Watched, monk
 
 
 def test_names_of_the_language_are_names(tmp_path: Path, watched: Watched) -> None:
-    from layerscope.views.json import from_dict, to_dict
+    from layerscope.persistence.report_json import from_dict, to_dict
 
     weights = {name: np.random.default_rng(0).standard_normal((60, 55)) for name in ("__proto__", "constructor", "")}
     plain = json.loads(json.dumps(to_dict(layerscope.analyze(weights))))

@@ -14,18 +14,18 @@ import pytest
 import layerscope
 from layerscope import registry
 from layerscope.errors import UsageError
-from layerscope.history import History
-from layerscope.numerics.randommatrix import mp_cdf, mp_density, mp_edges
-from layerscope.report import Comparison, Report
-from layerscope.views import plots
-from layerscope.views.plots import _pen, _runs, _style
-from layerscope.views.plots._marks import Cells, Line, Picture, Points, Rule, Steps, plain
+from layerscope.numerics.random_matrix import mp_cdf, mp_density, mp_edges
+from layerscope.records.comparison import Comparison
+from layerscope.records.history import History
+from layerscope.records.report import Report
+from layerscope.views.plots import drawing, matplotlib_pen, pictures, run_lines, style
+from layerscope.views.plots.marks import Cells, Line, Picture, Points, Rule, Steps, plain
 from tests.samples import HOSTILE, with_singular_values
 from tests.test_hostile import cli
 
 NAMES = list(registry.plugins("plots"))
 SCOPES = {name: registry.find("plots", name).target.SCOPE for name in NAMES}
-LAYER = [name for name in NAMES if SCOPES[name] in ("layer", plots.RUN)]
+LAYER = [name for name in NAMES if SCOPES[name] in ("layer", pictures.RUN)]
 FOREIGN = "層.重み.weight"  # a script that the font lacks
 
 
@@ -59,7 +59,7 @@ def comparison(net: dict[str, np.ndarray]) -> Comparison:
 
 
 def one(name: str, target: Any, *layers: str) -> Picture:
-    (picture,) = plots.pictures(name, target, layers)
+    (picture,) = pictures.pictures(name, target, layers)
     return picture
 
 
@@ -220,21 +220,21 @@ def test_one_layer_of_several_models_is_drawn_in_common_bins(comparison: Compari
 
 
 def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
-    if SCOPES[name] == plots.WHOLE_RUN and not _runs.measured(runs[:1]):
+    if SCOPES[name] == pictures.WHOLE_RUN and not run_lines.measured(runs[:1]):
         with pytest.raises(UsageError, match="none of its metrics"):
-            plots.pictures(name, runs)
+            pictures.pictures(name, runs)
         return []
     if all(row.skipped for row in runs[0].last.rows):
         with pytest.raises(UsageError, match="none was analysed"):
-            plots.pictures(name, runs)
+            pictures.pictures(name, runs)
         return []
-    return plots.pictures(name, runs)
+    return pictures.pictures(name, runs)
 
 
 def every(name: str, target: Report | Comparison) -> list[Picture]:
-    if SCOPES[name] in (plots.RUN, plots.WHOLE_RUN):
+    if SCOPES[name] in (pictures.RUN, pictures.WHOLE_RUN):
         with pytest.raises(UsageError, match="shows a run: give a saved history"):
-            plots.pictures(name, target)
+            pictures.pictures(name, target)
         reports = [target] if isinstance(target, Report) else target.reports
         return every_of_runs(
             name, [History("run", (0, 5), (report, report), ({}, {"loss": 1.0})) for report in reports]
@@ -242,9 +242,9 @@ def every(name: str, target: Report | Comparison) -> list[Picture]:
     nothing = isinstance(target, Report) and all(row.skipped for row in target.rows)
     if nothing and name in LAYER:
         with pytest.raises(UsageError, match="none was analysed"):
-            plots.pictures(name, target)
+            pictures.pictures(name, target)
         return []
-    return plots.pictures(name, target)
+    return pictures.pictures(name, target)
 
 
 def drawn(picture: Picture) -> None:
@@ -256,7 +256,7 @@ def drawn(picture: Picture) -> None:
     figure = matplotlib.figure.Figure(figsize=(6.8, 4 + 1.3 * (len(picture.panels) - 1)), layout="constrained")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _pen.draw(picture, figure.add_subplot())
+        matplotlib_pen.draw(picture, figure.add_subplot())
         figure.draw_without_rendering()
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     room = 0.02
@@ -338,9 +338,9 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_colour_stands_out_from_its_ground(dark: bool) -> None:
-    ground = luminance(_style.GROUND.dark if dark else _style.GROUND.light)
-    for tone in [*_style.TONES, *(_style.series(i) for i in range(8))]:
-        value = luminance(_style.colour(tone, dark=dark))
+    ground = luminance(style.GROUND.dark if dark else style.GROUND.light)
+    for tone in [*style.TONES, *(style.series(i) for i in range(8))]:
+        value = luminance(style.colour(tone, dark=dark))
         contrast = (max(value, ground) + 0.05) / (min(value, ground) + 0.05)
         assert contrast >= 3, tone  # WCAG 2.2, 1.4.11: graphics
 
@@ -374,7 +374,7 @@ def test_equal_pictures_are_equal_files(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     report = layerscope.analyze({name: rng.standard_normal((60, 55)) for name in (*HOSTILE, FOREIGN)})
     for i in (1, 2):
-        plots.save(report.plot("esd"), tmp_path / f"{i}.{kind}")
+        drawing.save(report.plot("esd"), tmp_path / f"{i}.{kind}")
     first = (tmp_path / f"1.{kind}").read_bytes()
     assert first == (tmp_path / f"2.{kind}").read_bytes()
     if kind == "svg":

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.comparison import distinct
+from layerscope.text import abbreviate, distinct_paths, elide, number, plural, printable
 from layerscope.views.markdown import escape
-from layerscope.views.text import abbreviate, elide, number, plural, printable
 
 
 @given(st.text(), st.integers(5, 60))
@@ -55,6 +54,6 @@ def test_markdown_cells_hold_no_html_and_no_bar(text: str) -> None:
 
 
 def test_paths_are_shortened_to_what_tells_them_apart() -> None:
-    assert distinct(["/a/x/m.pt", "/a/y/m.pt"]) == ["x/m.pt", "y/m.pt"]
-    assert distinct(["/a/x.pt", "/a/y.pt"]) == ["x.pt", "y.pt"]
-    assert distinct(["/a/x.pt", "/a/x.pt"]) == ["x.pt (1)", "x.pt (2)"]
+    assert distinct_paths(["/a/x/m.pt", "/a/y/m.pt"]) == ["x/m.pt", "y/m.pt"]
+    assert distinct_paths(["/a/x.pt", "/a/y.pt"]) == ["x.pt", "y.pt"]
+    assert distinct_paths(["/a/x.pt", "/a/x.pt"]) == ["x.pt (1)", "x.pt (2)"]

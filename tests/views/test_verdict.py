@@ -13,9 +13,9 @@ import pytest
 import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.errors import OutputError
-from layerscope.report import Report
-from layerscope.views import markdown, sarif, verdict
-from layerscope.views.command import command, command_of
+from layerscope.records.report import Report
+from layerscope.views import headline, markdown, sarif
+from layerscope.views.rerun_command import command, command_of
 from tests.samples import with_singular_values
 from tests.test_hostile import cli
 
@@ -30,15 +30,15 @@ def heavy(seed: int, slope: float = 1.6) -> np.ndarray:
 
 
 def first(report: Report) -> str:
-    return verdict.sentences(report)[0]
+    return headline.sentences(report)[0]
 
 
 def test_a_warning_leads_and_names_its_layers() -> None:
     report = layerscope.analyze(NETWORKS[1])
     assert first(report) == "3 of 4 layers have a warning: LS101 over-trained in 3 layers (fc1.weight, fc2.weight, …)."
-    assert verdict.standing(report) == "warn"
-    assert verdict.sentences(report)[2].startswith("Look first at fc3.weight")  # the lowest α
-    assert "1 layer of 4 too small for a verdict on training." in verdict.certainty(report)
+    assert headline.standing(report) == "warn"
+    assert headline.sentences(report)[2].startswith("Look first at fc3.weight")  # the lowest α
+    assert "1 layer of 4 too small for a verdict on training." in headline.certainty(report)
 
 
 def test_calm_speaks_only_of_layers_that_could_be_judged() -> None:
@@ -46,38 +46,38 @@ def test_calm_speaks_only_of_layers_that_could_be_judged() -> None:
     assert first(sure).startswith(
         "No warning: none of the 3 layers whose α carries a verdict is over- or under-trained"
     )
-    assert verdict.standing(sure) == ""
+    assert headline.standing(sure) == ""
     small = layerscope.analyze({"a.weight": random(20, 10), "b.weight": random(9, 8)})
     assert first(small) == "No verdict on the training of 2 layers: all are too small; none is collapsed."
-    assert verdict.standing(small) == "thin"
+    assert headline.standing(small) == "thin"
 
 
 @pytest.mark.parametrize("randomize", [False, True])
 def test_what_looks_random_is_not_praised(randomize: bool) -> None:
     report = layerscope.analyze({f"{i}.weight": random(120, 100, seed=i) for i in range(3)}, randomize=randomize)
     assert "3 of 3 layers look like" in first(report)
-    assert verdict.standing(report) == "thin"
+    assert headline.standing(report) == "thin"
 
 
 def test_a_broken_layer_comes_before_everything() -> None:
     report = layerscope.analyze({"a.weight": np.full((60, 60), np.nan), "b.weight": heavy(1)})
     assert first(report).startswith("1 layer could not be measured and may be broken (a.weight: 3600 NaN")
-    assert verdict.standing(report) == "failed"
+    assert headline.standing(report) == "failed"
 
 
 @pytest.mark.parametrize("options", [{"inverse": True}, {"base": {"a.weight": heavy(2)}}])
 def test_where_no_verdict_was_asked_none_is_given(options: dict[str, Any]) -> None:
     report = layerscope.analyze({"a.weight": heavy(1)}, **options)
-    assert verdict.standing(report) == "thin"
+    assert headline.standing(report) == "thin"
     assert "collapsed." not in first(report)
     assert "asked" in first(report)
-    assert verdict.described(layerscope.describe({"a.weight": heavy(1)}))
+    assert headline.described(layerscope.describe({"a.weight": heavy(1)}))
     assert "Nothing was measured" in first(layerscope.describe({"a.weight": heavy(1)}))
 
 
 def test_of_several_models_each_is_told() -> None:
     found = layerscope.compare(*NETWORKS, {"b.bias": np.ones(3)})
-    assert verdict.of_several(found) == (
+    assert headline.of_several(found) == (
         "A has no warning; B has LS101 over-trained in 3 of 4 layers; C has no layer that could be analysed."
     )
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from layerscope.callbacks import logged
-from layerscope.learning.watching import Monitor
+from layerscope.callbacks.metric_logging import logged
+from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from layerscope.learning.checks import Check
-from layerscope.learning.watching import Monitor
+from layerscope.monitor.checks import Check
+from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from layerscope.callbacks import logged
-from layerscope.learning.watching import Monitor
+from layerscope.callbacks.metric_logging import logged
+from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(Callback):  # type: ignore[misc]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layerscope.learning.checks import Check
-from layerscope.learning.watching import Monitor
+from layerscope.monitor.checks import Check
+from layerscope.monitor.training_monitor import Monitor
 
 
 def watched(

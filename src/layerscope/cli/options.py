@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from layerscope.choices import BATCH_NORM_POLICIES, CONV_MATRICES
+
 if TYPE_CHECKING:
     from layerscope.settings import Settings
 
@@ -14,8 +16,6 @@ FORMATS = ("table", "json", "jsonl", "csv", "md")
 JUDGED = (*FORMATS, "sarif", "junit")  # of what has verdicts
 COMPARED = ("table", "json", "csv", "md")
 SEVERITIES = ("warn", "error")
-CONV = ("slices", "flat")
-FINGERS = ("clip_xmax", "xmin_peak")
 
 
 class Formats(click.Choice):  # type: ignore[type-arg]  # generic only in newer clicks
@@ -37,7 +37,9 @@ layers_option = click.option(
 )
 matrix_options = (
     click.option("--base", metavar="MODEL", help="Analyse W − W₀; of a LoRA adapter the base it is added to."),
-    click.option("--conv", type=click.Choice(CONV), help="Convolutions by kernel position, or as one flat matrix."),
+    click.option(
+        "--conv", type=click.Choice(CONV_MATRICES), help="Convolutions by kernel position, or as one flat matrix."
+    ),
     click.option("--no-pool", is_flag=True, help="A row per kernel position, group, expert or head."),
     click.option("--per-head", is_flag=True, help="Attention projections head by head."),
     click.option("--intra", is_flag=True, help="Products of consecutive layers."),
@@ -70,10 +72,10 @@ def with_output(formats: Sequence[str]) -> Callable[[Callable[..., Any]], Callab
 
 def settings_of(target: str, options: dict[str, Any]) -> Settings | None:
     """The settings of the options; a saved report keeps its own where nothing else is asked."""
+    from layerscope.persistence import report_file
     from layerscope.settings import Settings
-    from layerscope.views import store
 
-    saved = store.load(target).settings if store.is_report(target) else None
+    saved = report_file.load(target).settings if report_file.is_report(target) else None
     base = saved or Settings()
     if options["weightwatcher"]:
         base = Settings.weightwatcher()
@@ -107,8 +109,39 @@ def selectors(layers: tuple[str, ...]) -> list[str] | None:
 
 def each_model(target: str) -> list[str]:
     """The target, or the parts of one that holds several models."""
-    from layerscope import sources
-    from layerscope.views import store
+    from layerscope.persistence import report_file
+    from layerscope.sources import opening
 
-    saved = store.is_report(target) or store.is_history(target)
-    return [target] if saved else [str(part) for part in sources.models(target).values()]
+    saved = report_file.is_report(target) or report_file.is_history(target)
+    return [target] if saved else [str(part) for part in opening.models(target).values()]
+
+
+def evaluation_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Arguments and options that every evaluation has."""
+    for option in reversed([
+        click.argument("build", metavar="PACKAGE.MODULE:FUNCTION"),
+        click.argument("models", nargs=-1, required=True, metavar="MODEL…"),
+        click.option("--data", required=True, metavar="PACKAGE.MODULE:NAME", help="(x, y) to evaluate, or batches."),
+        click.option("--loss", default="cross_entropy", show_default=True,
+                     help="cross_entropy, mse (½‖f − y‖²), or PACKAGE.MODULE:FUNCTION."),
+        click.option("--bn", type=click.Choice(BATCH_NORM_POLICIES), default="recompute", show_default=True,
+                     help="Statistics of batch norms at each point."),
+        click.option("--calibrate", metavar="PACKAGE.MODULE:NAME", help="Training inputs that recompute them."),
+        click.option("--repair", is_flag=True, help="Give units without a norm back their means and spreads (REPAIR)."),
+        click.option("--forward", metavar="PACKAGE.MODULE:FUNCTION",
+                     help="(model, x) → output, where it is not model(x)."),
+        click.option("--examples", type=int, metavar="N", help="So many of the data, class by class."),
+        click.option("--device", metavar="NAME", help="cpu, cuda, …  [default: cpu]"),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--html", metavar="FILE", help="Write one HTML page."),
+        click.option("--output", "-o", metavar="FILE", help="Draw it: .png, .svg or .pdf."),
+        click.option("--quiet", "-q", is_flag=True, help="No progress."),
+    ]):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def engine_option(function: Callable[..., int]) -> Callable[..., int]:
+    """Which engine runs the points."""
+    help_ = "Pieces of it at once: threads, processes, …  [default: point after point]"
+    return click.option("--engine", metavar="NAME", help=help_)(function)

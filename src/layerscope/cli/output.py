@@ -14,20 +14,21 @@ import click
 from layerscope.errors import OutputError
 
 if TYPE_CHECKING:
-    from layerscope.report import Comparison, Report
-    from layerscope.views.progress import Progress
+    from layerscope.progress_bars import Progress
+    from layerscope.records.comparison import Comparison
+    from layerscope.records.report import Report
 
 LAYERS_FAILED = 4
 PAGES = (".html", ".htm")
 
 
 def chosen_columns(text: str | None) -> list[str]:
-    from layerscope.views import frame
+    from layerscope.views import report_rows
 
     if text == "help":
-        click.echo("\n".join(frame.columns()))
+        click.echo("\n".join(report_rows.columns()))
         raise click.exceptions.Exit(0)
-    return frame.chosen([name.strip() for name in text.split(",") if name.strip()]) if text else []
+    return report_rows.chosen([name.strip() for name in text.split(",") if name.strip()]) if text else []
 
 
 def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
@@ -35,8 +36,8 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
 
     :raises OutputError: one of them.
     """
-    from layerscope import sources
-    from layerscope.views.files import check_writable
+    from layerscope.persistence.atomic_files import check_writable
+    from layerscope.sources import opening
 
     inputs = [Path(target) for target in (*targets, options.get("base")) if target]
     taken: dict[Path, str] = {}
@@ -55,7 +56,7 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
         for target in inputs:
             if path.exists() and target.exists() and path.samefile(target):
                 raise OutputError(f"--{name} {path} would overwrite what is read from {target}")
-        if path.exists() and sources.holds_model(path):
+        if path.exists() and opening.holds_model(path):
             raise OutputError(f"--{name} {path} would overwrite a model; delete it first if that is meant")
 
 
@@ -72,14 +73,15 @@ def together(reports: list[Report]) -> Report | Comparison:
     """What one page shows: the report, or several beside each other."""
     if len(reports) == 1:
         return reports[0]
-    from layerscope.comparison import compare
+    from layerscope.report_comparison import compare
 
     return compare(reports, [{} for _ in reports])
 
 
 def write_reports(reports: list[Report], options: dict[str, Any], columns: list[str]) -> None:
     """Write the result; a result that cannot be written to its file goes to stdout rather than nowhere."""
-    from layerscope.views import flat, json, junit, markdown, sarif, table
+    from layerscope.persistence import report_json
+    from layerscope.views import csv_table, junit, markdown, sarif, table
 
     format_, output = options["format_"], options["output"]
     if format_ == "table":
@@ -95,12 +97,12 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
                 table.side_by_side(reports, console)
         return
     if format_ == "json":
-        texts = [json.to_json(report, indent=2) for report in reports]
+        texts = [report_json.to_json(report, indent=2) for report in reports]
         text = texts[0] + "\n" if len(texts) == 1 else "[" + ",\n".join(texts) + "]\n"
     elif format_ == "jsonl":
-        text = "".join(f"{line}\n" for report in reports for line in json.to_jsonl(report))
+        text = "".join(f"{line}\n" for report in reports for line in report_json.to_jsonl(report))
     elif format_ == "csv":
-        text = flat.to_csv(reports, columns)
+        text = csv_table.to_csv(reports, columns)
     elif format_ == "sarif":
         text = sarif.to_sarif(reports)
     elif format_ == "junit":
@@ -118,7 +120,7 @@ def destination(output: str | None) -> Iterator[Any]:
     if output is None:
         yield sys.stdout
         return
-    from layerscope.views.files import write_whole
+    from layerscope.persistence.atomic_files import write_whole
 
     buffer = io.StringIO()
     yield buffer
@@ -130,7 +132,7 @@ def destination(output: str | None) -> Iterator[Any]:
 
 
 def exit_code(reports: list[Report], fail_on: str | None) -> int:
-    from layerscope.types import SEVERITIES as ORDER
+    from layerscope.records.findings import SEVERITIES as ORDER
 
     if any(layer.failed for report in reports for layer in report.rows):
         return LAYERS_FAILED
@@ -144,10 +146,10 @@ def exit_code(reports: list[Report], fail_on: str | None) -> int:
 @contextmanager
 def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
     """A bar on a terminal, none in a pipe."""
-    from layerscope.views import progress
+    from layerscope import progress_bars
 
     if quiet:
         yield None
         return
-    with progress.bar(target) as update:
+    with progress_bars.bar(target) as update:
         yield update

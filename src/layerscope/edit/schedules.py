@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.report import Report
+from layerscope.records.report import Report
 
 FORMS = ("linear", "sqrt", "log2", "rank")
 

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope import fits, sources
 from layerscope.errors import Absent, UnknownName, UsageError
+from layerscope.fits import fitting
 from layerscope.metrics.erg import crossing
-from layerscope.numerics import matrices, randommatrix, spectra, traps
-from layerscope.selection import Selector, select
+from layerscope.numerics import correlation_traps, matrices, random_matrix, spectra
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import LayerRef
+from layerscope.records.sources import Source
 from layerscope.settings import Settings
-from layerscope.types import LayerRef, Source, Spectrum
+from layerscope.sources import opening
+from layerscope.tensor_names import Selector, select
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 KEEPS = ("power_law", "erg", "spikes")
 
@@ -87,7 +90,7 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
         except Absent:
             return 0
     family = "power_law" if keep == "power_law" else "marchenko_pastur"
-    fit = fits.fit_all(spectrum, settings, (family,))[family]
+    fit = fitting.fit_all(spectrum, settings, (family,))[family]
     if not fit.ok:
         return 0
     above = settings.drop_top if family == "power_law" else 0  # kept out of the fit, not out of the layer
@@ -96,9 +99,9 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
     """Median over the shuffles of their traps."""
-    shuffler, times = randommatrix.Shuffler(stack), settings.shuffles_of(stack.shape[0] * stack.shape[2])
+    shuffler, times = random_matrix.Shuffler(stack), settings.shuffles_of(stack.shape[0] * stack.shape[2])
     seeds = ([settings.seed, ref.index, ref.slice or 0, number] for number in range(times))
-    counts = [len(traps.shuffled(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
+    counts = [len(correlation_traps.shuffled(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
     return sorted(counts)[len(counts) // 2]
 
 
@@ -126,7 +129,7 @@ def _edited(
 ) -> dict[str, Any]:
     """Apply a change to each layer's stack and put the results back into whole tensors."""
     done: dict[str, Array] = {}
-    with sources.opened(target) as source:
+    with opening.opened(target) as source:
         refs = [ref for ref in select(list(source.layers()), layers) if not ref.skipped]
         for ref in refs:
             if ref.rank:

@@ -11,9 +11,10 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from layerscope.engines import biggest_first, cores, first_that_fits
+from layerscope.engines.machine import cores
+from layerscope.engines.scheduling import biggest_first, first_that_fits
 from layerscope.errors import LayerscopeError, UsageError
-from layerscope.types import Job
+from layerscope.records.layers import Job
 
 
 def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from layerscope.engines import biggest_first, first_that_fits
-from layerscope.types import Job
+from layerscope.engines.scheduling import biggest_first, first_that_fits
+from layerscope.records.layers import Job
 
 
 def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:

@@ -16,15 +16,15 @@ import torch
 from torch.nn import functional
 
 from layerscope.errors import UnknownName
-from layerscope.experiments import Claim, Outcome
-from layerscope.experiments import cases as runs
-from layerscope.experiments.data import Images, digits
-from layerscope.history import History
-from layerscope.learning.conditioning import conditioning
-from layerscope.learning.models import mlp, resnet
-from layerscope.learning.monitor import ConditioningMonitor
-from layerscope.learning.probes import block_updates
-from layerscope.views.plots import pictures
+from layerscope.experiments import repeated_runs as runs
+from layerscope.experiments.image_data import Images, digits
+from layerscope.experiments.outcome import Claim, Outcome
+from layerscope.lenses.learning_statistics.conditioning import conditioning
+from layerscope.lenses.learning_statistics.paper_networks import mlp, resnet
+from layerscope.lenses.learning_statistics.probes import block_updates
+from layerscope.monitor.conditioning_monitor import ConditioningMonitor
+from layerscope.records.history import History
+from layerscope.views.plots.pictures import pictures
 
 CHANCE = math.log(10)
 HELD_OUT = 500  # examples for the accuracy

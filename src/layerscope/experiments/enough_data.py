@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from layerscope import api
+from layerscope import analysis
 from layerscope.errors import TargetNotFound, UsageError
-from layerscope.experiments import Claim, Outcome, Table
-from layerscope.experiments import cases as runs
-from layerscope.views.plots import pictures
+from layerscope.experiments import repeated_runs as runs
+from layerscope.experiments.outcome import Claim, Outcome, Table
+from layerscope.views.plots.pictures import pictures
 
 LITTLE, ENOUGH, HELD_OUT = 8_000, 1_000_000, 100_000  # characters
 STEPS, BATCH, CONTEXT, WIDTH, HEADS, BLOCKS = 400, 16, 64, 128, 4, 4
@@ -56,7 +56,7 @@ def run(
     clock = time.perf_counter()
     if models is not None:
         names = ("less", "more")
-        reports = [api.analyze(model) for model in models]
+        reports = [analysis.analyze(model) for model in models]
         losses: list[float] = []
         about = " and ".join(str(report.meta["target"])[-60:] for report in reports)
     else:
@@ -64,7 +64,7 @@ def run(
         cases = [{"characters": min(n, len(text) - HELD_OUT), "seed": seed, "steps": steps} for n in (LITTLE, ENOUGH)]
         names = tuple(f"{case['characters']:,} characters" for case in cases)  # type: ignore[assignment]
         found = runs.run(measure, text, cases, engine=engine, store=store, progress=progress)
-        reports = [api.analyze({k: _array(v) for k, v in each["weights"].items()}) for each in found]
+        reports = [analysis.analyze({k: _array(v) for k, v in each["weights"].items()}) for each in found]
         losses = [each["loss"] for each in found]
         about = f"text of {len(text):,} characters, {steps} steps of {BATCH} × {CONTEXT}"
     reports = [r.replace(meta={**r.meta, "target": name}) for r, name in zip(reports, names, strict=True)]
@@ -191,6 +191,6 @@ def _judged(about: str, seed: int, names: Any, reports: list[Any], losses: list[
         for which, value in zip(("less", "more"), values, strict=False)
     }
     numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    shown = tuple(pictures("alpha_histogram", api.compare(reports[0], reports[1])))
+    shown = tuple(pictures("alpha_histogram", analysis.compare(reports[0], reports[1])))
     return Outcome("enough-data", about, seed, tuple(claims), numbers, seconds,
                    (Table("Little data and enough", columns, tuple(rows)),), shown)  # fmt: skip

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerscope.experiments import Claim, Outcome, Table
-from layerscope.experiments import cases as runs
+from layerscope.experiments import repeated_runs as runs
 from layerscope.experiments.conditioning import HELD_OUT, train
-from layerscope.experiments.data import Images, digits
-from layerscope.landscape.basins import basins
-from layerscope.landscape.distances import distances
-from layerscope.landscape.evaluate import TorchEvaluator
-from layerscope.landscape.losses import inverted_cross_entropy
-from layerscope.landscape.paths import line, plane
-from layerscope.learning.models import resnet
-from layerscope.views.plots import _landscape
+from layerscope.experiments.image_data import Images, digits
+from layerscope.experiments.outcome import Claim, Outcome, Table
+from layerscope.lenses.landscape.evaluation.inverted_loss import inverted_cross_entropy
+from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
+from layerscope.lenses.landscape.geometry.basins import basins
+from layerscope.lenses.landscape.geometry.distances import distances
+from layerscope.lenses.landscape.geometry.lines_and_planes import line, plane
+from layerscope.lenses.learning_statistics.paper_networks import resnet
+from layerscope.views.plots import landscape_pictures
 
 SGD: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
 STARTS = 8  # models of other starts
@@ -101,15 +101,15 @@ def _published(
     )
     tables = (Table("Distances", ("which", "mean", "least", "largest", "published"), rows),)
     every = [line(trained[names[0]], trained[name], evaluate, points=17, names=(names[0], name)) for name in names[1:]]
-    pictures = [_landscape.distance_matrix(before), _landscape.distance_matrix(after)]
-    pictures.append(_landscape.line(every, ["accuracy"]))
+    pictures = [landscape_pictures.distance_matrix(before), landscape_pictures.distance_matrix(after)]
+    pictures.append(landscape_pictures.line(every, ["accuracy"]))
     regimes = (("other starts", [trained[name] for name in names[:3]]), ("other orders", order), ("warm start", ahead))
     for regime, models in regimes if side else ():
         axis = (*SPAN, side)
         named = (f"{regime} A", "B", "C")
         a, b, c = models
         found = plane(a, b, c, evaluate, u=axis, v=axis, names=named)
-        pictures.append(_landscape.plane(found, "accuracy"))
+        pictures.append(landscape_pictures.plane(found, "accuracy"))
     return tables, pictures
 
 
@@ -211,7 +211,7 @@ def _abyss(learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, floa
     numbers["abyss accuracy"] = float(np.mean(ends))
     numbers["abyss, best between"] = float(accuracy[(between.t >= 0) & (between.t <= 1)].max())
     best = numbers["abyss, best between"]
-    shown = [_landscape.line([between], ["accuracy"])]
+    shown = [landscape_pictures.line([between], ["accuracy"])]
     return [
         Claim("abyss", "with the loss turned round models are never right", f"accuracy {ends[0]:.3f} and {ends[1]:.3f}",
               max(ends) < 0.05),

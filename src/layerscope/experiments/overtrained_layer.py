@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from layerscope import api
-from layerscope.experiments import Claim, Outcome, Table
-from layerscope.experiments import cases as runs
-from layerscope.experiments.data import Images, digits
+from layerscope import analysis
+from layerscope.experiments import repeated_runs as runs
+from layerscope.experiments.image_data import Images, digits
+from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.numerics.similarity import spearman
-from layerscope.views.plots._marks import Axis, Line, Picture, Points, Rule
+from layerscope.views.plots.marks import Axis, Line, Picture, Points, Rule
 
 BATCHES = (32, 16, 8, 4, 2, 1)
 HELD_OUT = 0.3  # of the examples
@@ -54,7 +54,7 @@ def measure(data: Images, *, batch: int, seed: int, framework: str) -> dict[str,
     x, y = data.x.reshape(len(data.x), -1), data.y
     held = int(HELD_OUT * len(x))
     model, epochs, accuracy = FRAMEWORKS[framework](x[held:], y[held:], x[:held], y[:held], batch, seed)
-    report = api.analyze(model, randomize=True, seed=seed)
+    report = analysis.analyze(model, randomize=True, seed=seed)
     row = next(row for row in report.rows if not row.skipped and sorted(row.ref.shape) == [100, 300])
     names = ("alpha", "alpha_low", "alpha_high", "rand_distance", "log_spectral_norm", "stable_rank")
     told = {name: float(row.metrics[name]) for name in names if name in row.metrics}

@@ -12,12 +12,12 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from layerscope import api
-from layerscope.experiments import Claim, Outcome, Table
-from layerscope.experiments import cases as runs
-from layerscope.experiments.data import Images, digits
+from layerscope import analysis
+from layerscope.experiments import repeated_runs as runs
+from layerscope.experiments.image_data import Images, digits
+from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.numerics.similarity import spearman
-from layerscope.views.plots._marks import Axis, Picture, Points
+from layerscope.views.plots.marks import Axis, Picture, Points
 
 EPOCHS, UNITS, MOST = 20, 64, 1000  # examples on each side
 PUBLISHED = {  # (rate, batch) → rand_distance, loss, accuracy
@@ -64,7 +64,7 @@ def measure(data: Images, *, lr: float, batch: int, seed: int, epochs: int) -> d
     with torch.no_grad():
         out, labels = net(x[half : 2 * half]), y[half : 2 * half]
         loss, accuracy = float(functional.cross_entropy(out, labels)), float((out.argmax(1) == labels).double().mean())
-    rows = [row for row in api.analyze(net, randomize=True, seed=seed, min_evals=10).rows if not row.skipped]
+    rows = [row for row in analysis.analyze(net, randomize=True, seed=seed, min_evals=10).rows if not row.skipped]
     distances = [float(row.metrics["rand_distance"]) for row in rows if "rand_distance" in row.metrics]
     alphas = [float(row.metrics["alpha"]) for row in rows if "alpha" in row.metrics]
     told = {"rand_distance": statistics.fmean(distances), "alpha": statistics.fmean(alphas) if alphas else math.nan}

@@ -9,11 +9,12 @@ import numpy as np
 from layerscope.errors import Absent
 from layerscope.fits import family
 from layerscope.fits.power_law import Tail, best_tail, modified_ks, positive, xmin_window
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 
 CANDIDATES = 256

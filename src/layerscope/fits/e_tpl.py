@@ -8,8 +8,9 @@ from layerscope.errors import Absent
 from layerscope.fits import family
 from layerscope.fits.power_law import histogram_peak, positive
 from layerscope.fits.truncated_power_law import fit_truncated
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 
 @family("e_tpl", ref="Yang et al., arXiv 2202.02842, §3.2 (E-TPL)")

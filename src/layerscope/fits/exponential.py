@@ -8,9 +8,10 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits._compare import against_power_law, tail_of
+from layerscope.fits.likelihood_ratio import against_power_law, tail_of
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 
 @family("exponential", ref="Clauset, Shalizi & Newman 2009, Table 2.1 and §5.1")

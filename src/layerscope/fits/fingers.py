@@ -7,8 +7,9 @@ import numpy as np
 from layerscope.errors import Absent
 from layerscope.fits import family
 from layerscope.fits.power_law import Tail, clip_fingers, positive
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 
 @family("fingers", ref="Martin & Mahoney, JMLR 22(165), §5 (finite-size effects)")

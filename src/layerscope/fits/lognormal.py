@@ -9,9 +9,10 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits._compare import against_power_law, tail_of
+from layerscope.fits.likelihood_ratio import against_power_law, tail_of
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 LONGEST = 1e4  # σ beyond which the lognormal is a power law to every digit
 

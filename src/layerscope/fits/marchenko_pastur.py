@@ -6,9 +6,10 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.numerics.randommatrix import mp_cdf, mp_edges, spikes_and_sigma, tracy_widom_edge
+from layerscope.numerics.random_matrix import mp_cdf, mp_edges, spikes_and_sigma, tracy_widom_edge
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 FEWEST = 8  # eigenvalues of one matrix below which a bulk means nothing
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 BANDWIDTH = 0.1  # of the triangular kernel
 POINTS = 1000  # of the grid, from 0 to the largest eigenvalue and 0.5 more

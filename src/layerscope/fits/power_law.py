@@ -9,11 +9,12 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.types import Fit, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 
 if TYPE_CHECKING:
+    from layerscope.array_types import Floats, Ints
     from layerscope.settings import Settings
-    from layerscope.types import Floats, Ints
 
 PROBES = 24  # points at which every candidate is tested before any is tested fully
 BLOCK = 1 << 18  # entries of one block of full tests

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerscope.fits import family
-from layerscope.fits._compare import nested_p, power_law_density, tail_of
+from layerscope.fits.likelihood_ratio import nested_p, power_law_density, tail_of
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-from layerscope.types import Fit, Spectrum
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 
 LEAST = 1.0  # α below which there is no power law to cut off, only an exponential

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from layerscope.errors import Absent
 from layerscope.metrics import metric
 from layerscope.numerics import kronecker
-from layerscope.types import Spectrum
+from layerscope.numerics.spectrum import Spectrum
 
 PAPER = "Huang et al., ECCV 2020 (arXiv 2002.10801)"
 SHARES = (20, 50, 80, 100)

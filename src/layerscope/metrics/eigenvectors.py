@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
-from layerscope.types import Fit, Mode
+from layerscope.numerics.spectrum import Mode
+from layerscope.records.layers import Fit
 
 VECTORS = "Martin & Mahoney, JMLR 22(165), §5 (localisation of eigenvectors)"
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
-from layerscope.types import Fit, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 SETOL = "Martin & Hinrichs, SETOL, arXiv 2507.17912 (trace-log condition)"
 

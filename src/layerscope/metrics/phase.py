@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
-from layerscope.types import Fit, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 
 COLLAPSED = 0.25  # share of zero eigenvalues
 BULK_KS = 0.1  # distance of the bulk to the Marchenko–Pastur law: Gaussian layers of 64 rows and more stay below 0.07

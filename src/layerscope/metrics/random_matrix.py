@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from layerscope.errors import Absent
 from layerscope.metrics import metric
 from layerscope.numerics.similarity import jensen_shannon
-from layerscope.types import Fit, Measurement, Mode, Spectrum
+from layerscope.numerics.spectrum import Mode, Spectrum
+from layerscope.records.layers import Fit, Measurement
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 MP = "Marchenko & Pastur 1967"
 HTSR = "Martin & Mahoney, JMLR 22(165)"

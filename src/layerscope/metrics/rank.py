@@ -8,7 +8,7 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
-from layerscope.types import Spectrum
+from layerscope.numerics.spectrum import Spectrum
 
 
 @metric(unit="", ref="Rudelson & Vershynin, J. ACM 54 (2007)", fmt=".1f", label="st.rank")

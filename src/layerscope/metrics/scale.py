@@ -6,7 +6,8 @@ import math
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
-from layerscope.types import Fit, Spectrum
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit
 
 
 @metric(unit="W²", ref="Martin & Mahoney, JMLR 22(165)", label="λmax")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerscope.metrics import metric
-from layerscope.types import Spectrum
+from layerscope.numerics.spectrum import Spectrum
 
 
 @metric(unit="", ref="Martin & Mahoney, JMLR 22(165)", fmt="d", over_layers="", label="evals")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
+from layerscope.records.layers import Fit, Measurement
 from layerscope.settings import Settings
-from layerscope.types import Fit, Measurement
 
 CLAUSET = "Clauset, Shalizi & Newman, SIAM Rev. 51 (2009)"
 HTSR = "Martin & Mahoney, JMLR 22(165)"

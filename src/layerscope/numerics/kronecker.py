@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 EPS = float(np.finfo(np.float64).eps)
 LEAST = 1e-13  # relative to the largest: eigenvalues below are zero, however precise the rows were

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerscope.types import Mode
+from layerscope.numerics.spectrum import Mode
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 BINS = 100  # of the histogram of an eigenvector's entries (WeightWatcher's discrete_entropy)
 MOST_SOLVED = 8  # eigenvectors up to which solving for each is cheaper than finding all

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerscope.numerics.rows import Rows
+from layerscope.numerics.lazy_rows import Rows
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, LayerRef, Part
+    from layerscope.array_types import Array
+    from layerscope.records.layers import LayerRef, Part
 
 
 def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 ANGLES = 10  # leading directions whose subspaces are compared
 DENSE = 256  # rows up to which all eigenvectors are cheaper than the leading few

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerscope.errors import Absent
-from layerscope.numerics import lanczos
-from layerscope.numerics.eigen import eigvalsh
-from layerscope.types import Spectrum
+from layerscope.numerics import lanczos_quadrature
+from layerscope.numerics.lapack_eigenvalues import eigvalsh
+from layerscope.numerics.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 EPS64, EPS32 = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
 FLOAT64 = np.dtype(np.float64)
@@ -111,21 +111,9 @@ def top(stack: Array) -> Spectrum:
     """
     k, n, m = stack.shape
     _peak(stack)
-    found = [lanczos.largest(np.asarray(a, np.float64).__matmul__, np.zeros(m), rtol=TOP) for a in stack]
+    found = [lanczos_quadrature.largest(np.asarray(a, np.float64).__matmul__, np.zeros(m), rtol=TOP) for a in stack]
     evals = np.sort([max(0.0, float(each.values[0])) for each in found])
     return Spectrum(evals, n, m, k, EPS32 * float(evals[-1]), complete=False)
-
-
-def cost(k: int, n: int, m: int) -> float:
-    """Floating-point operations of :func:`esd`: k·(n·m² for the Gram matrix + 4/3·m³ for the eigenvalues)."""
-    return k * (n * m * m + 4.0 / 3.0 * m**3)
-
-
-def memory(k: int, n: int, m: int, itemsize: int) -> int:
-    """Bytes that :func:`esd` holds at its peak: the tensor as stored, Gram matrices, the solver's copy, blocks."""
-    at_once = _slices_at_once(k, m)
-    block = at_once * m * min(n, max(BLOCK // (at_once * m), m // 2, 1))
-    return k * n * m * itemsize + 8 * (2 * at_once * m * m + block + 4 * k * m)
 
 
 def median_of(ascending: Floats) -> float:

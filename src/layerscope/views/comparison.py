@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from layerscope.errors import MissingExtra
-from layerscope.report import ComparedLayer, Comparison
-from layerscope.views import grid, table
-from layerscope.views.grid import Cell
-from layerscope.views.text import abbreviate, alpha, number, plural, printable
+from layerscope.records.comparison import ComparedLayer, Comparison
+from layerscope.text import abbreviate, alpha, number, plural, printable
+from layerscope.views import aligned_columns, table
+from layerscope.views.aligned_columns import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,8 +155,8 @@ def _layers(comparison: Comparison, console: Console) -> None:
         cells.append(row)
     if not any(any(layer.distances[1:]) for layer in comparison.layers):
         heads, cells = heads[: len(labels) + 1], [row[: len(labels) + 1] for row in cells]
-    grid.fit(heads, cells, console.width, [(0, abbreviate, 16)])
-    grid.draw(console, heads, cells, {0})
+    aligned_columns.fit(heads, cells, console.width, [(0, abbreviate, 16)])
+    aligned_columns.draw(console, heads, cells, {0})
 
 
 def _histogram(comparison: Comparison, console: Console) -> None:

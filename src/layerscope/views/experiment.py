@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as Shown
 
-from layerscope.views.text import printable
+from layerscope.text import printable
 
 if TYPE_CHECKING:
-    from layerscope.experiments import Outcome, Table
+    from layerscope.experiments.outcome import Outcome, Table
 
 WIDTH = 100
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from layerscope.errors import MissingExtra
-from layerscope.history import History
-from layerscope.views import frame as frames
-from layerscope.views.plots._runs import some
-from layerscope.views.text import number, plural, printable
+from layerscope.records.history import History
+from layerscope.text import number, plural, printable
+from layerscope.views import report_rows as frames
+from layerscope.views.plots.run_lines import some
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from layerscope.report import Report
-from layerscope.types import SEVERITIES, Finding
-from layerscope.views import verdict
-from layerscope.views.command import command
-from layerscope.views.text import printable
+from layerscope.records.findings import SEVERITIES, Finding
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views import headline
+from layerscope.views.rerun_command import command
 
 
 def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
@@ -26,7 +26,7 @@ def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
 def _suite(report: Report, least: int) -> Element:
     target = printable(report.meta["target"], 500)
     suite = Element("testsuite", name=target)
-    findings = verdict.by_layer(report.findings)
+    findings = headline.by_layer(report.findings)
     properties = SubElement(suite, "properties")
     SubElement(properties, "property", name="command", value=command(report))
     for row in report.rows:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from layerscope.views.text import elide, plural, printable
+from layerscope.text import elide, plural, printable
 
 if TYPE_CHECKING:
-    from layerscope.landscape.basins import Basins
-    from layerscope.landscape.distances import Distances
-    from layerscope.landscape.paths import Line, Plane
-    from layerscope.landscape.sharpness import Sharpness
-    from layerscope.types import Finding
+    from layerscope.records.findings import Finding
+    from layerscope.records.landscape.basins import Basins, Sharpness
+    from layerscope.records.landscape.distances import Distances
+    from layerscope.records.landscape.lines import Line
+    from layerscope.records.landscape.planes import Plane
 
 WIDTH = 100
 MOST = 12  # models of a printed matrix

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from layerscope.report import Comparison, Report
-from layerscope.types import Finding, LayerReport
-from layerscope.views import frame, table, verdict
-from layerscope.views.command import command, command_of
+from layerscope.records.comparison import Comparison
+from layerscope.records.findings import Finding
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import plural, printable, short
+from layerscope.views import headline, report_rows, table
 from layerscope.views.comparison import alphas, distance_cells, distance_heads
-from layerscope.views.text import plural, printable, short
+from layerscope.views.rerun_command import command, command_of
 
 DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 LONGEST = 60_000  # characters; GitHub takes 65,536 in a comment
@@ -29,13 +31,13 @@ SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "�
 
 def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST) -> str:
     """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
-    described = verdict.described(report)
+    described = headline.described(report)
     names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report))
     heads = [table.head(name) for name in names]
-    by_layer = verdict.by_layer(report.findings)
+    by_layer = headline.by_layer(report.findings)
     rows = [
         _cells(report, layer, values, names, by_layer.get(layer.name, []))
-        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        for layer, values in zip(report.rows, report_rows.rows(report), strict=True)
         if described or not layer.skipped
     ]
     if described:
@@ -43,13 +45,13 @@ def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST
             "\n".join([f"### layerscope: {code(short(report.meta['target']))}", "", *_table(heads, rows, LONGEST)])
             + "\n"
         )
-    first, *others = verdict.sentences(report)
-    sign = SIGNS[verdict.standing(report)]
+    first, *others = headline.sentences(report)
+    sign = SIGNS[headline.standing(report)]
     lines = [f"### {sign} layerscope: {code(short(report.meta['target']))}", "", f"**{escape(first)}**"]
     lines += [escape(line) for line in others]
     lines += _findings(report)
     lines += [f"- failed: {code(row.name)}: {escape(row.skipped)}" for row in report.rows if row.failed][:LISTED]
-    lines += ["", "<details><summary>How sure</summary>", "", *(f"- {escape(x)}" for x in verdict.certainty(report))]
+    lines += ["", "<details><summary>How sure</summary>", "", *(f"- {escape(x)}" for x in headline.certainty(report))]
     lines += [f"- made by {code(command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"]
     lines += ["", "</details>", ""]
     return _with_table("\n".join(lines), plural(len(rows), "layer"), heads, rows, room)
@@ -58,10 +60,10 @@ def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST
 def comparison_to_markdown(comparison: Comparison) -> str:
     """The reading with its warnings, medians side by side, and the layers to unfold."""
     letters, names = comparison.letters, comparison.names
-    worst = max(map(verdict.standing, comparison.reports), key=list(SIGNS).index)
+    worst = max(map(headline.standing, comparison.reports), key=list(SIGNS).index)
     lines = [f"### {SIGNS[worst]} layerscope: " + " against ".join(code(name) for name in names), ""]
     lines += [f"- {letter}: {code(name)}" for letter, name in zip(letters, names, strict=True)]
-    lines += ["", f"**{escape(verdict.of_several(comparison))}**", ""]
+    lines += ["", f"**{escape(headline.of_several(comparison))}**", ""]
     lines += [f"- {escape(line)}" for line in comparison.reading]
     lines += [f"- ⚠️ **{escape(line)}**" for line in comparison.warnings]
     head, *medians = table.medians(comparison.reports, letters)
@@ -97,7 +99,7 @@ def _escaped(shown: str) -> str:
 
 def _findings(report: Report) -> list[str]:
     lines = []
-    for key, found in verdict.by_code(report.findings).items():
+    for key, found in headline.by_code(report.findings).items():
         title = f"{SIGNS[found[0].severity]} **{escape(key)} {escape(found[0].title)}**"
         if found[0].layer is None:
             lines.append(f"- {title}: {escape(found[0].message)}")

@@ -8,11 +8,14 @@ from html import escape
 from typing import Any
 
 from layerscope.errors import MissingExtra
-from layerscope.report import Comparison, Report
-from layerscope.types import Finding, LayerReport
-from layerscope.views import frame, table, verdict
+from layerscope.records.comparison import Comparison
+from layerscope.records.findings import Finding
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import plural, printable
+from layerscope.views import headline, report_rows, table
 from layerscope.views.comparison import alphas, distance_cells, distance_heads
-from layerscope.views.text import plural, printable
+from layerscope.views.plots import drawing
 
 DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
 MOST_ROWS = 60  # of the table in a cell
@@ -21,12 +24,12 @@ SIZE = (8.0, 2.6)  # inches
 
 def html(report: Report) -> str:
     """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
-    described = verdict.described(report)
+    described = headline.described(report)
     names = list(DESCRIBED) if described else table.by_importance(report)
-    by_layer = verdict.by_layer(report.findings)
+    by_layer = headline.by_layer(report.findings)
     rows = [
         [_cell(report, layer, values, name, by_layer.get(layer.name, [])) for name in names]
-        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        for layer, values in zip(report.rows, report_rows.rows(report), strict=True)
         if described or not layer.skipped
     ]
     heads = [table.head(name) for name in names]
@@ -34,7 +37,7 @@ def html(report: Report) -> str:
     body = _table(heads, rows, caption)
     if described:
         return f"<div>{body}</div>"
-    said = "".join(f"<p>{escape(line)}</p>" for line in verdict.sentences(report))
+    said = "".join(f"<p>{escape(line)}</p>" for line in headline.sentences(report))
     findings = "".join(
         f"<li><b>{escape(f.code)} {escape(f.title)}</b> {escape(printable(f.where))}: {escape(printable(f.message))}"
         "</li>"
@@ -72,10 +75,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
 
 def _picture(found: Report | Comparison, name: str) -> str:
     """A picture as SVG in the cell, or how to get one."""
-    from layerscope.views import plots
 
     try:
-        figure = plots.figure(name, found)
+        figure = drawing.figure(name, found)
     except MissingExtra as missing:
         return f"<p>{escape(str(missing))}</p>"
     from matplotlib import rc_context

@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from layerscope import registry
-from layerscope.report import Report
-from layerscope.types import Finding
-from layerscope.views.command import command
-from layerscope.views.text import printable
+from layerscope.records.findings import Finding
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views.rerun_command import command
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {"error": "error", "warn": "warning", "info": "note"}

@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from layerscope import registry
-from layerscope.comparison import distinct
-from layerscope.report import Report
-from layerscope.rules import accepted, doubt
+from layerscope.records.findings import SEVERITIES, Finding
+from layerscope.records.layers import Job, LayerReport
+from layerscope.records.report import Report
+from layerscope.rules.tail_evidence import accepted, doubt
 from layerscope.settings import Settings
-from layerscope.types import SEVERITIES, Finding, Job, LayerReport
-from layerscope.views import frame, grid, learned, verdict
-from layerscope.views.grid import Cell
-from layerscope.views.text import abbreviate, cut, elide, number, plural, printable
+from layerscope.text import abbreviate, cut, distinct_paths, elide, number, plural, printable
+from layerscope.views import aligned_columns, conditioning_summary, headline, report_rows
+from layerscope.views.aligned_columns import Cell
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
 NARROW = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "phase", "verdicts")
@@ -87,7 +87,7 @@ def show_description(report: Report, console: Console, *, columns: Sequence[str]
 
 def side_by_side(reports: Sequence[Report], console: Console, names: Sequence[str] = ()) -> None:
     """The summaries of several models, a column each."""
-    names = names or distinct([str(report.meta["target"]) for report in reports])
+    names = names or distinct_paths([str(report.meta["target"]) for report in reports])
     width = max(12, (console.width - 26) // len(reports) - 2)
     heads, *rows = medians(reports, names)
     table = _bare()
@@ -152,23 +152,23 @@ def _bare() -> Table:
 
 
 def _draw(report: Report, console: Console, rows: Iterable[LayerReport], columns: list[str]) -> None:
-    by_layer = verdict.by_layer(report.findings)
+    by_layer = headline.by_layer(report.findings)
     shown, settings = {layer.name for layer in rows}, report.settings
     cells = [
         [cell(settings, layer, values, column, by_layer.get(layer.name, [])) for column in columns]
-        for layer, values in zip(report.rows, frame.rows(report), strict=True)
+        for layer, values in zip(report.rows, report_rows.rows(report), strict=True)
         if layer.name in shown
     ]
     heads = [head(column) for column in columns]
-    shorten: list[tuple[str, grid.Shorten, int]] = [
+    shorten: list[tuple[str, aligned_columns.Shorten, int]] = [
         ("name", _no_suffix, 1), ("name", abbreviate, LEAST), ("note", cut, 12), ("how", cut, 12)
     ]  # fmt: skip
     give_way = [(columns.index(name), how, least) for name, how, least in shorten if name in columns]
     names = [row[columns.index("name")].text for row in cells] if "name" in columns else []
-    grid.fit(heads, cells, console.width, give_way)
+    aligned_columns.fit(heads, cells, console.width, give_way)
     if names:
         _tell_apart(cells, columns.index("name"), names)
-    grid.draw(console, heads, cells, {i for i, column in enumerate(columns) if column in LEFT})
+    aligned_columns.draw(console, heads, cells, {i for i, column in enumerate(columns) if column in LEFT})
 
 
 def _tell_apart(cells: list[list[Cell]], column: int, names: list[str]) -> None:
@@ -186,8 +186,8 @@ def _no_suffix(name: str, longest: int) -> str:
 
 
 def head(column: str) -> str:
-    if column in frame.HEADS:
-        return frame.HEADS[column]
+    if column in report_rows.HEADS:
+        return report_rows.HEADS[column]
     plugin = registry.plugins("metrics").get(column)
     return str(plugin.meta["label"]) if plugin else column
 
@@ -244,9 +244,9 @@ def _summary(report: Report) -> list[Text]:
     summary = report.summary
     metrics = summary["metrics"]
     lines = [Text("")]
-    learning = bool(learned.how(report))
+    learning = bool(conditioning_summary.how(report))
     if learning:
-        lines.append(Text(learned.shape(report)))
+        lines.append(Text(conditioning_summary.shape(report)))
     if "alpha" in metrics:
         parts = [f"{label} {metrics[name]['median']:.2f}" for name, label in SUMMARY if name in metrics]
         lines.append(Text(f"Median of {plural(summary['averaged'], 'layer')}: {', '.join(parts)}"))
@@ -282,7 +282,7 @@ def _verdicts(report: Report, verbose: int) -> list[Text]:
     codes = sorted({f.code for f in report.findings}, key=lambda c: (-_gravity(report, c), c))
     if not any(_gravity(report, code) for code in codes):
         calm = "No layer is over-trained, under-trained or collapsed on this evidence."
-        codes_text = learned.calm(report) if learned.how(report) else calm
+        codes_text = conditioning_summary.calm(report) if conditioning_summary.how(report) else calm
         lines = [Text(""), Text(codes_text, style="bold")]
     else:
         lines = [Text(""), Text("Verdicts", style="bold")]

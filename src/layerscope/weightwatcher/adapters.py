@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope import api
+from layerscope import analysis
 from layerscope.errors import UnknownName, UsageError
-from layerscope.report import Report
-from layerscope.sources import _lora, lora, open_target
-from layerscope.sources._layout import TensorInfo
+from layerscope.records.report import Report
+from layerscope.sources.adapters import lora_factors
+from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.opening import open_target
+from layerscope.sources.readers import lora
 from layerscope.weightwatcher.columns import Wanted, row_of
 from layerscope.weightwatcher.layers import Layer, is_module
 from layerscope.weightwatcher.names import PEFT_WITH_BASE
 
 if TYPE_CHECKING:
-    from layerscope.types import Array
+    from layerscope.array_types import Array
 
 
 def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
@@ -29,7 +31,7 @@ def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[
     arrays: dict[str, Array] = {}
     rows: list[tuple[str, str, tuple[int, ...]]] = []
     for factors, a, b, scale in adapters_of(model, layers):
-        update = _lora.product(factors, a, b, scale)
+        update = lora_factors.product(factors, a, b, scale)
         base = weights.get(factors.stem) or weights.get(f"{factors.stem}.base_layer")
         matrices_of = {"lora_BA": update}
         if peft == PEFT_WITH_BASE:
@@ -38,12 +40,12 @@ def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[
             whole = base.array().astype(np.float64)
             matrices_of = {"base": whole, "lora_W_plus_AB": whole + update, **matrices_of}
         for kind, matrix in matrices_of.items():
-            core = _lora.core(a, b, scale) if kind == "lora_BA" and factors.rank <= min(update.shape) else matrix
+            core = lora_factors.core(a, b, scale) if kind == "lora_BA" and factors.rank <= min(update.shape) else matrix
             arrays[f"{factors.label}.{kind}.weight"] = core
             rows.append((f"{factors.label}.{kind}", kind, update.shape))
     if not arrays:
         raise UsageError("peft: the model has no LoRA factors (lora_A, lora_B)")
-    report = api.analyze(arrays, settings=want.settings)
+    report = analysis.analyze(arrays, settings=want.settings)
     made = []
     for i, (name, kind, shape) in enumerate(rows):
         found = report.layers[f"{name}.weight"]
@@ -54,7 +56,7 @@ def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[
     return report, made
 
 
-def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[_lora.Factors, Array, Array, float]]:
+def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Factors, Array, Array, float]]:
     """(factors, A, B, scale) of each adapter of a live model or an adapter's folder."""
     if isinstance(model, str | Path) and lora.is_adapter(model):
         source = open_target(model)
@@ -69,7 +71,7 @@ def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[_lora.Factors, Ar
             "peft needs a live model with its scaling, or an adapter's folder with its adapter_config.json"
         )
     found = []
-    for factors in _lora.factors_of(infos)[0]:
+    for factors in lora_factors.factors_of(infos)[0]:
         if factors.fault():
             raise UsageError(f"peft: {factors.label}: {factors.fault()}")
         a, b = (weights(factors.tensors[which].name) for which in "AB")
@@ -78,10 +80,10 @@ def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[_lora.Factors, Ar
     return found
 
 
-def _live_scale(model: Any, factors: _lora.Factors) -> float:
+def _live_scale(model: Any, factors: lora_factors.Factors) -> float:
     """``scaling`` of the module that has the adapter, as PEFT keeps it."""
     for path, owner in model.named_modules():
-        if path.removeprefix(_lora.PREFIX) == factors.stem:
+        if path.removeprefix(lora_factors.PREFIX) == factors.stem:
             scaling = getattr(owner, "scaling", None)
             value = scaling.get(factors.adapter or "default") if isinstance(scaling, Mapping) else scaling
             if isinstance(value, int | float):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerscope import api
+from layerscope import analysis
 from layerscope.errors import UsageError
-from layerscope.report import Report
-from layerscope.sources.delta import plain_name
+from layerscope.records.report import Report
+from layerscope.tensor_names import strip_wrapper_prefixes
 from layerscope.weightwatcher.columns import Wanted, row_of
 from layerscope.weightwatcher.layers import Layer, key_of, sizes_of, tensors_of
 from layerscope.weightwatcher.names import SUPPORTED
@@ -22,8 +22,8 @@ def rows_of(
         return None, []
     against = None
     if base is not None:
-        names = {plain_name(layer.longname): layer for layer in base}
-        pairs = [(layer, names.get(plain_name(layer.longname))) for layer in chosen]
+        names = {strip_wrapper_prefixes(layer.longname): layer for layer in base}
+        pairs = [(layer, names.get(strip_wrapper_prefixes(layer.longname))) for layer in chosen]
         matched = [(ours, theirs) for ours, theirs in pairs if theirs is not None and theirs.shape == ours.shape]
         if not matched:
             raise UsageError("the base model has no layer of the same name and shape")
@@ -31,7 +31,7 @@ def rows_of(
         arrays = tensors_of(chosen, pool, conv2d_norm)
         renamed = [Layer(o.id, o.name, o.longname, o.type, t.weight) for o, t in matched if t is not None]
         against = tensors_of(renamed, pool, conv2d_norm)
-    report = api.analyze(arrays, base=against, settings=want.settings)
+    report = analysis.analyze(arrays, base=against, settings=want.settings)
     rows = []
     for layer in chosen:
         for i in range(1 if pool else layer.sizes[2]):
@@ -44,7 +44,7 @@ def rows_of(
 def arranged(layers: list[Layer], how: str, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
     """A row per product of consecutive layers ("intra"), or one of all layers ("stacked")."""
     arrays = tensors_of([layer for layer in layers if layer.type in SUPPORTED], True, True)
-    report = api.analyze(arrays, settings=want.settings, intra=how == "intra", stacked=how == "stacked")
+    report = analysis.analyze(arrays, settings=want.settings, intra=how == "intra", stacked=how == "stacked")
     rows: list[dict[str, Any]] = []
     for found in report.rows:
         s = found.spectrum

@@ -11,14 +11,14 @@ import numpy as np
 
 from layerscope.errors import MissingExtra
 from layerscope.metrics.random_matrix import traps_of
+from layerscope.records.layers import LayerReport
 from layerscope.settings import Settings
-from layerscope.types import LayerReport
 from layerscope.weightwatcher.names import E_TPL, EPSILON, FAILED, FITS, LOCALIZED, OVER_TRAINED, SUCCESS, UNDER_TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 
 @dataclass(frozen=True)

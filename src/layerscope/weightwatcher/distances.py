@@ -11,7 +11,7 @@ import numpy as np
 
 from layerscope.errors import UsageError
 from layerscope.numerics import localization
-from layerscope.sources.delta import plain_name
+from layerscope.tensor_names import strip_wrapper_prefixes
 from layerscope.weightwatcher.layers import Layer, as_float64, filtered, stack_of
 from layerscope.weightwatcher.names import EUCLIDEAN, RAW, SUPPORTED, UNKNOWN
 
@@ -21,10 +21,10 @@ def compared(layers: Sequence[Layer], others: Sequence[Layer], method: str, want
 
     :raises UsageError: they have none in common.
     """
-    theirs = {plain_name(layer.longname): layer for layer in others}
+    theirs = {strip_wrapper_prefixes(layer.longname): layer for layer in others}
     rows = []
     for one in filtered(layers, wanted):
-        other = theirs.get(plain_name(one.longname))
+        other = theirs.get(strip_wrapper_prefixes(one.longname))
         if one.type not in SUPPORTED or other is None or other.shape != one.shape:
             continue
         delta_b, b_shape = 0.0, UNKNOWN  # type: float, Any

@@ -14,12 +14,14 @@ import numpy as np
 
 from layerscope.errors import TargetError, UnknownFormat, UnknownName, UsageError
 from layerscope.numerics import matrices
-from layerscope.sources import lora, name_of, open_target
-from layerscope.types import LayerRef
+from layerscope.records.layers import LayerRef
+from layerscope.sources.opening import open_target
+from layerscope.sources.readers import lora
+from layerscope.sources.targets import name_of
 from layerscope.weightwatcher.names import SUPPORTED, TYPES
 
 if TYPE_CHECKING:
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def is_module(model: Any) -> bool:
 def as_array(weight: Any) -> Array:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(weight, torch.Tensor):
-        from layerscope.sources._torch_tensor import to_numpy
+        from layerscope.sources.readers.torch_tensor import to_numpy
 
         return to_numpy(weight)
     return np.asarray(weight)

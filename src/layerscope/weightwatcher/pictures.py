@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import OutputError, UsageError
-from layerscope.report import Report
-from layerscope.views import plots
+from layerscope.records.report import Report
+from layerscope.views.plots import drawing
 from layerscope.weightwatcher.names import DEF_SAVE_DIR
 
 TAGS = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # of a file's name → picture
@@ -37,10 +37,10 @@ def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> lis
     for row in rows:
         name, key = _of(report, row)
         for tag, picture in tags.items():
-            figure = plots.figure(picture, report, [name])
+            figure = drawing.figure(picture, report, [name])
             if folder is not None:
                 written.append(folder / f"ww.layer{key}.{tag}.png")
-                plots.save(figure, written[-1])
+                drawing.save(figure, written[-1])
             _show(figure)
     return written
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from layerscope.edit import weights as surgery
 from layerscope.errors import UnknownName, UsageError
-from layerscope.numerics import randommatrix, spectra
+from layerscope.numerics import random_matrix, spectra
+from layerscope.records.layers import LayerRef
 from layerscope.settings import Settings
-from layerscope.sources import name_of
-from layerscope.types import LayerRef
+from layerscope.sources.targets import name_of
 from layerscope.weightwatcher import adapters, analysis, pictures
-from layerscope.weightwatcher.bins import each_bin
+from layerscope.weightwatcher.checkpoint_folders import each_bin
 from layerscope.weightwatcher.columns import Wanted, data_frame
 from layerscope.weightwatcher.distances import compared, localized
 from layerscope.weightwatcher.layers import (
@@ -60,12 +60,12 @@ from layerscope.weightwatcher.names import (
     SVD,
     WW_POWERLAW,
 )
-from layerscope.weightwatcher.surgery import kept_by, truncate
+from layerscope.weightwatcher.weight_edits import kept_by, truncate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from layerscope.types import Array, Floats
+    from layerscope.array_types import Array, Floats
 
 
 class WeightWatcher:
@@ -257,7 +257,7 @@ class WeightWatcher:
         found = self._one(model, layer)
         ref, stack = stack_of(found)
         if random:
-            stack = randommatrix.Shuffler(stack).shuffle([0, found.id])
+            stack = random_matrix.Shuffler(stack).shuffle([0, found.id])
         factor = Settings.weightwatcher().conv_factor if ref.kind == "conv2d" else 1.0
         return spectra.scaled(spectra.esd(stack), factor).evals
 

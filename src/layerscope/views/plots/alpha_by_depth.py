@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.types import LayerReport
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Band, Mark, Picture, Points, Rule
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import shape_of
-from layerscope.views.text import percent, plural, printable
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import percent, plural, printable
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Band, Mark, Picture, Points, Rule
+from layerscope.views.plots.matplotlib_pen import draw as draw
+from layerscope.views.plots.style import shape_of
 
 SCOPE, SECTION = "model", "depth"
 CEILING = 12.0  # α above which the axis ends, if any does
@@ -16,7 +16,7 @@ CEILING = 12.0  # α above which the axis ends, if any does
 
 def data(report: Report) -> Picture:
     """α ± its interval by depth; the good range is shaded, α beyond the axis stands on its edge as a triangle."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     fitted = [place for place in layers if "alpha" in place.layer.metrics]
     inside = [place for place in fitted if _alpha(place.layer) <= CEILING]
     beyond = [place for place in fitted if _alpha(place.layer) > CEILING]
@@ -26,7 +26,7 @@ def data(report: Report) -> Picture:
         Rule(tone="over", at=limits.over_trained, along="x"),
         Rule(tone="under", at=limits.under_trained, along="x"),
     ]
-    marks += _layers.points(report, inside, lambda p: (p.depth, _alpha(p.layer)), note=note, ends=_ends)
+    marks += layer_axis.points(report, inside, lambda p: (p.depth, _alpha(p.layer)), note=note, ends=_ends)
     if beyond:
         marks.append(_edge(beyond))
     missing = len(layers) - len(fitted)
@@ -36,11 +36,11 @@ def data(report: Report) -> Picture:
         "alpha_by_depth",
         "α by depth",
         f"{plural(len(fitted), 'layer')}; bars: {percent(report.settings.confidence)} intervals",
-        _layers.depth_axis(layers),
+        layer_axis.depth_axis(layers),
         (Axis("α, power-law exponent", low=0.5, high=top),),
         tuple(marks) if fitted else (),
         (f"{plural(missing, 'layer')} without α: too small or no fit",) if missing and fitted else (),
-        "" if fitted else _layers.why_empty(report, "alpha"),
+        "" if fitted else layer_axis.why_empty(report, "alpha"),
     )
 
 
@@ -50,7 +50,7 @@ def note(layer: LayerReport) -> str:
     return f"α = {_alpha(layer):.2f} [{low:.2f}, {high:.2f}], {shape_of(layer.ref)[1]}"
 
 
-def _edge(places: list[_layers.Placed]) -> Points:
+def _edge(places: list[layer_axis.Placed]) -> Points:
     return Points(
         tone="quiet",
         label=f"above {CEILING:g} ({len(places)})",

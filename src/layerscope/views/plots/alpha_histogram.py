@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from statistics import median
 
-from layerscope.comparison import alphas_of, histogram
-from layerscope.report import Comparison
-from layerscope.views.plots._marks import Axis, Mark, Picture, Rule, Steps, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import pattern, series
-from layerscope.views.text import elide, plural, printable
+from layerscope.records.comparison import Comparison
+from layerscope.report_comparison import alphas_of, histogram
+from layerscope.text import elide, plural, printable
+from layerscope.views.plots.marks import Axis, Mark, Picture, Rule, Steps, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
+from layerscope.views.plots.style import pattern, series
 
 SCOPE, SECTION = "models", "model"
 FILLED = 2  # models whose histograms are filled; more would hide each other

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerscope.numerics.lanczos import density
-from layerscope.report import Report
-from layerscope.views.plots._marks import Axis, Line, Mark, Picture, Rule, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import printable
+from layerscope.numerics.lanczos_quadrature import density
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views.plots.marks import Axis, Line, Mark, Picture, Rule, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
 WORDS = {"hessian": "Hessian", "ggn": "Gauss–Newton matrix", "fisher": "Fisher matrix"}

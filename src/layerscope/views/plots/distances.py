@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from layerscope.report import Comparison
-from layerscope.views.plots._marks import Axis, Cells, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import elide, plural, printable
+from layerscope.records.comparison import Comparison
+from layerscope.text import elide, plural, printable
+from layerscope.views.plots.marks import Axis, Cells, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "models", "model"
 LONGEST = 40  # characters of a model's name

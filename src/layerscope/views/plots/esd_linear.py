@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerscope.report import Report
-from layerscope.types import Fit, LayerReport, Spectrum
-from layerscope.views.plots import _esd
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural, printable
+from layerscope.numerics.spectrum import Spectrum
+from layerscope.records.layers import Fit, LayerReport
+from layerscope.records.report import Report
+from layerscope.text import plural, printable
+from layerscope.views.plots import spectral_density
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE = "layer"
 SPAN = 4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
@@ -18,26 +19,26 @@ SPAN = 4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long
 def data(report: Report, layer: LayerReport) -> Picture:
     """Histogram in equal bins of λ, from zero to the end of the bulk and some way beyond."""
     title, of = "Spectral density, linear axes", printable(layer.name, 60)
-    x, y = _esd.axes(report, log=False)
-    empty = _esd.nothing(layer)
+    x, y = spectral_density.axes(report, log=False)
+    empty = spectral_density.nothing(layer)
     if empty or layer.spectrum is None:
         return Picture("esd_linear", title, "", x, (y,), empty=empty, of=of)
     spectrum, fits = layer.spectrum, layer.parts["weight"].fits
     bulk, power_law = fits.get("marchenko_pastur"), fits.get("power_law")
     high, beyond = _end(spectrum, bulk)
-    steps = _esd.histogram(spectrum, _esd.edges(spectrum.live, log=False, high=high))
+    steps = spectral_density.histogram(spectrum, spectral_density.edges(spectrum.live, log=False, high=high))
     marks: list[Mark] = [steps]
     if bulk is not None and bulk.ok:
-        spikes = _esd.spikes(spectrum, bulk, max(steps.heights) / 40, high)
-        marks += [_esd.bulk(spectrum, bulk), *([spikes] if spikes else [])]
+        spikes = spectral_density.spikes(spectrum, bulk, max(steps.heights) / 40, high)
+        marks += [spectral_density.bulk(spectrum, bulk), *([spikes] if spikes else [])]
     if power_law is not None and power_law.ok and power_law.params["xmin"] < high:
-        marks += [_esd.tail(power_law, len(spectrum.live), high), _esd.start(power_law)]
-    notes = _esd.remarks(layer, spectrum)
+        marks += [spectral_density.tail(power_law, len(spectrum.live), high), spectral_density.start(power_law)]
+    notes = spectral_density.remarks(layer, spectrum)
     if beyond:
         last = float(spectrum.live[-1])
         notes.append(f"{plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g} beyond the axis")
     x, y = Axis(x.label, low=0.0, high=high), Axis(y.label, low=0.0, high=1.15 * max(steps.heights))
-    about = _esd.about(layer, spectrum)
+    about = spectral_density.about(layer, spectrum)
     return Picture("esd_linear", title, about, x, (y,), tuple(marks), tuple(notes), of=of)
 
 

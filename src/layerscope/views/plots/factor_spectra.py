@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerscope.numerics import kronecker
-from layerscope.report import Report
-from layerscope.types import LayerReport
-from layerscope.views.plots._marks import Axis, Line, Mark, Picture, Rule, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import printable
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views.plots.marks import Axis, Line, Mark, Picture, Rule, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 if TYPE_CHECKING:
-    from layerscope.types import Floats
+    from layerscope.array_types import Floats
 
 SCOPE, SECTION = "layer", "learning"
 SHARES = (20, 50, 80)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural, printable
+from layerscope.records.report import Report
+from layerscope.text import plural, printable
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
 SERIES = (
@@ -19,13 +19,13 @@ PANELS = (Axis("λmax(Sx)", "log"), Axis("λmax(Sd)", "log"), Axis("product", "l
 
 def data(report: Report) -> Picture:
     """λmax of both factors of each layer's Fisher block and of the block, in the model's order, on logarithmic axes."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     marks: list[Mark] = []
     for panel, (metric, label, tone, shape) in enumerate(SERIES):
-        marks += _layers.series(layers, metric, label, tone=tone, shape=shape, panel=panel, least=0.0)
+        marks += layer_axis.series(layers, metric, label, tone=tone, shape=shape, panel=panel, least=0.0)
     how = report.meta.get("conditioning", {})
     fisher = f", {printable(how.get('fisher', ''), 20)} Fisher" if how else ""
     empty = "" if marks else "no data ran through the model (layerscope.conditioning)"
     about = f"{plural(len(layers), 'layer')}{fisher}"
     title = "The two factors of each layer"
-    return Picture("factors_by_depth", title, about, _layers.depth_axis(layers), PANELS, tuple(marks), empty=empty)
+    return Picture("factors_by_depth", title, about, layer_axis.depth_axis(layers), PANELS, tuple(marks), empty=empty)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerscope.history import History
-from layerscope.views.plots import _runs
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import printable
+from layerscope.records.history import History
+from layerscope.text import printable
+from layerscope.views.plots import run_lines
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run layer", "run"
 SHARE = 20  # per cent: the largest share that few examples still reach
@@ -22,13 +22,15 @@ def data(runs: Sequence[History], layer: str) -> Picture:
     marks: list[Mark] = []
     for panel, metric in enumerate(("lambda_max", f"kappa_{SHARE}")):
         label = "all layers" if panel == 0 else ""
-        marks += _runs.line(run.of_model(metric), label, tone="series1", panel=panel)
+        marks += run_lines.line(run.of_model(metric), label, tone="series1", panel=panel)
         for name, suffix, tone, dashed in LINES:
             series = run.series(f"{metric}{suffix}", layer)
-            marks += _runs.line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
+            marks += run_lines.line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
     agreement = run.trend_agreement().get(layer)
-    about = f"{_runs.names(runs)[0][0]}, " * (len(runs) > 1) + _runs.about(runs[:1])
+    about = f"{run_lines.names(runs)[0][0]}, " * (len(runs) > 1) + run_lines.about(runs[:1])
     about += "" if agreement is None else f", ρ(λmax) = {agreement:.2f}"
     empty = "" if run.of_model("lambda_max")[0] else "the whole matrix was not measured (exact=True)"
     title = "The whole matrix and one block"
-    return Picture("full_and_sub", title, about, _runs.STEP, PANELS, tuple(marks), empty=empty, of=printable(layer, 80))
+    return Picture(
+        "full_and_sub", title, about, run_lines.STEP, PANELS, tuple(marks), empty=empty, of=printable(layer, 80)
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.plots._style import series
-from layerscope.views.text import plural
+from layerscope.records.report import Report
+from layerscope.text import plural
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
+from layerscope.views.plots.style import series
 
 SCOPE, SECTION = "model", "learning"
 SHARES = ((50, "circle"), (80, "square"), (100, "diamond"))
@@ -16,15 +16,21 @@ FACTORS = (("x", "Sx, inputs"), ("d", "Sd, output-gradients"))
 
 def data(report: Report) -> Picture:
     """κ₅₀, κ₈₀ and κ₁₀₀ of both factors; where one has no value the layer has too few directions for it."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     marks: list[Mark] = []
     for panel, (suffix, _) in enumerate(FACTORS):
         for i, (share, shape) in enumerate(SHARES):
             metric, label = f"kappa_{share}_{suffix}", f"κ{share} {suffix}"
-            marks += _layers.series(layers, metric, label, tone=series(i), shape=shape, panel=panel)
+            marks += layer_axis.series(layers, metric, label, tone=series(i), shape=shape, panel=panel)
     panels = tuple(Axis(f"κ of {what}", "log") for _, what in FACTORS)
     empty = "" if marks else "no data ran through the model (layerscope.conditioning), or too few rows"
     about = plural(len(layers), "layer")
     return Picture(
-        "kappa_by_depth", "Conditioning by depth", about, _layers.depth_axis(layers), panels, tuple(marks), empty=empty
+        "kappa_by_depth",
+        "Conditioning by depth",
+        about,
+        layer_axis.depth_axis(layers),
+        panels,
+        tuple(marks),
+        empty=empty,
     )

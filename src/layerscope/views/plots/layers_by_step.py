@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from layerscope.history import History
-from layerscope.views.plots import _runs
-from layerscope.views.plots._marks import Axis, Cells, Picture, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import elide, plural, printable
+from layerscope.records.history import History
+from layerscope.text import elide, plural, printable
+from layerscope.views.plots import run_lines
+from layerscope.views.plots.marks import Axis, Cells, Picture, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run", "run"
 STEPS, LAYERS = 60, 80  # columns and rows at most: some of them, the first and the last
@@ -18,13 +18,13 @@ LONGEST = 32
 
 def data(runs: Sequence[History]) -> list[Picture]:
     """A picture for each metric of each run."""
-    return [_picture(run, metric, axis, len(runs) > 1) for run in runs for metric, axis in _runs.measured([run])]
+    return [_picture(run, metric, axis, len(runs) > 1) for run in runs for metric, axis in run_lines.measured([run])]
 
 
 def _picture(run: History, metric: str, axis: Axis, several: bool) -> Picture:
-    names = _runs.layers(run, metric)
-    rows = [names[i] for i in _runs.some(len(names), LAYERS)]
-    steps = [run.steps[i] for i in _runs.some(len(run.steps), STEPS)]
+    names = run_lines.layers(run, metric)
+    rows = [names[i] for i in run_lines.some(len(names), LAYERS)]
+    steps = [run.steps[i] for i in run_lines.some(len(run.steps), STEPS)]
     log = axis.scale == "log"
     values = []
     for name in rows:

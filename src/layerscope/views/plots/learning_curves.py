@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerscope.history import History
-from layerscope.views.plots import _runs
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import printable
+from layerscope.records.history import History
+from layerscope.text import printable
+from layerscope.views.plots import run_lines
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run layer", "run"
 PANELS = (
@@ -22,18 +22,20 @@ PANELS = (
 def data(runs: Sequence[History], layer: str) -> Picture:
     """Loss, λmax of both factors, and σmax of the gradient over that of the weight, at each step that was measured."""
     marks: list[Mark] = []
-    for run, (label, tone) in zip(runs, _runs.names(runs), strict=True):
+    for run, (label, tone) in zip(runs, run_lines.names(runs), strict=True):
         for panel, (_, metric) in enumerate(PANELS):
             series = run.series(metric, layer) if metric else run.of_model("loss")
-            marks += _runs.line(series, label if panel == 0 else "", tone=tone, panel=panel, dashed=tone != "series0")
+            marks += run_lines.line(
+                series, label if panel == 0 else "", tone=tone, panel=panel, dashed=tone != "series0"
+            )
     empty = "" if any(mark.panel for mark in marks) else "no step has a measurement of this layer"
     axes = tuple(axis for axis, _ in PANELS)
     title = "The layer over the run"
     return Picture(
         "learning_curves",
         title,
-        _runs.about(runs),
-        _runs.STEP,
+        run_lines.about(runs),
+        run_lines.STEP,
         axes,
         tuple(marks),
         empty=empty,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Picture, Points
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural, printable
+from layerscope.records.report import Report
+from layerscope.text import plural, printable
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Picture, Points
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
 KINDS = (("dying", "never active", "bad", "down"), ("full", "always active", "under", "triangle"))
@@ -14,7 +14,7 @@ KINDS = (("dying", "never active", "bad", "down"), ("full", "always active", "un
 
 def data(report: Report) -> Picture:
     """Share of the units behind each layer's ReLU that are dying or full, in the model's order."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     seen = [place for place in layers if {"dying", "full"} <= place.layer.metrics.keys()]
     places = [place for place in seen if place.layer.parts["weight"].facts.get("units", 0) > 0]
     units = [place.layer.parts["weight"].facts["units"] for place in places]
@@ -44,4 +44,4 @@ def data(report: Report) -> Picture:
     panels = (Axis("% of the units", low=-4.0, high=104.0),)
     title = "Dying and full neurons"
     shown = tuple(marks) if places else ()
-    return Picture("neurons_by_depth", title, about, _layers.depth_axis(layers), panels, shown, empty=empty)
+    return Picture("neurons_by_depth", title, about, layer_axis.depth_axis(layers), panels, shown, empty=empty)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Mark, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural
+from layerscope.records.report import Report
+from layerscope.text import plural
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Mark, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "model"
 PANELS = (
@@ -21,17 +21,17 @@ PANELS = (
 
 def data(report: Report) -> Picture:
     """Three panels over one axis of layers: α-hat, the two norms, and how many directions share the layer."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     marks: list[Mark] = []
     for panel, (_, metrics) in enumerate(PANELS):
         for metric, label, tone, shape in metrics:
-            marks += _layers.series(layers, metric, label, tone=tone, shape=shape, panel=panel)
+            marks += layer_axis.series(layers, metric, label, tone=tone, shape=shape, panel=panel)
     return Picture(
         "norms_by_depth",
         "α-hat, norms and stable rank by depth",
         plural(len(layers), "layer"),
-        _layers.depth_axis(layers),
+        layer_axis.depth_axis(layers),
         tuple(axis for axis, _ in PANELS),
         tuple(marks),
-        empty="" if marks else _layers.why_empty(report, "log_norm"),
+        empty="" if marks else layer_axis.why_empty(report, "log_norm"),
     )

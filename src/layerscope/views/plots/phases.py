@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.types import LayerReport
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Picture
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import plural
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Picture
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "model"
 PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-decay", "heavy-tailed")
@@ -15,17 +15,17 @@ PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-d
 
 def data(report: Report) -> Picture:
     """A point per layer on the phase that its spectrum shows, from random-like up to heavy-tailed."""
-    layers = _layers.analysed(report)
+    layers = layer_axis.analysed(report)
     known = [place for place in layers if place.layer.metrics.get("phase") in PHASES]
     counts = [sum(place.layer.metrics["phase"] == phase for place in known) for phase in PHASES]
     return Picture(
         "phases",
         "Phases of training by depth",
         plural(len(known), "layer"),
-        _layers.depth_axis(layers),
+        layer_axis.depth_axis(layers),
         (Axis("phase", "category", tuple(f"{p} ({n})" for p, n in zip(PHASES, counts, strict=True))),),
-        tuple(_layers.points(report, known, lambda p: (p.depth, float(_phase(p.layer))), note=_note)),
-        empty="" if known else _layers.why_empty(report, "phase"),
+        tuple(layer_axis.points(report, known, lambda p: (p.depth, float(_phase(p.layer))), note=_note)),
+        empty="" if known else layer_axis.why_empty(report, "phase"),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from layerscope.metrics.random_matrix import grave
-from layerscope.report import Report
-from layerscope.types import LayerReport, Measurement, Mode
-from layerscope.views.plots import _esd
-from layerscope.views.plots._marks import Axis, Mark, Picture, Points, Rule, Steps, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural, printable
+from layerscope.numerics.spectrum import Mode
+from layerscope.records.layers import LayerReport, Measurement
+from layerscope.records.report import Report
+from layerscope.text import plural, printable
+from layerscope.views.plots import spectral_density
+from layerscope.views.plots.marks import Axis, Mark, Picture, Points, Rule, Steps, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, NEEDS = "layer", "randomize"
 
@@ -18,27 +19,27 @@ SCOPE, NEEDS = "layer", "randomize"
 def data(report: Report, layer: LayerReport) -> Picture:
     """Both histograms in the same bins of log λ, the edge of the shuffles' bulk, and the traps that lie beyond it."""
     title, of = "Against its own entries shuffled", printable(layer.name, 60)
-    x, y = _esd.axes(report, log=True)
+    x, y = spectral_density.axes(report, log=True)
     shuffles = [p for role, p in layer.parts.items() if role.startswith("shuffle") and p.spectrum is not None]
-    empty = _esd.nothing(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
+    empty = spectral_density.nothing(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
     if empty or layer.spectrum is None:
         return Picture("randomized", title, "", x, (y,), empty=empty, of=of)
     mixed = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
     own = layer.spectrum.live
-    at = _esd.edges(np.sort(np.concatenate([own, mixed])), log=True)
-    original = _esd.histogram(layer.spectrum, at)
+    at = spectral_density.edges(np.sort(np.concatenate([own, mixed])), log=True)
+    original = spectral_density.histogram(layer.spectrum, at)
     random = Steps(
         tone="fit",
         label=f"shuffled ({plural(len(shuffles), 'shuffle')})",
         edges=numbers(at),
-        heights=_esd.density(mixed, at, len(mixed)),
+        heights=spectral_density.density(mixed, at, len(mixed)),
         filled=False,
         pattern=1,
     )
     lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
     marks: list[Mark] = [original, random]
     marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _edge(shuffles)]
-    notes = _esd.remarks(layer, layer.spectrum, float(at[0]))[:1] if own[0] < at[0] * (1 - 1e-9) else []
+    notes = spectral_density.remarks(layer, layer.spectrum, float(at[0]))[:1] if own[0] < at[0] * (1 - 1e-9) else []
     traps = [mode for part in shuffles for mode in part.modes]
     if traps:
         marks.append(_traps(traps, report.settings.limits.trap_size, lowest / 2))
@@ -49,7 +50,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
         if "rand_null" in layer.metrics:
             about += f", {layer.metrics['rand_null']:.3f} between shuffles"
     else:
-        about = _esd.about(layer, layer.spectrum)
+        about = spectral_density.about(layer, layer.spectrum)
     return Picture(
         "randomized", title, about, x, (Axis(y.label, "log", low=lowest / 4),), tuple(marks), tuple(notes), of=of
     )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from layerscope.report import Report
-from layerscope.types import LayerReport
-from layerscope.views.plots import _layers
-from layerscope.views.plots._marks import Axis, Mark, Picture, Rule
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import plural
+from layerscope.records.layers import LayerReport
+from layerscope.records.report import Report
+from layerscope.text import plural
+from layerscope.views.plots import layer_axis
+from layerscope.views.plots.marks import Axis, Mark, Picture, Rule
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "model"
 
 
 def data(report: Report) -> Picture:
     """A point per fitted layer; shape and scale are two things, and no product of them is shown."""
-    fitted = [p for p in _layers.analysed(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()]
+    fitted = [p for p in layer_axis.analysed(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()]
     limits = report.settings.limits
     marks: list[Mark] = [
         Rule(tone="over", at=limits.over_trained, along="x", label=f"α = {limits.over_trained:g}"),
         Rule(tone="under", at=limits.under_trained, along="x", label=f"α = {limits.under_trained:g}"),
     ]
-    marks += _layers.points(report, fitted, lambda p: _place(p.layer), note=_note)
+    marks += layer_axis.points(report, fitted, lambda p: _place(p.layer), note=_note)
     alphas = [_place(p.layer)[1] for p in fitted]
     return Picture(
         "shape_scale",
@@ -29,7 +29,7 @@ def data(report: Report) -> Picture:
         Axis("log₁₀ of the largest 1/λ" if report.settings.inverse else "log₁₀ λmax, scale (λmax in W²)"),
         (Axis("α, shape", "log" if max(alphas, default=1.0) > 4 * limits.under_trained else "linear"),),
         tuple(marks) if fitted else (),
-        empty="" if fitted else _layers.why_empty(report, "alpha"),
+        empty="" if fitted else layer_axis.why_empty(report, "alpha"),
     )
 
 

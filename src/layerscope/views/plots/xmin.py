@@ -8,12 +8,12 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits.power_law import positive, scan
-from layerscope.report import Report
-from layerscope.types import Fit, LayerReport
-from layerscope.views.plots import _esd
-from layerscope.views.plots._marks import Axis, Band, Line, Mark, Picture, Points, Rule, numbers
-from layerscope.views.plots._pen import draw as draw
-from layerscope.views.text import printable
+from layerscope.records.layers import Fit, LayerReport
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views.plots import spectral_density
+from layerscope.views.plots.marks import Axis, Band, Line, Mark, Picture, Points, Rule, numbers
+from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE = "layer"
 PANELS = (Axis("KS distance D", low=0.0), Axis("α"))
@@ -26,7 +26,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     title, of = "Search for the tail", printable(layer.name, 60)
     axis = Axis("xmin (1/W²)" if report.settings.inverse else "xmin (W²)", "log")
     fit = layer.parts["weight"].fits.get("power_law")
-    empty = _esd.nothing(layer) or _why(fit)
+    empty = spectral_density.nothing(layer) or _why(fit)
     if empty or fit is None or layer.spectrum is None:
         return Picture("xmin", title, "", axis, PANELS, empty=empty, of=of)
     settings = report.settings

@@ -1,0 +1,16 @@
+"""The values that options may take, in the library and on the command line alike."""
+
+CONV_MATRICES = ("slices", "flat")  # a convolution as one matrix per kernel position, or as one flat matrix
+FINGER_FIXES = (
+    "clip_xmax",
+    "xmin_peak",
+)  # isolated large eigenvalues: drop them, or search xmin at the histogram's peak
+FISHER_LABELS = ("empirical", "mc", "exact")  # labels of the data, drawn from the model, or the expectation over them
+CONV_ROWS = ("expand", "reduce", "channels")  # what the rows of a convolution's inputs are
+CURVATURE_MATRICES = ("hessian", "ggn", "fisher")
+BATCH_NORM_POLICIES = ("recompute", "batch", "interpolate", "keep")
+DISTANCE_KINDS = ("l2", "symmetric", "relative", "cosine", "rms")
+DIRECTION_NORMS = ("filter", "layer", "global", "none")
+ALIGNMENT_METHODS = ("weights", "activations")
+CURVE_KINDS = ("bezier", "chain")
+LENSES = ("spectra", "conditioning", "landscape")

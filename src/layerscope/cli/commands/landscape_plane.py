@@ -1,0 +1,83 @@
+"""``layerscope landscape plane``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from layerscope.choices import DIRECTION_NORMS
+from layerscope.cli.landscape_output import (
+    build_evaluator,
+    check_metric,
+    points_bar,
+    print_result,
+    write_files,
+)
+from layerscope.cli.options import engine_option, evaluation_options
+from layerscope.cli.user_objects import import_object
+from layerscope.errors import UsageError
+
+
+@click.command()
+@evaluation_options
+@click.option("--u", type=(float, float, int), help="First, last, points.  [default: -0.5 1.5 21; around one: -1 1 21]")
+@click.option("--v", type=(float, float, int), help="The same of the other axis.  [default: as --u]")
+@click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
+@click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
+@click.option(
+    "--directions",
+    type=click.Choice((*DIRECTION_NORMS, "hessian")),
+    default="filter",
+    show_default=True,
+    help="Around one model: random ones and their norm, or the steepest of the Hessian.",
+)
+@click.option(
+    "--coordinates",
+    type=click.Choice(["affine", "orthonormal"]),
+    default="affine",
+    show_default=True,
+    help="Of the picture.",
+)
+@click.option("--surface", is_flag=True, help="Draw it seen from the side.")
+@engine_option
+def plane(
+    models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: str, directions: str, coordinates: str,
+    surface: bool, **options: Any,
+) -> int:  # fmt: skip
+    """The plane through three MODELs, or around one along two directions."""
+    from layerscope.lenses.landscape.geometry.directions import plane_around
+    from layerscope.lenses.landscape.geometry.lines_and_planes import plane as spanned
+    from layerscope.views import landscape as view
+
+    if len(models) not in (1, 3):
+        raise UsageError(f"a plane goes through three models, or around one: not {len(models)}")
+    evaluate, names = build_evaluator(models, len(models), options)
+    check_metric(metric, evaluate, models[0])
+    u = u or ((-1.0, 1.0, 21) if len(models) == 1 else (-0.5, 1.5, 21))
+    how: Any = {"u": u, "v": v or u, "store": store, "engine": options["engine"]}
+    if len(models) == 1:
+        along = _steepest_directions(evaluate, models[0], options) if directions == "hessian" else directions
+        with points_bar("plane", options["quiet"]) as tick:
+            found = plane_around(models[0], evaluate, directions=along, progress=tick, **how)
+    else:
+        with points_bar("plane", options["quiet"]) as tick:
+            a, b, c = models
+            found = spanned(a, b, c, evaluate, names=(names[0], names[1], names[2]), progress=tick, **how)
+    print_result(found.to_dict(), view.plane(found), options)
+    write_files(found, options, lambda: found.plot(metric, coordinates=coordinates, surface=surface))
+    return 0
+
+
+def _steepest_directions(evaluate: Any, model: str, options: dict[str, Any]) -> list[Any]:
+    """The two directions of most curvature at a model, one step a length of 1."""
+    from copy import deepcopy
+
+    from layerscope.lenses.learning_statistics.curvature import curvature
+    from layerscope.sources.model_weights import load_into, weights_of
+
+    net, loss = deepcopy(evaluate.model).requires_grad_(True), options["loss"]
+    load_into(net, weights_of(model))
+    data = evaluate.x.contiguous(), evaluate.y
+    found = curvature(net, data, import_object(loss) if ":" in loss else loss, k=2, vectors=True)
+    return [evaluate.unflat(vector) for vector in found.vectors]

@@ -1,0 +1,104 @@
+"""``layerscope watch``: the page of a run that still goes on, on this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, UsageError
+
+LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN.layerscope…")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option("--refresh", type=click.IntRange(1, 3600), default=10, show_default=True, help="Seconds between reloads.")
+def watch(runs: tuple[str, ...], port: int, refresh: int) -> int:
+    """Serve the page of a growing history to this machine; Ctrl-C ends it."""
+    for path in runs:
+        if not Path(path).is_file():
+            raise TargetNotFound(f"{path}: no such file; a run writes it: layerscope.Monitor(model, path={path!r})")
+    pages = Pages(runs)
+    try:
+        pages.now()
+    except Unreadable as error:  # what cannot be read is told here; a run without a check yet is waited for
+        if "without a check" not in str(error):
+            raise
+    server = serve(pages, port, refresh)
+    click.echo(f"http://{LOOPBACK}:{server.server_address[1]}/  (Ctrl-C ends it)")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+    finally:
+        server.server_close()
+    return 0
+
+
+class Pages:
+    """The page of some histories, made anew when one of them has grown."""
+
+    def __init__(self, runs: tuple[str, ...]) -> None:
+        self._runs = runs
+        self._seen: tuple[Any, ...] = ()
+        self._page = b""
+        self._lock = threading.Lock()
+
+    def now(self) -> bytes:
+        """
+        :raises LayerscopeError: a history that cannot be read.
+        """
+        from layerscope.persistence import report_file
+        from layerscope.views.page import writing
+
+        with self._lock:
+            seen = tuple((Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in self._runs)
+            if seen != self._seen:
+                found = writing.render([report_file.load_history(path) for path in self._runs])
+                self._page, self._seen = found.encode("utf-8", "backslashreplace"), seen
+            return self._page
+
+
+def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
+    """A server on the loopback that answers one address.
+
+    :raises UsageError: the port is taken.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        """Answers GET / and nothing else; other sites' pages cannot ask it in their own name."""
+
+        def do_GET(self) -> None:
+            host = (self.headers.get("Host") or "").rpartition(":")[0]
+            if self.path != "/" or host not in (LOOPBACK, "localhost"):
+                self.send_error(404)
+                return
+            try:
+                body, code = pages.now(), 200
+            except (LayerscopeError, OSError) as error:
+                body, code = f"{error}\n".encode("utf-8", "backslashreplace"), 503
+            except Exception as error:  # a history that somebody else wrote
+                body, code = f"it cannot be shown: {type(error).__name__}\n".encode(), 503
+            self.send_response(code)
+            self.send_header("Content-Type", f"text/{'html' if code == 200 else 'plain'}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Refresh", str(refresh))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the browser has gone
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing."""
+
+    try:
+        return ThreadingHTTPServer((LOOPBACK, port), Handler)
+    except OSError as error:
+        raise UsageError(f"port {port}: {error.strerror or error}; --port 0 takes a free one") from None

@@ -1,0 +1,87 @@
+"""What the landscape commands share: the evaluator, progress, and where results go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from layerscope.cli.output import check_outputs
+from layerscope.cli.user_objects import call_or_get, import_object
+from layerscope.errors import UnknownName, UsageError
+
+
+def build_evaluator(models: tuple[str, ...], least: int, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """(evaluator, short names of the models)."""
+    from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
+    from layerscope.sources.several_models import short
+
+    if len(models) < least:
+        raise UsageError(f"{least} models or more, not {len(models)}")
+    check_landscape_outputs(options, models)
+    loss, calibrate = options["loss"], options["calibrate"]
+    loss = import_object(loss) if ":" in loss else loss
+    evaluate = TorchEvaluator(
+        call_or_get(options["build"]), call_or_get(options["data"]), loss, bn=options["bn"],
+        calibrate=call_or_get(calibrate) if calibrate else None, device=options["device"], repair=options["repair"],
+        forward=import_object(options["forward"]) if options["forward"] else None, examples=options["examples"],
+    )  # fmt: skip
+    return evaluate, short(models)
+
+
+def check_metric(metric: str, evaluate: Any, model: str) -> None:
+    """Before the work.
+
+    :raises UnknownName: what is to be drawn is not measured.
+    """
+    from layerscope.sources.model_weights import weights_of
+
+    if metric and metric not in (known := evaluate(weights_of(model)).metrics):
+        raise UnknownName("metric", metric, known)
+
+
+def check_landscape_outputs(options: dict[str, Any], models: tuple[str, ...]) -> None:
+    from layerscope.views.plots import drawing
+
+    if options["output"]:
+        drawing.check_format(options["output"])
+    check_outputs({"html": options["html"], "output": options["output"], "save": None}, models)
+
+
+def print_result(plain: Any, text: str, options: dict[str, Any]) -> None:
+    click.echo(json.dumps(plain, allow_nan=False) if options["as_json"] else text)
+
+
+def write_files(found: Any, options: dict[str, Any], draw: Callable[[], Any]) -> None:
+    from layerscope.views.page import writing
+    from layerscope.views.plots import drawing
+
+    if options["html"]:
+        writing.write(found, options["html"])
+    if options["output"]:
+        drawing.save(draw(), options["output"])
+
+
+def terminal_width() -> int:
+    from rich.console import Console
+
+    return min(160, Console(file=sys.stdout).width)
+
+
+@contextmanager
+def points_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int, float], None] | None]:
+    """Points done and time left, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(what[:60], total=None)
+        yield lambda done, total, _: progress.update(task, completed=done, total=total)

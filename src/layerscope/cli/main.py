@@ -1,0 +1,101 @@
+"""The ``layerscope`` command: click → library → views → exit code.
+
+Data goes to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 findings at or above --fail-on, 2 usage,
+3 target unreadable or refused, 4 done but some layers failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import sys
+import threading
+import traceback
+
+import click
+
+from layerscope.cli.lazy_commands import LazyCommands
+from layerscope.errors import LayerscopeError, UnknownName, UsageError
+
+INTERRUPTED = 130
+COMMANDS = (
+    "analyze", "compare", "conditioning", "demo", "describe", "distances", "experiment", "explain", "history",
+    "landscape", "plot", "plugins", "watch",
+)  # fmt: skip
+
+
+class Commands(LazyCommands):
+    """The commands; a target given in their place is told where it belongs."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        asked = args[0]
+        if ctx.resilient_parsing or asked.startswith("-") or self.get_command(ctx, asked):
+            return super().resolve_command(ctx, args)
+        if "://" in asked or os.path.exists(asked):
+            raise UsageError(f"{asked} is no command; did you mean: layerscope analyze {shlex.quote(asked)}")
+        raise UnknownName("command", asked, self.list_commands(ctx))
+
+
+@click.group(
+    cls=Commands, names=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="layerscope")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """What is wrong with a neural network, layer by layer, without its data.
+
+    \b
+    TARGET is a model's file or folder (safetensors, torch, GGUF, Keras, ONNX, TensorFlow, Flax, …), a saved report,
+    a hub id in the local cache, or a URL of a store.
+    First steps:   layerscope demo
+                   layerscope analyze model.safetensors
+    """
+
+
+def main() -> None:
+    """Run the command line and exit: the one seam from errors to messages and codes."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    sys.warnoptions.append("ignore:resource_tracker")  # workers interrupted as they start; the system frees the rest
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing
+    try:
+        with cli.make_context("layerscope", sys.argv[1:] or ["--help"]) as context:
+            code = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        code = _complain(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain("interrupted; nothing is still running", INTERRUPTED)
+        sys.stdout.flush()
+        if any(thread.daemon for thread in threading.enumerate()):
+            os._exit(code)  # a thread inside LAPACK would outlive the library that it computes with
+    except LayerscopeError as error:
+        if debug:
+            traceback.print_exc()
+        code = _complain(str(error), error.exit_code)
+    except OSError as error:
+        gone = isinstance(error, BrokenPipeError)  # the reader has gone: no more to say
+        code = 0 if gone else _complain(f"cannot write to stdout: {error.strerror or error}", 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        code = _complain("not enough memory; try --jobs 1, or --max-cost", 3)
+    except Exception as error:
+        if debug:
+            raise
+        code = _complain(f"a bug in layerscope: {type(error).__name__}: {error} (--debug shows where)", 70)
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    from layerscope.text import printable
+
+    print(f"layerscope: {printable(message, 500)}", file=sys.stderr)
+    return code

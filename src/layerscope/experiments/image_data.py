@@ -1,0 +1,79 @@
+"""Small real data for experiments: 8×8 digits that scikit-learn carries, or images in idx files (MNIST and its kin)."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from layerscope.errors import MissingExtra, TargetNotFound, Unreadable
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+UBYTE = 8  # type of the entries of an idx file
+MOST = 1 << 31  # entries that one may claim
+
+
+class Images(NamedTuple):
+    """Images (n, h, w) in [0, 1] and their labels, in an order that the seed decides."""
+
+    name: str
+    x: Array  # (n, h, w) float32
+    y: Array  # (n,) int64
+
+
+def digits(seed: int = 0) -> Images:
+    """The 1,797 handwritten digits of 8×8 pixels that scikit-learn carries.
+
+    :raises MissingExtra: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingExtra("the 8×8 digits", "experiments") from None
+    found = load_digits()
+    order = np.random.default_rng(seed).permutation(len(found.target))
+    x = (found.images[order] / 16).astype(np.float32)
+    return Images("8×8 digits", x, found.target[order].astype(np.int64))
+
+
+def idx(folder: str | Path, *, split: str = "t10k", seed: int = 0, pool: int = 1) -> Images:
+    """Images and labels of a folder of idx files, gzipped or not: MNIST, Fashion-MNIST.
+
+    :param split: "train" or "t10k".
+    :param pool: side of the squares of pixels that are averaged: 2 makes 14×14 of 28×28.
+    :raises TargetNotFound: no such files.
+    :raises Unreadable: they are no idx files, or do not belong together.
+    """
+    x, y = (_read(Path(folder), f"{split}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+        raise Unreadable(f"{folder}: images of {x.shape} and labels of {y.shape}")
+    order = np.random.default_rng(seed).permutation(len(y))
+    images = x[order].astype(np.float32) / 255
+    if pool > 1:
+        n, h, w = (images.shape[0], images.shape[1] // pool, images.shape[2] // pool)
+        images = images[:, : h * pool, : w * pool].reshape(n, h, pool, w, pool).mean((2, 4))
+    return Images(f"{Path(folder).name} {split}", images, y[order].astype(np.int64))
+
+
+def _read(folder: Path, name: str) -> Array:
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise TargetNotFound(f"{folder} has no {name} or {name}.gz")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            zero, kind, dims = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dims}I", file.read(4 * dims))
+            if zero or kind != UBYTE or math.prod(shape) > MOST:
+                raise Unreadable(f"{path}: no idx file of bytes")
+            raw = file.read(math.prod(shape) + 1)
+    except (OSError, EOFError, struct.error) as error:
+        raise Unreadable(f"{path}: {error}") from None
+    if len(raw) != math.prod(shape):
+        raise Unreadable(f"{path}: {len(raw):,} bytes of {shape}")
+    return np.frombuffer(raw, np.uint8).reshape(shape)

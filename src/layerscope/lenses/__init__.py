@@ -1,0 +1,1 @@
+"""The lenses on live models."""

@@ -1,0 +1,153 @@
+"""The data that an evaluator runs on: examples, labels, calibration inputs, and the loss over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from operator import index
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from layerscope.errors import UsageError
+from layerscope.lenses.landscape.evaluation.value import Value
+from layerscope.live.losses import Loss
+from layerscope.live.user_code import translate_errors
+
+CALIBRATION_EXAMPLES = 512  # by which statistics are recomputed, where no calibration inputs are given
+
+
+class EvaluationData:
+    """The same examples at every point: inputs x, labels y, calibration inputs, and the loss."""
+
+    def __init__(self, data: Any, loss: Loss, device: Any, examples: int | None) -> None:
+        """
+        :param data: (x, y), or batches of them, which are put together.
+        :param examples: how many to draw, class by class; all where it is None.
+        :raises UsageError: no example, no pairs, or more examples than there are.
+        """
+        self.loss, self.device = loss, device
+        self.x, self.y = concatenate_batches(data, device)
+        if examples is not None:
+            self.x, self.y = draw_examples(self.x, self.y, examples)
+        self._label_mask = loss.label_mask(self.y)
+        self._checked_shape: Any = None  # of outputs that are known to fit the labels
+        self.batch = len(self.x)  # examples at once
+
+    def convert_inputs(self, data: Any, dtypes: set[str]) -> None:
+        """Convert inputs to the type of the parameters where ``data`` are NumPy arrays, whose own type is float64."""
+        import torch
+
+        x = data[0] if isinstance(data, tuple) and data else None
+        from_numpy = not isinstance(x, torch.Tensor) and hasattr(x, "__array__")
+        if from_numpy and self.x.is_floating_point() and dtypes:
+            self.x = self.x.to(getattr(torch, next(iter(dtypes))))
+
+    def set_calibration(self, inputs: Any) -> None:
+        """Inputs for recomputed statistics; None takes the first examples of the data themselves.
+
+        :raises UsageError: there are none.
+        """
+        import torch
+
+        self.calibrates_on_itself = inputs is None
+        if inputs is None:
+            self.calibration = self.x[:CALIBRATION_EXAMPLES]
+        else:
+            self.calibration = torch.as_tensor(inputs[0] if isinstance(inputs, tuple) else inputs).to(self.device)
+        if not len(self.calibration):
+            raise UsageError("there are no calibration inputs")
+
+    def set_memory_format(self, channels_last: bool) -> None:
+        """Lay out inputs in memory as the parameters are; batches are slices of them."""
+        import torch
+
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.x = self.x.contiguous(memory_format=layout)
+        if self.calibrates_on_itself:
+            self.calibration = self.x[:CALIBRATION_EXAMPLES]
+        elif self.calibration.dim() == self.x.dim():
+            self.calibration = self.calibration.contiguous(memory_format=layout)
+
+    @property
+    def first_batch(self) -> Any:
+        """Inputs of the first batch."""
+        return self.x[: self.batch]
+
+    def batches(self) -> Iterator[tuple[Any, Any]]:
+        """(inputs, labels) of each batch."""
+        return zip(self.x.split(self.batch), self.y.split(self.batch), strict=True)
+
+    def labeled_count(self, losses: int) -> int:
+        """How many of so many losses count: ignored positions do not."""
+        return losses if self._label_mask is None else int(self._label_mask.sum())
+
+    def value_of(self, output: Any, clamped: int) -> Value:
+        """Mean loss, and accuracy where the labels are classes, of the outputs for all examples."""
+        import torch
+
+        losses = self.loss.values(output, self.y, is_checked=self._checked_shape == output.shape)
+        self._checked_shape = output.shape if self.y.dtype == torch.int64 else None
+        mask = self._label_mask
+        samples = np.array((losses if mask is None else losses[mask.reshape(-1)]).double().cpu().numpy())
+        finite = bool(np.isfinite(samples).all()) and bool(len(samples))
+        metrics = {"loss": float(samples.mean()) if finite else math.nan}
+        has_classes = output.shape[-1] > 1 if output.dim() == self.y.dim() + 1 else False
+        if self.loss.kind != "mse" and not self.y.is_floating_point() and has_classes:
+            correct = output.argmax(-1) == self.y
+            share = correct.double().mean() if mask is None else correct[mask].double().mean()
+            metrics["accuracy"] = float(share) if finite else math.nan
+        return Value(metrics, samples if finite else np.empty(0), clamped)
+
+
+def check_batch(batch: Any) -> int | None:
+    """A number of examples at once, or None.
+
+    :raises UsageError: it is no whole number of at least 1.
+    """
+    if batch is None:
+        return None
+    if not isinstance(batch, SupportsIndex) or isinstance(batch, bool) or index(batch) < 1:
+        raise UsageError(f"batch must be 1 or more, not {batch!r}")
+    return index(batch)
+
+
+def concatenate_batches(data: Any, device: Any) -> tuple[Any, Any]:
+    """(x, y) on the device, batches put together.
+
+    :raises UsageError: no example, or no pairs.
+    """
+    import torch
+
+    if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")):
+        with translate_errors("the data"):
+            batches = list(data)
+        if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
+            raise UsageError("the data are (x, y), or batches of such pairs")
+        with translate_errors("putting the batches together"):
+            data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
+    x, y = (torch.as_tensor(part).to(device) for part in data)
+    if not len(x) or len(x) != len(y):
+        raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
+    return x, y
+
+
+def draw_examples(x: Any, y: Any, count: int) -> tuple[Any, Any]:
+    """So many examples, the same every time; of classes each in its share.
+
+    :raises UsageError: fewer than one, or more than there are.
+    """
+    import torch
+
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(x):
+        raise UsageError(f"examples must be between 1 and {len(x):,}, not {count!r}")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    if y.dim() == 1 and not y.is_floating_point():
+        classes = y.cpu()[order]
+        rank = torch.zeros(len(order), dtype=torch.float64)  # how far down its class each is, from 0 to 1
+        for label in classes.unique():
+            members = (classes == label).nonzero().reshape(-1)
+            rank[members] = (torch.arange(len(members)) + 0.5).double() / len(members)
+        order = order[rank.argsort(stable=True)]
+    chosen = order[:count].to(x.device)
+    return x[chosen], y[chosen]

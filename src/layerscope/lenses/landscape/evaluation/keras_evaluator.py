@@ -1,0 +1,199 @@
+"""Loss and accuracy of a Keras model at points of parameter space. The model is copied."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from layerscope.choices import BATCH_NORM_POLICIES
+from layerscope.errors import UnknownName, UsageError
+from layerscope.lenses.landscape.evaluation.value import Value
+from layerscope.live.fingerprints import identify_function
+from layerscope.live.user_code import translate_errors
+from layerscope.sources.model_weights import Weights, check_alike, combined, weights_of
+
+MOVING = ("moving_mean", "moving_variance")
+NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")  # of layers that are random in training
+
+
+class KerasEvaluator:
+    """Evaluates weights of one Keras architecture, as lines, planes and basins ask for."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        loss: str | Callable[[Any, Any], Any] = "cross_entropy",
+        *,
+        logits: bool = False,
+        bn: str = "recompute",
+        calibrate: Any = None,
+        batch: int = 256,
+    ) -> None:
+        """
+        :param data: (x, y), arrays.
+        :param loss: "cross_entropy" of whole labels, "mse" (½‖f − y‖²), or a function of outputs and labels, arrays,
+            with a value for each example.
+        :param logits: does the model give logits? Otherwise it gives probabilities.
+        :param bn: statistics of batch norms, as of :class:`~layerscope.TorchEvaluator`.
+        :raises UsageError: no data, an unknown policy or loss.
+        """
+        if bn not in BATCH_NORM_POLICIES:
+            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+        if not callable(loss) and loss not in ("cross_entropy", "mse"):
+            raise UnknownName("loss", str(loss), ("cross_entropy", "mse"))
+        if not (isinstance(data, tuple) and len(data) == 2 and len(data[0]) == len(data[1]) > 0):
+            raise UsageError("the data are (x, y), as many of the one as of the other")
+        import keras
+
+        with translate_errors("copying the model"):
+            self.model = keras.models.clone_model(model)
+            for variable, original in zip(self.model.weights, model.weights, strict=True):
+                variable.assign(keras.ops.convert_to_numpy(original))
+        self.x, self.y = (np.asarray(part) for part in data)
+        self.loss, self.logits, self.bn, self.batch = loss, logits, bn, batch
+        layers = list(self.model._flatten_layers() if hasattr(self.model, "_flatten_layers") else self.model.layers)
+        self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        for layer in layers:  # none of the copy's passes is to be random, those in training mode neither
+            for noise in NOISE:
+                if isinstance(getattr(layer, noise, None), float | int):
+                    setattr(layer, noise, 0.0)
+        self.calibrate = np.asarray(self.x[:512] if calibrate is None else calibrate)
+        self._own = calibrate is None
+        self._output = np.zeros((0, 0))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every result states."""
+        found: dict[str, Any] = {
+            "examples": len(self.x),
+            "loss": self.loss if isinstance(self.loss, str) else "function",
+        }
+        found["bn"] = self.bn if self._norms else "none"
+        if found["bn"] == "recompute":
+            found["calibration"] = f"{len(self.calibrate)}{' of the data themselves' * self._own}"
+        return found
+
+    @property
+    def barrier_policies(self) -> tuple[str, ...]:
+        """Policies of batch norms that barriers are compared by."""
+        if not self._norms:
+            return ("straight",)
+        return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
+
+    @property
+    def labels(self) -> Any:
+        """Of the examples, an array."""
+        return self.y
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Changes with the data, the calibration inputs, the loss, the policy and the architecture."""
+        digest = hashlib.sha256(repr(sorted(self.about.items())).encode())
+        for part in (self.x, self.y, self.calibrate):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(self.loss.encode() if isinstance(self.loss, str) else identify_function(self.loss))
+        digest.update(self.model.to_json().encode())
+        return digest.digest()
+
+    def __call__(self, weights: Weights) -> Value:
+        """Loss, and accuracy where the labels are classes."""
+        with self.walk([weights]) as at:
+            return at([1.0])
+
+    @contextmanager
+    def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
+        """coefficients → what is found at Σ cᵢ·pointsᵢ."""
+        corners, own = [weights_of(point) for point in points], weights_of(self.model)
+        for number, point in enumerate(corners):
+            known = {name: point[name] for name in own if name in point}
+            check_alike([own, known], ["the evaluator's model", f"point {number}"])
+        yield lambda coefficients: self._at(corners, coefficients)
+
+    @contextmanager
+    def policy(self, bn: str) -> Iterator[None]:
+        """Inside, another policy of batch norms.
+
+        :raises UnknownName: no such policy.
+        """
+        if bn not in (*BATCH_NORM_POLICIES, "straight"):
+            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+        before, self.bn = self.bn, bn if bn in BATCH_NORM_POLICIES else self.bn
+        try:
+            yield
+        finally:
+            self.bn = before
+
+    def outputs(self) -> Any:
+        """Logits of all examples at the point that was evaluated last; of probabilities their logarithms."""
+        rows = self._output.reshape(-1, self._output.shape[-1])
+        return rows if self.logits else np.log(np.maximum(rows, np.finfo(np.float64).tiny))
+
+    def _at(self, corners: Sequence[Weights], coefficients: Sequence[float]) -> Value:
+        import keras
+
+        weights: dict[str, Any] = dict(combined(corners, coefficients))
+        clamped = self._statistics(weights, corners[0])
+        training = bool(self._norms) and self.bn == "batch"
+        with translate_errors("the model"), self._momentum(1.0 if training else None):
+            for place, variable in enumerate(self.model.weights):
+                if f"{place}.{variable.name}" in weights:
+                    variable.assign(weights[f"{place}.{variable.name}"])
+            if self._norms and self.bn == "recompute":
+                with self._momentum(0.0):
+                    self.model(self.calibrate, training=True)
+            parts = [
+                self.model(self.x[i : i + self.batch], training=training) for i in range(0, len(self.x), self.batch)
+            ]
+            self._output = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float64)
+        return self._value(self._output, clamped)
+
+    def _statistics(self, weights: dict[str, Any], first: Mapping[str, Any]) -> int:
+        """Moving statistics by the policy; how many variances had to be clamped."""
+        clamped = 0
+        for name in [name for name in weights if name.endswith(MOVING)]:
+            if self.bn == "keep":
+                weights[name] = first[name]
+            elif name.endswith("variance"):
+                clamped += int((weights[name] < 0).sum()) if self.bn == "interpolate" else 0
+                weights[name] = np.maximum(weights[name], 0.0)
+        return clamped
+
+    @contextmanager
+    def _momentum(self, value: float | None) -> Iterator[None]:
+        """Inside, moving statistics become those of a pass in training mode (0), or stay (1)."""
+        before = [(layer, layer.momentum) for layer in self._norms]
+        try:
+            for layer in self._norms if value is not None else ():
+                layer.momentum = value
+            yield
+        finally:
+            for layer, momentum in before:
+                layer.momentum = momentum
+
+    def _value(self, output: Any, clamped: int) -> Value:
+        samples = self._losses(output)
+        finite = bool(np.isfinite(samples).all())
+        metrics = {"loss": float(samples.mean()) if finite else math.nan}
+        if self.loss != "mse" and self.y.dtype.kind in "iu" and output.ndim == self.y.ndim + 1:
+            metrics["accuracy"] = float((output.argmax(-1) == self.y).mean()) if finite else math.nan
+        return Value(metrics, samples if finite else np.empty(0), clamped)
+
+    def _losses(self, output: Any) -> Any:
+        if callable(self.loss):
+            return np.asarray(self.loss(output, self.y), np.float64).reshape(-1)
+        if self.loss == "mse":
+            return 0.5 * np.square(output - self.y.reshape(output.shape)).reshape(len(output), -1).sum(1)
+        rows, labels = output.reshape(-1, output.shape[-1]), self.y.reshape(-1)
+        if labels.min() < 0 or labels.max() >= rows.shape[1]:
+            raise UsageError(f"labels from {labels.min()} to {labels.max()}, and the model has {rows.shape[1]} outputs")
+        at = rows[np.arange(len(rows)), labels]
+        if self.logits:
+            top = rows.max(1)
+            return top + np.log(np.exp(rows - top[:, None]).sum(1)) - at
+        return -np.log(np.maximum(at / rows.sum(1), np.finfo(np.float64).tiny))

@@ -1,0 +1,142 @@
+"""Curved paths of low loss between two models: a Bézier curve or a chain whose bends are trained.
+
+Source: Garipov et al., NeurIPS 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.lenses.landscape.evaluation import evaluation_data
+from layerscope.lenses.landscape.evaluation.points import about_of, clamped_of, evaluated, metrics_of
+from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
+from layerscope.lenses.landscape.geometry.lines_and_planes import line
+from layerscope.live import torch_models
+from layerscope.live.user_code import translate_errors
+from layerscope.records.landscape.lines import Curve, Line
+from layerscope.sources.model_weights import Weights, check_alike, combined, learned_names, weights_of
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Floats
+
+KINDS = ("bezier", "chain")
+
+
+def coefficients(t: float, points: int, kind: str) -> list[float]:
+    """What each of A, the bends and B has at t: Bernstein's polynomials, or hats between neighbours."""
+    if kind == "bezier":
+        n = points - 1
+        return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(points)]
+    at = t * (points - 1)
+    return [max(0.0, 1 - abs(at - k)) for k in range(points)]
+
+
+def connect(
+    a: Any, b: Any, evaluate: TorchEvaluator, train: Any, *, kind: str = "bezier", bends: int = 1, steps: int = 600,
+    lr: float = 0.03, batch: int = 128, points: int = 25, seed: int = 0, names: tuple[str, str] = ("A", "B"),
+) -> Curve:  # fmt: skip
+    """Train a curve of low loss from A to B, and evaluate it beside the straight line.
+
+    :param train: (x, y) of training; the evaluator's data should be others.
+    :param kind: "bezier", or "chain" of straight pieces; with so many ``bends``.
+    :param steps: of SGD with momentum 0.9 on the loss at a point of the curve drawn uniformly; rate ``lr``.
+    :raises UsageError: models of different kinds, or numbers that are none.
+    """
+    if kind not in KINDS:
+        raise UnknownName("kind of curve", kind, KINDS)
+    if not isinstance(evaluate, TorchEvaluator):
+        raise UsageError(f"a curve is trained through a TorchEvaluator, not a {type(evaluate).__name__}")
+    for name, value, least in (("bends", bends, 1), ("steps", steps, 1), ("batch", batch, 1), ("points", points, 3)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{name} must be a whole number, {least} or more: not {value!r}")
+    if not (isinstance(lr, int | float) and 0 < lr < math.inf):
+        raise UsageError(f"lr must be above 0, not {lr!r}")
+    ends = [weights_of(a), weights_of(b)]
+    check_alike(ends, names)
+    shares = [k / (bends + 1) for k in range(1, bends + 1)]
+    inner = [combined(ends, [1 - share, share]) for share in shares]
+    inner = _trained(evaluate, [ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
+                     batch, seed)  # fmt: skip
+    corners = [ends[0], *inner, ends[1]]
+    t = np.linspace(0, 1, points)
+    values, holes = evaluated(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
+    full = all(value is not None and len(value.samples) for value in values)
+    samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
+    about = about_of(evaluate) | {"path": kind}
+    curved = Line(names, t, metrics_of(values), about, holes, samples, clamped_of(values))
+    straight = line(ends[0], ends[1], evaluate, points=points, names=names)
+    return Curve(kind, straight, curved, tuple(inner), _stretch(corners, kind))
+
+
+def _trained(
+    evaluate: TorchEvaluator, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int,
+    lr: float, batch: int, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
+
+    :raises UsageError: the loss is no longer finite.
+    """
+    import torch
+    from torch.func import functional_call
+
+    evaluate.check(points)
+    x, y = evaluation_data.concatenate_batches(data, evaluate.device)
+    corners = [
+        {k: torch.from_numpy(np.array(p[k])).to(evaluate.parameters[k]) for k in evaluate.parameters} for p in points
+    ]
+    inner = corners[1:-1]
+    for weights in inner:
+        for value in weights.values():
+            value.requires_grad_(True)
+    optimizer = torch.optim.SGD([v for weights in inner for v in weights.values()], lr, momentum=0.9)
+    drawn = torch.Generator().manual_seed(seed)
+    network, forward = copy.deepcopy(evaluate.model).train(), evaluate.forward
+
+    class Run(torch.nn.Module):  # type: ignore[misc]
+        """The network with its forward, as functional_call takes it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x) if forward is None else forward(self.net, x)
+
+    whole = Run()
+    for m in network.modules():
+        if isinstance(m, torch.nn.modules.dropout._DropoutNd):
+            m.eval()
+    for step in range(steps):
+        c = at(float(torch.rand((), generator=drawn)))
+        mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in evaluate.parameters}
+        chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
+        given = {f"net.{real}": v for k, v in mixed.items() for real in evaluate.names[k]}
+        with translate_errors("the model on the training data"):
+            output = functional_call(whole, given, (x[chosen],))
+        value = evaluate.loss.values(output, y[chosen]).mean()
+        if not bool(value.isfinite()):
+            raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    named = [
+        {k: torch_models.at_least_float32(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner
+    ]
+    return [{**points[0], **weights} for weights in named]
+
+
+def _stretch(corners: Any, kind: str, pieces: int = 40) -> float:
+    names = learned_names(corners[0])
+    rows = np.stack([np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for k in names]) for p in corners])
+    products: Floats = rows @ rows.T
+    mixes = np.array([coefficients(x, len(corners), kind) for x in np.linspace(0, 1, pieces + 1)])
+    steps = np.diff(mixes, axis=0)
+    length = float(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", steps, products, steps), 0.0)).sum())
+    ends = mixes[-1] - mixes[0]
+    return length / math.sqrt(max(float(ends @ products @ ends), np.finfo(float).tiny))

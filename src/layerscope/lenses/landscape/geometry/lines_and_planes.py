@@ -1,0 +1,128 @@
+"""Lines through models, planes through three of them, and what stands between: loss, accuracy, barriers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import UsageError
+from layerscope.lenses.landscape.evaluation.points import (
+    NOT_FINITE,
+    GridStore,
+    about_of,
+    clamped_of,
+    evaluated,
+    metrics_of,
+)
+from layerscope.lenses.landscape.evaluation.points import Progress as Progress
+from layerscope.numerics import parameter_geometry
+from layerscope.records.landscape.lines import Line
+from layerscope.records.landscape.planes import Plane
+from layerscope.sources.model_weights import Weights, check_alike, learned_names, weights_of
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Floats
+
+MOST = 200_000  # points of one grid
+
+
+def line(
+    a: Any, b: Any, evaluate: Any, *, points: int = 25, span: tuple[float, float] = (0.0, 1.0),
+    names: tuple[str, str] = ("A", "B"), progress: Progress | None = None, engine: str | None = None,
+) -> Line:  # fmt: skip
+    """Loss and accuracy along the line through two models.
+
+    :param a, b: models: live, files, or arrays by name.
+    :param evaluate: :func:`layerscope.evaluator`, or any function of weights by name that gives metrics by name.
+    :param span: of t; 0 and 1 are A and B, which are always among the points where the span holds them.
+    :param engine: "threads", "processes", …: pieces of the line at once. Without one, point after point.
+    :raises UsageError: models of different kinds, or a number of points that is none.
+    """
+    if not isinstance(points, int) or not 2 <= points <= MOST:
+        raise UsageError(f"points must be between 2 and {MOST:,}, not {points}")
+    low, high = span if isinstance(span, tuple | list) and len(span) == 2 else (math.nan, math.nan)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"span must ascend: {span!r}")
+    t = np.unique(np.concatenate([np.linspace(low, high, points), [x for x in (0.0, 1.0) if low <= x <= high]]))
+    t = t[np.concatenate([[True], np.diff(t) > 1e-9])]
+    t[np.isclose(t, 0.0, atol=1e-9)], t[np.isclose(t, 1.0, atol=1e-9)] = 0.0, 1.0
+    corners = [weights_of(a), weights_of(b)]
+    check_alike(corners, names)
+    values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
+    holes = _blamed(holes, corners, names)
+    full = all(value is not None and len(value.samples) for value in values)
+    samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
+    return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
+
+
+def plane(
+    a: Any, b: Any, c: Any, evaluate: Any, *,
+    u: tuple[float, float, int] = (-0.5, 1.5, 21), v: tuple[float, float, int] = (-0.5, 1.5, 21),
+    names: tuple[str, str, str] = ("A", "B", "C"), progress: Progress | None = None, store: str | File | None = None,
+    engine: str | None = None,
+) -> Plane:  # fmt: skip
+    """Loss and accuracy on the plane through three models, M(u, v) = A + u(B−A) + v(C−A).
+
+    :param u, v: (first, last, number of points).
+    :param store: a file that holds what was done: an interrupted call with the same arguments goes on from it.
+    :param engine: as of :func:`~layerscope.line`.
+    :raises UsageError: models of different kinds, a grid of no points or too many, or a store of another plane.
+    """
+    us, vs = (_axis(name, axis) for name, axis in (("u", u), ("v", v)))
+    if len(us) * len(vs) > MOST:
+        raise UsageError(f"a grid of {len(us)} × {len(vs)} is {len(us) * len(vs):,} evaluations; at most {MOST:,}")
+    corners = [weights_of(model) for model in (a, b, c)]
+    check_alike(corners, names)
+    wanted = [(1 - x - y, x, y) for y in vs for x in us]
+    kept = GridStore(store, corners, wanted, evaluate) if store is not None else None
+    values, holes = evaluated(corners, evaluate, wanted, progress, kept, engine)
+    holes = _blamed(holes, corners, names)
+    metrics = {name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()}
+    where, angle = _frame(corners)
+    return Plane(names, us, vs, metrics, about_of(evaluate), holes, where, angle, clamped_of(values))
+
+
+def _blamed(holes: Mapping[str, int], corners: Sequence[Weights], names: Sequence[str]) -> dict[str, int]:
+    """With the model whose weights explain what is not finite."""
+    bad = [
+        f"{key} of {name}" for name, weights in zip(names, corners, strict=True) if NOT_FINITE in holes
+        for key, value in weights.items() if not np.isfinite(value).all() and not _same(key, corners)
+    ]  # fmt: skip
+    told = f"{NOT_FINITE}: {bad[0]} is not" if bad else NOT_FINITE
+    return {told if reason == NOT_FINITE else reason: count for reason, count in holes.items()}
+
+
+def _same(key: str, corners: Sequence[Weights]) -> bool:
+    """Is it alike in all, as a mask is?"""
+    return all(np.array_equal(weights[key], corners[0][key]) for weights in corners)
+
+
+def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
+    if not isinstance(axis, tuple | list) or len(axis) != 3:
+        raise UsageError(f"{name} is (first, last, points), not {axis!r}")
+    first, last, count = axis
+    if isinstance(count, int) and count > MOST:
+        raise UsageError(f"{name} has {count:,} points; a grid has at most {MOST:,}")
+    if (
+        not isinstance(count, int)
+        or count < 2
+        or not first < last
+        or not (math.isfinite(first) and math.isfinite(last))
+    ):
+        raise UsageError(f"{name} is (first, last, points), ascending, at least two points: not {axis!r}")
+    return np.round(np.linspace(first, last, count), 12)
+
+
+def _frame(corners: Sequence[Weights]) -> tuple[Floats, float]:
+    names = learned_names(corners[0])
+    products = sum(
+        (parameter_geometry.gram([point[name].reshape(-1) for point in corners]) for name in names), np.zeros((3, 3))
+    )
+    try:
+        return parameter_geometry.frame(products)
+    except ValueError:
+        return np.full((3, 2), math.nan), math.nan

@@ -1,0 +1,206 @@
+"""Products of a curvature matrix of a live PyTorch model with a vector, never forming it; the model is left as it was.
+
+L is the mean over the examples of all batches, f the model's output, ℓ the loss of one example. By the parameters:
+
+- "hessian": ∂²L, by differentiating ⟨∂L, v⟩ (Pearlmutter 1994);
+- "ggn": E[Jᵀ(∂²ℓ/∂f²)J], J = ∂f: the Hessian without the curvature of the model itself (Schraudolph 2002);
+- "fisher": E[g gᵀ], g = ∂ℓ of each example: "empirical" with the data's labels, "mc" with labels drawn from the
+  model, "exact" in expectation, which for softmax and Gaussian outputs is the "ggn" (Martens 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from layerscope.errors import UnknownName, UsageError
+from layerscope.lenses.learning_statistics.capture import FISHERS
+from layerscope.live.batches import materialize_batches, run_batch
+from layerscope.live.losses import Loss
+from layerscope.live.user_code import require_gradient, restore_model_state, torch_parameters, translate_errors
+
+MATRICES = ("hessian", "ggn", "fisher")
+
+
+class Products:
+    """A curvature matrix of a model on data; of a block of its parameters where some are named."""
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Iterable[Any],
+        loss: Loss,
+        matrix: str = "hessian",
+        *,
+        fisher: str = "empirical",
+        seed: int = 0,
+        forward: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        """Inside :meth:`ready` only are there products.
+
+        :raises UsageError: an unknown matrix or Fisher, no batch, weights narrower than float32, or a loss that has no
+            distribution where one is needed.
+        """
+        every = torch_parameters(model)
+        if matrix not in MATRICES:
+            raise UnknownName("curvature matrix", matrix, MATRICES)
+        if fisher not in FISHERS:
+            raise UnknownName("Fisher", fisher, FISHERS)
+        if matrix == "fisher" and fisher != "empirical" and loss.function is not None:
+            raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution, not a function")
+        self.model, self.batches, self.loss, self.forward, self.seed = (
+            model,
+            materialize_batches(model, batches),
+            loss,
+            forward,
+            seed,
+        )
+        self.matrix = "ggn" if (matrix, fisher) == ("fisher", "exact") else matrix
+        self.fisher = fisher
+        named = {name: p for name, p in every.items() if p.is_floating_point() and p.numel()}
+        trained = {name: p for name, p in named.items() if p.requires_grad}
+        self.named: Mapping[str, Any] = trained or named
+        if not self.batches:
+            raise UsageError("the data have no batch")
+        for name, parameter in self.named.items():
+            if parameter.element_size() < 4:
+                raise UsageError(f"{name} is {str(parameter.dtype)[6:]}: second derivatives need float32 or wider")
+        if not self.named:
+            raise UsageError("the model has no parameters")
+        self.examples, self.value = 0, 0.0  # how many, and L
+        self._kept: Callable[[list[Any]], Callable[[Any], Any]] | None = None  # the graph, where one batch is all
+
+    @contextmanager
+    def ready(self) -> Iterator[Products]:
+        """While it lasts there are products; afterwards the model is as it was found."""
+        with restore_model_state(self.model, list(self.named.values())):
+            for number, batch in enumerate(self.batches):
+                values, _, labels = self._run(number, batch)
+                self.examples += self.loss.examples(values, labels)
+                self.value += float(require_gradient(values).detach().sum())
+            if not self.examples:
+                raise UsageError("no example has a label")
+            self.value /= self.examples
+            if not math.isfinite(self.value):
+                raise UsageError(f"the mean loss is {self.value}: there is no curvature")
+            if len(self.batches) == 1:
+                self._kept = self._graph(0, self.batches[0])
+            try:
+                yield self
+            finally:
+                self._kept = None
+
+    def vector(self, names: Sequence[str]) -> Any:
+        """Zeros as long as these parameters together."""
+        import torch
+
+        first = self.named[names[0]]
+        return torch.zeros(sum(self.named[name].numel() for name in names), dtype=first.dtype, device=first.device)
+
+    def of(self, names: Sequence[str]) -> Callable[[Any], Any]:
+        """v → Av of the block of these parameters, one after the other."""
+        parameters = [self.named[name] for name in names]
+
+        def product(vector: Any) -> Any:
+            total: Any = 0.0
+            parts = _split(vector, parameters)
+            for number, batch in enumerate(self.batches):
+                graph = self._kept or self._graph(number, batch)
+                total = total + _joined(graph(parameters)(parts), vector)
+            return total / self.examples
+
+        return product
+
+    def _run(self, number: int, batch: Any) -> tuple[Any, Any, Any]:
+        """(losses, output, labels) of a batch; whatever is drawn on the way is drawn alike each time."""
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        torch.manual_seed(self.seed + number)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            output, labels = run_batch(self.model, batch, number, self.forward)
+        return self.loss.values(output, labels), output, labels
+
+    def _graph(self, number: int, batch: Any) -> Callable[[list[Any]], Callable[[Any], Any]]:
+        """parameters → (parts of v → parts of Av, summed over the batch), from one pass through the model."""
+        import torch
+
+        values, output, labels = self._run(number, batch)
+        every = list(self.named.values())
+        if self.matrix == "hessian":
+            first = _grad([values.sum()], every, create_graph=True)
+            at = {id(p): g for p, g in zip(every, first, strict=True)}
+
+            def hessian(parameters: list[Any]) -> Callable[[Any], Any]:
+                wanted = [at[id(p)] for p in parameters]
+                return lambda parts: _grad(wanted, parameters, parts)
+
+            return hessian
+        outer, inner = self._inside(values, output, labels, number)
+        probe = torch.zeros_like(outer, requires_grad=True)
+        backward = _grad([outer], every, [probe], create_graph=True)  # Jᵀu is linear in u: its derivative along v is Jv
+        back = {id(p): g for p, g in zip(every, backward, strict=True)}
+
+        def gauss_newton(parameters: list[Any]) -> Callable[[Any], Any]:
+            wanted = [back[id(p)] for p in parameters]
+
+            def product(parts: list[Any]) -> list[Any]:
+                (along,) = _grad(wanted, [probe], parts)
+                return _grad([outer], parameters, [inner(along)])
+
+            return product
+
+        return gauss_newton
+
+    def _inside(self, values: Any, output: Any, labels: Any, number: int) -> tuple[Any, Callable[[Any], Any]]:
+        """(what is differentiated by the parameters, the matrix between Jᵀ and J)."""
+
+        if self.matrix == "fisher" and self.fisher == "empirical":
+            return values, lambda along: along
+        if self.matrix == "fisher":
+            (column,) = self.loss.columns(output, labels, "mc", (self.seed, number), 1)
+            rows = 1 if self.loss.kind == "mse" else column.dim() - 1  # what one draw spans: an example, or a token
+            return (
+                output,
+                lambda along: (
+                    column
+                    * (column * along).flatten(rows).sum(-1).reshape(*column.shape[:rows], *[1] * (column.dim() - rows))
+                ),
+            )
+        leaf = output.detach().requires_grad_()
+        (slope,) = _grad([self.loss.values(leaf, labels).sum()], [leaf], create_graph=True)
+        return output, lambda along: _grad([slope], [leaf], [along])[0]
+
+
+def _grad(outputs: list[Any], inputs: list[Any], along: Any = None, *, create_graph: bool = False) -> list[Any]:
+    """Σ ∂⟨output, along⟩ by each input; zero by what no output depends on."""
+    import torch
+
+    pairs = zip(outputs, along or [None] * len(outputs), strict=True)
+    used = [(output, vector) for output, vector in pairs if output.requires_grad]
+    if not used:
+        return [torch.zeros_like(x) for x in inputs]
+    outputs, along = (list(side) for side in zip(*used, strict=True))
+    with translate_errors("a derivative of the model"):
+        return list(
+            torch.autograd.grad(
+                outputs, inputs, along, create_graph=create_graph, retain_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )
+        )  # fmt: skip
+
+
+def _split(vector: Any, parameters: list[Any]) -> list[Any]:
+    parts, at = [], 0
+    for p in parameters:
+        parts.append(vector[at : at + p.numel()].reshape(p.shape).to(p))
+        at += p.numel()
+    return parts
+
+
+def _joined(parts: list[Any], like: Any) -> Any:
+    import torch
+
+    return torch.cat([part.detach().reshape(-1).to(like) for part in parts])

@@ -1,0 +1,231 @@
+"""What each layer of a live PyTorch model learns from: its weight, and the second moments of what comes in and back.
+
+A layer has three matrices: ``weight`` (W, flattened to (out, in·kernel)), ``input`` (S_x) and ``gradient`` (S_d), the
+Kronecker factors of its block of the Fisher matrix. They are caught when the target is opened, while batches run
+through the model, and only the sums are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Absent, Unreadable
+from layerscope.lenses.learning_statistics.capture import capture
+from layerscope.lenses.learning_statistics.fisher_blocks import Blocks
+from layerscope.lenses.learning_statistics.kfac_hooks import Caught
+from layerscope.lenses.learning_statistics.layer_rows import kind_of
+from layerscope.live.losses import Loss
+from layerscope.numerics.lapack_eigenvalues import eigvalsh
+from layerscope.numerics.second_moments import FactorSum
+from layerscope.records.layers import LayerRef
+from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.readers.torch_module import Module
+from layerscope.sources.readers.torch_tensor import to_numpy
+from layerscope.sources.targets import Composed, spec
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PORTABLE = False
+HIDDEN = "no weight of a Linear or a convolution whose products a hook sees"  # MultiheadAttention, embeddings
+COMPUTED = "a parametrised weight: computed anew whenever it is used"
+
+
+@dataclass(frozen=True, eq=False)
+class Factors(Composed):
+    """A model, the data that run through it, and how its Fisher matrix is meant."""
+
+    model: Any
+    batches: Iterable[Any]
+    loss: Loss
+    fisher: str = "empirical"
+    conv: str = "expand"
+    bias: bool = False
+    seed: int = 0
+    forward: Callable[[Any, Any], Any] | None = None
+    exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
+    all_reduce: bool = False  # over the processes of torch.distributed
+    only: frozenset[str] | None = None  # weights that are to be measured; None: all
+    given: Mapping[str, float] = field(default_factory=dict)  # facts of every layer: of the descent that trains it
+    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # facts of layers that others measured
+    whole: dict[str, Any] = field(default_factory=dict)  # of all layers together; filled in when it is opened
+
+    def __str__(self) -> str:
+        return f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+
+
+def accepts(target: Any) -> bool:
+    """A Factors."""
+    return isinstance(target, Factors)
+
+
+def open(target: Factors) -> FactorsSource:
+    """Run the batches through the model and keep the factors.
+
+    :raises Unreadable: no torch module, or the model or the data raise on the way.
+    """
+    from torch import nn
+
+    if not isinstance(target.model, nn.Module):
+        raise Unreadable(f"{type(target.model).__name__} is no torch module")
+    return FactorsSource(target)
+
+
+class FactorsSource:
+    """Layers that could be measured, each in three roles; every other tensor with the reason why not."""
+
+    def __init__(self, target: Factors) -> None:
+        options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
+        options |= {"keep": target.exact, "all_reduce": target.all_reduce, "only": target.only}
+        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
+        self.loss, self.given = total / self.examples, target.given
+        self.chance = target.loss.kind == "cross_entropy"
+        self._caught = {entry.name: entry for entry in caught}
+        self._blocks = Blocks(caught if target.exact else (), self.examples)
+        self._more = target.more
+        target.whole.update(self._blocks.whole(), examples=self.examples)
+        if math.isfinite(self.loss):
+            target.whole["loss"] = self.loss
+        if not caught:
+            raise Unreadable(f"{target}: no linear or convolutional layer to measure")
+        self.spec = spec(target, "factors_torch", portable=False)
+        self._layers = [ref for row in number(self._rows(target.model)) for ref in self._roles(row)]
+
+    def layers(self) -> Iterator[LayerRef]:
+        """Every tensor, in the order of modules; of a measured weight its three roles."""
+        return iter(self._layers)
+
+    def read(self, ref: LayerRef) -> Array:
+        """W as (out, in·kernel), or a factor as (groups, d, d).
+
+        :raises Absent: the factor could not be measured.
+        """
+        entry = self._caught[ref.tensor]
+        if ref.role == "weight":
+            return to_numpy(entry.module.weight.detach().flatten(1))
+        if entry.problem:
+            raise Absent(entry.problem, failed="not finite" in entry.problem)
+        if ref.role == "fisher":
+            return self._blocks.gram(ref.tensor)
+        factor: Array = entry.factors(self.examples)[ref.role == "gradient"].cpu().numpy()
+        return factor
+
+    def facts(self, ref: LayerRef) -> Mapping[str, float]:
+        """Numbers that no spectrum holds: counts, energies, and how W and its gradient stand to each other."""
+        entry = self._caught.get(ref.tensor)
+        if entry is None or entry.problem or ref.role == "base":
+            return {}
+        if ref.role == "weight":
+            return self._of_weight(entry)
+        if ref.role == "fisher":
+            return self._blocks.facts(ref.tensor)
+        sums = entry.inputs if ref.role == "input" else entry.gradients
+        precision, scale = (
+            float(np.finfo(_name(sums[0])).eps),
+            self.examples if ref.role == "gradient" else sums[0].rows,
+        )
+        trace = sum(float(total.second.diagonal().sum()) for total in sums) / scale
+        found = {"eps": precision, "rows": float(sums[0].rows), "trace": trace}
+        found = {f"{ref.role}_{name}": value for name, value in found.items()}
+        if ref.role == "gradient":
+            return found
+        return {**found, "mean_energy": max(total.mean_energy() for total in sums)}
+
+    def _of_weight(self, entry: Caught) -> Mapping[str, float]:
+        weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
+        gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
+        units: dict[str, float] = {}
+        if entry.ever is not None:
+            dying, full = float((~entry.ever).sum()), float(entry.always.sum())
+            units = {"units": float(len(entry.ever)), "dying": dying, "full": full}
+        found = {
+            **self.given,
+            **units,
+            **({"bounded": 1.0} if entry.conv == "expand" or entry.positions == entry.calls else {}),
+            **_of_groups(entry, self.examples),
+            **_of_norm(entry.norm),
+            **self._more.get(entry.name, {}),
+            **({"outputs": float(entry.outputs)} if self.chance else {}),
+            "examples": float(self.examples),
+            "positions": float(entry.positions),
+            "calls": float(entry.calls),
+            "batches": float(len(entry.batches)),
+            "final": float(entry.final),
+            "loss": self.loss,
+            "groups": float(len(entry.inputs)),
+            "grad_sigma_max": _largest_singular(gradient),
+            "grad_fro": float(np.linalg.norm(gradient)),
+            "grad_along_weight": float((gradient * weight).sum()),
+        }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _rows(self, model: Any) -> Iterator[LayerRef]:
+        """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
+        seen: set[str] = set()
+        for ref in Module(model).layers():
+            entry = self._caught.get(ref.tensor)
+            if entry is None:
+                yield replace(ref, skipped=ref.skipped or (COMPUTED if "parametri" in ref.how else HIDDEN))
+            elif ref.tensor not in seen:
+                seen.add(ref.tensor)
+                out, into = entry.module.weight.flatten(1).shape
+                kind = "dense" if kind_of(entry.module) == "linear" else ref.kind
+                yield LayerRef(0, ref.tensor, (out, into), "oi", ref.dtype, kind, tensor=ref.tensor,
+                               skipped=entry.problem, aliases=ref.aliases)  # fmt: skip
+
+    def _roles(self, row: LayerRef) -> Iterator[LayerRef]:
+        yield row
+        entry = self._caught.get(row.tensor)
+        if row.skipped or entry is None:
+            return
+        for role, sums in (("input", entry.inputs), ("gradient", entry.gradients)):
+            d, groups = len(sums[0].second), len(sums)
+            shape: dict[str, Any] = {
+                "shape": (groups, d, d),
+                "axes": "eoi",
+                "dtype": _name(sums[0]),
+                "kind": "covariance",
+            }
+            yield replace(row, role=role, symmetric=True, **shape)
+        if row.tensor in self._blocks:
+            d, rank = len(entry.inputs[0].second) * len(entry.gradients[0].second), self._blocks.rows(row.tensor)
+            shape = {"shape": (d, d), "axes": "oi", "dtype": "float64"}
+            yield replace(row, role="fisher", symmetric=True, rank=rank, kind="covariance", **shape)
+
+
+def _of_groups(entry: Caught, examples: int) -> dict[str, float]:
+    """Of a convolution in groups, each of which has a block: the steepest one's λmax, and the trace of all."""
+    if len(entry.inputs) < 2:
+        return {}
+    s_x, s_d = (factor.cpu().numpy().astype(np.float64) for factor in entry.factors(examples))
+    tops = np.linalg.eigvalsh(s_x)[:, -1] * np.linalg.eigvalsh(s_d)[:, -1]
+    traces = np.trace(s_x, axis1=1, axis2=2) * np.trace(s_d, axis1=1, axis2=2)
+    return {"groups_lambda_max": float(tops.max()), "groups_trace": float(traces.sum())}
+
+
+def _of_norm(norm: Any) -> dict[str, float]:
+    """Of the batch normalisation behind the layer: is it in training mode, and where do its shifts stand?"""
+    if norm is None:
+        return {}
+    found = {"norm_training": float(norm.training)}
+    if norm.affine:
+        beta, gamma = (to_numpy(p.detach()).astype(np.float64) for p in (norm.bias, norm.weight))
+        found["beta_negative"] = float((beta < 0).mean())
+        if (gamma != 0).all():
+            found["beta_over_gamma"] = float((beta / np.abs(gamma)).mean())
+    return found
+
+
+def _largest_singular(matrix: Array) -> float:
+    """σmax, from the eigenvalues of the smaller Gram matrix."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return math.sqrt(max(0.0, float(eigvalsh((wide @ wide.T)[None])[0, -1])))
+
+
+def _name(total: FactorSum) -> str:
+    return str(total.second.dtype).removeprefix("torch.")

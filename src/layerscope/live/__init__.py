@@ -1,0 +1,1 @@
+"""Running what users bring: models, losses and data loaders of other people."""

@@ -1,0 +1,73 @@
+"""The weights of a live model of any framework at one moment: copied, kept, put back, measured against each other."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layerscope.live.user_code import translate_errors
+
+
+def copy_model(model: Any) -> Any:
+    """A model with the weights as they are now; where weights are values, these."""
+    if hasattr(model, "get_weights") and hasattr(model, "weights"):
+        import keras
+
+        with translate_errors("copying the model"):
+            found = keras.models.clone_model(model)
+            found.set_weights(model.get_weights())
+        return found
+    if hasattr(model, "state_dict"):
+        with translate_errors("copying the model"):
+            return copy.deepcopy(model)
+    return copy_state(model)
+
+
+def copy_state(model: Any) -> Any:
+    """The weights, for :func:`put_back`."""
+    if hasattr(model, "state_dict"):
+        return {name: _own(value) for name, value in model.state_dict().items()}
+    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else _own(model)
+
+
+def _own(value: Any) -> Any:
+    """The same numbers in memory of their own: what a loop changes in place, or gives away, stays as it was."""
+    if hasattr(value, "detach"):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return type(value)({key: _own(each) for key, each in value.items()})  # type: ignore[call-arg]
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_own(each) for each in value)
+    if hasattr(value, "__array__") and hasattr(value, "dtype"):
+        return np.array(value)
+    with translate_errors("copying the weights"):
+        return copy.deepcopy(value)
+
+
+def restore_state(model: Any, weights: Any) -> Any:
+    """The model with these weights; where weights are values, these."""
+    if hasattr(model, "state_dict"):
+        model.load_state_dict(weights)
+    elif hasattr(model, "set_weights"):
+        model.set_weights(weights)
+    else:
+        return weights
+    return model
+
+
+def copy_learned_tensors(model: Any) -> dict[str, Any]:
+    """Copies of the learned tensors by name."""
+    from layerscope.sources.model_weights import learned_names, weights_of
+
+    weights = weights_of(model)
+    return {name: np.array(weights[name], np.float32) for name in learned_names(weights)}
+
+
+def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """l2, over the tensors that both have alike."""
+    common = [name for name in a if name in b and a[name].shape == b[name].shape]
+    return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in common))

@@ -1,0 +1,61 @@
+"""Exact spectra of Fisher blocks from the rows that made them: no Kronecker assumption, no matrix of parameters.
+
+Per-example gradients of a layer are gᵢ = Σₜ dᵢₜ ⊗ xᵢₜ, so that gᵢ·gⱼ = Σₜₛ (xᵢₜ·xⱼₛ)(dᵢₜ·dⱼₛ): the N × N matrix
+G = (gᵢ·gⱼ)/N has the nonzero eigenvalues of F = (1/N) Σ gᵢgᵢᵀ, and the sum of the G of all layers those of the whole
+model's. Rows x (N, T, d), d (N, T, o), T positions; NumPy arrays. Source: Karakida, Akaho & Amari, AISTATS 2019 (the
+dual of the Fisher matrix); Martens & Grosse, ICML 2015 (K-FAC).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from layerscope.numerics.lapack_eigenvalues import eigvalsh
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array, Floats
+
+BLOCK = 1 << 24  # entries of one block of products
+
+
+class Quality(NamedTuple):
+    """How well K-FAC's product stands for the block that it approximates."""
+
+    cosine: float  # ⟨F, S_x ⊗ S_d⟩ / (‖F‖‖S_x ⊗ S_d‖), Frobenius
+    floor: float  # max ‖gᵢ‖²/N: λmax(F) of so few examples cannot be less
+
+
+def gram(x: Array, d: Array) -> Floats:
+    """G (N, N): products of the examples' gradients over N, in float64."""
+    n, positions = x.shape[:2]
+    if positions == 1:
+        flat_x, flat_d = x[:, 0].astype(np.float64), d[:, 0].astype(np.float64)
+        single: Floats = (flat_x @ flat_x.T) * (flat_d @ flat_d.T) / n
+        return single
+    found = np.empty((n, n))
+    step = max(1, BLOCK // (n * positions * positions))
+    all_x, all_d = (rows.reshape(n * positions, -1).astype(np.float64) for rows in (x, d))
+    for i in range(0, n, step):
+        some_x, some_d = (rows[i * positions : (i + step) * positions] for rows in (all_x, all_d))
+        products = (some_x @ all_x.T) * (some_d @ all_d.T)
+        found[i : i + step] = products.reshape(-1, positions, n, positions).sum((1, 3)) / n
+    return found
+
+
+def spectrum(g: Floats) -> Floats:
+    """The eigenvalues of F above zero and zeros up to N, ascending."""
+    evals: Floats = np.maximum(eigvalsh(g[None])[0].astype(np.float64), 0.0)
+    return evals
+
+
+def quality(g: Floats, x: Array, d: Array, s_x: Floats, s_d: Floats) -> Quality:
+    """K-FAC's product against the exact block, of which only the rows are known."""
+    wide_x, wide_d = x.astype(np.float64), d.astype(np.float64)
+    inside = np.einsum("nti,ij,nsj->nts", wide_x, s_x, wide_x, optimize=True)
+    back = np.einsum("nti,ij,nsj->nts", wide_d, s_d, wide_d, optimize=True)
+    inner = float((inside * back).sum()) / len(x)
+    norms = float(np.linalg.norm(g) * np.linalg.norm(s_x) * np.linalg.norm(s_d))
+    return Quality(inner / norms if norms > 0 else math.nan, float(g.diagonal().max()))

@@ -1,0 +1,93 @@
+"""Eigenvalues of symmetric matrices by the LAPACK routine that fits their size, outside Python's lock.
+
+``numpy.linalg.eigvalsh`` keeps the lock (GIL) for problems of up to 500 rows, so that threads would take turns on
+exactly the layers that transformers of moderate width are made of; and it always reduces to tridiagonal form in one
+stage, half of which waits for memory once the matrix leaves the cache. Here dsyevd, the routine that NumPy itself
+calls, and for large matrices dsyevd_2stage (1.7 times faster at 4096 rows) are called in NumPy's own OpenBLAS. Where
+that library is not the one that NumPy's wheels carry, ``numpy.linalg.eigvalsh`` does the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+SMALL = 64  # rows below which a call of its own costs more than it saves
+TWO_STAGE = 2560  # rows from which the two-stage reduction is faster
+BUILDS = {"64_": ctypes.c_int64, "_": ctypes.c_int32}  # suffix of the symbols in NumPy's OpenBLAS → its integer
+
+
+class Lapack(NamedTuple):
+    """The routines of one library for one precision, and the integer they count with."""
+
+    one_stage: Callable[..., None]
+    two_stage: Callable[..., None]
+    integer: Any
+
+
+def eigvalsh(stack: Array) -> Array:
+    """Eigenvalues of a stack (k, m, m) of symmetric matrices in float64 or float32: (k, m), each row ascending.
+
+    :raises numpy.linalg.LinAlgError: LAPACK did not converge.
+    """
+    lapack = numpys_lapack("s" if stack.dtype == np.float32 else "d") if stack.shape[1] >= SMALL else None
+    if lapack is None:
+        return np.asarray(np.linalg.eigvalsh(stack))
+    return np.stack([_solve(lapack, matrix) for matrix in stack])
+
+
+@functools.cache
+def numpys_lapack(precision: str = "d") -> Lapack | None:
+    """The LAPACK that NumPy's wheel carries, or None where NumPy was built with another one.
+
+    ``precision`` is LAPACK's letter: "d" for float64, "s" for float32.
+    """
+    from threadpoolctl import threadpool_info
+
+    for library in threadpool_info():
+        if "numpy" not in library["filepath"]:
+            continue
+        loaded = ctypes.CDLL(library["filepath"])
+        for suffix, integer in BUILDS.items():
+            names = (f"scipy_{precision}syevd{middle}{suffix}" for middle in ("_", "_2stage_"))
+            one, two = (getattr(loaded, name, None) for name in names)
+            if one is not None and two is not None:
+                return Lapack(one, two, integer)
+    return None
+
+
+def _solve(lapack: Lapack, matrix: Array) -> Array:
+    """JOBZ = 'N': eigenvalues only. The matrix is symmetric, so that C and Fortran order are one."""
+    m = len(matrix)
+    two = m >= TWO_STAGE
+    # the two-stage routine knows "L" only; the other is a little faster with "U"
+    routine, triangle = (lapack.two_stage, b"L") if two else (lapack.one_stage, b"U")
+    copy, evals = np.array(matrix, order="C"), np.empty(m, matrix.dtype)
+    work, iwork = np.empty(1, matrix.dtype), np.empty(1, np.dtype(lapack.integer))
+
+    def call(lwork: int, liwork: int) -> None:
+        sizes = [ctypes.byref(lapack.integer(x)) for x in (m, m, lwork, liwork)]
+        info = lapack.integer(0)
+        routine(
+            b"N", triangle, sizes[0], copy.ctypes, sizes[1], evals.ctypes, work.ctypes, sizes[2], iwork.ctypes,
+            sizes[3], ctypes.byref(info), ctypes.c_size_t(1), ctypes.c_size_t(1),
+        )  # fmt: skip
+        if info.value:
+            raise np.linalg.LinAlgError(f"syevd{'_2stage' if two else ''} failed with info = {info.value}")
+
+    call(-1, -1)  # asks for the sizes of the workspaces
+    work, iwork = np.empty(workspace(work[0]), matrix.dtype), np.empty(max(1, int(iwork[0])), iwork.dtype)
+    call(len(work), len(iwork))
+    return evals
+
+
+def workspace(asked: float) -> int:
+    """The size LAPACK asks for, rounded up: float32 holds no more than seven digits of it."""
+    return int(np.ceil(float(asked) * (1 + 1e-6)))

@@ -1,0 +1,155 @@
+"""What the eigenvalues of a matrix of independent entries look like, and shuffles that make a matrix one.
+
+W is n × m, n ≥ m, entries of variance σ²; λ are eigenvalues of WᵀW, unnormalised; γ = m/n ≤ 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array, Floats
+
+# Upper quantiles of the Tracy–Widom law of order 1: probability → value (tests integrate Painlevé II for them).
+TRACY_WIDOM = {
+    0.1: 0.45014, 0.05: 0.97932, 0.01: 2.02345, 0.005: 2.42233, 0.001: 3.27220,
+    1e-4: 4.35942, 1e-5: 5.34430, 1e-6: 6.25635, 1e-7: 7.11293,
+}  # fmt: skip
+BLOCK = 1 << 18  # random words drawn at a time
+LOW = 0 if sys.byteorder == "little" else 1  # the half of a 64-bit word that sorts last
+
+
+def mp_edges(n: int, m: int, sigma: float) -> tuple[float, float]:
+    """Edges of the Marchenko–Pastur bulk, σ²(√n ∓ √m)² (Marchenko & Pastur 1967)."""
+    root_n, root_m = math.sqrt(n), math.sqrt(m)
+    return (sigma * (root_n - root_m)) ** 2, (sigma * (root_n + root_m)) ** 2
+
+
+@functools.lru_cache(maxsize=64)
+def mp_table(n: int, m: int) -> tuple[Floats, Floats]:
+    """(x, F): the Marchenko–Pastur distribution function on a grid, in units of n·σ².
+
+    Density √((b−x)(x−a)) / (2πγx) on [a, b] = [(1−√γ)², (1+√γ)²]. With x = 1 + γ + 2√γ·cos θ it becomes
+    2 sin²θ / (π x(θ)) dθ, smooth even where γ = 1 makes the density itself infinite at 0 (the quarter circle of √x).
+    """
+    gamma = m / n
+    theta = np.linspace(math.pi, 0.0, 2049)
+    middle = (theta[1:] + theta[:-1]) / 2
+    weight = 2.0 * np.sin(middle) ** 2 / (1 + gamma + 2 * math.sqrt(gamma) * np.cos(middle))
+    cumulative = np.concatenate([[0.0], np.cumsum(weight)])
+    grid = 1 + gamma + 2 * math.sqrt(gamma) * np.cos(theta)
+    return grid, cumulative / cumulative[-1]
+
+
+def mp_cdf(evals: Floats, n: int, m: int, sigma: float) -> Floats:
+    """Marchenko–Pastur distribution function at ``evals``."""
+    grid, cumulative = mp_table(n, m)
+    below: Floats = np.interp(evals / (n * sigma**2), grid, cumulative)
+    return below
+
+
+def mp_density(evals: Floats, n: int, m: int, sigma: float) -> Floats:
+    """Marchenko–Pastur density at ``evals``: √((b−x)(x−a)) / (2πγx) / (nσ²) with x = λ/(nσ²), zero outside [a, b]."""
+    gamma = m / n
+    x = np.asarray(evals, np.float64) / (n * sigma**2)
+    low, high = (1 - math.sqrt(gamma)) ** 2, (1 + math.sqrt(gamma)) ** 2
+    inside = np.clip((high - x) * (x - low), 0.0, None)
+    density: Floats = np.sqrt(inside) / (2 * math.pi * gamma * np.maximum(x, 1e-300)) / (n * sigma**2)
+    return density
+
+
+def tracy_widom_edge(
+    n: float | Floats, m: float | Floats, sigma: float | Floats, k: int = 1, probability: float = 0.01
+) -> Any:
+    """The value that the largest of k independent λmax exceeds with about ``probability``.
+
+    Centre (a+b)² and scale (a+b)(1/a+1/b)^⅓ with a = √(n−½), b = √(m−½) (Ma, Bernoulli 18 (2012): the error is of
+    order m^−⅔); the k matrices are allowed for by testing each at probability/k.
+    """
+    a, b = np.sqrt(np.maximum(n - 0.5, 0.5)), np.sqrt(np.maximum(m - 0.5, 0.5))
+    scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    return sigma**2 * ((a + b) ** 2 + scale * tracy_widom_quantile(probability / k))
+
+
+@functools.cache
+def tracy_widom_quantile(probability: float) -> float:
+    """Upper quantile of the Tracy–Widom law of order 1, for probabilities of at most 0.1.
+
+    Between the entries of the table s^{3/2} is nearly linear in ln p; beyond it the tail e^{−⅔ s^{3/2}} is used.
+    """
+    points = sorted(TRACY_WIDOM.items())
+    logs = [math.log(p) for p, _ in points]
+    powers = [s**1.5 for _, s in points]
+    wanted = math.log(min(probability, 0.1))
+    if wanted >= logs[0]:
+        return math.pow(float(np.interp([wanted], logs, powers)[0]), 2 / 3)
+    return math.pow(powers[0] + 1.5 * (logs[0] - wanted), 2 / 3)
+
+
+def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) -> tuple[int, float]:
+    """(s, σ): eigenvalues beyond the bulk and the σ of the bulk alone, of ascending positive eigenvalues of k matrices.
+
+    For every i the i largest are taken out and σᵢ² = mean(rest)/(n − i/k): what is left of a matrix of independent
+    entries without its i largest singular values is as one of n − i/k by m − i/k. s is the largest i whose i-th
+    eigenvalue lies beyond the Tracy–Widom edge of σᵢ₋₁ (the sequential outlier test of Rosner, Technometrics 25
+    (1983)): large spikes cannot hide small ones behind the σ that they inflate, and a layer of independent entries
+    shows a spike in at most ``probability`` of cases. At most half of the eigenvalues are spikes.
+    """
+    count = len(evals)
+    taken = np.arange(count // 2 + 1)
+    rest = np.cumsum(evals)[::-1][: len(taken)]
+    left_n, left_m = n - taken / k, m - taken / k
+    variance = rest / (count - taken) / left_n
+    edges = tracy_widom_edge(left_n, left_m, np.sqrt(variance), k, probability)
+    beyond = np.flatnonzero(evals[::-1][: len(taken) - 1] > edges[:-1])
+    spikes = int(beyond[-1]) + 1 if len(beyond) else 0
+    return spikes, math.sqrt(variance[spikes])
+
+
+class Shuffler:
+    """Shuffles of the matrices of one stack, the entries of each in random order.
+
+    Each entry gets 32 random bits above its own; sorting these words costs half of what Fisher–Yates does, and the
+    one pair in 2³² that draws the same bits is the only trace of it. Entries wider than 32 bits are permuted. The words
+    are kept from shuffle to shuffle: a large array that is new costs as much as sorting it.
+    """
+
+    def __init__(self, stack: Array) -> None:
+        self.shape = stack.shape
+        self.flat = np.ascontiguousarray(stack).reshape(stack.shape[0], -1)
+        self.wide = stack.dtype.itemsize > 4
+        self.means = self.flat.mean(axis=1, dtype=np.float64)
+        self.words = np.empty(0 if self.wide else self.flat.shape, np.uint64)
+
+    def shuffle(self, seed: list[int]) -> Array:
+        """One shuffle (k, n, m), valid until the next."""
+        if self.wide:
+            return np.random.default_rng(seed).permuted(self.flat, axis=1).reshape(self.shape)
+        self._key(self.words, seed)
+        self.words.sort(axis=1)
+        narrow = self.words.view(self.flat.dtype).reshape(*self.shape, -1)
+        return narrow[..., LOW * (narrow.shape[-1] - 1)]
+
+    def origins(self, seed: list[int], matrix: int, places: list[int]) -> list[int]:
+        """Where the entries at these places of a shuffled matrix were before: the same random numbers, drawn again."""
+        if self.wide:
+            numbers = np.broadcast_to(np.arange(self.flat.shape[1]), self.flat.shape)
+            order = np.random.default_rng(seed).permuted(numbers, axis=1)[matrix]
+            return [int(order[place]) for place in places]
+        words = np.empty_like(self.words)
+        self._key(words, seed)
+        ranked = np.partition(words[matrix], sorted(set(places)))
+        return [int((words[matrix] == ranked[place]).argmax()) for place in places]
+
+    def _key(self, words: Array, seed: list[int]) -> None:
+        """Fill words with random bits, in blocks that stay in the cache, and put the entries below them."""
+        rng = np.random.Generator(np.random.SFC64(seed))
+        line = words.reshape(-1)
+        for i in range(0, line.size, BLOCK):
+            line[i : i + BLOCK] = rng.integers(0, 1 << 64, min(BLOCK, line.size - i), np.uint64)
+        line.view(np.uint32)[LOW::2] = self.flat.view(f"u{self.flat.dtype.itemsize}").reshape(-1)

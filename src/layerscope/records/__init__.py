@@ -1,0 +1,1 @@
+"""What travels between the packages: frozen records with the shape and unit of each field."""

@@ -1,0 +1,46 @@
+"""Verdicts as records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layerscope.records.layers import Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.intp]
+
+
+SEVERITIES = ("info", "warn", "error")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict about one layer, or about the whole model when ``layer`` is None."""
+
+    code: str
+    severity: str  # info, warn, error
+    layer: str | None
+    value: Value | None  # what was measured
+    limit: Value | None  # what it was held against
+    message: str
+    title: str = ""
+
+    @property
+    def where(self) -> str:
+        """The layer's name, or what stands for all of them."""
+        return "the whole model" if self.layer is None else self.layer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule returns when it fires."""
+
+    message: str
+    value: Value  # what was measured
+    limit: Value  # what it was held against

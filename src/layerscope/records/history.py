@@ -1,0 +1,104 @@
+"""A model over the steps of its training: a Report of each, and what follows from their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerscope.numerics.kronecker import kappa
+from layerscope.numerics.similarity import spearman
+from layerscope.records.report import Report
+from layerscope.records.viewable import Viewable, load_history, save_history
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SINGLE = 1e-7  # relative: eigenvalues of sums of float32 below it are zero
+FEWEST = 4  # steps that show a trend
+Series = tuple[tuple[int, ...], tuple[float, ...]]  # (steps, values)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class History(Viewable):
+    """The same model at several steps: each with its report, and with the numbers that the loop gave."""
+
+    name: str
+    steps: tuple[int, ...]  # ascending
+    reports: tuple[Report, ...]
+    scalars: tuple[Mapping[str, float], ...]  # of each step: loss, accuracy, rate, …
+
+    @property
+    def last(self) -> Report:
+        """The report of the last step."""
+        return self.reports[-1]
+
+    def series(self, metric: str, layer: str) -> Series:
+        """(steps, values) of a metric of a layer; steps without it are left out."""
+        found = [report.layers[layer].metrics if layer in report.layers else {} for report in self.reports]
+        return self._found([metrics.get(metric) for metrics in found])
+
+    def of_model(self, name: str) -> Series:
+        """(steps, values) of a number of the whole model: one that the loop gave ("loss", …), or of the matrix of all
+        measured layers together: "lambda_max", "trace", "kappa_20" and the like, with ``exact=True``."""
+        whole = [report.meta.get("conditioning", {}).get("whole", {}) for report in self.reports]
+        if name.startswith("kappa_"):
+            return self._found([_kappa(told, name) for told in whole])
+        return self._found([{**told, **given}.get(name) for told, given in zip(whole, self.scalars, strict=True)])
+
+    def trend_agreement(self, metric: str = "lambda_max") -> dict[str, float]:
+        """How each layer's block follows the whole matrix over the run: Spearman's ρ of their ``metric``, by layer.
+
+        Of λmax by default, of "kappa_20" and the like too. The block is the exact one; K-FAC's product where the block
+        was not measured. Layers with fewer than four common steps have none. It is what one run shows, no law.
+        """
+        whole = dict(zip(*self.of_model(metric), strict=True))
+        found: dict[str, float] = {}
+        for row in self.last.rows:
+            name = next((name for name in (f"{metric}_exact", f"{metric}_fim") if name in row.metrics), None)
+            if row.skipped or name is None:
+                continue
+            own = dict(zip(*self.series(name, row.name), strict=True))
+            common = [step for step in own if step in whole]
+            agreement = spearman([own[step] for step in common], [whole[step] for step in common])
+            if len(common) >= FEWEST and math.isfinite(agreement):
+                found[row.name] = agreement
+        return found
+
+    def frame(self) -> pd.DataFrame:
+        """One row per step and tensor, one column per metric and scalar; needs pandas."""
+        return self._frame()
+
+    def save(self, path: str | Path) -> None:
+        """Write all of it to a ``.layerscope`` file."""
+        save_history(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> History:
+        """Read a saved history; the inverse of :meth:`save`."""
+        return load_history(path)
+
+    def plot(self, name: str = "learning_curves", *layers: str | int, ax: Axes | None = None) -> Figure:
+        """A picture of the run as a matplotlib figure; of these layers, where it shows layers."""
+        return self._figure(name, *layers, ax=ax)
+
+    def html(self, path: str | Path, *others: History) -> None:
+        """Write the last report and the way to it, beside those of other runs, as one HTML page."""
+        self._write_page([self, *others], path)
+
+    def _found(self, values: list[Any]) -> Series:
+        pairs = zip(self.steps, values, strict=True)
+        kept = [
+            (step, float(value)) for step, value in pairs if isinstance(value, float | int) and math.isfinite(value)
+        ]
+        return tuple(step for step, _ in kept), tuple(value for _, value in kept)
+
+
+def _kappa(told: Mapping[str, Any], name: str) -> float | None:
+    if "evals" not in told:
+        return None
+    return kappa(told["evals"], float(name.removeprefix("kappa_")), SINGLE, told["params"])

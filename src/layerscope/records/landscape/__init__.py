@@ -1,0 +1,1 @@
+"""Results of the landscape lens: lines, planes, basins and distances."""

@@ -1,0 +1,40 @@
+"""The columns of a layer that the header alone gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerscope.numerics.matrices import dimensions
+from layerscope.records.layers import LayerReport
+
+if TYPE_CHECKING:
+    pass
+
+
+SIZES = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "params", "skipped")
+
+
+def sizes(layer: LayerReport, conv: str) -> dict[str, Any]:
+    """The columns that the header alone gives; N, M, Q and rf are None for tensors that are no matrix."""
+    ref = layer.ref
+    spectrum = layer.spectrum
+    if spectrum is not None:
+        k, n, m = spectrum.k, spectrum.n, spectrum.m
+    elif ref.axes:
+        k, n, m = dimensions(ref, conv)
+    else:
+        k = n = m = 0
+    return {
+        "layer_id": ref.index,
+        "name": layer.name,
+        "layer_type": ref.kind,
+        "shape": list(ref.shape),
+        "N": n or None,
+        "M": m or None,
+        "Q": n / m if m else None,
+        "rf": k or None,
+        "num_evals": k * m if m else None,
+        "dtype": ref.dtype,
+        "params": ref.params,
+        "skipped": layer.skipped,
+    }

@@ -1,0 +1,36 @@
+"""How a quantity changes over the depth of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import median
+
+from layerscope.records.layers import LayerReport
+
+FEWEST = 5  # layers for a slope
+
+
+def slope(model: Sequence[LayerReport], metric: str) -> tuple[float, int] | None:
+    """(decades per layer, layers): the median of the slopes between all pairs of layers (Theil 1950, Sen 1968).
+
+    None of fewer than five layers that have a positive value.
+    """
+    values = [math.log10(value) for layer in model if (value := float(layer.metrics.get(metric, 0.0))) > 0]
+    if len(values) < FEWEST:
+        return None
+    return median((b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(values), 2)), len(values)
+
+
+def has_norms(model: Sequence[LayerReport]) -> bool:
+    """Are there normalisations among its tensors?"""
+    return any(layer.ref.kind == "norm" for layer in model)
+
+
+def told(found: tuple[float, int], metric: str) -> str:
+    """A slope in words."""
+    per_layer, layers = found
+    return (
+        f"{metric} changes by a factor of {10**per_layer:.3g} per layer over {layers} layers ({per_layer:+.2f} decades)"
+    )

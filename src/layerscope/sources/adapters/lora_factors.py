@@ -1,0 +1,130 @@
+"""Low-rank adapters: which tensors are whose factors, and s·B·A without ever forming it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+from layerscope.records.layers import LayerRef
+from layerscope.sources.adapters.dora_magnitude import MAGNITUDE
+from layerscope.sources.layouts.torch_names import TensorInfo
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array, Floats
+
+FACTOR = re.compile(
+    r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$",
+    re.DOTALL,
+)
+PREFIX = "base_model.model."
+
+
+@dataclass
+class Factors:
+    """The tensors of one adapted module."""
+
+    stem: str  # the module's name in the base model
+    adapter: str  # "" or the adapter's name
+    embedding: bool = False
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)  # "A", "B", "magnitude"
+
+    @property
+    def label(self) -> str:
+        """Name of its row."""
+        return f"{self.stem}.lora" + (f".{self.adapter}" if self.adapter else "")
+
+    @property
+    def rank(self) -> int:
+        """r, the rows of A."""
+        return self.tensors["A"].shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of s·B·A as the module stores its weight."""
+        a, b = self.tensors["A"].shape, self.tensors["B"].shape
+        return (a[1], b[0]) if self.embedding else (b[0], *a[1:])
+
+    def fault(self) -> str:
+        """Why there is no product, or ""."""
+        missing = [which for which in "AB" if which not in self.tensors]
+        if missing:
+            return f"its factor {' and '.join(missing)} is missing"
+        a, b = self.tensors["A"], self.tensors["B"]
+        for info in (a, b):
+            if info.fault or "float" not in info.dtype:
+                return info.fault or f"factors of {info.dtype}: codes, not decoded"
+        if len(a.shape) not in (2, 4) or len(b.shape) != len(a.shape):
+            return f"factors of {len(a.shape)} and {len(b.shape)} axes"
+        if a.shape[0] == 0 or 0 in a.shape or 0 in b.shape:
+            return "rank 0: an adapter without parameters"
+        if b.shape[1] != a.shape[0]:
+            return f"A has rank {a.shape[0]}, B has rank {b.shape[1]}"
+        if any(size != 1 for size in b.shape[2:]):
+            return f"B is {'×'.join(map(str, b.shape))}: its kernel should be of size 1"
+        magnitude = self.tensors.get("magnitude")
+        if magnitude is not None and math.prod(magnitude.shape) != b.shape[0]:
+            return f"{math.prod(magnitude.shape)} DoRA magnitudes for {b.shape[0]} outputs"
+        return ""
+
+
+def factors_of(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[TensorInfo]]:
+    """(adapted modules in stored order, the other tensors)."""
+    found: dict[tuple[str, str], Factors] = {}
+    others = []
+    for info in tensors:
+        match, which = FACTOR.match(info.name), ""
+        if match:
+            which = match["which"]
+        elif match := MAGNITUDE.match(info.name):
+            which = "magnitude"
+        if not match:
+            others.append(info)
+            continue
+        stem, adapter = match["stem"].removeprefix(PREFIX), match["adapter"] or ""
+        adapter = "" if adapter == "default" else adapter
+        factors = found.setdefault((stem, adapter), Factors(stem, adapter))
+        factors.embedding = factors.embedding or bool(which in "AB" and match["embedding"])
+        if which in factors.tensors:
+            raise Unreadable(f"two tensors are factor {which} of {stem}: {factors.tensors[which].name} and {info.name}")
+        factors.tensors[which] = info
+    return list(found.values()), others
+
+
+def row_of(factors: Factors, scale: float) -> LayerRef:
+    """The row of one adapter: a core of rank r for two-dimensional factors, the whole kernel for convolutions."""
+    name, info = factors.label, next(iter(factors.tensors.values()))
+    fault = factors.fault()
+    if fault:
+        return LayerRef(0, name, info.shape, "", info.dtype, "lora", tensor=name, skipped=fault)
+    shape, rank = factors.shape, factors.rank
+    how = f"{scale:.4g}·B·A of rank {rank}"
+    if "magnitude" in factors.tensors:
+        how += ", without DoRA's magnitudes"
+    if len(shape) == 4:
+        return LayerRef(0, name, shape, "oihw", "float64", "lora", tensor=name, how=how, derived="lora")
+    if rank > min(shape):
+        how += f", more than the matrix has ({min(shape)}): formed in full"
+        return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how, derived="lora")
+    return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
+
+
+def core(a: Array, b: Array, scale: float) -> Floats:
+    """An r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ of the QR decompositions of B and Aᵀ."""
+    r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
+    with np.errstate(over="ignore", invalid="ignore"):
+        small: Floats = scale * (r_b @ r_a.T)
+    return small
+
+
+def product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
+    """s·B·A in float64, laid out as the module's weight."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))
+    return whole.T if factors.embedding else whole.reshape(factors.shape)

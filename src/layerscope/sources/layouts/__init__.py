@@ -1,0 +1,1 @@
+"""From names, shapes and operations of tensors to matrices."""

@@ -1,0 +1,183 @@
+"""Kernels as Keras and Flax store them: (in, out), (positions…, in, out), gates and heads along an axis.
+
+Axes come from the kind of layer and the name of the variable; sizes never decide.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from layerscope.records.layers import LayerRef
+from layerscope.sources.layouts.torch_names import both, equal_parts, matches, split_ref, why_not
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+CONV = {3: ("conv1d", "wio"), 4: ("conv2d", "hwio"), 5: ("conv3d", "dhwio")}
+GATES = {"lstm": "ifgo", "gru": "zrh", "rnn": ""}  # in the order that Keras stores them; it calls g c
+HEADS_OUT = ("query", "key", "value")
+HEADS_IN = ("attention_output", "out")
+STATISTICS = ("moving_mean", "moving_variance", "mean", "var")
+NORMS = ("gamma", "beta", "scale")
+NNX = re.compile(r"\.(raw_)?value$")  # what an NNX state's arrays are called below their names
+EMBEDDINGS = re.compile(r"(\w*_)?embeddings?(_table)?$")
+INGREDIENTS = re.compile(r"lora_\w+|\w+_(scale|zero)|g_idx")
+CONVOLVED = re.compile(r"(\w*_)?(kernel|weights?)$")
+EQUATION = re.compile(r"([a-zA-Z.]+),([a-zA-Z]+)->([a-zA-Z.]+)$")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a layer, as a file or a live model tells of it."""
+
+    name: str  # unique, the path that leads to it
+    shape: tuple[int, ...]
+    dtype: str
+    layer: str = ""  # the kind of layer: "dense", "conv", "conv_transpose", "depthwise", "recurrent", ...; "" unknown
+    groups: int = 0  # of a convolution; 0 where the file does not say
+    equation: str = ""  # of an einsum
+    gates: str = ""  # "lstm", "gru", "rnn"
+    fault: str = ""
+
+    @property
+    def variable(self) -> str:
+        """Its own name: kernel, bias, ..."""
+        return self.words[-1]
+
+    @property
+    def words(self) -> list[str]:
+        """The parts of its name, without what Flax's NNX puts behind it."""
+        return re.split(r"[/.]", NNX.sub("", self.name))
+
+    @property
+    def owner(self) -> str:
+        """Name of the layer that it belongs to."""
+        return (self.words[-2:-1] or [""])[0]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Rows of one variable, and how its tensor is arranged before they are taken from it."""
+
+    refs: list[LayerRef]
+    order: tuple[int, ...] = ()  # of the axes
+    shape: tuple[int, ...] = field(default=())  # afterwards
+
+    def arrange(self, tensor: Array) -> Array:
+        """The tensor in the arrangement that the rows speak of."""
+        if not self.shape:
+            return tensor
+        return (tensor.transpose(self.order) if self.order else tensor).reshape(self.shape)
+
+
+def lay(variable: Variable) -> Laid:
+    """The rows of one variable."""
+    v, name = variable, variable.variable
+    ref = LayerRef(0, v.name, v.shape, "", v.dtype, "", tensor=v.name)
+    unfit = _unfit(v)
+    if unfit:
+        return Laid([replace(ref, kind=unfit[0], skipped=unfit[1])])
+    if (matches(EMBEDDINGS, name) or v.layer == "embedding") and len(v.shape) == 2:
+        return Laid([replace(ref, kind="embedding", axes="oi")])
+    if v.gates and (len(v.shape) == 2 or len(v.shape) in CONV):
+        axes = "io" if len(v.shape) == 2 else CONV[len(v.shape)][1]
+        return Laid(_gates(replace(ref, axes=axes, kind=v.gates, how="stored (in, out)"), v.gates))
+    if v.layer == "depthwise" or name == "depthwise_kernel":
+        return _depthwise(ref)
+    match = EQUATION.match(v.equation)
+    if match:
+        return _einsum(ref, *match.groups())
+    if len(v.shape) == 3 and v.owner in (*HEADS_OUT, *HEADS_IN) and v.layer in ("", "einsum"):
+        return _heads(ref, v.owner in HEADS_OUT)
+    if len(v.shape) == 2:
+        return Laid([replace(ref, kind="dense", axes="io", how="stored (in, out)")])
+    known = v.layer in ("conv", "conv_transpose", "separable") or matches(CONVOLVED, name)
+    if v.layer == "einsum" or len(v.shape) not in CONV or not known:
+        reason = f"{len(v.shape)}-D: " + (
+            "its equation is not in this file" if v.layer == "einsum" else "no known layer"
+        )
+        return Laid([replace(ref, kind="tensor", skipped=reason)])
+    return _conv(ref, v)
+
+
+def _unfit(v: Variable) -> tuple[str, str] | None:
+    if v.fault:
+        return "tensor", v.fault
+    unfit = why_not(v.shape, v.dtype)
+    if unfit:
+        return unfit
+    if v.variable in STATISTICS:
+        return "buffer", "statistics"
+    if INGREDIENTS.fullmatch(v.variable):
+        return "ingredient", "a part of the layer's kernel"
+    if "bias" in v.variable:
+        return "bias", f"{len(v.shape)}-D" if len(v.shape) == 1 else "a bias"
+    if v.variable in NORMS:
+        return "norm", f"{len(v.shape)}-D"
+    return ("vector", "1-D") if len(v.shape) == 1 else None
+
+
+def _gates(ref: LayerRef, kind: str) -> list[LayerRef]:
+    labels = GATES[kind]
+    last = len(ref.shape) - 1
+    if not labels or ref.shape[last] % len(labels):
+        return [ref]
+    return split_ref(ref, equal_parts(labels, last, ref.shape[last]), f"split gates {', '.join(labels)}")
+
+
+def _conv(ref: LayerRef, v: Variable) -> Laid:
+    kind, axes = CONV[len(v.shape)]
+    how = "stored (…, in, out)"
+    if v.layer == "conv_transpose":
+        axes, how = axes[:-2] + "oi", "stored (…, out, in)"
+    if v.groups == 0 and v.layer != "conv_transpose" and v.shape[-2] < v.shape[-1]:
+        how = both(how, "as one group: the file names no groups")
+    if v.groups > 1 and v.shape[-1] % v.groups == 0:
+        how = both(how, f"{v.groups} groups")
+    groups = v.groups if v.groups > 1 and v.shape[axes.index("o")] % v.groups == 0 else 1
+    return Laid([replace(ref, kind=kind, axes=axes, groups=groups, how=how)])
+
+
+def _depthwise(ref: LayerRef) -> Laid:
+    """(positions…, in, multiplier): a group per input channel, each with matrices (multiplier, 1)."""
+    *positions, into, multiplier = ref.shape
+    if len(ref.shape) not in CONV:
+        return Laid([replace(ref, kind="tensor", skipped=f"{len(ref.shape)}-D: no known layer")])
+    kind, axes = CONV[len(ref.shape)]
+    shape = (*positions, 1, into * multiplier)
+    return Laid(
+        [replace(ref, kind=kind, axes=axes, shape=shape, groups=into, how=f"depthwise, {into} groups")], (), shape
+    )
+
+
+def _heads(ref: LayerRef, out: bool) -> Laid:
+    """An attention projection (in, heads, size), or (heads, size, out)."""
+    a, b, c = ref.shape
+    shape, heads, axis = ((a, b * c), b, "o") if out else ((a * b, c), a, "i")
+    row = replace(
+        ref, shape=shape, axes="io", kind="dense", heads=heads, heads_on=axis, how="stored (in, out), heads joined"
+    )
+    return Laid([row], (), shape)
+
+
+def _einsum(ref: LayerRef, into: str, kernel: str, out: str) -> Laid:
+    """A kernel under an einsum: axes that both sides have are a stack, those of the input alone are i, others o."""
+    if len(kernel) != len(ref.shape) or len(set(kernel)) != len(kernel):
+        return Laid(
+            [replace(ref, kind="tensor", skipped=f"its equation {into},{kernel}->{out} does not fit its shape")]
+        )
+    groups = ([], [], [])  # type: tuple[list[int], list[int], list[int]]
+    for axis, letter in enumerate(kernel):
+        groups[0 if letter in into and letter in out else 1 if letter in into else 2].append(axis)
+    stack, ins, outs = (math.prod(ref.shape[axis] for axis in group) for group in groups)
+    order = tuple(axis for group in groups for axis in group)
+    shape, axes = ((stack, ins, outs), "eio") if groups[0] else ((ins, outs), "io")
+    heads = {}
+    if not groups[0] and len(kernel) == 3:
+        many = groups[2] if len(groups[2]) == 2 else groups[1]
+        heads = {"heads": ref.shape[many[0]], "heads_on": "o" if many is groups[2] else "i"}
+    how = f"einsum {into},{kernel}->{out}" if len(kernel) > 2 else "stored (in, out)"
+    return Laid([replace(ref, kind="dense", axes=axes, shape=shape, how=how, **heads)], order, shape)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Quantization schemes and the decoders of their codes."""

@@ -1,0 +1,98 @@
+"""Arrays by name: NumPy arrays or torch tensors as ``model.state_dict()`` returns them, and JAX's pytrees."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.readers.state_dict import Tensors, named
+from layerscope.sources.targets import spec
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PORTABLE = False
+SKIPPED = frozenset({"opt_state"})
+
+
+def accepts(target: Any) -> bool:
+    """A mapping, a single array, or a pytree of JAX; what is in it is checked when it is opened."""
+    return isinstance(target, Mapping | np.ndarray) or _is_torch(target) or _pytree(target) is not None
+
+
+def open(target: Any) -> Tensors:
+    """Describe every array of the mapping, nested mappings joined by dots; a single array is called "array"."""
+    tree = _pytree(target)
+    flat = dict(_flatten(target if isinstance(target, Mapping) else {"array": target}, "")) if tree is None else tree
+    if not flat:
+        raise Unreadable("the dict holds no arrays; expected names and arrays, as in model.state_dict()")
+    infos = [_describe(name, value) for name, value in flat.items()]
+    return named(spec(target, "arrays", portable=False), infos, lambda name: _array(flat[name]))
+
+
+def _flatten(mapping: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if key in SKIPPED:
+            continue
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{name}.")
+        elif isinstance(value, np.ndarray) or _is_torch(value) or hasattr(value, "__array__"):
+            found.append((name, value))
+        elif isinstance(value, list | tuple) and len(mapping) == 1 and value and isinstance(value[0], Mapping):
+            found += _flatten(value[0], f"{name}.")
+        elif isinstance(value, list | tuple):
+            found += _flatten(dict(enumerate(value)), f"{name}.")
+    return found
+
+
+def _pytree(target: Any) -> dict[str, Any] | None:
+    """The arrays of a pytree (a TrainState, an nnx or Equinox module, a list) by the path to each.
+
+    None where JAX is not loaded, for a mapping, and where the target is none of its trees. An optimiser's state is
+    left out.
+    """
+    jax, nnx = sys.modules.get("jax"), sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(target, nnx.Module | nnx.State):
+        target = nnx.to_pure_dict(nnx.state(target) if isinstance(target, nnx.Module) else target)
+    elif jax is None or isinstance(target, Mapping | np.ndarray | str | bytes) or _is_torch(target):
+        return None
+    assert jax is not None  # flax loads it
+    leaves, _ = jax.tree_util.tree_flatten_with_path(target)
+    found: dict[str, Any] = {}
+    for path, leaf in leaves:
+        words = [str(getattr(step, "key", getattr(step, "name", getattr(step, "idx", step)))) for step in path]
+        if not isinstance(leaf, np.ndarray | jax.Array) or not SKIPPED.isdisjoint(words):
+            continue
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            continue  # keys of random generators
+        found[".".join(words) or "array"] = leaf
+    return found or None
+
+
+def _is_torch(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _describe(name: str, value: Any) -> TensorInfo:
+    if _is_torch(value):
+        from layerscope.sources.readers.torch_tensor import describe
+
+        return describe(name, value)
+    array = np.asarray(value)
+    return TensorInfo(name, array.shape, array.dtype.name)
+
+
+def _array(value: Any) -> Array:
+    if _is_torch(value):
+        from layerscope.sources.readers.torch_tensor import to_numpy
+
+        return to_numpy(value)
+    return np.asarray(value)

@@ -1,0 +1,225 @@
+"""A live torch.nn.Module: every parameter and buffer, laid out by the module that owns it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import Unreadable
+from layerscope.records.layers import LayerRef
+from layerscope.records.sources import SourceSpec
+from layerscope.sources.layouts.fused_projections import fused_parts, with_heads
+from layerscope.sources.layouts.torch_names import (
+    CONV,
+    GATES,
+    NORM,
+    TensorInfo,
+    equal_parts,
+    layers_of,
+    matches,
+    number,
+    split_ref,
+    why_not,
+)
+from layerscope.sources.targets import spec
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PORTABLE = False
+BUFFER = "a buffer"
+
+
+def accepts(target: Any) -> bool:
+    """An instance of torch.nn.Module, recognised without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(target, torch.nn.Module)
+
+
+def open(target: Any) -> Module:
+    """Describe every tensor of the module; nothing in it is changed."""
+    return Module(target)
+
+
+class Module:
+    """Layers of a live module.
+
+    A parametrised weight (weight_norm, spectral_norm) is one layer, the product that the forward pass uses; the
+    tensors that it is made of are listed as its ingredients.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.spec: SourceSpec = spec(module, "torch_module", portable=False)
+        self._tensors: dict[str, Any] = {}
+        self._layers = number(self._walk(module))
+        if not self._layers:
+            raise Unreadable(f"{type(module).__name__} has no parameters")
+
+    def layers(self) -> Iterator[LayerRef]:
+        """Every tensor, in the order of named_modules."""
+        return iter(self._layers)
+
+    def read(self, ref: LayerRef) -> Array:
+        """The numbers of one layer."""
+        from layerscope.numerics.matrices import pick
+        from layerscope.sources.readers.torch_tensor import to_numpy
+
+        source = self._tensors[ref.tensor]
+        return pick(to_numpy(source() if callable(source) else source), ref)
+
+    def _walk(self, root: Any) -> list[LayerRef]:
+        from layerscope.sources.readers.torch_tensor import describe
+
+        refs: list[LayerRef] = []
+        first: dict[Any, int] = {}
+        config: dict[str, Any] = getattr(getattr(root, "config", None), "to_dict", dict)()
+        for path, owner in root.named_modules():
+            if ".parametrizations." in f".{path}.":
+                continue  # listed with the module that they belong to
+            for local, tensor, how in _tensors_of(owner):
+                name = f"{path}.{local}" if path else local
+                # a parametrised tensor is computed anew when read; here only its shape is looked at
+                info = describe(name, tensor() if callable(tensor) else tensor)
+                tied = first.get(info.storage) if info.storage is not None and not callable(tensor) else None
+                if tied is not None:
+                    original = refs[tied]
+                    refs[tied] = replace(original, aliases=(*original.aliases, name))
+                    reason = f"same as {original.tensor}"
+                    refs.append(LayerRef(0, name, info.shape, "", info.dtype, "tied", tensor=name, skipped=reason))
+                    continue
+                if info.storage is not None and not callable(tensor):
+                    first[info.storage] = len(refs)
+                self._tensors[name] = tensor
+                if how == BUFFER:
+                    rows = _buffers(info)
+                else:
+                    rows = [replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config)]
+                refs += [_heads(with_heads(ref, config), root, owner, path) for ref in rows]
+        return refs
+
+
+def _buffers(info: TensorInfo) -> list[LayerRef]:
+    """A buffer: kept beside the weights and not learned."""
+    [ref, *_] = layers_of([info])
+    plain = replace(ref, name=info.name, shape=info.shape, axes="", part=None, how="")
+    return [plain if ref.skipped else replace(plain, kind="buffer", skipped="a buffer: not learned")]
+
+
+def _heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
+    """The same ref with the heads of torch's own MultiheadAttention."""
+    from torch import nn
+
+    if isinstance(owner, nn.MultiheadAttention) and (ref.kind == "attention" or ref.name.endswith("_proj_weight")):
+        return replace(ref, heads=owner.num_heads, kind="attention") if not ref.skipped else ref
+    parent, _, last = path.rpartition(".")
+    if last == "out_proj" and ref.axes == "oi":
+        above = root.get_submodule(parent) if parent else root
+        if isinstance(above, nn.MultiheadAttention):
+            return replace(ref, heads=above.num_heads, heads_on="i")
+    return ref
+
+
+def _tensors_of(owner: Any) -> Iterator[tuple[str, Any, str]]:
+    """(name, tensor or a function that computes it, how) of one module, its children left out."""
+    parametrized = getattr(owner, "parametrizations", {})
+    for local in parametrized:
+        yield local, _computed(owner, local), "computed by its parametrization"
+        for name, tensor in parametrized[local].named_parameters():
+            yield f"parametrizations.{local}.{name}", tensor, ""
+    for local, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
+        hooked = local.removesuffix("_g") if local.endswith("_g") else ""
+        if (
+            hooked
+            and f"{hooked}_v" in owner._parameters
+            and isinstance(getattr(owner, hooked, None), type(tensor.data))
+        ):
+            yield hooked, getattr(owner, hooked), "computed by weight_norm"
+        yield local, tensor, ""
+    for local, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
+        yield local, tensor, BUFFER
+
+
+def _computed(owner: Any, local: str) -> Any:
+    """Computes a parametrised tensor as in evaluation, leaving mode and buffers as they were.
+
+    spectral_norm refines its estimate whenever it is asked for in training mode.
+    """
+
+    def compute() -> Any:
+        import torch
+
+        inner = owner.parametrizations[local]
+        modes = [(m, m.training) for m in inner.modules()]
+        try:
+            for m, _ in modes:
+                m.training = False
+            with torch.no_grad():
+                return inner()
+        finally:
+            for m, mode in modes:
+                m.training = mode
+
+    return compute
+
+
+def _layers(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
+    from torch import nn
+
+    ref = LayerRef(0, info.name, info.shape, "", info.dtype, "", tensor=info.name)
+    unfit = why_not(info.shape, info.dtype)
+    if unfit:
+        return [replace(ref, kind=unfit[0], skipped=unfit[1])]
+    if ".parametrizations." in f".{info.name}" or (local.endswith(("_v", "_g")) and hasattr(owner, local[:-2])):
+        return [replace(ref, kind="ingredient", skipped="an ingredient of a parametrised weight")]
+    if len(info.shape) < 2 or ("weight" not in local and "proj" not in local):
+        return _by_name(owner, local, info, config)
+    if isinstance(owner, nn.modules.conv._ConvNd) and local == "weight":
+        kind, axes = CONV[len(info.shape)]
+        axes = "io" + axes[2:] if owner.transposed else axes
+        return [_grouped(replace(ref, kind=kind, axes=axes), owner)]
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase) and local.startswith(("weight_ih", "weight_hh")):
+        return _gates(replace(ref, axes="oi"), owner)
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+        return [replace(ref, kind="embedding", axes="oi")]
+    if isinstance(owner, nn.Bilinear):
+        return [replace(ref, kind="bilinear", axes="eoi", how="one matrix per output")]
+    if type(owner).__name__ == "Conv1D" and len(info.shape) == 2:  # transformers: a Linear stored (in, out)
+        fused = fused_parts(info.name, info.shape, config)
+        plain = replace(ref, kind="dense", axes="io", how="stored (in, out)")
+        if fused is not None and fused.parts:
+            return split_ref(plain, fused.parts, "split " + ", ".join(label for label, _ in fused.parts))
+        return [plain]
+    return _by_name(owner, local, info, config)
+
+
+def _grouped(ref: LayerRef, owner: Any) -> LayerRef:
+    """Split the groups: torch stores (out, in/g, …), and transposed (in, out/g, …) with the groups on the in axis."""
+    if owner.groups == 1:
+        return ref
+    if not owner.transposed:
+        return replace(ref, groups=owner.groups, how=f"{owner.groups} groups")
+    # in each group (in/g, out/g): read as if the blocked axis were the output, which transposes every matrix
+    return replace(
+        ref, groups=owner.groups, flipped=True, axes="oi" + ref.axes[2:], how=f"{owner.groups} groups, transposed"
+    )
+
+
+def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
+    count = ref.shape[0] // owner.hidden_size
+    kind, labels = GATES.get(count, ("rnn", ""))
+    if not labels:
+        return [replace(ref, kind=kind)]
+    return split_ref(replace(ref, kind=kind), equal_parts(labels, 0, ref.shape[0]), f"split gates {', '.join(labels)}")
+
+
+def _by_name(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
+    stem = info.name.removesuffix(local)
+    beside = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
+    found = layers_of([info], config, beside)
+    if isinstance(owner, sys.modules["torch"].nn.Linear):  # its class is known: a Linear called embed is none
+        found = [replace(ref, kind="dense") if ref.kind == "embedding" else ref for ref in found]
+    if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
+        return [replace(ref, kind="norm", skipped="1-D") for ref in found]
+    return found

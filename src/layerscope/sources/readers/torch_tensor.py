@@ -1,0 +1,59 @@
+"""A torch tensor as NumPy; imported only where torch is already there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import Absent
+from layerscope.sources.layouts.torch_names import TensorInfo
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+
+def describe(name: str, tensor: Any) -> TensorInfo:
+    """Header of a tensor; equal storage marks tied tensors."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:
+        return TensorInfo(name, (), "nested")
+    if tensor.is_quantized or tensor.layout.__str__() != "torch.strided":
+        dtype = f"{tensor.layout} {dtype}".removeprefix("torch.")
+    return TensorInfo(
+        name,
+        tuple(tensor.shape),
+        dtype,
+        identity(tensor),
+        "expanded: it repeats the same numbers" if expanded(tensor) else "",
+    )
+
+
+def expanded(tensor: Any) -> bool:
+    """Does it show more numbers than its memory holds?"""
+    if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided":
+        return False
+    return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
+
+
+def identity(tensor: Any) -> tuple[Any, ...] | None:
+    """Equal for tensors that are the same memory in the same shape; None where there is no memory."""
+    if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided" or tensor.numel() == 0:
+        return None
+    return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def to_numpy(tensor: Any) -> Array:
+    """The numbers on the CPU, in the narrowest NumPy or ml_dtypes type that holds them."""
+    import torch
+
+    if tensor.device.type == "meta":
+        raise Absent("on the meta device: it has a shape but no numbers")
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16 or str(tensor.dtype).startswith("torch.float8"):
+        import ml_dtypes
+
+        narrow = getattr(ml_dtypes, str(tensor.dtype).removeprefix("torch."))
+        bits = torch.int16 if tensor.element_size() == 2 else torch.uint8
+        array: Array = tensor.contiguous().view(bits).numpy().view(narrow)
+        return array
+    plain: Array = tensor.resolve_conj().resolve_neg().numpy()
+    return plain

@@ -1,0 +1,119 @@
+"""torch.save's files without torch: storages are described, never loaded, and the numbers stay where they lie."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import Unreadable
+from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.storage.dtypes import as_dtype
+from layerscope.sources.storage.extents import Extent
+from layerscope.sources.storage.pickle_check import LONGEST
+from layerscope.sources.storage.pickle_reader import Storage, Tensor, unpickle
+from layerscope.sources.storage.zip_archive import Archive
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens torch.save's files of before 1.6
+MOST_STORAGES = 1 << 20
+
+
+def open_checkpoint(extent: Extent) -> TensorZip | TensorStream:
+    """A file of torch.save: a zip since 1.6, a stream of pickles before."""
+    return TensorZip(extent) if extent.read(0, 2) == b"PK" else TensorStream(extent)
+
+
+class _Checkpoint(ABC):
+    """Tensors over storages that lie in a file."""
+
+    def __init__(self, extent: Extent) -> None:
+        self.extent = extent
+        self.content: Any = None
+
+    @abstractmethod
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        """Where the numbers of a storage begin."""
+
+    def describe(self, name: str, tensor: Tensor) -> TensorInfo:
+        """What a header would say of a tensor."""
+        fault = tensor.fault or ("expanded: it repeats the same numbers" if tensor.expanded else "")
+        where = (str(self.extent.path), self.extent.start, *tensor.identity)
+        return TensorInfo(name, tensor.shape, tensor.dtype, where, fault)
+
+    def read(self, tensor: Tensor) -> Array:
+        """Map one tensor's numbers."""
+        dtype = as_dtype(tensor.dtype)
+        extent, start = self.place(tensor.storage)
+        last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+        if tensor.offset < 0 or min(tensor.strides, default=0) < 0:
+            raise Unreadable(f"{self.extent.path}: a tensor reaches beyond its storage")
+        flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
+        strides = tuple(s * dtype.itemsize for s in tensor.strides)
+        if dtype.isbuiltin == 1:
+            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        bits = flat.view(f"u{dtype.itemsize}")  # as_strided knows NumPy's own types
+        return np.lib.stride_tricks.as_strided(bits, tensor.shape, strides, writeable=False).view(dtype)
+
+
+class TensorZip(_Checkpoint):
+    """A zip written by torch.save or torch.jit.save, opened."""
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(extent)
+        self.archive = Archive(extent)
+        found = [name for name in self.archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(found) != 1 or found[0].count("/") > 1:
+            raise Unreadable(f"{extent.path}: a zip without one data.pkl was not written by torch.save")
+        self.prefix = found[0].removesuffix("data.pkl")
+        order = self.prefix + "byteorder"
+        if order in self.archive.members and self.archive.read(order, 16) != b"little":
+            raise Unreadable(f"{extent.path}: big-endian tensors are not supported")
+        member = self.archive.stored(found[0])
+        if member.length > LONGEST:
+            raise Unreadable(f"{extent.path}: a pickle of {member.length:,} bytes is no checkpoint's")
+        self.content = unpickle(extent.path, member.read())
+
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        extent = self.archive.stored(f"{self.prefix}data/{storage.key}")
+        if extent.length != storage.count * as_dtype(storage.dtype).itemsize:
+            raise Unreadable(f"{self.extent.path}: data/{storage.key} is not as long as its pickle says")
+        return extent, 0
+
+
+class TensorStream(_Checkpoint):
+    """A file of torch.save from before 1.6: magic, protocol, system, the content, keys, then the storages."""
+
+    def __init__(self, extent: Extent) -> None:
+        super().__init__(extent)
+        path = extent.path
+        with extent.open() as file:
+            first = unpickle(path, file)
+            if first != LEGACY_MAGIC:  # any other pickle: it may hold tensors of no storage
+                raise Unreadable(f"{path}: a pickle that torch.save did not write")
+            storages: dict[str, Storage] = {}
+            _, system, self.content, keys = (unpickle(path, file, storages) for _ in range(4))
+            if not isinstance(keys, list) or len(keys) > MOST_STORAGES:
+                raise Unreadable(f"{path}: damaged torch checkpoint: no list of storages")
+            if isinstance(system, dict) and system.get("little_endian") is False:
+                raise Unreadable(f"{path}: big-endian tensors are not supported")
+            at = file.tell()
+        self._starts: dict[str, int] = {}
+        for key in keys:
+            head = extent.read(at, 8)
+            storage = storages.get(key) if isinstance(key, str) else None
+            if len(head) < 8 or storage is None:
+                raise Unreadable(f"{path}: truncated, or a storage that nothing names")
+            count = int.from_bytes(head, "little")
+            if count != storage.count:
+                raise Unreadable(f"{path}: a storage of {count:,} numbers where its pickle says {storage.count:,}")
+            self._starts[storage.key] = at + 8
+            at += 8 + count * as_dtype(storage.dtype).itemsize
+
+    def place(self, storage: Storage) -> tuple[Extent, int]:
+        if storage.key not in self._starts:
+            raise Unreadable(f"{self.extent.path}: truncated, or a storage that is not there")
+        return self.extent, self._starts[storage.key]

@@ -1,0 +1,46 @@
+"""TorchScript archives (.jit, .pt of torch.jit.save): the weights in them; the code is never compiled nor run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerscope.errors import Unreadable
+from layerscope.sources.readers.state_dict import StateDict
+from layerscope.sources.readers.torch_zip import TensorZip
+from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.paths import is_file
+from layerscope.sources.storage.pickle_reader import Tensor, walk
+from layerscope.sources.storage.zip_archive import zip_names
+from layerscope.sources.targets import spec
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PORTABLE = True
+DEEPEST = 64  # modules in modules
+
+
+def accepts(target: Any) -> bool:
+    """A zip with a data.pkl and a constants.pkl."""
+    if not is_file(target):
+        return False
+    names = {name.partition("/")[2] for name in zip_names(target)}
+    return {"data.pkl", "constants.pkl"} <= names
+
+
+def open(target: Path) -> StateDict:
+    """Read names and shapes: attributes by the path that leads to them, as in a state dict."""
+    archive = TensorZip(whole(target))
+    found: dict[str, Tensor] = {}
+    for name, tensor in walk(archive.content, DEEPEST):
+        if found.setdefault(name, tensor) is not tensor:
+            raise Unreadable(f"{target}: two tensors are called {name[:80]!r}")
+    if not found:
+        raise Unreadable(f"{target}: a TorchScript archive without tensors")
+
+    def fetch(name: str) -> Array:
+        return archive.read(found[name])
+
+    tensors = [archive.describe(name, tensor) for name, tensor in found.items()]
+    return StateDict(spec(target, "torchscript", portable=True), tensors, fetch)

@@ -1,0 +1,1 @@
+"""Where bytes lie: files, ranges, archives, pickles, HDF5."""

@@ -1,0 +1,265 @@
+"""HDF5 files, looked into by a process of their own.
+
+libhdf5 believes what a file says: a damaged one can make it loop, allocate without end, or crash. So a child process
+lists the arrays and says where each lies; the numbers are then mapped from there. Only arrays that are compressed or in
+chunks are read by a child too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+    from layerscope.sources.storage.extents import Extent
+
+PATIENCE, FAR = 10, 120  # seconds for a file here and in a store, and one more for every 10 MB
+MODULE = "layerscope.sources.storage.hdf5_process"  # run with -m: no file beside it shadows a module that it imports
+MEMORY = 3 << 30  # bytes of address space, and the file's own size
+MOST_DATASETS = 1 << 18
+DEEPEST = 64  # groups in groups
+SMALL_CHUNK = 1 << 24  # bytes
+SQUEEZED = 1032  # largest ratio that deflate reaches
+SKIPPED = ("optimizer", "optimizer_weights")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One array of the file, and the names of the layers that lead to it."""
+
+    path: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str  # numpy-style name
+    offset: int | None  # byte in the file; None where it lies in pieces
+    fault: str  # why it is not read
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a Keras file holds."""
+
+    datasets: list[Dataset]
+    legacy: bool  # of Keras 2's form
+    config: str | None  # the model's, where the file has it
+
+
+def contents(extent: Extent) -> Contents:
+    """The arrays of a file, in the order of its layers.
+
+    :raises MissingExtra: no h5py.
+    :raises Refused: it leads out of itself.
+    :raises Unreadable: damaged, or more than a reader can bear.
+    """
+    from layerscope.errors import Refused, Unreadable
+    from layerscope.sources.storage.json_text import parse
+
+    answer = parse(_ask(extent, "list"))
+    if "refused" in answer:
+        raise Refused(f"{extent.path}: {answer['refused']}")
+    if "unreadable" in answer:
+        raise Unreadable(f"{extent.path}: damaged or truncated HDF5: {answer['unreadable']}")
+    datasets = [
+        Dataset(d["path"], tuple(d["names"]), tuple(d["shape"]), d["dtype"], d["offset"], d["fault"])
+        for d in answer["datasets"]
+    ]
+    return Contents(datasets, answer["legacy"], answer["config"])
+
+
+def array(extent: Extent, dataset: Dataset) -> Array:
+    """The numbers of one array."""
+    import numpy as np
+
+    from layerscope.errors import Unreadable
+    from layerscope.sources.storage.dtypes import as_dtype
+
+    if dataset.fault:
+        raise Unreadable(f"{extent.path}: {dataset.path}: {dataset.fault}")
+    dtype = as_dtype(dataset.dtype)
+    if dataset.offset is not None:
+        return extent.array(dtype, dataset.offset, dataset.shape)
+    raw = _ask(extent, "read", dataset.path)
+    if len(raw) != math.prod(dataset.shape) * dtype.itemsize:
+        raise Unreadable(f"{extent.path}: {dataset.path} is damaged, or not as long as its shape says")
+    return np.frombuffer(raw, dtype).reshape(dataset.shape)
+
+
+def _ask(extent: Extent, *question: str) -> bytes:
+    """What the child answers; a crash, a loop or a hunger for memory of its is the file's fault."""
+    import importlib.util
+
+    from layerscope.errors import MissingExtra, Unreadable
+
+    try:
+        there = importlib.util.find_spec("h5py") is not None
+    except ValueError:  # it was taken out of sys.modules
+        there = False
+    if not there:
+        raise MissingExtra("a Keras file", "keras")
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, sys.path)])
+    command = [sys.executable, "-m", MODULE, str(extent.path), str(extent.start), str(extent.length), *question]
+    patience = (PATIENCE if isinstance(extent.path, Path) else FAR) + extent.length / 1e7
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=patience, check=False, env={**os.environ, "PYTHONPATH": paths}
+        )
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"{extent.path}: damaged HDF5: its library finds no end in it") from None
+    if done.returncode:
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        raise Unreadable(f"{extent.path}: damaged HDF5: its library fails on it ({how})")
+    return done.stdout
+
+
+# What follows runs in the child.
+
+
+def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
+    """Answer one question about a file on standard output."""
+    _limit(int(length))
+    import h5py
+    import numpy as np
+
+    from layerscope.sources.storage.extents import Extent
+
+    place: Any = Path(path)
+    if "://" in path:
+        from upath import UPath
+
+        place = UPath(path)
+    out = sys.stdout.buffer
+    with Extent(place, int(start), int(length)).open() as file:
+        if what == "list":
+            try:
+                with h5py.File(file, "r") as root:
+                    answer = _listing(h5py, root)
+            except _Leads as link:
+                answer = {"refused": str(link)}
+            except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+                answer = {"unreadable": " ".join(str(error).split())[:200]}
+            out.write(json.dumps(answer).encode("utf-8"))
+            return
+        with h5py.File(file, "r") as root:
+            out.write(np.ascontiguousarray(root[name][()]).tobytes())
+
+
+class _Leads(Exception):
+    """Something in the file leads out of it."""
+
+
+def _limit(length: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY + 2 * length,) * 2)
+
+
+def _listing(h5py: Any, root: Any) -> dict[str, Any]:
+    for name in ("model_weights", "layers", "vars"):
+        if name in root and not isinstance(root.get(name, getlink=True), h5py.HardLink):
+            raise _Leads(f"{name!r} is a link to elsewhere, which is not followed")
+    legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs or "model_weights" in root
+    config = root.attrs.get("model_config")
+    datasets = list(_datasets(h5py, root.get("model_weights", root), legacy))
+    return {"datasets": datasets, "legacy": legacy, "config": _text(config) if config is not None else None}
+
+
+def _datasets(h5py: Any, top: Any, legacy: bool) -> Iterator[dict[str, Any]]:
+    seen: set[Any] = set()
+    waiting: list[tuple[Any, tuple[str, ...], int]] = [(top, (), 0)]
+    found = 0
+    while waiting:
+        group, names, depth = waiting.pop()
+        key = h5py.h5o.get_info(group.id).addr
+        if key in seen or depth > DEEPEST:
+            continue
+        seen.add(key)
+        below = []
+        for child in _children(group, legacy, depth):
+            if not isinstance(group.get(child, getlink=True), h5py.HardLink):
+                raise _Leads(f"{child[:80]!r} is a link to elsewhere, which is not followed")
+            if depth == 0 and child in SKIPPED:
+                continue
+            item = group[child]
+            if isinstance(item, h5py.Dataset):
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
+                    continue
+                seen.add(address)
+                found += 1
+                if found > MOST_DATASETS:
+                    raise ValueError(f"more than {MOST_DATASETS:,} arrays")
+                yield _described(item, (*names, child))
+            elif isinstance(item, h5py.Group):
+                below.append((item, (*names, *_name(item, child, legacy)), depth + 1))
+        waiting += reversed(below)
+
+
+def _described(dataset: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    two_bytes = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2  # HDF5 has no bfloat16
+    big = dataset.dtype.byteorder == ">"
+    offset = dataset.id.get_offset() if dataset.chunks is None and not big else None
+    return {
+        "path": dataset.name,
+        "names": list(names),
+        "shape": [int(size) for size in dataset.shape or ()],
+        "dtype": "bfloat16" if two_bytes else str(dataset.dtype.name),
+        "offset": offset if dataset.nbytes else None,
+        "fault": "big-endian numbers, not read" if big else _fault(dataset),
+    }
+
+
+def _children(group: Any, legacy: bool, depth: int) -> list[str]:
+    """Names in a group, in the order of the layers where the file keeps one."""
+    import numpy as np
+
+    names = list(group)
+    if not legacy or depth:
+        return names
+    listed: list[str] = []
+    for key in sorted(group.attrs):
+        if key.startswith("layer_names"):
+            listed += [_text(name) for name in np.asarray(group.attrs[key]).ravel()]
+    order = {name: i for i, name in enumerate(listed)}
+    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
+
+
+def _name(group: Any, child: str, legacy: bool) -> tuple[str, ...]:
+    """What a group adds to a name: the user's name of the layer, its own, or nothing."""
+    if not legacy and child in ("layers", "vars"):
+        return ()
+    import h5py
+
+    own = not legacy and "vars" in group and isinstance(group.get("vars", getlink=True), h5py.HardLink)
+    inner = group["vars"] if own else None
+    return (_text(inner.attrs["name"]) if inner is not None and "name" in inner.attrs else child,)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _fault(dataset: Any) -> str:
+    if dataset.external or dataset.is_virtual:
+        return "its data lie in other files, which are not opened"
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max(4 * dataset.nbytes, SMALL_CHUNK):
+        return f"its chunks {dataset.chunks} are larger than itself"
+    if dataset.nbytes > SQUEEZED * max(dataset.id.get_storage_size(), 1):
+        return f"{dataset.nbytes:,} bytes of which the file holds {dataset.id.get_storage_size():,}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder: its modules are called like the packages that they read with
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        main(*sys.argv[1:])

@@ -1,0 +1,101 @@
+"""What a user can give as a model: how it is named, and where it is found."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import (
+    MissingExtra,
+    TargetNotFound,
+    did_you_mean,
+)
+from layerscope.records.sources import SourceSpec
+from layerscope.sources.storage.paths import is_path
+
+
+class Composed:
+    """A target made of other targets: a difference of two models, an adapter on its base. ``str`` names it."""
+
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
+URL = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.ASCII)
+_counter = itertools.count()
+
+
+def spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
+    """A spec with a key of its own; one that is made of others is as portable as they are."""
+    portable = portable and all(part.portable for part in parts)
+    return SourceSpec(target, format, portable, f"{os.getpid()}.{next(_counter)}", parts)
+
+
+def short(target: Any) -> str:
+    """The last part of a target's name."""
+    return name_of(target).rstrip("/").rpartition("/")[2]
+
+
+def name_of(target: Any) -> str:
+    """How a target is called in a report: its path, or its type."""
+    if isinstance(target, str | Composed) or is_path(target):
+        return str(target)
+    return f"{type(target).__module__}.{type(target).__qualname__}"
+
+
+def _in_store(url: str) -> Any:
+    """The path of a URL in an fsspec store.
+
+    :raises MissingExtra: no library for stores, or none for this one.
+    :raises TargetNotFound: nothing there, or no access.
+    """
+    try:
+        from upath import UPath
+    except ImportError:
+        raise MissingExtra(f"{url}: a URL", "remote") from None
+    try:
+        path = UPath(url)
+        there = path.exists()
+        beside = path.with_name(path.name + ".index") if not there and path.name else path
+        if not there and beside.is_file():  # a TensorFlow checkpoint is named by what its files share
+            return beside
+    except ImportError as error:
+        extra = "; pip install 'layerscope[hf]'" if url.startswith("hf:") else ""
+        raise TargetNotFound(f"{url}: {error}{extra}") from None
+    except ValueError as error:
+        raise TargetNotFound(f"{url}: no such kind of store: {error}") from None
+    except Exception as error:  # each store has its own
+        raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
+    if not there:
+        raise TargetNotFound(f"{url} does not exist")
+    return Path(path.path) if path.protocol in ("", "file", "local") else path
+
+
+def _locate(target: str | os.PathLike[str]) -> Any:
+    """An existing path, or a string that may be a hub id."""
+    text = os.fspath(target)
+    if not text or "\0" in text:
+        raise TargetNotFound(f"{text!r} is no path")
+    if URL.match(text):
+        return _in_store(text)
+    try:
+        path = Path(text).expanduser()
+        if path.exists():
+            return path
+        if path.with_name(path.name + ".index").is_file():  # a TensorFlow checkpoint is named by what its files share
+            return path.with_name(path.name + ".index")
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+        why = error.strerror if isinstance(error, OSError) else error
+        raise TargetNotFound(f"{text[:200]}: {why}") from error
+    if isinstance(target, str) and HUB_ID.fullmatch(target) and not path.suffix:
+        return target
+    raise TargetNotFound(f"{text} does not exist{_suggest(path)}")
+
+
+def _suggest(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return "."
+    return did_you_mean(path.name, names)

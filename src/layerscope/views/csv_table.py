@@ -1,0 +1,33 @@
+"""A report as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from layerscope.records.report import Report
+from layerscope.text import printable
+from layerscope.views import report_rows
+
+CELL = 32_000  # characters that spreadsheets take in a cell
+
+
+def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
+    """Every tensor a row, every column; absent values are empty. Several reports get a first column ``target``."""
+    names = list(columns) or report_rows.columns()
+    several = len(reports) > 1
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["target", *names] if several else names)
+    for report in reports:
+        for row in report_rows.rows(report):
+            values = [row[name] for name in names]
+            writer.writerow([_csv(v) for v in ([report.meta["target"], *values] if several else values)])
+    return buffer.getvalue()
+
+
+def _csv(value: object) -> object:
+    if isinstance(value, list):
+        return "×".join(map(str, value))
+    return printable(value, CELL) if isinstance(value, str) else value

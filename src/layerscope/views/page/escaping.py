@@ -1,0 +1,44 @@
+"""Everything from a model is untrusted: it reaches the page through the template's escaping, or as JSON that a script
+turns into text nodes. The page's content security policy lets only its own script and style run.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def packed(lines: Iterable[Mapping[str, Any]]) -> str:
+    """JSON objects, one per line, gzipped and in base 64: what the page unpacks when it is opened."""
+    text = "\n".join(json.dumps(x, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for x in lines)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode("ascii")
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    return environment.get_template("page.html.j2")
+
+
+@cache
+def _text(name: str) -> str:
+    return (TEMPLATES / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,65 @@
+"""A report as rows: what the table, CSV, JSON and pandas share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layerscope import registry
+from layerscope.errors import MissingExtra, UnknownName
+from layerscope.records.layer_sizes import SIZES, sizes
+from layerscope.records.report import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADS = {
+    "layer_id": "#", "name": "layer", "layer_type": "type", "verdicts": "verdict", "num_evals": "evals",
+    "size": "N×M·rf", "num_spikes": "spikes", "mp_softrank": "mp.sr", "alpha_farms": "α farms",
+}  # fmt: skip
+ALIASES = {head: name for name, head in HEADS.items() if name != "size"} | {"num_traps": "rand_num_spikes"}
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """One dict per tensor: sizes, every metric (None where absent), how it was read, its verdict codes."""
+    names = [name for name in metric_names() if name not in SIZES]
+    verdicts: dict[str | None, list[str]] = {}
+    for finding in report.findings:
+        verdicts.setdefault(finding.layer, []).append(finding.code)
+    conv = report.settings.conv
+    return [
+        {
+            **sizes(layer, conv),
+            **{name: layer.metrics.get(name) for name in names},
+            "verdicts": " ".join(verdicts.get(layer.name, [])),
+            "how": layer.ref.how,
+        }
+        for layer in report.rows
+    ]
+
+
+def metric_names() -> list[str]:
+    """Every metric, grouped by theme."""
+    return list(registry.plugins("metrics"))
+
+
+def columns() -> list[str]:
+    """Every column a table can show."""
+    return [*SIZES, *(name for name in metric_names() if name not in SIZES), "verdicts", "how"]
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The same names, checked; headings of the table will do too."""
+    names = [ALIASES.get(name, name) for name in names]
+    for name in names:
+        if name not in columns():
+            raise UnknownName("column", name, columns())
+    return names
+
+
+def frame(report: Report) -> pd.DataFrame:
+    """A pandas DataFrame of :func:`rows`."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtra("a data frame", "pandas") from None
+    return pd.DataFrame(rows(report), columns=columns())

@@ -1,0 +1,70 @@
+"""Weights changed in place, as 0.7.7 does; layerscope.edit gives new ones instead."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.edit import weights as surgery
+from layerscope.errors import UsageError
+from layerscope.fits.fitting import fit_all
+from layerscope.numerics import matrices, spectra
+from layerscope.settings import Settings
+from layerscope.weightwatcher.layers import Layer, is_module, stack_of
+from layerscope.weightwatcher.names import AUTO, LAMBDA_MIN, RMT, SVD
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+
+def truncate(target: Any, layers: Sequence[Layer], kept: Callable[[Array], int]) -> Any:
+    """Truncate each layer, its ``kept(stack)`` largest singular values staying, or going where that is negative."""
+    if not (is_module(target) or isinstance(target, Mapping)):
+        raise UsageError(
+            "weights are changed in place: give a torch module or a state dict (layerscope.edit reads files)"
+        )
+    changed: list[tuple[Layer, Array]] = []
+    seen: set[int] = set()
+    for layer in layers:
+        address = layer.weight.data_ptr() if hasattr(layer.weight, "data_ptr") else id(layer.weight)
+        if address in seen:  # a weight that two modules share is changed once
+            continue
+        seen.add(address)
+        ref, stack = stack_of(layer)
+        count = kept(stack)
+        if count == 0:
+            continue
+        each = math.ceil(abs(count) / len(stack)) if count > 0 else abs(count) // len(stack) or 1
+        change = surgery.keep_largest if count > 0 else surgery.drop_largest
+        parts = [change(matrix[None], each)[0] if each < matrix.shape[1] else matrix for matrix in stack]
+        changed.append((layer, matrices.fold(np.stack(parts), ref)))
+    for layer, array in changed:  # all or none
+        write_back(target, layer, array)
+    return target
+
+
+def write_back(target: Any, layer: Layer, array: Array) -> None:
+    """Put a new weight in the place of the old one, in its dtype and on its device."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(layer.weight, torch.Tensor):
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(array, np.float64)))
+        return
+    state = target["state_dict"] if isinstance(target.get("state_dict"), Mapping) else target
+    state[f"{layer.longname}.weight"] = np.ascontiguousarray(array.astype(layer.array().dtype))
+
+
+def kept_by(method: str, percent: float, stack: Array) -> int:
+    """How many of the largest singular values a method keeps; below 0, how many of them it drops."""
+    if method == SVD:
+        return int(percent * stack.shape[0] * stack.shape[2])
+    settings, spectrum = Settings.weightwatcher(), spectra.esd(stack)
+    keep = {LAMBDA_MIN: "power_law", RMT: "spikes"}.get(method, "erg")
+    if method == AUTO:
+        fit = fit_all(spectrum, settings, ("power_law",))["power_law"]
+        keep = "spikes" if fit.ok and fit.params["alpha"] > settings.limits.under_trained else "erg"
+    return surgery.tail_length(spectrum, keep, settings)
