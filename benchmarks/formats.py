@@ -21,12 +21,14 @@ MEASURE = (
 )
 
 
-def run(what: str, before: str = "") -> tuple[float, float]:
+def run(statements: str, preparation: str = "") -> tuple[float, float]:
     """(CPU seconds, peak MiB) of a few lines in a process of their own, one thread."""
-    one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    code = MEASURE.format(before=before, what=what)
-    out = subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **one}, cwd=ROOT)
-    seconds, peak = out.split()[-2:]
+    single_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    code = MEASURE.format(before=preparation, what=statements)
+    output = subprocess.check_output(
+        [sys.executable, "-c", code], text=True, env={**os.environ, **single_thread}, cwd=ROOT
+    )
+    seconds, peak = output.split()[-2:]
     return float(seconds), int(peak) / 1024
 
 
@@ -42,20 +44,20 @@ def gemma(scratch: Path) -> Path:
     path = scratch / "gemma.gguf"
     with path.open("wb") as whole:
         for i, name in enumerate(PARTS):
-            found = importlib.util.find_spec(name)
-            if found is None or not found.submodule_search_locations:
+            spec = importlib.util.find_spec(name)
+            if spec is None or not spec.submodule_search_locations:
                 sys.exit(f"{name} is not installed: make models")
-            part = Path(next(iter(found.submodule_search_locations)), "data", f"gemma-3-270m-q4_k_m.gguf.part0{i}")
+            part = Path(next(iter(spec.submodule_search_locations)), "data", f"gemma-3-270m-q4_k_m.gguf.part0{i}")
             whole.write(part.read_bytes())
     return path
 
 
 def opening(path: Path, repeats: int) -> list[str]:
     """Opening and analysing the GGUF file."""
-    ours, theirs = medians(
+    ours, reference = medians(
         repeats,
         (
-            f"from layerscope.sources import open_target; list(open_target({str(path)!r}).layers())",
+            f"from layerscope.sources.opening import open_target; list(open_target({str(path)!r}).layers())",
             "import gguf.quants",
         ),
         (f"gguf.GGUFReader({str(path)!r})", "import gguf"),
@@ -65,7 +67,7 @@ def opening(path: Path, repeats: int) -> list[str]:
         "| Gemma 3 270M, Q4_K_M, 262k tokens, 253 MB | CPU s | peak of the process, MiB |",
         "| --- | --- | --- |",
         f"| layerscope, open | {ours[0]:.2f} | {ours[1]:.0f} |",
-        f"| gguf.GGUFReader, open | {theirs[0]:.2f} ({theirs[0] / ours[0]:.0f} times) | {theirs[1]:.0f} |",
+        f"| gguf.GGUFReader, open | {reference[0]:.2f} ({reference[0] / ours[0]:.0f} times) | {reference[1]:.0f} |",
         f"| layerscope, analyse all 127 matrices | {analysis[0]:.2f} | {analysis[1]:.0f} |",
     ]
 
@@ -73,7 +75,7 @@ def opening(path: Path, repeats: int) -> list[str]:
 def one_tensor(scratch: Path) -> list[str]:
     """Reading one of twelve tensors of 41 MB out of a file of 480 MB."""
     sys.path.insert(0, str(ROOT))
-    from tests.sources import test_memory
+    from tests.sources.storage import test_memory
 
     lines = ["| one tensor of 41 MB out of 480 MB | peak above import, MiB |", "| --- | --- |"]
     writers: list[Callable[[Path], Path]] = [
@@ -82,7 +84,7 @@ def one_tensor(scratch: Path) -> list[str]:
     for write in writers:
         path = write(scratch)
         before = (
-            "import numpy, layerscope.analysis, gguf.quants, onnx\nfrom layerscope.sources import open_target\n"
+            "import numpy, layerscope.analysis, gguf.quants, onnx\nfrom layerscope.sources.opening import open_target\n"
             "open_target({'w': numpy.eye(3)})\n"
             "base = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
         )

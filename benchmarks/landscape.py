@@ -39,9 +39,9 @@ def mlp(seed: int) -> Any:
 def cnn(seed: int) -> Any:
     """1-8-16 channels on 28×28."""
     torch.manual_seed(seed)
-    stage = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-    other = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
-    return nn.Sequential(*stage, *other, nn.Flatten(), nn.Linear(784, 10))
+    first_stage = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    second_stage = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    return nn.Sequential(*first_stage, *second_stage, nn.Flatten(), nn.Linear(784, 10))
 
 
 def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, dict[str, float]]:
@@ -64,26 +64,26 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
                 _ = (out.argmax(1) == y).float().mean()
                 return float(functional.cross_entropy(out, y))
 
-    def ours() -> Any:
+    def run_layerscope() -> Any:
         evaluate = layerscope.TorchEvaluator(a, (x, y))
         return layerscope.plane(a, b, c, evaluate, u=(0, 1, side), v=(0, 1, side))
 
-    def plain() -> None:
+    def run_plain() -> None:
         network = make(0).eval()
-        every = [[p.detach() for p in model.parameters()] for model in (a, b, c)]
+        parameters_by_model = [[p.detach() for p in model.parameters()] for model in (a, b, c)]
         with torch.no_grad():
             for v in np.linspace(0, 1, side):
                 for u in np.linspace(0, 1, side):
-                    for p, q, r, s in zip(network.parameters(), *every, strict=True):
+                    for p, q, r, s in zip(network.parameters(), *parameters_by_model, strict=True):
                         p.copy_((1 - u - v) * q + u * r + v * s)
                     out = network(x)
                     float(functional.cross_entropy(out, y))
                     float((out.argmax(1) == y).float().mean())
 
-    def theirs() -> None:
+    def run_loss_landscapes() -> None:
         loss_landscapes.planar_interpolation(a, b, c, Both(), side)
 
-    grid, worst, network = ours(), 0.0, make(0).eval()
+    grid, largest_deviation, network = run_layerscope(), 0.0, make(0).eval()
     rng = np.random.default_rng(0)
     for _ in range(40):
         i, j = rng.integers(0, side, 2)
@@ -91,14 +91,17 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
         with torch.no_grad():
             for p, *q in zip(network.parameters(), *(m.parameters() for m in (a, b, c)), strict=True):
                 p.copy_((1 - u - v) * q[0] + u * q[1] + v * q[2])
-            worst = max(worst, abs(float(functional.cross_entropy(network(x), y)) - float(grid.metrics["loss"][i, j])))
+            largest_deviation = max(
+                largest_deviation,
+                abs(float(functional.cross_entropy(network(x), y)) - float(grid.metrics["loss"][i, j])),
+            )
     ways: dict[str, Callable[[], Any]] = {
-        "layerscope": ours,
-        "weights copied in, one batch": plain,
-        "loss-landscapes 3.0.6": theirs,
+        "layerscope": run_layerscope,
+        "weights copied in, one batch": run_plain,
+        "loss-landscapes 3.0.6": run_loss_landscapes,
     }
     runs = [{way: page_of.cpu(run) for way, run in ways.items()} for _ in range(repeats)]
-    return worst, {way: statistics.median(run[way] for run in runs) for way in ways}
+    return largest_deviation, {way: statistics.median(run[way] for run in runs) for way in ways}
 
 
 READ = """
@@ -136,32 +139,34 @@ def distances(scratch: Path, repeats: int) -> list[str]:
         ),
         "layerscope.distances": "layerscope.lenses.landscape.geometry.distances.distances(files)",
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    runs_by_side: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
-        for name, what in sides.items():
-            out = subprocess.check_output([sys.executable, "-c", READ.format(what=what), str(scratch)], text=True)
-            seconds, peak = out.split()[-2:]
-            found[name].append((float(seconds), float(peak)))
+        for name, statements in sides.items():
+            output = subprocess.check_output(
+                [sys.executable, "-c", READ.format(what=statements), str(scratch)], text=True
+            )
+            seconds, peak = output.split()[-2:]
+            runs_by_side[name].append((float(seconds), float(peak)))
     params = sum(int(np.prod(s)) for s in shapes)
     lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s | peak MiB |", "| --- | --- | --- |"]
-    two = 2 * 8 * 8 * max(int(np.prod(s)) for s in shapes) / 2**20  # of each of eight models, in float64
-    for name, runs in found.items():
+    two_layers_mib = 2 * 8 * 8 * max(int(np.prod(s)) for s in shapes) / 2**20  # of each of eight models, in float64
+    for name, runs in runs_by_side.items():
         seconds, peak = (statistics.median(run[k] for run in runs) for k in (0, 1))
         lines.append(f"| {name} | {seconds:.2f} | {peak:.0f} |")
-    return [*lines, f"| two layers of all eight models, in float64 | | {two:.0f} |"]
+    return [*lines, f"| two layers of all eight models, in float64 | | {two_layers_mib:.0f} |"]
 
 
 def alignment() -> list[str]:
     """Two MLPs of four hidden layers of 512."""
-    from layerscope.lenses.learning_statistics.paper_networks import mlp as net
+    from layerscope.lenses.learning_statistics.paper_networks import mlp as build_mlp
 
-    one, other, x = (
-        net([784, 512, 512, 512, 512, 10], seed=0),
-        net([784, 512, 512, 512, 512, 10], seed=1),
+    first, second, x = (
+        build_mlp([784, 512, 512, 512, 512, 10], seed=0),
+        build_mlp([784, 512, 512, 512, 512, 10], seed=1),
         torch.rand(8, 784),
     )
-    layerscope.align(one, one, one, x)
-    seconds = page_of.cpu(lambda: layerscope.align(one, one, other, x))
+    layerscope.align(first, first, first, x)
+    seconds = page_of.cpu(lambda: layerscope.align(first, first, second, x))
     head = ["| alignment of two MLPs 784-512×4-10 | CPU s |", "| --- | --- |"]
     return [*head, f"| weight matching to convergence | {seconds:.2f} |"]
 
@@ -178,11 +183,11 @@ def main() -> None:
         ("MLP 784-300-100-10", mlp, SIDE),
         ("CNN 1-8-16 on 28×28, of 21 × 21 points, scaled", cnn, 21),
     ):
-        worst, found = planes(make, side, options.repeats)
+        largest_deviation, seconds_by_way = planes(make, side, options.repeats)
         scale = SIDE**2 / side**2
-        for way, seconds in found.items():
-            lines.append(f"| {title}: {way} | {seconds * scale:.1f} | {seconds / found['layerscope']:.1f} |")
-        lines.append(f"| {title}: largest deviation of 40 points from plain evaluation | {worst:.1e} | |")
+        for way, seconds in seconds_by_way.items():
+            lines.append(f"| {title}: {way} | {seconds * scale:.1f} | {seconds / seconds_by_way['layerscope']:.1f} |")
+        lines.append(f"| {title}: largest deviation of 40 points from plain evaluation | {largest_deviation:.1e} | |")
     with tempfile.TemporaryDirectory() as scratch:
         tables = [lines, distances(Path(scratch), options.repeats), alignment()]
     how = f"torch {torch.__version__}, one thread, medians of {options.repeats}, sides taking turns."

@@ -20,7 +20,7 @@ LAYERS = (100, 1000)
 DRAWN = "[data-charts] svg.chart"
 
 
-def written(count: int, path: Path, repeats: int) -> tuple[float, float]:
+def measure_writing(count: int, path: Path, repeats: int) -> tuple[float, float]:
     """(MB, CPU seconds) of a page of so many layers with shuffles and evidence."""
     from tests.views.pages import deep
 
@@ -33,7 +33,7 @@ def written(count: int, path: Path, repeats: int) -> tuple[float, float]:
     return path.stat().st_size / 1e6, statistics.median(seconds)
 
 
-def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
+def measure_browser(browser: Any, path: Path, repeats: int) -> dict[str, float]:
     """Wall-clock seconds, medians: until the first picture, to sort, to search, to open a row."""
     runs: list[dict[str, float]] = []
     for _ in range(repeats):
@@ -41,7 +41,7 @@ def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
         clock = time.perf_counter()
         page.goto(path.as_uri())
         page.wait_for_selector(DRAWN)
-        found = {"first picture": time.perf_counter() - clock}
+        seconds_by_action = {"first picture": time.perf_counter() - clock}
         for name, action in (
             ("sort", "document.querySelectorAll('#layers thead button')[3].click()"),
             ("search", "(() => { const s = document.querySelector('#search'); s.value = '7';"
@@ -53,8 +53,8 @@ def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
             if name == "open a row":
                 page.wait_for_selector("tr.detail svg.chart")
             page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-            found[name] = time.perf_counter() - clock
-        runs.append(found)
+            seconds_by_action[name] = time.perf_counter() - clock
+        runs.append(seconds_by_action)
         page.close()
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
@@ -62,7 +62,7 @@ def shown(browser: Any, path: Path, repeats: int) -> dict[str, float]:
 def main() -> None:
     """Measure and write the page."""
     options = page_of.options(__doc__, 5)
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if program is None:
         sys.exit("no Chromium: make browser")
     from playwright.sync_api import sync_playwright
@@ -74,13 +74,13 @@ def main() -> None:
         version = browser.version
         for count in LAYERS:
             path = Path(scratch, f"{count}.html")
-            size, seconds = written(count, path, options.repeats)
-            cells = shown(browser, path, options.repeats)
+            size, seconds = measure_writing(count, path, options.repeats)
+            cells = measure_browser(browser, path, options.repeats)
             lines.append(f"| {count:,} | {size:.2f} | {seconds:.2f} | " + " | ".join(f"{v:.2f}" for v in cells.values())
                          + " |")  # fmt: skip
         browser.close()
-    what = f"Chromium {version}. Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}."
-    how = f"{what} Seconds in the browser are wall-clock seconds until two frames later."
+    conditions = f"Chromium {version}. Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}."
+    how = f"{conditions} Seconds in the browser are wall-clock seconds until two frames later."
     page_of.write(TITLE, how, [lines], options.write)
 
 

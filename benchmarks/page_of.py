@@ -19,10 +19,10 @@ def options(about: str | None, repeats: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def cpu(what: Callable[[], Any]) -> float:
+def cpu(call: Callable[[], Any]) -> float:
     """CPU seconds of one call."""
     start = time.process_time()
-    what()
+    call()
     return time.process_time() - start
 
 
@@ -36,8 +36,8 @@ def medians(repeats: int, sides: dict[str, Callable[[], Any]]) -> dict[str, floa
 
 def write(title: str, how: str, tables: Sequence[Sequence[str]], path: Path | None) -> None:
     """Print the page, and write it where a file is named."""
-    made = f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}. {how}"
-    page = [f"# {title}", "", made, "", *("\n".join(table) + "\n" for table in tables)]
+    origin = f"Written by `make bench` on {platform.machine()}, Python {platform.python_version()}. {how}"
+    page = [f"# {title}", "", origin, "", *("\n".join(table) + "\n" for table in tables)]
     text = "\n".join(page).rstrip() + "\n"
     print(text)
     if path:

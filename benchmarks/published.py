@@ -49,8 +49,8 @@ def section(outcomes: list[dict[str, Any]]) -> list[str]:
              f"{statistics.median(o['seconds'] for o in outcomes):.0f} s each.", "",
              "| figure | shows | holds | measured, first seed |", "| --- | --- | --- | --- |"]  # fmt: skip
     for number, (figure, says, measured, _) in enumerate(first["claims"]):
-        held = sum(outcome["claims"][number][3] for outcome in outcomes)
-        lines.append(f"| {figure} | {says} | {held} of {len(outcomes)} | {measured} |")
+        count = sum(outcome["claims"][number][3] for outcome in outcomes)
+        lines.append(f"| {figure} | {says} | {count} of {len(outcomes)} | {measured} |")
     for table in first["tables"]:
         lines += ["", f"| {' | '.join(table['columns'])} |", f"| {' | '.join('---' for _ in table['columns'])} |"]
         lines += [f"| {' | '.join(map(cell, row))} |" for row in table["rows"]]
@@ -68,9 +68,9 @@ def main() -> None:
     parser.add_argument("outcomes", nargs="+", type=Path)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    every = [json.loads(path.read_text("utf-8")) for path in options.outcomes]
-    every.sort(key=lambda outcomes: list(TITLES).index(outcomes[0]["name"]))
-    text = HEAD + "\n".join(line for outcomes in every for line in section(outcomes)).rstrip() + "\n" + TAIL
+    experiments = [json.loads(path.read_text("utf-8")) for path in options.outcomes]
+    experiments.sort(key=lambda outcomes: list(TITLES).index(outcomes[0]["name"]))
+    text = HEAD + "\n".join(line for outcomes in experiments for line in section(outcomes)).rstrip() + "\n" + TAIL
     print(text)
     if options.write:
         options.write.write_text(text, "utf-8")

@@ -50,10 +50,10 @@ def synthetic(path: Path, shapes: list[tuple[int, int]]) -> Path:
 def measure(side: str, model: Path, *extra: str) -> dict[str, float]:
     """One run of one side in a process of its own."""
     command = [sys.executable, str(HERE / "side.py"), side, str(model), *extra]
-    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{side} on {model} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{side} on {model} failed:\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -61,23 +61,23 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def compare(found: dict[str, Path], repeats: int, *extra: str) -> list[str]:
+def compare(models_by_name: dict[str, Path], repeats: int, *extra: str) -> list[str]:
     """CPU seconds of the three sides, taking turns."""
     lines = [
         "| model | matrices | layerscope | weightwatcher | bare | weightwatcher / layerscope | layerscope / bare "
         "| whole process: layerscope | weightwatcher | ratio |",
         "| --- " * 10 + "|",
     ]
-    for name, path in found.items():
+    for name, path in models_by_name.items():
         runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for _ in range(repeats):
             for side in SIDES:
                 runs[side].append(measure(side, path, *extra))
-        ours, theirs, bare = (medians(runs[side]) for side in SIDES)
+        ours, reference, bare = (medians(runs[side]) for side in SIDES)
         lines.append(
-            f"| {name} | {ours['matrices']:.0f} | {ours['cpu']:.3f} | {theirs['cpu']:.3f} | {bare['cpu']:.3f} "
-            f"| {theirs['cpu'] / ours['cpu']:.1f} | {ours['cpu'] / bare['cpu']:.2f} "
-            f"| {ours['whole']:.2f} | {theirs['whole']:.2f} | {theirs['whole'] / ours['whole']:.1f} |"
+            f"| {name} | {ours['matrices']:.0f} | {ours['cpu']:.3f} | {reference['cpu']:.3f} | {bare['cpu']:.3f} "
+            f"| {reference['cpu'] / ours['cpu']:.1f} | {ours['cpu'] / bare['cpu']:.2f} "
+            f"| {ours['whole']:.2f} | {reference['whole']:.2f} | {reference['whole'] / ours['whole']:.1f} |"
         )
         print(lines[-1], flush=True)
     return lines
@@ -87,8 +87,8 @@ def engines(path: Path, repeats: int) -> list[str]:
     """Wall-clock of the default engine beside serial, taking turns."""
     runs: dict[str, list[dict[str, float]]] = {"threads": [], "serial": []}
     for _ in range(repeats):
-        for engine, found in runs.items():
-            found.append(measure("layerscope", path, "--engine", engine))
+        for engine, engine_runs in runs.items():
+            engine_runs.append(measure("layerscope", path, "--engine", engine))
     threads, serial = medians(runs["threads"])["wall"], medians(runs["serial"])["wall"]
     lines = [
         f"MiniLM on {os.cpu_count()} cores: serial {serial:.3f} s, threads {threads:.3f} s wall-clock, "
@@ -158,9 +158,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="Markdown page to write")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
-    found = models(options.scratch)
-    wanted = options.only or [*found, "randomize", "engines", "startup", "memory", "fit", "large-fit"]
-    small = {name: path for name, path in found.items() if name != "large pair"}
+    models_by_name = models(options.scratch)
+    sections_to_run = options.only or [*models_by_name, "randomize", "engines", "startup", "memory", "fit", "large-fit"]
+    small_models = {name: path for name, path in models_by_name.items() if name != "large pair"}
     page = [
         "# Benchmarks",
         "",
@@ -175,7 +175,7 @@ def main() -> None:
         "CPU seconds, serial engine. The first figures are the analysis alone, from the file (WeightWatcher: from "
         "the loaded state dict) to the verdicts; “whole process” adds start-up, imports and loading.",
         "",
-        *compare({name: path for name, path in found.items() if name in wanted}, options.repeats),
+        *compare({name: path for name, path in models_by_name.items() if name in sections_to_run}, options.repeats),
     ]
     sections = {
         "randomize": (
@@ -184,17 +184,17 @@ def main() -> None:
                 "`analyze(randomize=True, mp_fit=True)`, as above; layerscope shuffles two to five times, "
                 "weightwatcher two to six times. Bare: as many float64 eigenproblems as layerscope solves.",
                 "",
-                *compare(small, options.repeats, "--randomize"),
+                *compare(small_models, options.repeats, "--randomize"),
             ],
         ),
-        "engines": ("Engines", lambda: engines(found["minilm"], max(5, options.repeats))),
+        "engines": ("Engines", lambda: engines(models_by_name["minilm"], max(5, options.repeats))),
         "startup": ("Start-up", lambda: start_up(7)),
         "memory": ("Memory on a 2 GB file of 4096² float32 layers", lambda: memory(options.scratch)),
         "large-fit": ("Fits of large spectra", lambda: large_fits(options.repeats)),
         "fit": ("The power-law fit beside the eigenvalues", lambda: fit_share(options.repeats)),
     }
     for name, (title, section) in sections.items():
-        if name in wanted:
+        if name in sections_to_run:
             page += ["", f"## {title}", "", *section()]
     if options.write:
         options.write.write_text("\n".join(page) + "\n")

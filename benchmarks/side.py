@@ -46,8 +46,8 @@ def weightwatcher_side(options: argparse.Namespace) -> dict[str, float]:
 
         weights = state_dict(options.model)
         with Clock() as clock:
-            more = {"randomize": True, "mp_fit": True} if options.randomize else {}
-            details = weightwatcher.WeightWatcher(model=weights).analyze(**more)
+            analyze_options = {"randomize": True, "mp_fit": True} if options.randomize else {}
+            details = weightwatcher.WeightWatcher(model=weights).analyze(**analyze_options)
     return {**clock.figures, "matrices": len(details)}
 
 

@@ -45,18 +45,21 @@ def coverage(samples: int) -> list[str]:
     for n in (50, 200, 1000):
         for alpha in (2.0, 3.0, 5.0):
             rng = np.random.default_rng([n, int(alpha)])
-            plain = boot = 0
-            few = samples // 4
+            formula_hits = bootstrap_hits = 0
+            bootstrap_samples = samples // 4
             for i in range(samples):
                 values = pareto(rng, alpha, n)
-                families = ("power_law", "bootstrap") if i < few else ("power_law",)
-                found = fitted(values, fits=families)
-                p = found["power_law"].params
-                plain += p["alpha_low"] <= alpha <= p["alpha_high"]
-                if i < few:
-                    b = found["bootstrap"].params
-                    boot += b["alpha_low"] <= alpha <= b["alpha_high"]
-            lines.append(f"| {n} | {alpha:g} | {100 * plain / samples:.1f} % | {100 * boot / few:.0f} % |")
+                families = ("power_law", "bootstrap") if i < bootstrap_samples else ("power_law",)
+                fits = fitted(values, fits=families)
+                p = fits["power_law"].params
+                formula_hits += p["alpha_low"] <= alpha <= p["alpha_high"]
+                if i < bootstrap_samples:
+                    b = fits["bootstrap"].params
+                    bootstrap_hits += b["alpha_low"] <= alpha <= b["alpha_high"]
+            lines.append(
+                f"| {n} | {alpha:g} | {100 * formula_hits / samples:.1f} % "
+                f"| {100 * bootstrap_hits / bootstrap_samples:.0f} % |"
+            )
             print(lines[-1], flush=True)
     return lines
 
@@ -83,16 +86,18 @@ def goodness(samples: int) -> list[str]:
         "| sample | median p | p < 0.1 | LS106 with `--evidence` | p uniform? (KS) |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, (draw, least) in TAILS.items():
+    for name, (draw, min_tail) in TAILS.items():
         rng = np.random.default_rng(len(name))
         null = name.startswith("power")
-        many = samples if null else samples // 4
-        found = [fitted(draw(rng), evidence=True, min_tail=least) for _ in range(many)]
-        p = np.array([f["bootstrap"].params["p"] for f in found])
-        rivals = [any(beats(f[name]) for name in ("exponential", "lognormal", "truncated_power_law")) for f in found]
+        count = samples if null else samples // 4
+        fits_by_sample = [fitted(draw(rng), evidence=True, min_tail=min_tail) for _ in range(count)]
+        p = np.array([f["bootstrap"].params["p"] for f in fits_by_sample])
+        rejected = [
+            any(beats(f[name]) for name in ("exponential", "lognormal", "truncated_power_law")) for f in fits_by_sample
+        ]
         uniform = f"p = {kstest(p, 'uniform').pvalue:.2f}" if null else ""
         lines.append(
-            f"| {name} | {np.median(p):.2f} | {100 * np.mean(p < 0.1):.0f} % | {100 * np.mean(rivals):.0f} % "
+            f"| {name} | {np.median(p):.2f} | {100 * np.mean(p < 0.1):.0f} % | {100 * np.mean(rejected):.0f} % "
             f"| {uniform} |"
         )
         print(lines[-1], flush=True)

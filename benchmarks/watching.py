@@ -47,7 +47,7 @@ def shares(repeats: int) -> list[str]:
     """CPU of the spectral lens after every epoch, over that of the training."""
     torch.manual_seed(0)
     flat, labels = torch.rand(60_000, 784), torch.randint(10, (60_000,))
-    images, few = torch.rand(512, 3, 32, 32), torch.randint(10, (512,))
+    images, few_labels = torch.rand(512, 3, 32, 32), torch.randint(10, (512,))
     lines = [
         "| spectra after every epoch | training, CPU s an epoch | a check, CPU s | share |",
         "| --- | --- | --- | --- |",
@@ -55,15 +55,15 @@ def shares(repeats: int) -> list[str]:
     for title, make, x, y, batch, scale in (
         ("MLP 784-300-100-10, 60,000 images, batches of 32", lambda: mlp([784, 300, 100, 10]), flat, labels, 32, 1.0),
         ("ResNet-20, 50,000 images of 32×32 (of 512, scaled), batches of 128", lambda: resnet(20, channels=3), images,
-         few, 128, 50_000 / 512),
+         few_labels, 128, 50_000 / 512),
     ):  # fmt: skip
-        found = []
+        seconds = []
         for _ in range(repeats):
             net = make()
             with layerscope.Monitor(net, budget=None) as monitor:
                 monitor.step()
-                found.append(epochs(net, x, y, 2, batch, monitor))
-        training, check = (statistics.median(each[k] for each in found) / 2 for k in (0, 1))
+                seconds.append(epochs(net, x, y, 2, batch, monitor))
+        training, check = (statistics.median(pair[k] for pair in seconds) / 2 for k in (0, 1))
         lines.append(f"| {title} | {training * scale:.1f} | {check:.2f} | {check / (training * scale):.1%} |")
     return lines
 
@@ -75,16 +75,16 @@ def memory() -> list[str]:
         for _ in range(50):
             monitor.step(loss=1.0)
         tracemalloc.start()
-        found = []
+        kib = []
         for number in range(1000):
             monitor.step(loss=1.0)
             if number in (9, 999):
                 gc.collect()
-                found.append(tracemalloc.get_traced_memory()[0] / 1024)
+                kib.append(tracemalloc.get_traced_memory()[0] / 1024)
         tracemalloc.stop()
         monitor.close()
     head = ["| memory that Python holds, KiB | after 10 checks | after 1,000 |", "| --- | --- | --- |"]
-    return [*head, f"| one layer of 64 × 64 | {found[0]:.0f} | {found[1]:.0f} |"]
+    return [*head, f"| one layer of 64 × 64 | {kib[0]:.0f} | {kib[1]:.0f} |"]
 
 
 def balanced(seeds: int = 5) -> list[str]:
@@ -94,27 +94,30 @@ def balanced(seeds: int = 5) -> list[str]:
     lines = ["| TempBalance, MLP 64-128-128-128-10 on the 8×8 digits, 20 epochs | one rate | balanced |",
              "| --- | --- | --- |"]  # fmt: skip
     for lr in (0.02, 0.1, 0.5):
-        ends: dict[bool, list[float]] = {False: [], True: []}
+        accuracies_by_balance: dict[bool, list[float]] = {False: [], True: []}
         for seed in range(seeds):
-            for balance in ends:
+            for balance in accuracies_by_balance:
                 net = mlp([64, 128, 128, 128, 10], init="he", bias=True, seed=seed)
                 optimizer = torch.optim.SGD(layerscope.TempBalance.groups(net), lr, momentum=0.9, weight_decay=5e-4)
                 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
                 rates = layerscope.TempBalance(optimizer, net)
-                drawn = torch.Generator().manual_seed(seed)
+                generator = torch.Generator().manual_seed(seed)
                 for _ in range(20):
                     if balance:
                         rates.step()
-                    for chosen in torch.randperm(1300, generator=drawn).split(64):
+                    for chosen in torch.randperm(1300, generator=generator).split(64):
                         optimizer.zero_grad()
                         functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
                         optimizer.step()
                     rates.undo()
                     schedule.step()
                 with torch.no_grad():
-                    ends[balance].append(float((net(x[1300:]).argmax(1) == y[1300:]).double().mean()))
-        told = [f"{statistics.fmean(each):.4f} ± {statistics.stdev(each) / seeds**0.5:.4f}" for each in ends.values()]
-        lines.append(f"| rate {lr}, test accuracy, {seeds} seeds | {told[0]} | {told[1]} |")
+                    accuracies_by_balance[balance].append(float((net(x[1300:]).argmax(1) == y[1300:]).double().mean()))
+        cells = [
+            f"{statistics.fmean(accuracies):.4f} ± {statistics.stdev(accuracies) / seeds**0.5:.4f}"
+            for accuracies in accuracies_by_balance.values()
+        ]
+        lines.append(f"| rate {lr}, test accuracy, {seeds} seeds | {cells[0]} | {cells[1]} |")
     return lines
 
 

@@ -19,5 +19,6 @@ html_title = "layerscope"
 exclude_patterns = ["_build"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["torch"]  # the documentation is built without a framework
 suppress_warnings = ["myst.xref_missing"]
 highlight_language = "text"

@@ -3,7 +3,7 @@
     python scripts/fuzz.py --seconds 600 --write docs/fuzzing.md
 
 A case fails when opening, or reading a layer, ends otherwise than in an answer or a LayerscopeError, takes more than
-``SLOW`` seconds, or more than ``LARGE`` bytes. Needs atheris and what the tests need.
+``MAX_SECONDS`` seconds, or more than ``MAX_MEMORY_MIB`` of memory. Needs atheris and what the tests need.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 ROOT = Path(__file__).resolve().parent.parent
-SLOW, LARGE = 10, 2048  # seconds, MiB
+MAX_SECONDS, MAX_MEMORY_MIB = 10, 2048  # seconds, MiB
 LAYER_ERRORS = (ValueError, OSError)  # of reading one layer: analyze() makes a failed layer of them
 FORMATS = {  # name in tests/nets.py → the file that is mutated
     "safetensors": "net.safetensors", "torch file": "net.pt", "legacy torch file": "net.pth",
@@ -38,9 +38,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page with what was found")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=Path, help=argparse.SUPPRESS)
-    options, rest = parser.parse_known_args()
+    options, libfuzzer_options = parser.parse_known_args()
     if options.one:
-        one(options.one, options.seed, rest)
+        fuzz_format(options.one, options.seed, libfuzzer_options)
         return
     rows = [fuzz(name, options.seconds // len(FORMATS)) for name in FORMATS]
     if options.write:
@@ -63,39 +63,44 @@ def fuzz(name: str, seconds: int) -> str:
         corpus.mkdir()
         seed = folder / FORMATS[name]
         shutil.copy(seed, corpus / "seed")
-        limits = [f"-max_total_time={seconds}", f"-timeout={SLOW}", f"-rss_limit_mb={LARGE}", "-max_len=2000000"]
+        limits = [
+            f"-max_total_time={seconds}",
+            f"-timeout={MAX_SECONDS}",
+            f"-rss_limit_mb={MAX_MEMORY_MIB}",
+            "-max_len=2000000",
+        ]
         command = [sys.executable, __file__, "--one", name, "--seed", str(seed), str(corpus), *limits]
         command.append("-print_final_stats=1")
-        done = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
-        output = done.stdout + done.stderr
+        process = subprocess.run(command, capture_output=True, text=True, cwd=scratch, check=False)
+        output = process.stdout + process.stderr
         runs = re.search(r"number_of_executed_units:\s*(\d+)", output)
         edges = re.findall(r"cov: (\d+)", output)
         error = re.findall(r"^ === Uncaught Python exception: ===\n(.*)$|(ERROR: libFuzzer: .*)$", output, re.M)
-        what = " ".join("".join(e) for e in error) or ("" if done.returncode == 0 else "died")
-        found = f"**{what}**" if what else "nothing"
-        if "**" in found:
+        error_text = " ".join("".join(e) for e in error) or ("" if process.returncode == 0 else "died")
+        finding = f"**{error_text}**" if error_text else "nothing"
+        if "**" in finding:
             for crash in folder.glob("*-*"):
                 shutil.copy(crash, Path(tempfile.gettempdir()) / f"fuzz-{name}-{crash.name}")
-        return f"| {name} | {int(runs[1]) if runs else 0:,} | {edges[-1] if edges else 0} | {found} |"
+        return f"| {name} | {int(runs[1]) if runs else 0:,} | {edges[-1] if edges else 0} | {finding} |"
 
 
-def one(name: str, seed: Path, rest: list[str]) -> None:
+def fuzz_format(name: str, seed: Path, libfuzzer_options: list[str]) -> None:
     """libFuzzer on one format: the mutated file stands where the good one stood."""
     import atheris
 
     with atheris.instrument_imports(include=["layerscope"]):
-        import layerscope.sources
         from layerscope import registry
         from layerscope.errors import LayerscopeError
+        from layerscope.sources.opening import open_target
 
         registry.plugins("sources")
     target = seed.parent if seed.name.startswith(".") or seed.suffix == ".index" else seed
     started = time.monotonic()
 
-    def case(data: bytes) -> None:
+    def run_case(data: bytes) -> None:
         seed.write_bytes(data)
         try:
-            source = layerscope.sources.opening.open_target(target)
+            source = open_target(target)
             refs = [ref for ref in source.layers() if not ref.skipped and ref.params < 1 << 20]
         except LayerscopeError:
             return
@@ -107,7 +112,7 @@ def one(name: str, seed: Path, rest: list[str]) -> None:
 
     random.seed(0)
     os.environ["PYTHONHASHSEED"] = "0"
-    atheris.Setup([sys.argv[0], *rest], case)
+    atheris.Setup([sys.argv[0], *libfuzzer_options], run_case)
     atheris.Fuzz()
     print(f"{name}: {time.monotonic() - started:.0f} s")
 
@@ -123,8 +128,8 @@ a case that takes ten seconds, and on one that takes two gigabytes. The last run
 {rows}
 
 Beside it, property-based tests (hypothesis) mutate the headers that are ours in every run of the tests, and
-`tests/sources/test_attacks.py` keeps what was found by hand: pickles that would run code, sizes that lie, links and
-paths that leave the folder, bombs, loops, and names that are alike.
+`tests/sources/readers/test_hostile_files.py` keeps what was found by hand: pickles that would run code, sizes that lie,
+links and paths that leave the folder, bombs, loops, and names that are alike.
 
 What is not ours is as strong as its library: ONNX is read by protobuf, Orbax by tensorstore, HDF5 by libhdf5. Fuzzing
 made libhdf5 loop and crash; a process of its own lists an HDF5 file therefore, with limits of time and memory, and

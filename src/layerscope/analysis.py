@@ -1,4 +1,4 @@
-"""What a user calls: the only module that sees every room."""
+"""Public functions on models: analyze, describe, plan, compare and re-judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -19,17 +18,18 @@ from layerscope import pipeline, report_comparison
 from layerscope.engines import machine, scheduling
 from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
 from layerscope.fits import fitting
+from layerscope.progress_bars import Progress, progress_callback
 from layerscope.records.comparison import Comparison, Matrix
-from layerscope.records.layers import Job, LayerReport
+from layerscope.records.layers import Job, LayerRef, LayerReport
 from layerscope.records.report import Report
 from layerscope.records.sources import SourceSpec
 from layerscope.rules.judging import judge
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
-from layerscope.tensor_names import Selector, select
+from layerscope.tensor_names import Selector, select, strip_wrapper_prefixes
 
 DEFAULT_ENGINE = "threads"
-MEMORY_SHARE = 0.8  # of the memory that is free
+MAX_MEMORY_SHARE = 0.8  # share of the free memory that the layers measured at once may take
 
 
 def analyze(
@@ -61,40 +61,32 @@ def analyze(
     :raises TargetError: the target cannot be read or is refused.
     :raises UsageError: a selector, engine or setting that does not exist, or options that contradict each other.
     """
-    saved = _saved(target)
+    engine = engine or DEFAULT_ENGINE
+    saved = _load_saved_report(target)
     if saved is not None:
-        _check_saved(saved, base is not None or intra or stacked, options)
-        scheduling.get(engine or DEFAULT_ENGINE)
-        asked = (settings or saved.settings).changed(**options) if settings or options else None
-        return rejudge(_only(saved, layers), asked)
+        _check_saved_options(saved, base is not None or intra or stacked, options)
+        scheduling.engine_named(engine)
+        changed = (settings or saved.settings).changed(**options) if settings or options else None
+        return rejudge(_select_rows(saved, layers), changed)
     settings = (settings or Settings()).changed(**options)
-    fitting.check(settings.fits)
-    layers = None if layers is None else [layers] if isinstance(layers, str | int) else list(layers)
-    chosen = _asked(target, layers, base, intra, stacked)
-    target = _arranged(target, base, intra, stacked)
-    run = scheduling.get(engine or DEFAULT_ENGINE)
+    fitting.check_families(settings.fits)
+    selectors = _to_list(layers)
+    request = _describe_request(target, selectors, base, intra, stacked)
+    target = _compose_target(target, base, intra, stacked)
+    run = scheduling.engine_named(engine)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    with opening.opened(target) as source:
-        refs = select(list(source.layers()), layers)
-        if settings.per_head and not any(ref.heads > 1 for ref in refs):
-            raise UsageError(f"per_head: {targets.name_of(target)} does not say how many heads its attention has")
-        memory = int(MEMORY_SHARE * machine.available_memory())
-        jobs, idle = pipeline.plan(source.spec, refs, settings, memory)
-        workers = min(settings.jobs or machine.cores(), max(1, len(jobs)))
-        done = {layer.name: layer for layer in idle}
-        total = sum(job.cost for job in jobs)
-        with _watched(progress, source.spec) as update:
-            if update:
-                update(None, 0.0, total)
-            for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
-                layer = _result(job, result)
-                done[layer.name] = layer
-                if update:
-                    update(layer, job.cost, total)
-        meta = _meta(source.spec, settings, engine or DEFAULT_ENGINE, workers)
-    meta |= {"asked": chosen} if chosen else {}
+    with opening.opened_source(target) as source:
+        refs = select(list(source.layers()), selectors)
+        _check_heads(target, refs, settings)
+        memory = _usable_memory()
+        jobs, unmeasured = pipeline.plan(source.spec, refs, settings, memory)
+        workers = _worker_count(settings, jobs)
+        with progress_callback(progress, targets.name_of(source.spec.target)) as update:
+            measured = _measure_layers(run, jobs, workers, memory, update)
+        meta = _report_metadata(source.spec, settings, engine, workers)
+    meta |= {"asked": request} if request else {}
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
-    rows = tuple(sorted(done.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
+    rows = _rows_in_order([*unmeasured, *measured])
     return Report(meta, rows, judge(rows, settings))
 
 
@@ -117,15 +109,15 @@ def describe(
     **options: Any,
 ) -> Report:
     """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
-    saved = _saved(target)
+    saved = _load_saved_report(target)
     if saved is not None:
-        _check_saved(saved, base is not None or intra or stacked, options)
-        return _only(saved, layers)
+        _check_saved_options(saved, base is not None or intra or stacked, options)
+        return _select_rows(saved, layers)
     settings = (settings or Settings()).changed(**options)
-    with opening.opened(_arranged(target, base, intra, stacked)) as source:
+    with opening.opened_source(_compose_target(target, base, intra, stacked)) as source:
         refs = select(list(source.layers()), layers)
-        rows = [pipeline.skipped(ref, ref.skipped) for ref in pipeline.rows_of(refs, settings)]
-        return Report(_meta(source.spec, settings, "none", 0), tuple(rows))
+        rows = [pipeline.skipped_layer(ref, ref.skipped) for ref in pipeline.report_rows(refs, settings)]
+        return Report(_report_metadata(source.spec, settings, "none", 0), tuple(rows))
 
 
 def plan(
@@ -140,9 +132,9 @@ def plan(
 ) -> tuple[list[Job], list[LayerReport]]:
     """The jobs that analyze would run, with cost and memory, biggest first, and the layers it would skip."""
     settings = (settings or Settings()).changed(**options)
-    with opening.opened(_arranged(target, base, intra, stacked)) as source:
-        jobs, idle = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
-    return scheduling.biggest_first(jobs), idle
+    with opening.opened_source(_compose_target(target, base, intra, stacked)) as source:
+        jobs, unmeasured = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
+    return scheduling.biggest_first(jobs), unmeasured
 
 
 def rejudge(report: Report, settings: Settings | None = None) -> Report:
@@ -151,7 +143,7 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
     Settings that shape the spectra themselves (``settings.MEASURED``) stay what they were measured with.
     """
     settings = (settings or report.settings).judging(report.settings)
-    fitting.check(settings.fits)
+    fitting.check_families(settings.fits)
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
     return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
 
@@ -173,46 +165,94 @@ def compare(
     """
     if len(targets) < 2:
         raise UsageError(f"compare takes two models or more, not {len(targets)}")
-    chosen: dict[str, Any] = {"layers": layers, "settings": settings, "engine": engine, "progress": progress}
-    reports = [analyze(target, **chosen, **options) for target in targets]
-    measured: list[dict[str, dict[str, float]]] = [{}]
-    used = (settings or Settings()).changed(**options)
-    saved = [_saved(target) is not None for target in targets]
+    arguments: dict[str, Any] = {"layers": layers, "settings": settings, "engine": engine, "progress": progress}
+    reports = [analyze(target, **arguments, **options) for target in targets]
+    pair_settings = (settings or Settings()).changed(**options)
+    has_weights = [_load_saved_report(target) is None for target in targets]
 
-    def pair(measure: Callable[[Job], Any], i: int, j: int) -> dict[str, dict[str, float]]:
-        readable = distances and not (saved[i] or saved[j])
-        return _of_pair(measure, targets[i], targets[j], layers, used, engine) if readable else {}
+    def measure_pair(measure: Callable[[Job], Any], i: int, j: int) -> dict[str, dict[str, float]]:
+        if not (distances and has_weights[i] and has_weights[j]):
+            return {}
+        return _measure_pair(measure, targets[i], targets[j], layers, pair_settings, engine or DEFAULT_ENGINE)
 
-    measured += [pair(pipeline.distances, i, 0) for i in range(1, len(targets))]
-    apart = [[_pooled(pair(pipeline.separation, i, j)) for j in range(i)] for i in range(len(targets))]
-    return report_comparison.compare(reports, measured, _symmetric(apart))
+    layer_distances = [{}, *(measure_pair(pipeline.distances, i, 0) for i in range(1, len(targets)))]
+    model_distances = [
+        [_pooled_distance(measure_pair(pipeline.separation, i, j)) for j in range(i)] for i in range(len(targets))
+    ]
+    return report_comparison.compare(reports, layer_distances, _symmetric_matrix(model_distances))
 
 
-def _of_pair(
+def _to_list(layers: Iterable[Selector] | Selector | None) -> list[Selector] | None:
+    """The selectors as a list; None stands for all layers."""
+    if layers is None:
+        return None
+    return [layers] if isinstance(layers, str | int) else list(layers)
+
+
+def _check_heads(target: Any, refs: list[LayerRef], settings: Settings) -> None:
+    """Refuse ``per_head`` where no layer says how many heads it has.
+
+    :raises UsageError: no layer does.
+    """
+    if settings.per_head and not any(ref.heads > 1 for ref in refs):
+        raise UsageError(f"per_head: {targets.name_of(target)} does not say how many heads its attention has")
+
+
+def _usable_memory() -> int:
+    """Bytes that the layers measured at once may take."""
+    return int(MAX_MEMORY_SHARE * machine.available_memory())
+
+
+def _worker_count(settings: Settings, jobs: list[Job]) -> int:
+    """How many layers are measured at once: ``settings.jobs`` or the cores, at most one per job."""
+    return min(settings.jobs or machine.available_cores(), max(1, len(jobs)))
+
+
+def _measure_layers(
+    run: scheduling.Run, jobs: list[Job], workers: int, memory: int, update: Progress | None
+) -> list[LayerReport]:
+    """Measure every job's layer, in the order in which they finish; ``update`` hears of each."""
+    total = sum(job.cost for job in jobs)
+    if update:
+        update(None, 0.0, total)
+    layers = []
+    for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
+        layer = _layer_of_result(job, result)
+        layers.append(layer)
+        if update:
+            update(layer, job.cost, total)
+    return layers
+
+
+def _rows_in_order(layers: list[LayerReport]) -> tuple[LayerReport, ...]:
+    """The rows of a report in the order of the model's tensors, the matrices of a layer in theirs."""
+    by_name = {layer.name: layer for layer in layers}
+    return tuple(sorted(by_name.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
+
+
+def _measure_pair(
     measure: Callable[[Job], Any],
     target: Any,
     base: Any,
     layers: Iterable[Selector] | Selector | None,
     settings: Settings,
-    engine: str | None,
+    engine: str,
 ) -> dict[str, dict[str, float]]:
-    """What is measured of each layer that both models have, by name; nothing where they share no layer."""
+    """What ``measure`` gives for each layer that both models have, by name; nothing where they share no layer."""
     from layerscope.sources.composed.update import Delta
-    from layerscope.tensor_names import strip_wrapper_prefixes
 
-    run = scheduling.get(engine or DEFAULT_ENGINE)
+    run = scheduling.engine_named(engine)
     try:
-        with opening.opened(Delta(target, base)) as source:
+        with opening.opened_source(Delta(target, base)) as source:
             jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
-            workers = min(settings.jobs or machine.cores(), max(1, len(jobs)))
-            memory = int(MEMORY_SHARE * machine.available_memory())
-            done = {job.refs[0].name: result for job, result in run(measure, jobs, workers=workers, memory=memory)}
+            results = run(measure, jobs, workers=_worker_count(settings, jobs), memory=_usable_memory())
+            result_by_name = {job.refs[0].name: result for job, result in results}
     except (Unreadable, NoLayerMatches):  # no layer in common: the comparison says so
         return {}
-    return {strip_wrapper_prefixes(name): result for name, result in done.items() if isinstance(result, dict)}
+    return {strip_wrapper_prefixes(name): result for name, result in result_by_name.items() if isinstance(result, dict)}
 
 
-def _pooled(norms: Mapping[str, Mapping[str, float]]) -> float | None:
+def _pooled_distance(norms: Mapping[str, Mapping[str, float]]) -> float | None:
     """‖A−B‖ / √(‖A‖‖B‖) over all common layers; None where there are none or a norm is zero or not finite."""
     model, base, difference = (sum(layer[name] for layer in norms.values()) for name in ("model", "base", "difference"))
     if not (0 < model < math.inf and 0 < base < math.inf):
@@ -220,7 +260,7 @@ def _pooled(norms: Mapping[str, Mapping[str, float]]) -> float | None:
     return float(math.sqrt(difference) / (model * base) ** 0.25)
 
 
-def _symmetric(lower: list[list[float | None]]) -> Matrix:
+def _symmetric_matrix(lower: list[list[float | None]]) -> Matrix:
     """The whole matrix from its lower triangle; empty where no pair has a distance."""
     if all(value is None for row in lower for value in row):
         return ()
@@ -228,37 +268,37 @@ def _symmetric(lower: list[list[float | None]]) -> Matrix:
     return tuple(tuple(0.0 if i == j else lower[max(i, j)][min(i, j)] for j in size) for i in size)
 
 
-def _arranged(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
+def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
     """The target that is meant: a difference, an adapter on its base, products, a stack, or the model itself."""
     from layerscope.sources.adapters import adapted_model
-    from layerscope.sources.composed import products as products
-    from layerscope.sources.composed import stacks as stack
-    from layerscope.sources.composed import update
+    from layerscope.sources.composed import products, stacks, update
     from layerscope.sources.readers import lora
 
     if intra and stacked:
         raise UsageError("intra and stacked contradict each other: products of layers, or all layers in one matrix")
     if base is not None:
-        added = lora.is_adapter(target) and not lora.is_adapter(base)
-        target = adapted_model.Merged(target, base) if added else update.Delta(target, base)
+        merges_adapter = lora.is_adapter(target) and not lora.is_adapter(base)
+        target = adapted_model.Merged(target, base) if merges_adapter else update.Delta(target, base)
     if intra:
         return products.Intra(target)
-    return stack.Stacked(target) if stacked else target
+    return stacks.Stacked(target) if stacked else target
 
 
-def _asked(target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool) -> dict[str, Any]:
+def _describe_request(
+    target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool
+) -> dict[str, Any]:
     """What was asked for besides the settings: who reads the report can ask for it again."""
-    asked: dict[str, Any] = {"layers": layers} if layers is not None else {}
+    request: dict[str, Any] = {"layers": layers} if layers is not None else {}
     if base is not None or intra or stacked:
-        asked["target"] = targets.name_of(target)
+        request["target"] = targets.name_of(target)
     if base is not None:
-        asked["base"] = targets.name_of(base)
-    asked |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
+        request["base"] = targets.name_of(base)
+    request |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
     live = not all(isinstance(x, str | PathLike) for x in (target, base) if x is not None)
-    return asked | ({"live": True} if live else {})
+    return request | ({"live": True} if live else {})
 
 
-def _saved(target: Any) -> Report | None:
+def _load_saved_report(target: Any) -> Report | None:
     if isinstance(target, Report):
         return target
     if isinstance(target, str | Path):
@@ -271,39 +311,34 @@ def _saved(target: Any) -> Report | None:
     return None
 
 
-def _check_saved(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
+def _check_saved_options(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
     if composed:
         raise UsageError("base, intra and stacked need the weights; a saved report has none")
     report.settings.check_measured(options)
 
 
-def _only(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:
-    if layers is None:
+def _select_rows(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:
+    """The report with the rows that the selectors leave out marked as skipped."""
+    selectors = _to_list(layers)
+    if selectors is None:
         return report
-    chosen = [layers] if isinstance(layers, str | int) else list(layers)
-    refs = select([row.ref for row in report.rows], chosen)
+    refs = select([row.ref for row in report.rows], selectors)
     rows = [
-        pipeline.skipped(ref, ref.skipped) if ref.skipped and not row.skipped else row
+        pipeline.skipped_layer(ref, ref.skipped) if ref.skipped and not row.skipped else row
         for ref, row in zip(refs, report.rows, strict=True)
     ]
-    asked = {**report.meta.get("asked", {}), "layers": chosen}
-    return report.replace(rows=tuple(rows), meta={**report.meta, "asked": asked})
+    request = {**report.meta.get("asked", {}), "layers": selectors}
+    return report.replace(rows=tuple(rows), meta={**report.meta, "asked": request})
 
 
-def _watched(progress: Any, spec: SourceSpec) -> AbstractContextManager[Any]:
-    from layerscope.progress_bars import watched
-
-    return watched(progress, targets.name_of(spec.target))
-
-
-def _result(job: Job, result: Any) -> LayerReport:
+def _layer_of_result(job: Job, result: Any) -> LayerReport:
     if isinstance(result, LayerReport):
         return result
     reason = f"{result}" if isinstance(result, LayerscopeError) else f"{type(result).__name__}: {result}"
-    return pipeline.skipped(job.refs[0], f"failed: {reason}", failed=True)
+    return pipeline.skipped_layer(job.refs[0], f"failed: {reason}", failed=True)
 
 
-def _meta(spec: SourceSpec, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
+def _report_metadata(spec: SourceSpec, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
     return {
         "target": targets.name_of(spec.target),
         "format": spec.format,

@@ -33,8 +33,8 @@ def closing(reports: Sequence[Report]) -> str:
     """What was seen, said in words, from the reports themselves."""
     well, over = (report.summary["findings"].get("LS101", 0) for report in reports)
     fitted = [report.summary["averaged"] for report in reports]
-    seen = (
+    counts = (
         f"\n  Over-trained by their spectra: {well} of {fitted[0]} layers in the first network,\n"
         f"  {over} of {fitted[1]} in the second."
     )
-    return f"{READING}{seen}\n\n{NEXT}"
+    return f"{READING}{counts}\n\n{NEXT}"

@@ -92,7 +92,7 @@ class Absent(LayerscopeError):
         self.failed = failed
 
 
-def did_you_mean(asked: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest known name, else ``"."``."""
-    close = difflib.get_close_matches(asked, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else "."

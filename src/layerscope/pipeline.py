@@ -31,13 +31,9 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
     from layerscope.sources.composed.update import DeltaSource
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-FACTORS = (
-    "input",
-    "gradient",
-    "fisher",
-)  # roles of what comes in and back, and of a layer's block: their tails are no power laws of weights
-SHUFFLE, WINDOWS = "shuffle", "windows"  # roles of what is made from a layer's own entries
+CONVOLUTION_KINDS = ("conv1d", "conv2d", "conv3d")
+FACTOR_ROLES = ("input", "gradient", "fisher")  # covariances, not weights: their tails are no power laws of weights
+SHUFFLE_ROLE, WINDOWS_ROLE = "shuffle", "windows"  # roles of matrices that are made from a layer's own entries
 
 
 def plan(
@@ -48,51 +44,52 @@ def plan(
     A layer that would not fit into ``memory`` bytes even alone is not begun.
     """
     jobs: list[Job] = []
-    idle: list[LayerReport] = []
-    for ref in rows_of(refs, settings):
+    unmeasured: list[LayerReport] = []
+    for ref in report_rows(refs, settings):
         if ref.role != "weight":
             if jobs and jobs[-1].refs[0].name == ref.name:  # all roles of one layer are one job
-                jobs[-1] = _joined(jobs[-1], ref, settings)
+                jobs[-1] = _add_role(jobs[-1], ref, settings)
             continue
         if ref.skipped:
-            idle.append(skipped(ref, ref.skipped))
+            unmeasured.append(skipped_layer(ref, ref.skipped))
             continue
-        k, n, m = matrices.dimensions(ref, settings.conv)
-        job = Job(spec, (ref,), settings, _cost(k, n, m, ref, settings), _memory(k, n, m, ref, settings))
+        k, _, m = matrices.dimensions(ref, settings.conv)
+        job = Job(spec, (ref,), settings, *_estimate(ref, settings))
         if settings.max_evals is not None and (ref.rank or k * m) > settings.max_evals:
-            idle.append(skipped(ref, f"{k * m} eigenvalues, more than max_evals = {settings.max_evals}"))
+            unmeasured.append(skipped_layer(ref, f"{k * m} eigenvalues, more than max_evals = {settings.max_evals}"))
         elif settings.max_cost is not None and job.cost > settings.max_cost * 1e9:
-            idle.append(skipped(ref, f"costs {job.cost / 1e9:.3g} Gflop, more than max_cost = {settings.max_cost:g}"))
+            unmeasured.append(
+                skipped_layer(ref, f"costs {job.cost / 1e9:.3g} Gflop, more than max_cost = {settings.max_cost:g}")
+            )
         elif memory is not None and job.memory > memory:
-            need = f"needs {job.memory / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB are free"
-            idle.append(skipped(ref, need, failed=True))
+            reason = f"needs {job.memory / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB are free"
+            unmeasured.append(skipped_layer(ref, reason, failed=True))
         else:
             jobs.append(job)
-    return jobs, idle
+    return jobs, unmeasured
 
 
-def _joined(job: Job, ref: LayerRef, settings: Settings) -> Job:
+def _add_role(job: Job, ref: LayerRef, settings: Settings) -> Job:
     """The job with one more role of its layer; what is read is let go before the next is."""
-    k, n, m = matrices.dimensions(ref, settings.conv)
-    memory = max(job.memory, _memory(k, n, m, ref, settings))
-    return replace(job, refs=(*job.refs, ref), cost=job.cost + _cost(k, n, m, ref, settings), memory=memory)
+    flops, memory = _estimate(ref, settings)
+    return replace(job, refs=(*job.refs, ref), cost=job.cost + flops, memory=max(job.memory, memory))
 
 
-def rows_of(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
+def report_rows(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
     """The rows of a report, under names that are unique: layers, or their matrices without ``pool``."""
     layers = list(refs)
-    taken = dict.fromkeys((ref.name for ref in layers), 1)
+    count_by_name = dict.fromkeys((ref.name for ref in layers), 1)
     for layer in layers:
-        for row in _rows(layer, settings):
+        for row in _split_into_rows(layer, settings):
             name = row.name
-            while row.slice is not None and name in taken:  # a tensor may be called what a matrix of another is called
-                taken[row.name] = again = taken.get(row.name, 1) + 1
-                name = f"{row.name}#{again}"
-            taken[name] = 1
+            while row.slice is not None and name in count_by_name:  # a tensor may be called like a matrix of another
+                count_by_name[row.name] = number = count_by_name.get(row.name, 1) + 1
+                name = f"{row.name}#{number}"
+            count_by_name[name] = 1
             yield row if name == row.name else replace(row, name=name)
 
 
-def _rows(ref: LayerRef, settings: Settings) -> list[LayerRef]:
+def _split_into_rows(ref: LayerRef, settings: Settings) -> list[LayerRef]:
     """The rows that a layer becomes: its heads apart with ``per_head``, a row per matrix without ``pool``."""
     if ref.skipped:
         return [ref]
@@ -110,23 +107,23 @@ def measure(job: Job) -> LayerReport:
     """Measure every role of one layer. A layer that cannot be measured says why; only bugs raise."""
     parts: dict[str, Measurement] = {}
     for ref in job.refs:
-        parts |= _measure(job, ref)
-    return complete(job.refs[0].name, parts, job.settings)
+        parts |= _measure_role(job, ref)
+    return fit_and_compute(job.refs[0].name, parts, job.settings)
 
 
 def distances(job: Job) -> dict[str, float]:
     """Distances of one layer of a :class:`~layerscope.sources.composed.update.Delta` from the base model's."""
     ref, conv = job.refs[0], job.settings.conv
     source = cast("DeltaSource", opening.reopen(job.spec))
-    mine, theirs = (matrices.unfold(tensor, ref, conv) for tensor in source.both(ref))
-    return similarity.distances(theirs, mine)
+    stack, base_stack = (matrices.unfold(tensor, ref, conv) for tensor in source.both(ref))
+    return similarity.distances(base_stack, stack)
 
 
 def separation(job: Job) -> dict[str, float]:
     """Squared Frobenius norms of W, W₀ and W − W₀, of one layer of a weight update."""
     source = cast("DeltaSource", opening.reopen(job.spec))
-    mine, theirs = (tensor.astype(np.float64) for tensor in source.both(job.refs[0]))
-    norms = {"model": mine, "base": theirs, "difference": mine - theirs}
+    weight, base = (tensor.astype(np.float64) for tensor in source.both(job.refs[0]))
+    norms = {"model": weight, "base": base, "difference": weight - base}
     return {name: float(np.square(tensor).sum()) for name, tensor in norms.items()}
 
 
@@ -136,15 +133,15 @@ def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Setting
     for ref in refs:
         if not ref.skipped:
             k, n, m = matrices.dimensions(ref, settings.conv)
-            memory = 2 * ref.params * ref.itemsize + 8 * (3 * n * m + 6 * m * m)
-            jobs.append(Job(spec, (ref,), settings, 3 * memory_cost.cost(k, n, m), memory))
+            memory = memory_cost.distance_bytes(k, n, m, ref.itemsize)
+            jobs.append(Job(spec, (ref,), settings, memory_cost.distance_flops(k, n, m), memory))
     return jobs
 
 
-def complete(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:
+def fit_and_compute(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:
     """Fits and metrics of measured spectra; also what re-judging a saved layer does."""
     fitted = {
-        role: replace(part, fits=fitting.fit_all(part.spectrum, settings, families(role, settings)))
+        role: replace(part, fits=fitting.fit_all(part.spectrum, settings, families_for_role(role, settings)))
         if part.spectrum is not None
         else part
         for role, part in parts.items()
@@ -155,45 +152,37 @@ def complete(name: str, parts: dict[str, Measurement], settings: Settings) -> La
     return LayerReport(name, fitted, values, absent)
 
 
-def families(role: str, settings: Settings) -> tuple[str, ...]:
+def families_for_role(role: str, settings: Settings) -> tuple[str, ...]:
     """What is fitted to the spectrum of a role: to a shuffle its bulk, to windows their tail."""
-    if role.startswith(SHUFFLE):
+    if role.startswith(SHUFFLE_ROLE):
         return ("marchenko_pastur",)
-    if role in FACTORS:
+    if role in FACTOR_ROLES:
         return ()
-    return ("power_law",) if role == WINDOWS else settings.fits
+    return ("power_law",) if role == WINDOWS_ROLE else settings.fits
 
 
 def rejudge(layer: LayerReport, settings: Settings) -> LayerReport:
     """The same layer under other settings, without its matrix."""
-    return complete(layer.name, dict(layer.parts), settings)
+    return fit_and_compute(layer.name, dict(layer.parts), settings)
 
 
-def skipped(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
+def skipped_layer(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
     """The report of a layer that was not measured."""
     return LayerReport(ref.name, {"weight": Measurement(ref, skipped=reason, failed=failed)})
 
 
-def _cost(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> float:
+def _estimate(ref: LayerRef, settings: Settings) -> tuple[float, int]:
+    """(floating-point operations, bytes at the peak) of measuring one role of a layer."""
+    k, n, m = matrices.dimensions(ref, settings.conv)
     if ref.rank:
-        return memory_cost.cost(1, ref.rank, ref.rank) + 2.0 * (n + m) * ref.rank**2
-    times = (
-        1 + settings.shuffles_of(k * m) * settings.randomize + 10 * settings.vectors
-    )  # eigenvectors: about ten times
-    windows = memory_cost.cost(100 * k, 2 * settings.window, settings.window) if settings.window <= m else 0.0
-    return times * memory_cost.cost(k, n, m) + windows
+        return memory_cost.low_rank_flops(n, m, ref.rank), memory_cost.low_rank_bytes(n, m, ref.rank, ref.itemsize)
+    shuffles = settings.shuffles_of(k * m) if settings.randomize else 0
+    vectors = settings.vectors
+    flops = memory_cost.layer_flops(k, n, m, shuffles=shuffles, vectors=vectors, window=settings.window)
+    return flops, memory_cost.layer_bytes(k, n, m, ref.itemsize, shuffles=shuffles, vectors=vectors)
 
 
-def _memory(k: int, n: int, m: int, ref: LayerRef, settings: Settings) -> int:
-    if ref.rank:
-        return (n + m) * ref.rank * (ref.itemsize + 8)
-    need = memory_cost.memory(k, n, m, ref.itemsize)
-    if settings.randomize:
-        need += k * n * m * (8 + 2 * ref.itemsize)
-    return need + 3 * 8 * m * m * settings.vectors
-
-
-def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
+def _measure_role(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     """The measurement of one role, and of what is made from its matrices."""
     start, settings = time.perf_counter(), job.settings
     try:
@@ -203,54 +192,55 @@ def _measure(job: Job, ref: LayerRef) -> dict[str, Measurement]:
         stack = matrices.unfold(tensor, replace(ref, axes="oi", groups=1) if ref.rank else ref, settings.conv)
         if settings.vectors or settings.randomize or settings.window:
             stack = np.asarray(stack)
-        spectrum = _spectrum(stack, ref, settings)
-        modes = localization.every_mode(stack) if settings.vectors and not (ref.rank or ref.symmetric) else ()
-        modes = tuple(replace(mode, value=mode.value * _factor(ref, settings)) for mode in modes)
-    except Absent as why:
+        spectrum = _compute_spectrum(stack, ref, settings)
+        modes = localization.all_modes(stack) if settings.vectors and not (ref.rank or ref.symmetric) else ()
+        modes = tuple(replace(mode, value=mode.value * _eigenvalue_factor(ref, settings)) for mode in modes)
+    except Absent as absence:
         seconds = time.perf_counter() - start
-        return {ref.role: Measurement(ref, skipped=str(why), failed=why.failed, seconds=seconds)}
+        return {ref.role: Measurement(ref, skipped=str(absence), failed=absence.failed, seconds=seconds)}
     parts = {ref.role: Measurement(ref, spectrum, seconds=time.perf_counter() - start, modes=modes, facts=facts)}
     if ref.role == "weight" and not (ref.rank or ref.symmetric):
-        parts |= {part.ref.role: part for part in _made(stack, ref, settings)}
+        parts |= {part.ref.role: part for part in _measure_derived(stack, ref, settings)}
     return parts
 
 
-def _spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
+def _compute_spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectrum:
     if ref.symmetric and not ref.rank and stack.shape[2] > settings.max_dim:
-        return spectra.top(stack)
+        return spectra.largest_eigenvalues(stack)
     spectrum = spectra.esd(stack, symmetric=ref.symmetric)
     if ref.rank:
-        spectrum = spectra.of_product(spectrum, max(ref.shape), min(ref.shape))
-    spectrum = spectra.scaled(spectrum, _factor(ref, settings))
+        spectrum = spectra.product_spectrum(spectrum, max(ref.shape), min(ref.shape))
+    spectrum = spectra.scaled(spectrum, _eigenvalue_factor(ref, settings))
     return spectra.inverted(spectrum) if settings.inverse else spectrum
 
 
-def _factor(ref: LayerRef, settings: Settings) -> float:
-    return settings.conv_factor if ref.kind in CONVOLUTIONS else 1.0
+def _eigenvalue_factor(ref: LayerRef, settings: Settings) -> float:
+    """The factor on the eigenvalues of a layer: ``conv_factor`` for convolutions."""
+    return settings.conv_factor if ref.kind in CONVOLUTION_KINDS else 1.0
 
 
-def _made(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
+def _measure_derived(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
     """Shuffles and windows of a layer's matrices, each a role of its own."""
     shuffler = random_matrix.Shuffler(stack) if settings.randomize else None
     for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2]) if shuffler else 0):
         assert shuffler is not None
-        start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE}{number + 1}")
+        start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE_ROLE}{number + 1}")
         seed = [settings.seed, ref.index, ref.slice or 0, number]
-        spectrum, found = correlation_traps.shuffled(shuffler, seed, settings.spike_rate)
-        factor = _factor(ref, settings)
-        modes = tuple(_placed(mode, origin, ref, settings, factor, stack.shape[2]) for mode, origin in found)
+        spectrum, traps = correlation_traps.analyze_shuffle(shuffler, seed, settings.spike_rate)
+        factor = _eigenvalue_factor(ref, settings)
+        modes = tuple(_trap_in_layer(mode, origin, ref, settings, factor, stack.shape[2]) for mode, origin in traps)
         spectrum = spectra.scaled(spectrum, factor)
         yield Measurement(role, spectrum, seconds=time.perf_counter() - start, modes=modes)
     if settings.window:
-        start, role = time.perf_counter(), replace(ref, role=WINDOWS)
+        start, role = time.perf_counter(), replace(ref, role=WINDOWS_ROLE)
         if stack.shape[1] < 2 * settings.window or stack.shape[2] < settings.window:
             yield Measurement(role, skipped=f"smaller than a window of {2 * settings.window}×{settings.window}")
         else:
-            spectrum = _spectrum(matrices.windows(stack, settings.window), ref, settings)
+            spectrum = _compute_spectrum(matrices.windows(stack, settings.window), ref, settings)
             yield Measurement(role, spectrum, seconds=time.perf_counter() - start)
 
 
-def _placed(mode: Mode, origin: int, ref: LayerRef, settings: Settings, factor: float, columns: int) -> Mode:
+def _trap_in_layer(mode: Mode, origin: int, ref: LayerRef, settings: Settings, factor: float, columns: int) -> Mode:
     """A trap in the layer's units, its entry by its index in the layer's tensor."""
     scaled = replace(mode, value=mode.value * factor, edge=mode.edge * factor)
     if origin < 0:

@@ -12,38 +12,38 @@ from layerscope.records.layers import LayerReport
 from layerscope.text import printable
 
 Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
-LONGEST = 40  # characters of a layer's name beside the bar
+MAX_NAME_CHARS = 40  # characters of a layer's name beside the bar
 
 
 @contextmanager
-def watched(progress: Any, target: object) -> Iterator[Progress | None]:
+def progress_callback(progress: Any, target: object) -> Iterator[Progress | None]:
     """What ``progress`` of analyze stands for: True is a bar, a tqdm class its bar, a function itself."""
     if not progress:
         yield None
     elif hasattr(progress, "update") and hasattr(progress, "close"):
-        with _of_tqdm(progress, target) as update:
+        with _tqdm_bar(progress, target) as update:
             yield update
     elif progress is True:
-        with bar(target) as update:
+        with progress_bar(target) as update:
             yield update
     else:
         yield progress
 
 
 @contextmanager
-def bar(target: object) -> Iterator[Progress | None]:
+def progress_bar(target: object) -> Iterator[Progress | None]:
     """A bar by layer, weighted by cost: in a notebook's cell, or on a terminal; none in a pipe."""
-    if _in_notebook():
-        yield _of_notebook(target)
+    if _is_in_notebook():
+        yield _notebook_bar(target)
     elif sys.stderr.isatty():
-        with _of_terminal(target) as update:
+        with _terminal_bar(target) as update:
             yield update
     else:
         yield None
 
 
 @contextmanager
-def _of_terminal(target: object) -> Iterator[Progress]:
+def _terminal_bar(target: object) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -54,54 +54,54 @@ def _of_terminal(target: object) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[layer]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("", layer=printable(target, LONGEST), total=None)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", layer=printable(target, MAX_NAME_CHARS), total=None)
 
         def update(layer: LayerReport | None, cost: float, total: float) -> None:
             if layer is None:
-                shown.update(task, total=total)
+                progress.update(task, total=total)
             else:
-                shown.update(task, advance=cost, layer=printable(layer.name, LONGEST))
+                progress.update(task, advance=cost, layer=printable(layer.name, MAX_NAME_CHARS))
 
         yield update
 
 
 @contextmanager
-def _of_tqdm(tqdm: Any, target: object) -> Iterator[Progress]:
-    shown = tqdm(total=0, desc=printable(target, LONGEST), unit="flop", unit_scale=True)
+def _tqdm_bar(tqdm: Any, target: object) -> Iterator[Progress]:
+    bar = tqdm(total=0, desc=printable(target, MAX_NAME_CHARS), unit="flop", unit_scale=True)
 
     def update(layer: LayerReport | None, cost: float, total: float) -> None:
         if layer is None:
-            shown.total = total
-            shown.refresh()
+            bar.total = total
+            bar.refresh()
         else:
-            shown.update(cost)
+            bar.update(cost)
 
     try:
         yield update
     finally:
-        shown.close()
+        bar.close()
 
 
-def _of_notebook(target: object) -> Progress:
+def _notebook_bar(target: object) -> Progress:
     """A bar of the browser's own, which needs no widgets."""
     from IPython.display import HTML, display
 
-    done, name = 0.0, escape(printable(target, LONGEST))
-    shown = display(HTML(f"<progress></progress> {name}"), display_id=True)
+    finished_cost, name = 0.0, escape(printable(target, MAX_NAME_CHARS))
+    cell = display(HTML(f"<progress></progress> {name}"), display_id=True)
 
     def update(layer: LayerReport | None, cost: float, total: float) -> None:
-        nonlocal done
-        done += cost
-        share = done / total if total else 1.0
-        what = name if layer is None else escape(printable(layer.name, LONGEST))
-        if shown is not None:
-            shown.update(HTML(f'<progress max="1" value="{share:.4f}"></progress> {share:.0%} {what}'))
+        nonlocal finished_cost
+        finished_cost += cost
+        share = finished_cost / total if total else 1.0
+        label = name if layer is None else escape(printable(layer.name, MAX_NAME_CHARS))
+        if cell is not None:
+            cell.update(HTML(f'<progress max="1" value="{share:.4f}"></progress> {share:.0%} {label}'))
 
     return update
 
 
-def _in_notebook() -> bool:
+def _is_in_notebook() -> bool:
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython

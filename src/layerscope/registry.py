@@ -14,7 +14,7 @@ from typing import Any
 
 from layerscope.errors import UnknownName
 
-_MARK = "__layerscope_plugin__"
+_PLUGIN_ATTRIBUTE = "__layerscope_plugin__"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Ca
         code = function.__code__
         doc = inspect.getdoc(function) or ""
         plugin = Plugin(kind, name, function, code.co_filename, code.co_firstlineno, doc, meta)
-        setattr(function, _MARK, plugin)
+        setattr(function, _PLUGIN_ATTRIBUTE, plugin)
         return function
 
     return decorate
@@ -87,12 +87,12 @@ def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Ca
 @functools.cache
 def plugins(kind: str) -> dict[str, Plugin]:
     """All plugins of a kind by name: the package's own, then those of ``layerscope.<kind>`` entry points."""
-    modules = [importlib.import_module(name) for package in KINDS[kind].packages for name in _modules_in(package)]
+    modules = [importlib.import_module(name) for package in KINDS[kind].packages for name in _module_names(package)]
     by_name: dict[str, Plugin] = {}
     for module in sorted(filter(functools.partial(_is_candidate, kind), modules), key=_plugin_name):
-        _add(by_name, kind, _plugins_of(kind, module))
+        _register(by_name, kind, _plugins_in_module(kind, module))
     for entry in importlib.metadata.entry_points(group=f"layerscope.{kind}"):
-        _add(by_name, kind, _plugins_of(kind, entry.load()))
+        _register(by_name, kind, _plugins_in_module(kind, entry.load()))
     return by_name
 
 
@@ -109,7 +109,7 @@ def call(plugin: Plugin, facts: Mapping[str, Any]) -> Any:
     return plugin.target(**{name: facts[name] for name in plugin.wants if name in facts})
 
 
-def _modules_in(package: str) -> Iterator[str]:
+def _module_names(package: str) -> Iterator[str]:
     """Names of all modules of a package and its subpackages; a leading underscore leaves one out."""
     path = getattr(importlib.import_module(package), "__path__", None)
     if path is None:
@@ -118,7 +118,7 @@ def _modules_in(package: str) -> Iterator[str]:
         if info.name.startswith("_"):
             continue
         if info.ispkg:
-            yield from _modules_in(f"{package}.{info.name}")
+            yield from _module_names(f"{package}.{info.name}")
         else:
             yield f"{package}.{info.name}"
 
@@ -133,19 +133,19 @@ def _plugin_name(module: ModuleType) -> str:
     return str(getattr(module, "PLUGIN_NAME", module.__name__.rpartition(".")[2]))
 
 
-def _add(by_name: dict[str, Plugin], kind: str, found: list[Plugin]) -> None:
-    for plugin in found:
+def _register(by_name: dict[str, Plugin], kind: str, plugins: list[Plugin]) -> None:
+    for plugin in plugins:
         if plugin.name in by_name:
             first = by_name[plugin.name]
             raise ImportError(f"two {kind} are called {plugin.name!r}: {first.file} and {plugin.file}")
         by_name[plugin.name] = plugin
 
 
-def _plugins_of(kind: str, module: ModuleType) -> list[Plugin]:
+def _plugins_in_module(kind: str, module: ModuleType) -> list[Plugin]:
     if KINDS[kind].attribute:
         file = getattr(module, "__file__", None) or ""
         return [Plugin(kind, _plugin_name(module), module, file, 1, inspect.getdoc(module) or "")]
-    marked = [getattr(value, _MARK, None) for value in vars(module).values()]
+    marked = [getattr(value, _PLUGIN_ATTRIBUTE, None) for value in vars(module).values()]
     return [p for p in marked if p is not None and p.kind == kind and p.target.__module__ == module.__name__]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layerscope.errors import UnknownName, UsageError
-from layerscope.validation import checked
+from layerscope.validation import check_types
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
 EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "e_tpl", "fingers", "bootstrap")
@@ -19,7 +19,7 @@ MEASURED = (
     "conv", "conv_factor", "pool", "per_head", "inverse",
     "randomize", "shuffles", "spike_rate", "vectors", "window", "max_dim",
 )  # fmt: skip
-LEAST = {
+MIN_VALUES = {
     "min_evals": 2, "min_tail": 2, "bootstrap": 1, "seed": 0, "jobs": 0, "drop_top": 0, "shuffles": 0, "window": 0,
     "max_fingers": 0, "max_dim": 1,
 }  # fmt: skip
@@ -86,14 +86,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         try:
-            checked(self)
-            checked(self.limits)
+            check_types(self)
+            check_types(self.limits)
         except TypeError as error:
             raise UsageError(f"settings: {error}") from None
-        for name, least in LEAST.items():
+        for name, minimum in MIN_VALUES.items():
             value = getattr(self, name)
-            if value < least:
-                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            if value < minimum:
+                raise UsageError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
         if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"confidence must lie between 0 and 1, not {self.confidence!r}")
         for name in ("null_cut", "max_cost", "max_evals", "xmin_max"):
@@ -114,18 +114,18 @@ class Settings:
         if self.xmin_max is not None and self.fix_fingers != "xmin_peak":
             raise UsageError('xmin_max limits fix_fingers = "xmin_peak", which was not asked for')
         if self.inverse and (self.randomize or self.vectors or self.window):
-            other = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
-            raise UsageError(f"inverse and {other} contradict each other: one is of 1/λ, the other of λ")
+            option = next(name for name in ("randomize", "vectors", "window") if getattr(self, name))
+            raise UsageError(f"inverse and {option} contradict each other: one is of 1/λ, the other of λ")
 
     def check_measured(self, options: Mapping[str, Any]) -> None:
         """Refuse what a saved report, measured with these settings, can no longer be asked for.
 
         :raises UsageError: an option that needs the weights, or that chooses which of them are read.
         """
-        fixed = (*MEASURED, "max_evals", "max_cost", *(("seed",) if self.randomize else ()))
-        for name in fixed:
+        fixed_names = (*MEASURED, "max_evals", "max_cost", *(("seed",) if self.randomize else ()))
+        for name in fixed_names:
             if name in options and options[name] != getattr(self, name):
-                raise _needs_weights(name, options[name], getattr(self, name))
+                raise _needs_weights_error(name, options[name], getattr(self, name))
 
     def judging(self, measured: Settings) -> Settings:
         """These settings for a report that was measured with others: fields in ``MEASURED`` stay what they were.
@@ -134,9 +134,9 @@ class Settings:
         """
         default = Settings()
         for name in MEASURED:
-            asked, had = getattr(self, name), getattr(measured, name)
-            if asked not in (had, getattr(default, name)):
-                raise _needs_weights(name, asked, had)
+            requested, original = getattr(self, name), getattr(measured, name)
+            if requested not in (original, getattr(default, name)):
+                raise _needs_weights_error(name, requested, original)
         return self.changed(**{name: getattr(measured, name) for name in MEASURED})
 
     def shuffles_of(self, evals: int) -> int:
@@ -148,7 +148,7 @@ class Settings:
 
         :raises UnknownName: there is no such setting.
         """
-        _check_names(Settings, options, also=("evidence", "mp_fit"))
+        _check_names(Settings, options, extra=("evidence", "mp_fit"))
         fits = tuple(options.pop("fits", self.fits))
         if options.pop("evidence", False):
             fits = (*fits, *(name for name in EVIDENCE_FITS if name not in fits))
@@ -184,12 +184,12 @@ class Settings:
         return cls(**values, limits=Limits(**limits))
 
 
-def _needs_weights(name: str, asked: Any, had: Any) -> UsageError:
-    return UsageError(f"{name} = {asked!r} needs the weights: the report was measured with {had!r}")
+def _needs_weights_error(name: str, requested: Any, original: Any) -> UsageError:
+    return UsageError(f"{name} = {requested!r} needs the weights: the report was measured with {original!r}")
 
 
-def _check_names(cls: type[Any], values: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
-    known = [*(f.name for f in dataclasses.fields(cls)), *also]
+def _check_names(cls: type[Any], values: Mapping[str, Any], extra: tuple[str, ...] = ()) -> None:
+    known = [*(f.name for f in dataclasses.fields(cls)), *extra]
     for name in values:
         if name not in known:
             raise UnknownName("setting", name, known)

@@ -15,48 +15,50 @@ from layerscope.records.layers import NOT_SELECTED, LayerRef
 Selector = int | str
 
 
-def select(refs: Sequence[LayerRef], wanted: Iterable[Selector] | Selector | None) -> list[LayerRef]:
+def select(refs: Sequence[LayerRef], layers: Iterable[Selector] | Selector | None) -> list[LayerRef]:
     """The same refs, those not wanted marked as skipped; None wants all, as do selectors that only drop.
 
     :raises NoLayerMatches: a selector matches nothing, or only tensors that are never analysed, or nothing is left.
     """
-    if wanted is None:
+    if layers is None:
         return list(refs)
-    selectors = [str(s) for s in ([wanted] if isinstance(wanted, int | str) else wanted)]
-    dropped = {ref.index for s in selectors if s[:1] in ("-", "!") for ref in _matches(refs, s[1:])}
-    kept = [s for s in selectors if s[:1] not in ("-", "!")]
-    chosen = {ref.index for s in kept for ref in _matches(refs, s)} if kept else {ref.index for ref in refs}
+    selectors = [str(s) for s in ([layers] if isinstance(layers, int | str) else layers)]
+    dropped = {ref.index for s in selectors if s[:1] in ("-", "!") for ref in _matching_refs(refs, s[1:])}
+    selected = [s for s in selectors if s[:1] not in ("-", "!")]
+    chosen = (
+        {ref.index for s in selected for ref in _matching_refs(refs, s)} if selected else {ref.index for ref in refs}
+    )
     chosen -= dropped
     if not any(ref.index in chosen for ref in refs if not ref.skipped):
         raise NoLayerMatches(f"layers {', '.join(selectors)!r} leave nothing to analyse")
     return [ref if ref.index in chosen or ref.skipped else replace(ref, skipped=NOT_SELECTED) for ref in refs]
 
 
-def _matches(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:
-    found = [
+def _matching_refs(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:
+    matches = [
         ref
         for ref in refs
-        if text in (str(ref.index), ref.kind, ref.name, ref.tensor, _module(ref), strip_wrapper_prefixes(ref.name))
+        if text in (str(ref.index), ref.kind, ref.name, ref.tensor, _module_name(ref), strip_wrapper_prefixes(ref.name))
         or fnmatch.fnmatchcase(ref.name, text)
     ]
-    usable = [ref for ref in found if not ref.skipped]
+    usable = [ref for ref in matches if not ref.skipped]
     if usable:
         return usable
-    if found:
-        raise NoLayerMatches(f"layers {text!r}: {found[0].name} is never analysed ({found[0].skipped})")
-    analysed = [ref for ref in refs if not ref.skipped]
-    kinds = sorted({ref.kind for ref in analysed})
-    hint = did_you_mean(text, [*kinds, *map(_module, analysed)])
+    if matches:
+        raise NoLayerMatches(f"layers {text!r}: {matches[0].name} is never analysed ({matches[0].skipped})")
+    analyzed = [ref for ref in refs if not ref.skipped]
+    kinds = sorted({ref.kind for ref in analyzed})
+    hint = did_you_mean(text, [*kinds, *map(_module_name, analyzed)])
     raise NoLayerMatches(
         f"layers {text!r} match nothing{hint} Give an index (0–{len(refs) - 1}), a kind ({', '.join(kinds)}) or a glob"
     )
 
 
-def _module(ref: LayerRef) -> str:
+def _module_name(ref: LayerRef) -> str:
     return ref.tensor.removesuffix(".weight")
 
 
-WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.")  # of DistributedDataParallel and torch.compile
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model._orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def matching_keys(*models: Sequence[str]) -> list[dict[str, str]]:
@@ -66,25 +68,28 @@ def matching_keys(*models: Sequence[str]) -> list[dict[str, str]]:
     the beginning that all names of a model share is taken off too, if half of the layers then match.
     """
     keys = [{name: strip_wrapper_prefixes(name) for name in names} for names in models]
-    if len(keys) < 2 or set.intersection(*(set(found.values()) for found in keys)):
+    if len(keys) < 2 or set.intersection(*(set(key_by_name.values()) for key_by_name in keys)):
         return keys
-    stripped = [_without_beginning(names) for names in models]
-    common = set.intersection(*(set(found.values()) for found in stripped))
+    stripped = [_strip_common_prefix(names) for names in models]
+    common = set.intersection(*(set(key_by_name.values()) for key_by_name in stripped))
     layers = {key.rpartition(".")[0] for key in common}
-    enough = len(layers) > 1 and 2 * len(common) >= min(len(found) for found in stripped)
-    return stripped if enough else keys
+    is_enough = len(layers) > 1 and 2 * len(common) >= min(len(key_by_name) for key_by_name in stripped)
+    return stripped if is_enough else keys
 
 
-def _without_beginning(names: Sequence[str]) -> dict[str, str]:
-    words = {name: strip_wrapper_prefixes(name).replace("/", ".").split(".") for name in names}
+def _strip_common_prefix(names: Sequence[str]) -> dict[str, str]:
+    words_by_name = {name: strip_wrapper_prefixes(name).replace("/", ".").split(".") for name in names}
     shared = 0
-    while all(len(parts) > shared + 1 for parts in words.values()) and len({p[shared] for p in words.values()}) == 1:
+    while (
+        all(len(parts) > shared + 1 for parts in words_by_name.values())
+        and len({p[shared] for p in words_by_name.values()}) == 1
+    ):
         shared += 1
-    return {name: ".".join(parts[shared:]) for name, parts in words.items()}
+    return {name: ".".join(parts[shared:]) for name, parts in words_by_name.items()}
 
 
 def strip_wrapper_prefixes(name: str) -> str:
     """A name without what training wrappers put before it."""
-    for wrapper in WRAPPERS:
+    for wrapper in WRAPPER_PREFIXES:
         name = name.removeprefix(wrapper)
     return name

@@ -11,39 +11,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MOST = 1e308  # numbers beyond cannot be computed with
-WIDEST = 2**63
+MAX_NUMBER = 1e308  # numbers beyond cannot be computed with
+MAX_INTEGER = 2**63
 
 Record = typing.TypeVar("Record", bound="DataclassInstance")
 
 
-def conforms(value: Any, hint: Any) -> bool:
+def matches_type(value: Any, hint: Any) -> bool:
     """Is a value of the type that a field declares? Knows the types of which records that are saved consist."""
     if hint is Any:
         return True
     if hint is float:  # an int will do, as in Python's own typing; a bool or NaN will not
-        return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < MOST
+        return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < WIDEST
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_INTEGER
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(conforms(value, option) for option in inner)
+        return any(matches_type(value, option) for option in arguments)
     if origin is tuple:
-        return isinstance(value, tuple) and all(conforms(item, inner[0]) for item in value)
+        return isinstance(value, tuple) and all(matches_type(item, arguments[0]) for item in value)
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
-            conforms(k, inner[0]) and conforms(v, inner[1]) for k, v in value.items()
+            matches_type(k, arguments[0]) and matches_type(v, arguments[1]) for k, v in value.items()
         )
     return isinstance(value, hint)
 
 
-def checked(record: Record, *, but: Collection[str] = ()) -> Record:
+def check_types(record: Record, *, exempt: Collection[str] = ()) -> Record:
     """The same record, every field of its declared type.
 
     :raises TypeError: a field is not.
     """
     hints = typing.get_type_hints(type(record))
     for f in dataclasses.fields(record):
-        if f.name not in but and not conforms(getattr(record, f.name), hints[f.name]):
+        if f.name not in exempt and not matches_type(getattr(record, f.name), hints[f.name]):
             raise TypeError(f"{f.name} of a {type(record).__name__} cannot be {getattr(record, f.name)!r:.80}")
     return record

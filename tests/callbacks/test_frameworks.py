@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import layerscope
+from tests.requirements import require
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -25,7 +26,7 @@ def examples() -> tuple[Any, Any]:
 
 
 def torch_net(seed: int = 0) -> Any:
-    torch: Any = pytest.importorskip("torch")
+    torch: Any = require("torch")
     torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(60, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
 
@@ -34,7 +35,7 @@ def torch_net(seed: int = 0) -> Any:
 
 
 def keras_net() -> Any:
-    keras: Any = pytest.importorskip("keras")
+    keras: Any = require("keras")
     keras.utils.set_random_seed(0)
     layers = keras.layers
     net = keras.Sequential([layers.Input((60,)), layers.Dense(64, activation="relu"), layers.Dense(2)])
@@ -44,7 +45,7 @@ def keras_net() -> Any:
 
 
 def test_keras_logs_and_keeps(tmp_path: Path) -> None:
-    keras: Any = pytest.importorskip("keras")
+    keras: Any = require("keras")
     from layerscope.callbacks.keras import LayerscopeCallback
 
     ours, csv = (
@@ -65,7 +66,7 @@ def test_keras_logs_and_keeps(tmp_path: Path) -> None:
 
 
 def test_keras_stops_and_restores() -> None:
-    keras: Any = pytest.importorskip("keras")
+    keras: Any = require("keras")
     from layerscope.callbacks.keras import LayerscopeCallback
 
     class Break(keras.callbacks.Callback):  # type: ignore[misc,name-defined]
@@ -94,9 +95,9 @@ def test_keras_stops_and_restores() -> None:
 
 
 def trainer(path: Path, report_to: str = "none", **options: Any) -> Any:
-    transformers: Any = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    torch: Any = pytest.importorskip("torch")
+    transformers: Any = require("transformers")
+    require("accelerate")
+    torch: Any = require("torch")
 
     class Model(torch.nn.Module):  # type: ignore[misc,name-defined]
         """As the trainer wants it: a loss among its outputs."""
@@ -148,8 +149,8 @@ def test_huggingface_stops_without_being_attached(tmp_path: Path) -> None:
 
 
 def module() -> Any:
-    lightning: Any = pytest.importorskip("lightning.pytorch")
-    torch: Any = pytest.importorskip("torch")
+    lightning: Any = require("lightning.pytorch")
+    torch: Any = require("torch")
 
     class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
         """A classifier."""
@@ -170,8 +171,8 @@ def module() -> Any:
 
 
 def fitted(folder: Path, logger: Any = False, **options: Any) -> tuple[Any, Any, Any]:
-    lightning: Any = pytest.importorskip("lightning.pytorch")
-    torch: Any = pytest.importorskip("torch")
+    lightning: Any = require("lightning.pytorch")
+    torch: Any = require("torch")
     from layerscope.callbacks.lightning import LayerscopeCallback
 
     ours = LayerscopeCallback(every=4, budget=None, **options)
@@ -197,7 +198,7 @@ def test_lightning_logs_and_keeps(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_refuses_ends_no_run(tmp_path: Path) -> None:
-    loggers: Any = pytest.importorskip("lightning.pytorch.loggers")
+    loggers: Any = require("lightning.pytorch.loggers")
 
     class Refusing(loggers.CSVLogger):  # type: ignore[misc,name-defined]
         """Takes no more than it knows."""
@@ -221,7 +222,7 @@ def test_lightning_stops(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_carries_the_monitor() -> None:
-    torch: Any = pytest.importorskip("torch")
+    torch: Any = require("torch")
     from layerscope.callbacks.torch import ride
 
     net, seen = torch_net(), []
@@ -240,8 +241,8 @@ def test_an_optimizer_carries_the_monitor() -> None:
 
 
 def test_a_jitted_step_of_optax_is_watched() -> None:
-    jax: Any = pytest.importorskip("jax")
-    optax: Any = pytest.importorskip("optax")
+    jax: Any = require("jax")
+    optax: Any = require("optax")
     from flax import linen
 
     from layerscope.callbacks.optax import watched

@@ -17,6 +17,7 @@ import pytest
 import layerscope
 from tests.callbacks.test_frameworks import KEY, fitted, trainer
 from tests.callbacks.test_frameworks import pytestmark as pytestmark
+from tests.requirements import require
 
 LAYER = "layerscope/alpha/net.0.weight"
 
@@ -28,8 +29,8 @@ def values(folder: Path, logger: Any) -> list[float]:
 
 
 def test_tensorboard_shows_them(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    loggers: Any = pytest.importorskip("lightning.pytorch.loggers")
+    require("tensorboard")
+    loggers: Any = require("lightning.pytorch.loggers")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = values(tmp_path, loggers.TensorBoardLogger(tmp_path, "t", version="0"))
@@ -72,8 +73,8 @@ def finished(file: Path, seconds: float = 30.0) -> list[Any]:
 
 
 def test_wandb_shows_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb: Any = pytest.importorskip("wandb")
-    loggers: Any = pytest.importorskip("lightning.pytorch.loggers")
+    wandb: Any = require("wandb")
+    loggers: Any = require("lightning.pytorch.loggers")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
@@ -89,16 +90,16 @@ def test_wandb_shows_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_mlflow_shows_them_in_sqlite(tmp_path: Path) -> None:
-    mlflow: Any = pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
-    loggers: Any = pytest.importorskip("lightning.pytorch.loggers")
+    mlflow: Any = require("mlflow")
+    require("sqlalchemy")
+    loggers: Any = require("lightning.pytorch.loggers")
     uri = f"sqlite:///{tmp_path / 'm.db'}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             logger = loggers.MLFlowLogger("layers", tracking_uri=uri)
         except ModuleNotFoundError as error:
-            pytest.skip(str(error))
+            pytest.skip(f"{error.name} is not installed: make test does it")
         found = values(tmp_path, logger)
         client = mlflow.tracking.MlflowClient(tracking_uri=uri)
         history = client.get_metric_history(logger.run_id, LAYER)
@@ -106,9 +107,9 @@ def test_mlflow_shows_them_in_sqlite(tmp_path: Path) -> None:
 
 
 def test_trackio_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers")
+    require("transformers")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip("trackio")
+    require("trackio")
     from layerscope.callbacks.huggingface import LayerscopeCallback
 
     run = trainer(tmp_path / "run", "trackio", project="layers", run_name="one")

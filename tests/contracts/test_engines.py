@@ -66,7 +66,8 @@ def test_every_engine_equals_serial_to_the_last_bit(saved: Path, engine: str) ->
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_failing_job_yields_its_error_and_the_others_go_on(engine: str) -> None:
     found = {
-        j.refs[0].index: r for j, r in scheduling.get(engine)(square, [job(i) for i in range(6)], workers=2, memory=9)
+        j.refs[0].index: r
+        for j, r in scheduling.engine_named(engine)(square, [job(i) for i in range(6)], workers=2, memory=9)
     }
     assert isinstance(found.pop(3), ValueError)
     assert found == {i: i * i for i in range(6) if i != 3}
@@ -75,17 +76,17 @@ def test_a_failing_job_yields_its_error_and_the_others_go_on(engine: str) -> Non
 @pytest.mark.parametrize("engine", ENGINES)
 def test_jobs_larger_than_memory_run_alone_rather_than_never(engine: str) -> None:
     jobs = [job(i, memory=100) for i in (0, 1, 2)]
-    assert len(list(scheduling.get(engine)(square, jobs, workers=2, memory=10))) == 3
+    assert len(list(scheduling.engine_named(engine)(square, jobs, workers=2, memory=10))) == 3
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_jobs_no_results(engine: str) -> None:
-    assert list(scheduling.get(engine)(square, [], workers=2, memory=10)) == []
+    assert list(scheduling.engine_named(engine)(square, [], workers=2, memory=10)) == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_stopping_early_leaves_nothing_running(engine: str) -> None:
-    running = scheduling.get(engine)(square, [job(i) for i in range(50)], workers=2, memory=10)
+    running = scheduling.engine_named(engine)(square, [job(i) for i in range(50)], workers=2, memory=10)
     next(running)
     running.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 20
@@ -122,14 +123,15 @@ def test_threads_start_the_biggest_job_first_and_respect_memory() -> None:
             at_once -= j.memory
 
     jobs = [job(i, cost=i, memory=i) for i in range(1, 9)]
-    list(scheduling.get("threads")(work, jobs, workers=4, memory=10))
+    list(scheduling.engine_named("threads")(work, jobs, workers=4, memory=10))
     assert order[0] == 8
     assert most <= 10
 
 
 def test_a_killed_worker_costs_only_its_own_layer() -> None:
     results = {
-        j.refs[0].index: r for j, r in scheduling.get("processes")(die, [job(i) for i in range(5)], workers=2, memory=9)
+        j.refs[0].index: r
+        for j, r in scheduling.engine_named("processes")(die, [job(i) for i in range(5)], workers=2, memory=9)
     }
     assert "died twice" in str(results.pop(2))
     assert results == {i: i for i in (0, 1, 3, 4)}

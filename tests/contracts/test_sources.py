@@ -13,10 +13,11 @@ import layerscope
 from layerscope import registry
 from layerscope.records.report import Report
 from layerscope.sources.opening import open_target
+from layerscope.views import report_rows
 from tests.nets import FORMATS, OTHER_NAMES, SAME_NAMES, Net, torch
 
 COMPOSED = {"factors_torch", "delta", "intra", "lora", "stacked"}  # made of other sources, or of a run
-SEVERAL = {"diffusers"}  # a folder of several models: tests/sources/test_diffusers.py
+SEVERAL = {"diffusers"}  # a folder of several models: tests/sources/readers/test_diffusers.py
 KEPT = ("alpha", "lambda_max", "stable_rank", "entropy", "log_norm", "num_evals", "N", "M")
 
 
@@ -33,6 +34,14 @@ def reference(net: Net) -> Report:
 
 def test_every_source_is_in_the_contract() -> None:
     assert {source for source, _ in FORMATS.values()} | COMPOSED | SEVERAL == set(registry.plugins("sources"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_exactly_one_reader_accepts_each_format(tmp_path: Path, net: Net, name: str) -> None:
+    source, write = FORMATS[name]
+    target = write(net, tmp_path)
+    target = Path(target) if isinstance(target, str) else target
+    assert [p.name for p in registry.plugins("sources").values() if p.target.accepts(target)] == [source]
 
 
 @pytest.mark.parametrize("name", SAME_NAMES)
@@ -74,8 +83,8 @@ def test_other_names_and_axes_give_the_same_numbers(tmp_path: Path, net: Net, re
 def test_describe_needs_headers_only_and_agrees_with_analyze(tmp_path: Path, net: Net, name: str) -> None:
     target = FORMATS[name][1](net, tmp_path)
     described, analysed = layerscope.describe(target), layerscope.analyze(target)
-    ours = layerscope.views.report_rows.rows(described)
-    theirs = layerscope.views.report_rows.rows(analysed)
+    ours = report_rows.rows(described)
+    theirs = report_rows.rows(analysed)
     for a, b in zip(ours, theirs, strict=True):
         assert {k: a[k] for k in ("layer_id", "name", "N", "M", "rf")} == {
             k: b[k] for k in ("layer_id", "name", "N", "M", "rf")

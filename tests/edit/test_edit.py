@@ -14,8 +14,9 @@ from layerscope.edit.weights import tail_length
 from layerscope.errors import UnknownName, UsageError
 from layerscope.fits import fitting
 from layerscope.numerics import spectra
+from tests.requirements import require
 
-torch = pytest.importorskip("torch")
+torch = require("torch")
 
 
 class Net(torch.nn.Module):  # type: ignore[misc,name-defined]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-from layerscope.errors import TargetNotFound, UnknownName, Unreadable
-from layerscope.experiments.conditioning import run
-from layerscope.experiments.image_data import digits, idx
+from tests.requirements import require
+
+require("torch")
+require("sklearn")
+from layerscope.errors import TargetNotFound, UnknownName, Unreadable  # noqa: E402
+from layerscope.experiments.conditioning import run  # noqa: E402
+from layerscope.experiments.image_data import digits, idx  # noqa: E402
 
 
 def test_shallow_networks_show_what_the_figures_show() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-from layerscope.experiments.mountains import run
+from tests.requirements import require
+
+require("torch")
+require("sklearn")
+from layerscope.experiments.mountains import run  # noqa: E402
 
 
 def test_mountains_are_as_in_the_experiment() -> None:

@@ -13,10 +13,11 @@ from layerscope.errors import LayerscopeError, TargetNotFound, UnknownName, Unre
 from layerscope.experiments import catalog, enough_data, overtrained_layer, rand_distance, repeated_runs
 from layerscope.experiments.image_data import digits
 from layerscope.views.plots import drawing
-from tests.test_hostile import cli
+from tests.command_line import cli
+from tests.requirements import require
 
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+require("torch")
+require("sklearn")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def few() -> Any:
 
 
 def test_the_layer_grows_a_heavier_tail_with_smaller_batches(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overtrained_layer, "MOST", 12)
+    monkeypatch.setattr(overtrained_layer, "MAX_EPOCHS", 12)
     found = overtrained_layer.run(few, batches=(32, 4, 1))
     falls = next(claim for claim in found.claims if claim.says.startswith("α of the layer falls"))
     assert falls.holds, found
@@ -38,8 +39,8 @@ def test_the_layer_grows_a_heavier_tail_with_smaller_batches(few: Any, monkeypat
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_keras_trains_the_same_layer_alone(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    keras: Any = pytest.importorskip("keras")
-    monkeypatch.setattr(overtrained_layer, "MOST", 2)
+    keras: Any = require("keras")
+    monkeypatch.setattr(overtrained_layer, "MAX_EPOCHS", 2)
     found = overtrained_layer.measure(few, batch=32, seed=0, framework="keras")
     again = overtrained_layer.measure(few, batch=32, seed=0, framework="keras")
     assert found == again
@@ -78,7 +79,7 @@ def test_published_numbers_stand_beside_ours(few: Any, tmp_path: Path) -> None:
     assert found.numbers["published ρ with loss"] == pytest.approx(1.0)
     assert "0.2167" in repr(found)
     assert all(len(line) <= 100 for line in repr(found).splitlines())
-    drawing.save(found.plot(), tmp_path / "r.png")
+    drawing.save_figure(found.plot(), tmp_path / "r.png")
     found.html(tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "claims of the published experiment hold" in text
@@ -108,7 +109,7 @@ def test_little_text_makes_a_worse_model() -> None:
         enough_data.text_of("nowhere.txt")
     net = enough_data.measure(text, characters=5000, seed=0, steps=3)
     assert np.isfinite(net["loss"])
-    assert enough_data._array(net["weights"]["blocks.0.qkv.weight"]).shape == (384, 128)
+    assert enough_data._unpack(net["weights"]["blocks.0.qkv.weight"]).shape == (384, 128)
     assert len(enough_data.text_of()) > 400_000  # of the standard library
 
 

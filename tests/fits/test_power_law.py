@@ -14,13 +14,14 @@ from layerscope.fits.power_law import (
     alpha_interval,
     best_tail,
     chi2_quantile,
+    fittable_eigenvalues,
     hill,
     modified_ks,
-    positive,
     power_law,
-    scan,
+    scan_tails,
 )
 from layerscope.settings import Settings
+from tests.requirements import require
 from tests.samples import pareto, spectrum_of
 
 
@@ -66,7 +67,7 @@ def test_alpha_recovers_synthetic_pareto(alpha: float, n: int) -> None:
 
 
 def test_powerlaw_package_agrees(rng: np.random.Generator) -> None:
-    powerlaw = pytest.importorskip("powerlaw")
+    powerlaw = require("powerlaw")
     for alpha in (1.8, 2.7, 4.0):
         values = np.sort(pareto(rng, alpha, 150))
         theirs = powerlaw.Fit(values, parameter_ranges={"alpha": [1, 20]}, verbose=False)
@@ -105,7 +106,7 @@ def test_scaling_the_weights_leaves_the_shape_alone(seed: int, power: float, n: 
 
 def test_scan_shows_every_candidate_and_the_winner(rng: np.random.Generator) -> None:
     logs = np.log(np.sort(pareto(rng, 3.0, 120)))
-    xmins, alphas, distances = scan(logs, 10)
+    xmins, alphas, distances = scan_tails(logs, 10)
     best = best_tail(logs, 10)
     i = int(distances.argmin())
     assert len(xmins) == 111
@@ -140,9 +141,9 @@ def test_a_failed_fit_says_why_and_is_not_minus_one(values: np.ndarray, reason: 
 
 def test_absolute_cut_is_only_for_compatibility(rng: np.random.Generator) -> None:
     values = pareto(rng, 2.0, 100) * 1e-8
-    assert len(positive(spectrum_of(values), Settings())) == 100
+    assert len(fittable_eigenvalues(spectrum_of(values), Settings())) == 100
     with pytest.raises(Absent):
-        positive(spectrum_of(values), Settings.weightwatcher())
+        fittable_eigenvalues(spectrum_of(values), Settings.weightwatcher())
 
 
 @pytest.mark.parametrize(("seed", "fingers"), [(8, 3), (24, 2), (38, 4), (41, 1)])

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 from layerscope.fits.fitting import fit_all
-from layerscope.fits.likelihood_ratio import against_power_law, nested_p
+from layerscope.fits.likelihood_ratio import compare_with_power_law, nested_p_value
 from layerscope.fits.truncated_power_law import log_exponential_integral
 from layerscope.records.layers import Fit
 from layerscope.settings import EVIDENCE_FITS, Settings
@@ -87,9 +87,9 @@ def test_truncation_is_not_found_in_a_pure_power_law() -> None:
 def test_vuong_is_even_handed(rng: np.random.Generator) -> None:
     values = np.sort(pareto(rng, 2.5, 100))
     same = np.log(1.5 / values[0]) - 2.5 * np.log(values / values[0])
-    assert against_power_law(values, 2.5, same) == (pytest.approx(0.0, abs=1e-9), 1.0)
-    assert nested_p(0.0) == 1.0
-    assert nested_p(1e-9) == pytest.approx(0.5, abs=1e-3)
+    assert compare_with_power_law(values, 2.5, same) == (pytest.approx(0.0, abs=1e-9), 1.0)
+    assert nested_p_value(0.0) == 1.0
+    assert nested_p_value(1e-9) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_bootstrap_is_seeded_and_accepts_a_power_law(rng: np.random.Generator) -> None:

@@ -50,15 +50,15 @@ def reports() -> list[Report]:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table(reports: list[Report], width: int) -> None:
-    golden(f"table_{width}.txt", "".join(rendered(table.show, report, width=width) for report in reports))
+    golden(f"table_{width}.txt", "".join(rendered(table.print_report, report, width=width) for report in reports))
 
 
 def test_the_description(reports: list[Report]) -> None:
-    golden("describe_80.txt", rendered(table.show_description, layerscope.describe(reports[0])))
+    golden("describe_80.txt", rendered(table.print_description, layerscope.describe(reports[0])))
 
 
 def test_side_by_side(reports: list[Report]) -> None:
-    golden("side_by_side_80.txt", rendered(lambda a, b, console: table.side_by_side([a, b], console), *reports))
+    golden("side_by_side_80.txt", rendered(lambda a, b, console: table.print_side_by_side([a, b], console), *reports))
 
 
 def test_markdown(reports: list[Report]) -> None:

@@ -11,21 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerscope.numerics.kronecker import (
-    cleaned,
     effective_rank,
     kappa,
-    place,
+    nth_largest_product,
+    percentile_rank,
     product_kappa,
-    product_value,
     rank,
+    zero_negligible,
 )
 
 SHARES = (1, 20, 33.3, 50, 80, 99.9, 100)
 
 
 def brute(a: np.ndarray, b: np.ndarray, share: float) -> float:
-    every = np.sort(np.multiply.outer(cleaned(a), cleaned(b)).ravel())
-    value = every[-place(share, len(every))]
+    every = np.sort(np.multiply.outer(zero_negligible(a), zero_negligible(b)).ravel())
+    value = every[-percentile_rank(share, len(every))]
     return every[-1] / value if value > 0 else math.inf
 
 
@@ -56,7 +56,7 @@ def test_any_product_is_found_to_the_last_bit(a: list[float], b: list[float], da
     x, y = np.sort(a), np.sort(b)
     every = np.sort(np.multiply.outer(x[x > 0], y[y > 0]).ravel())[::-1]
     which = data.draw(st.integers(1, len(a) * len(b)))
-    assert product_value(x, y, which) == (every[which - 1] if which <= len(every) else 0.0)
+    assert nth_largest_product(x, y, which) == (every[which - 1] if which <= len(every) else 0.0)
 
 
 def test_the_share_of_a_product_is_not_the_product_of_shares() -> None:
@@ -67,7 +67,7 @@ def test_the_share_of_a_product_is_not_the_product_of_shares() -> None:
 
 
 def test_the_place_is_counted_from_one_and_rounded_up() -> None:
-    assert [place(p, 10) for p in (0.1, 1, 10, 10.1, 50, 99.9, 100)] == [1, 1, 1, 2, 5, 10, 10]
+    assert [percentile_rank(p, 10) for p in (0.1, 1, 10, 10.1, 50, 99.9, 100)] == [1, 1, 1, 2, 5, 10, 10]
     assert kappa(np.array([1.0, 2, 4, 8]), 50) == 2.0
     assert kappa(np.array([1.0, 2, 4, 8]), 75) == 4.0
 

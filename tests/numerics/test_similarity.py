@@ -73,7 +73,7 @@ def test_localisation_of_known_vectors() -> None:
 
 def test_modes_are_the_eigenvectors(rng: np.random.Generator) -> None:
     w = rng.standard_normal((2, 50, 30)).astype(np.float32)
-    modes = localization.every_mode(w)
+    modes = localization.all_modes(w)
     values = np.sort(np.linalg.eigvalsh(np.swapaxes(w, 1, 2).astype(float) @ w).ravel())
     assert [mode.value for mode in modes] == pytest.approx(values)
     gram = w[0].T.astype(float) @ w[0]
@@ -82,7 +82,7 @@ def test_modes_are_the_eigenvectors(rng: np.random.Generator) -> None:
     assert np.abs(solved.T @ vectors[:, -4:]) == pytest.approx(np.eye(4), abs=1e-6)
     w[1, 7, 9] = 60
     gram = w[1].T.astype(float) @ w[1]
-    ((mode, place),) = localization.carried(w[1], gram, np.linalg.eigvalsh(gram)[-1:], 1, 10.0)
+    ((mode, place),) = localization.locate_modes(w[1], gram, np.linalg.eigvalsh(gram)[-1:], 1, 10.0)
     assert (mode.slice, mode.edge, divmod(place, 30)) == (1, 10.0, (7, 9))
     assert mode.weight == 60
     assert mode.share == pytest.approx(1, abs=0.1)

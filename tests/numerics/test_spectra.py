@@ -31,8 +31,8 @@ def test_block_size_does_not_change_the_spectrum(
 ) -> None:
     stack = rng.standard_normal((2, 500, 20)).astype(np.float32)
     whole = esd(stack).evals
-    monkeypatch.setattr(spectra, "BLOCK", block)
-    monkeypatch.setattr(spectra, "SLICES", 400)
+    monkeypatch.setattr(spectra, "BLOCK_ENTRIES", block)
+    monkeypatch.setattr(spectra, "MAX_GRAM_ENTRIES", 400)
     np.testing.assert_allclose(esd(stack).evals, whole, rtol=1e-12)
 
 
@@ -115,26 +115,26 @@ def test_two_stage_reduction_equals_one_stage(rng: np.random.Generator, monkeypa
     w = rng.standard_normal((300, 300))
     gram = (w @ w.T)[None]
     one = lapack_eigenvalues.eigvalsh(gram)
-    monkeypatch.setattr(lapack_eigenvalues, "TWO_STAGE", 100)
+    monkeypatch.setattr(lapack_eigenvalues, "MIN_ROWS_FOR_TWO_STAGE", 100)
     np.testing.assert_allclose(lapack_eigenvalues.eigvalsh(gram), one, rtol=1e-9, atol=1e-9)
 
 
 def test_other_builds_of_numpy_fall_back_to_numpy(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     gram = np.cov(rng.standard_normal((100, 300)))[None]
     ours = lapack_eigenvalues.eigvalsh(gram)
-    monkeypatch.setattr(lapack_eigenvalues, "numpys_lapack", lambda _: None)
+    monkeypatch.setattr(lapack_eigenvalues, "find_numpy_lapack", lambda _: None)
     np.testing.assert_allclose(lapack_eigenvalues.eigvalsh(gram), ours, rtol=1e-10)
 
 
 def test_eigvalsh_finds_numpys_own_lapack() -> None:
     if not any("numpy" in p["filepath"] for p in __import__("threadpoolctl").threadpool_info()):
         pytest.skip("this NumPy was built with another BLAS")
-    assert lapack_eigenvalues.numpys_lapack() is not None
+    assert lapack_eigenvalues.find_numpy_lapack() is not None
 
 
 def test_cost_and_memory_grow_with_the_layer() -> None:
-    assert memory_cost.cost(1, 4096, 4096) > 7 * memory_cost.cost(1, 2048, 2048)
-    assert memory_cost.memory(1, 4096, 4096, 4) < 4 * 4096**2 * 8
+    assert memory_cost.spectrum_flops(1, 4096, 4096) > 7 * memory_cost.spectrum_flops(1, 2048, 2048)
+    assert memory_cost.spectrum_bytes(1, 4096, 4096, 4) < 4 * 4096**2 * 8
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch: Any = pytest.importorskip("torch")
+from tests.requirements import require
+
+torch: Any = require("torch")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    curvlinops: Any = pytest.importorskip("curvlinops", reason="make test installs it")
+    curvlinops: Any = require("curvlinops")
 from torch import nn  # noqa: E402
 
 import layerscope  # noqa: E402

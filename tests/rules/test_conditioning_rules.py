@@ -8,8 +8,9 @@ import pytest
 
 import layerscope
 from layerscope.records.report import Report
+from tests.requirements import require
 
-torch: Any = pytest.importorskip("torch")
+torch: Any = require("torch")
 from torch import nn  # noqa: E402
 
 WIDTH, DEPTH = 64, 12

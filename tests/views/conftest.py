@@ -14,6 +14,7 @@ import pytest
 import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.records.report import Report
+from tests.requirements import require
 from tests.samples import HOSTILE
 from tests.views.pages import Watched, dated, deep
 
@@ -68,7 +69,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict
 def flat() -> dict[str, Any]:
     """A plane with holes, and an experiment."""
     from layerscope.experiments.outcome import Claim, Outcome, Table
-    from layerscope.views.page.writing import write
+    from layerscope.views.page.writing import write_page
     from layerscope.views.plots import landscape_pictures
 
     def bowl(weights: Any) -> dict[str, float]:
@@ -83,7 +84,7 @@ def flat() -> dict[str, Any]:
         """What has no method of its own for it."""
 
         def html(self, path: Path) -> None:
-            write(plane, path)
+            write_page(plane, path)
 
     rng = np.random.default_rng(0)
     with layerscope.Monitor({}, budget=None, name=names[0]) as monitor:
@@ -94,7 +95,7 @@ def flat() -> dict[str, Any]:
         history = monitor.history
     table = Table("Numbers", ("rate", "here", "published"), ((0.1, 0.25, 0.2471), (0.01, None, "–")))
     claims = Claim("F1", "it falls", "2 → 1", True), Claim("F2", next(iter(HOSTILE)), "no", False)
-    pictures = (landscape_pictures.plane(plane), landscape_pictures.surface_of(plane))
+    pictures = (landscape_pictures.plane_picture(plane), landscape_pictures.surface_picture(plane))
     outcome = Outcome("rates", list(HOSTILE)[1], 0, claims, {}, 3.0, (table,), pictures)
     return {"plane": Page(), "experiment": outcome, "watched": history}
 
@@ -106,8 +107,8 @@ def chromium() -> Iterator[Any]:
     if found is None:
         if os.environ.get("LAYERSCOPE_BROWSER"):
             pytest.fail("no chromium on PATH")
-        pytest.skip("no chromium on PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="make test installs it")
+        pytest.skip("no chromium on PATH: make browser installs it")
+    playwright = require("playwright.sync_api")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         yield browser

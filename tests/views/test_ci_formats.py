@@ -17,9 +17,10 @@ import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.records.report import Report
 from layerscope.views import junit, sarif
-from layerscope.views.markdown import LONGEST, comparison_to_markdown, to_markdown
+from layerscope.views.markdown import MAX_COMMENT_CHARS, comparison_to_markdown, to_markdown
+from tests.command_line import cli
+from tests.requirements import require
 from tests.samples import HOSTILE
-from tests.test_hostile import cli
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_a_comment_fits_where_comments_go() -> None:
     found = layerscope.analyze({f"model.layers.{i}.mlp.weight": rng.standard_normal((9, 8)) for i in range(1500)})
     text = to_markdown(found)
     assert len(text) < 65_536
-    assert len(text) > LONGEST / 2
+    assert len(text) > MAX_COMMENT_CHARS / 2
     assert "more rows: --format csv has them all." in text
     assert len(comparison_to_markdown(layerscope.compare(found, found))) < 65_536
 
@@ -77,7 +78,7 @@ def test_nothing_of_a_name_is_markup_in_a_comment(hostile: Report) -> None:
 
 
 def test_sarif_is_what_its_schema_says(report: Report, hostile: Report) -> None:
-    model = pytest.importorskip("sarif_pydantic", reason="make test installs it")
+    model = require("sarif_pydantic")
     text = sarif.to_sarif([report, hostile])
     log = model.Sarif.model_validate_json(text)
     assert [len(run.results) for run in log.runs] == [len(report.findings), len(hostile.findings)]
@@ -104,14 +105,14 @@ def test_sarif_is_what_its_schema_says(report: Report, hostile: Report) -> None:
     ],
 )
 def test_targets_become_uris(target: str, uri: str) -> None:
-    assert sarif.uri(target) == uri
+    assert sarif.target_uri(target) == uri
 
 
 # --- JUnit -----------------------------------------------------------------------------------------------------
 
 
 def cases(text: str) -> dict[str, Any]:
-    parser = pytest.importorskip("junitparser", reason="make test installs it")
+    parser = require("junitparser")
     return {case.name: case for suite in parser.JUnitXml.fromstring(text.encode()) for case in suite}
 
 

@@ -20,6 +20,7 @@ from layerscope.records.report import Report
 from layerscope.views import junit, markdown, notebook, sarif
 from layerscope.views.page import writing
 from layerscope.views.plots import marks, pictures
+from tests.requirements import require
 
 RNG = np.random.default_rng(4)
 FOUND = layerscope.analyze(
@@ -34,7 +35,7 @@ FOUND = layerscope.analyze(
 
 
 def learned() -> Report:
-    torch: Any = pytest.importorskip("torch")
+    torch: Any = require("torch")
     torch.manual_seed(0)
     parts = torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Linear(5, 3)
     net = torch.nn.Sequential(*parts)
@@ -92,22 +93,22 @@ OF_LEARNING = json.dumps(to_dict(LEARNED))
 
 
 def show_everywhere(report: Report) -> None:
-    writing.render(report)
-    notebook.html(report)
+    writing.render_page(report)
+    notebook.report_html(report)
     markdown.to_markdown(report)
     junit.to_junit([report])
     sarif.to_sarif([report])
     both = layerscope.compare(report, report)
-    writing.render(both)
-    writing.render([History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))])
+    writing.render_page(both)
+    writing.render_page([History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))])
     layerscope.rejudge(report)
     notebook.comparison_html(both)
     markdown.comparison_to_markdown(both)
     runs = [History("<b>run</b>", (0, 1), (report, report), ({"<i>": 1.0}, {}))]
     for name, plugin in registry.plugins("plots").items():
-        of = {"models": both, pictures.RUN: runs, pictures.WHOLE_RUN: runs}
-        for picture in pictures.pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
-            json.dumps(marks.plain(picture), allow_nan=False)
+        of = {"models": both, pictures.LAYER_OF_RUNS_SCOPE: runs, pictures.RUN_SCOPE: runs}
+        for picture in pictures.make_pictures(name, of.get(plugin.target.SCOPE, report))[:2]:
+            json.dumps(marks.picture_to_json(picture), allow_nan=False)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))

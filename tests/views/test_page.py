@@ -14,8 +14,8 @@ import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.records.report import Report
 from layerscope.views.page import writing
-from layerscope.views.rerun_command import command, command_of
-from tests.test_hostile import cli
+from layerscope.views.rerun_command import comparison_command, report_command
+from tests.command_line import cli
 from tests.views.pages import data_of, deep
 
 
@@ -38,7 +38,7 @@ def test_pages_stay_small(pages: dict[str, Path]) -> None:
 
 
 def test_equal_reports_are_equal_pages(page_report: Report) -> None:
-    assert writing.render(page_report) == writing.render(page_report)
+    assert writing.render_page(page_report) == writing.render_page(page_report)
 
 
 def test_the_page_refers_to_nothing_outside(pages: dict[str, Path]) -> None:
@@ -68,10 +68,10 @@ def test_names_are_text_wherever_they_stand(pages: dict[str, Path]) -> None:
 def test_a_table_too_long_keeps_what_matters_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from layerscope.views.page import report_page
 
-    monkeypatch.setattr(report_page, "MOST_ROWS", 30)
-    monkeypatch.setattr(report_page, "MOST_PICTURED", 12)
+    monkeypatch.setattr(report_page, "MAX_TABLE_ROWS", 30)
+    monkeypatch.setattr(report_page, "MAX_PICTURED_LAYERS", 12)
     found = deep(60)
-    context, lines = report_page.page(found)
+    context, lines = report_page.build_page(found)
     grave = {f.layer for f in found.findings if f.severity != "info"}
     assert 0 < len(grave) < 30
     assert len(context["rows"]) == 30
@@ -101,7 +101,7 @@ def test_the_command_makes_the_report_again(
     rng = np.random.default_rng(0)
     np.savez("my net.npz", **{f"fc{i}.weight": rng.standard_normal((64, 64)) for i in range(1, 4)})
     found = layerscope.analyze("my net.npz", **options)
-    line = command(found)
+    line = report_command(found)
     assert said in line
     if line.startswith("layerscope analyze"):
         done = cli(*shlex.split(line)[1:], "-f", "json")
@@ -115,9 +115,9 @@ def test_the_command_makes_the_report_again(
 
 def test_live_models_are_made_again_in_python() -> None:
     weights = {"a.weight": np.random.default_rng(0).standard_normal((60, 60))}
-    assert command(layerscope.analyze(weights, layers="a*")) == "layerscope.analyze(model, layers=['a*'])"
-    assert command_of(layerscope.compare(weights, weights)) == "layerscope.compare(model_1, model_2)"
-    assert command_of(layerscope.compare(*NETWORKS)).startswith("layerscope compare /")
+    assert report_command(layerscope.analyze(weights, layers="a*")) == "layerscope.analyze(model, layers=['a*'])"
+    assert comparison_command(layerscope.compare(weights, weights)) == "layerscope.compare(model_1, model_2)"
+    assert comparison_command(layerscope.compare(*NETWORKS)).startswith("layerscope compare /")
 
 
 def test_the_command_line_writes_pages(tmp_path: Path) -> None:

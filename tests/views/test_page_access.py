@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.requirements import require
 from tests.views.pages import Watched
 
 
@@ -15,7 +16,7 @@ from tests.views.pages import Watched
 def test_pages_without_rows_to_open_have_no_barrier(
     name: str, scheme: str, pages: dict[str, Path], chromium: Any
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
+    axe = require("axe_playwright_python.sync_playwright")
     page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")
     watched = Watched(page)
     watched.open(pages[name])
@@ -29,7 +30,7 @@ def test_pages_without_rows_to_open_have_no_barrier(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["report", "comparison", "run", "basins", "watched"])
 def test_axe_finds_no_barrier(name: str, scheme: str, pages: dict[str, Path], chromium: Any) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test installs it")
+    axe = require("axe_playwright_python.sync_playwright")
     page = chromium.new_page(color_scheme=scheme, reduced_motion="reduce")
     Watched(page).open(pages[name])
     page.click("tr[data-row] button >> nth=1")

@@ -139,7 +139,7 @@ def test_the_same_link_leads_to_its_layer_again(pages: dict[str, Path], watched:
 def test_a_layer_without_pictures_says_so(tmp_path: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     from layerscope.views.page import report_page
 
-    monkeypatch.setattr(report_page, "MOST_PICTURED", 2)
+    monkeypatch.setattr(report_page, "MAX_PICTURED_LAYERS", 2)
     layerscope.analyze({f"{i}.weight": np.eye(8) + i for i in range(4)}).html(tmp_path / "x.html")
     page = watched.open(tmp_path / "x.html")
     at = data_of(tmp_path / "x.html")[0]["at"]

@@ -19,13 +19,13 @@ from layerscope.records.comparison import Comparison
 from layerscope.records.history import History
 from layerscope.records.report import Report
 from layerscope.views.plots import drawing, matplotlib_pen, pictures, run_lines, style
-from layerscope.views.plots.marks import Cells, Line, Picture, Points, Rule, Steps, plain
+from layerscope.views.plots.marks import Cells, Line, Picture, Points, Rule, Steps, picture_to_json
+from tests.command_line import cli
 from tests.samples import HOSTILE, with_singular_values
-from tests.test_hostile import cli
 
 NAMES = list(registry.plugins("plots"))
 SCOPES = {name: registry.find("plots", name).target.SCOPE for name in NAMES}
-LAYER = [name for name in NAMES if SCOPES[name] in ("layer", pictures.RUN)]
+LAYER = [name for name in NAMES if SCOPES[name] in ("layer", pictures.LAYER_OF_RUNS_SCOPE)]
 FOREIGN = "層.重み.weight"  # a script that the font lacks
 
 
@@ -59,7 +59,7 @@ def comparison(net: dict[str, np.ndarray]) -> Comparison:
 
 
 def one(name: str, target: Any, *layers: str) -> Picture:
-    (picture,) = pictures.pictures(name, target, layers)
+    (picture,) = pictures.make_pictures(name, target, layers)
     return picture
 
 
@@ -220,21 +220,21 @@ def test_one_layer_of_several_models_is_drawn_in_common_bins(comparison: Compari
 
 
 def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
-    if SCOPES[name] == pictures.WHOLE_RUN and not run_lines.measured(runs[:1]):
+    if SCOPES[name] == pictures.RUN_SCOPE and not run_lines.measured_metrics(runs[:1]):
         with pytest.raises(UsageError, match="none of its metrics"):
-            pictures.pictures(name, runs)
+            pictures.make_pictures(name, runs)
         return []
     if all(row.skipped for row in runs[0].last.rows):
         with pytest.raises(UsageError, match="none was analysed"):
-            pictures.pictures(name, runs)
+            pictures.make_pictures(name, runs)
         return []
-    return pictures.pictures(name, runs)
+    return pictures.make_pictures(name, runs)
 
 
 def every(name: str, target: Report | Comparison) -> list[Picture]:
-    if SCOPES[name] in (pictures.RUN, pictures.WHOLE_RUN):
+    if SCOPES[name] in (pictures.LAYER_OF_RUNS_SCOPE, pictures.RUN_SCOPE):
         with pytest.raises(UsageError, match="shows a run: give a saved history"):
-            pictures.pictures(name, target)
+            pictures.make_pictures(name, target)
         reports = [target] if isinstance(target, Report) else target.reports
         return every_of_runs(
             name, [History("run", (0, 5), (report, report), ({}, {"loss": 1.0})) for report in reports]
@@ -242,9 +242,9 @@ def every(name: str, target: Report | Comparison) -> list[Picture]:
     nothing = isinstance(target, Report) and all(row.skipped for row in target.rows)
     if nothing and name in LAYER:
         with pytest.raises(UsageError, match="none was analysed"):
-            pictures.pictures(name, target)
+            pictures.make_pictures(name, target)
         return []
-    return pictures.pictures(name, target)
+    return pictures.make_pictures(name, target)
 
 
 def drawn(picture: Picture) -> None:
@@ -264,7 +264,7 @@ def drawn(picture: Picture) -> None:
     assert box.y0 > -room, picture.name
     assert box.x1 < width + room, picture.name
     assert box.y1 < height + room, picture.name
-    json.dumps(plain(picture), allow_nan=False)
+    json.dumps(picture_to_json(picture), allow_nan=False)
 
 
 def many(count: int) -> Report:
@@ -339,8 +339,8 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_colour_stands_out_from_its_ground(dark: bool) -> None:
     ground = luminance(style.GROUND.dark if dark else style.GROUND.light)
-    for tone in [*style.TONES, *(style.series(i) for i in range(8))]:
-        value = luminance(style.colour(tone, dark=dark))
+    for tone in [*style.TONES, *(style.series_tone(i) for i in range(8))]:
+        value = luminance(style.tone_color(tone, dark=dark))
         contrast = (max(value, ground) + 0.05) / (min(value, ground) + 0.05)
         assert contrast >= 3, tone  # WCAG 2.2, 1.4.11: graphics
 
@@ -374,7 +374,7 @@ def test_equal_pictures_are_equal_files(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     report = layerscope.analyze({name: rng.standard_normal((60, 55)) for name in (*HOSTILE, FOREIGN)})
     for i in (1, 2):
-        drawing.save(report.plot("esd"), tmp_path / f"{i}.{kind}")
+        drawing.save_figure(report.plot("esd"), tmp_path / f"{i}.{kind}")
     first = (tmp_path / f"1.{kind}").read_bytes()
     assert first == (tmp_path / f"2.{kind}").read_bytes()
     if kind == "svg":

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.text import abbreviate, distinct_paths, elide, number, plural, printable
+from layerscope.text import abbreviate, distinct_paths, elide, format_number, plural, printable
 from layerscope.views.markdown import escape
 
 
@@ -39,9 +39,9 @@ def test_abbreviations_fit(name: str, longest: int) -> None:
 
 
 def test_numbers_and_words() -> None:
-    assert number(None, ".2f") == "–"
-    assert number(3.14159, ".2f") == "3.14"
-    assert number("bulk", "s") == "bulk"
+    assert format_number(None, ".2f") == "–"
+    assert format_number(3.14159, ".2f") == "3.14"
+    assert format_number("bulk", "s") == "bulk"
     assert plural(1, "layer") == "1 layer"
     assert plural(2000, "layer") == "2,000 layers"
 

@@ -13,8 +13,9 @@ import pytest
 import layerscope.weightwatcher as ww
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
 from tests.oracles.test_weightwatcher import SMALL_BRANCH, cases
+from tests.requirements import require
 
-torch = pytest.importorskip("torch")
+torch = require("torch")
 nn = torch.nn
 BASE = ["layer_id", "name", "D", "M", "N", "Q", "alpha", "alpha_weighted", "entropy", "has_esd", "lambda_max",
         "layer_type", "log_alpha_norm", "log_norm", "log_spectral_norm", "longname", "matrix_rank", "norm", "num_evals",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 import layerscope.weightwatcher as ww
+from tests.requirements import require
 
-torch = pytest.importorskip("torch")
+torch = require("torch")
 nn = torch.nn
 
 

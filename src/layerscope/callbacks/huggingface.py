@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from layerscope.callbacks.metric_logging import logged
+from layerscope.callbacks.metric_logging import log_metrics
 from layerscope.monitor.training_monitor import Monitor
 
 
@@ -32,25 +32,25 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         trainer.add_callback(self)
         return self
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.monitor = self.monitor.reopen() if self.monitor else Monitor(given["model"], **self._options)
+            self.monitor = self.monitor.reopen() if self.monitor else Monitor(kwargs["model"], **self._options)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self._loss |= {name: logs[name] for name in ("loss", "eval_loss") if logs and name in logs}
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.monitor is None or state.global_step <= self.monitor.now:  # another rank, or steps seen before
             return
         check = self.monitor.advance(self._loss, state.global_step)
         if check is not None and self._trainer is not None:
-            before = dict(vars(control))  # its own log must not make the trainer forget its
-            logged(self._trainer.log, check.metrics)
-            vars(control).update(before)
+            control_state = dict(vars(control))  # its own log must not make the trainer forget its
+            log_metrics(self._trainer.log, check.metrics)
+            vars(control).update(control_state)
         if self.monitor.stopped:
             control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.monitor is None:
             return
         self.monitor.close()

@@ -33,12 +33,12 @@ class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._batches:
-            self._step(None, logs or {})
+            self._advance(None, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
         if not self._batches:
-            self._step(epoch, logs)
+            self._advance(epoch, logs)
         if self._last is not None:
             logs.update(self._last.metrics)
 
@@ -49,7 +49,7 @@ class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.monitor.restorable:
             self.monitor.restore()
 
-    def _step(self, number: int | None, logs: Mapping[str, Any]) -> None:
+    def _advance(self, number: int | None, logs: Mapping[str, Any]) -> None:
         assert self.monitor is not None
         scalars = {name: float(value) for name, value in logs.items() if not name.startswith("layerscope/")}
         number = number if number is not None and number > self.monitor.now else None  # a second fit counts on

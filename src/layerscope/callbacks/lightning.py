@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from layerscope.callbacks.metric_logging import logged
+from layerscope.callbacks.metric_logging import log_metrics
 from layerscope.monitor.training_monitor import Monitor
 
 
@@ -31,13 +31,13 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.monitor is None:  # of another rank
             return
-        seen = {name.replace("/", "_"): float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
-        scalars: dict[str, Any] = {name: x for name, x in seen.items() if not name.startswith("layerscope")}
+        metrics = {name.replace("/", "_"): float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
+        scalars: dict[str, Any] = {name: x for name, x in metrics.items() if not name.startswith("layerscope")}
         check = self.monitor.advance(scalars)
         if check is not None:
             pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False, logger=False)
             for logger in trainer.loggers:  # here and at no other step, as log_dict would
-                logged(logger.log_metrics, check.metrics, step=trainer.global_step)
+                log_metrics(logger.log_metrics, check.metrics, step=trainer.global_step)
         if self.monitor.stopped:
             trainer.should_stop = True
 

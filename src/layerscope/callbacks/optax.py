@@ -20,15 +20,15 @@ def watched(
     :param then: called with each check: to log its metrics, say.
     """
 
-    def stepped(*args: Any, **named: Any) -> Any:
-        result = update(*args, **named)
-        rest = result[1:] if isinstance(result, tuple) else ()
+    def step_and_check(*args: Any, **kwargs: Any) -> Any:
+        result = update(*args, **kwargs)
+        auxiliary = result[1:] if isinstance(result, tuple) else ()
         params = result[0] if isinstance(result, tuple) else result
-        numbers = [float(x) for x in rest if getattr(x, "shape", None) == ()]
+        numbers = [float(x) for x in auxiliary if getattr(x, "shape", None) == ()]
         loss: dict[str, Any] = {"loss": numbers[0]} if numbers else {}
         check = monitor.step(model=params, **loss)
         if check is not None and then is not None:
             then(check)
         return result
 
-    return stepped
+    return step_and_check

@@ -15,13 +15,13 @@ from layerscope.cli.user_objects import call_or_get, import_object
 from layerscope.errors import UnknownName, UsageError
 
 
-def build_evaluator(models: tuple[str, ...], least: int, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def build_evaluator(models: tuple[str, ...], min_models: int, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """(evaluator, short names of the models)."""
     from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
-    from layerscope.sources.several_models import short
+    from layerscope.sources.several_models import shorten_paths
 
-    if len(models) < least:
-        raise UsageError(f"{least} models or more, not {len(models)}")
+    if len(models) < min_models:
+        raise UsageError(f"{min_models} models or more, not {len(models)}")
     check_landscape_outputs(options, models)
     loss, calibrate = options["loss"], options["calibrate"]
     loss = import_object(loss) if ":" in loss else loss
@@ -30,7 +30,7 @@ def build_evaluator(models: tuple[str, ...], least: int, options: dict[str, Any]
         calibrate=call_or_get(calibrate) if calibrate else None, device=options["device"], repair=options["repair"],
         forward=import_object(options["forward"]) if options["forward"] else None, examples=options["examples"],
     )  # fmt: skip
-    return evaluate, short(models)
+    return evaluate, shorten_paths(models)
 
 
 def check_metric(metric: str, evaluate: Any, model: str) -> None:
@@ -52,18 +52,18 @@ def check_landscape_outputs(options: dict[str, Any], models: tuple[str, ...]) ->
     check_outputs({"html": options["html"], "output": options["output"], "save": None}, models)
 
 
-def print_result(plain: Any, text: str, options: dict[str, Any]) -> None:
-    click.echo(json.dumps(plain, allow_nan=False) if options["as_json"] else text)
+def print_result(data: Any, text: str, options: dict[str, Any]) -> None:
+    click.echo(json.dumps(data, allow_nan=False) if options["as_json"] else text)
 
 
-def write_files(found: Any, options: dict[str, Any], draw: Callable[[], Any]) -> None:
+def write_files(result: Any, options: dict[str, Any], draw: Callable[[], Any]) -> None:
     from layerscope.views.page import writing
     from layerscope.views.plots import drawing
 
     if options["html"]:
-        writing.write(found, options["html"])
+        writing.write_page(result, options["html"])
     if options["output"]:
-        drawing.save(draw(), options["output"])
+        drawing.save_figure(draw(), options["output"])
 
 
 def terminal_width() -> int:
@@ -73,7 +73,7 @@ def terminal_width() -> int:
 
 
 @contextmanager
-def points_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int, float], None] | None]:
+def points_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int, float], None] | None]:
     """Points done and time left, on a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -83,5 +83,5 @@ def points_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int, float], N
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(what[:60], total=None)
+        task = progress.add_task(title[:60], total=None)
         yield lambda done, total, _: progress.update(task, completed=done, total=total)

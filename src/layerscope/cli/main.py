@@ -19,10 +19,6 @@ from layerscope.cli.lazy_commands import LazyCommands
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
 
 INTERRUPTED = 130
-COMMANDS = (
-    "analyze", "compare", "conditioning", "demo", "describe", "distances", "experiment", "explain", "history",
-    "landscape", "plot", "plugins", "watch",
-)  # fmt: skip
 
 
 class Commands(LazyCommands):
@@ -31,17 +27,15 @@ class Commands(LazyCommands):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        asked = args[0]
-        if ctx.resilient_parsing or asked.startswith("-") or self.get_command(ctx, asked):
+        name = args[0]
+        if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name):
             return super().resolve_command(ctx, args)
-        if "://" in asked or os.path.exists(asked):
-            raise UsageError(f"{asked} is no command; did you mean: layerscope analyze {shlex.quote(asked)}")
-        raise UnknownName("command", asked, self.list_commands(ctx))
+        if "://" in name or os.path.exists(name):
+            raise UsageError(f"{name} is no command; did you mean: layerscope analyze {shlex.quote(name)}")
+        raise UnknownName("command", name, self.list_commands(ctx))
 
 
-@click.group(
-    cls=Commands, names=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="layerscope")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
@@ -68,33 +62,33 @@ def main() -> None:
         with cli.make_context("layerscope", sys.argv[1:] or ["--help"]) as context:
             code = cli.invoke(context)
         sys.stdout.flush()
-    except click.exceptions.Exit as done:
-        code = done.exit_code
+    except click.exceptions.Exit as exit_request:
+        code = exit_request.exit_code
     except click.ClickException as error:
-        code = _complain(error.format_message(), 2)
+        code = _print_error(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        code = _complain("interrupted; nothing is still running", INTERRUPTED)
+        code = _print_error("interrupted; nothing is still running", INTERRUPTED)
         sys.stdout.flush()
         if any(thread.daemon for thread in threading.enumerate()):
             os._exit(code)  # a thread inside LAPACK would outlive the library that it computes with
     except LayerscopeError as error:
         if debug:
             traceback.print_exc()
-        code = _complain(str(error), error.exit_code)
+        code = _print_error(str(error), error.exit_code)
     except OSError as error:
-        gone = isinstance(error, BrokenPipeError)  # the reader has gone: no more to say
-        code = 0 if gone else _complain(f"cannot write to stdout: {error.strerror or error}", 2)
+        reader_closed = isinstance(error, BrokenPipeError)  # the reader has gone: no more to say
+        code = 0 if reader_closed else _print_error(f"cannot write to stdout: {error.strerror or error}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
-        code = _complain("not enough memory; try --jobs 1, or --max-cost", 3)
+        code = _print_error("not enough memory; try --jobs 1, or --max-cost", 3)
     except Exception as error:
         if debug:
             raise
-        code = _complain(f"a bug in layerscope: {type(error).__name__}: {error} (--debug shows where)", 70)
+        code = _print_error(f"a bug in layerscope: {type(error).__name__}: {error} (--debug shows where)", 70)
     sys.exit(code)
 
 
-def _complain(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     from layerscope.text import printable
 
     print(f"layerscope: {printable(message, 500)}", file=sys.stderr)

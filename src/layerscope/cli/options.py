@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from layerscope.settings import Settings
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
-JUDGED = (*FORMATS, "sarif", "junit")  # of what has verdicts
-COMPARED = ("table", "json", "csv", "md")
+VERDICT_FORMATS = (*FORMATS, "sarif", "junit")  # of what has verdicts
+COMPARISON_FORMATS = ("table", "json", "csv", "md")
 SEVERITIES = ("warn", "error")
 
 
-class Formats(click.Choice):  # type: ignore[type-arg]  # generic only in newer clicks
+class FormatChoice(click.Choice):  # type: ignore[type-arg]  # generic only in newer clicks
     """Formats of the result; pages and pictures are told where they are."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -51,20 +51,20 @@ output_options = (
 )
 
 
-def with_matrices(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_matrix_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which matrices are meant."""
     for option in reversed(matrix_options):
         command = option(command)
     return command
 
 
-def with_output(formats: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def add_output_options(formats: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options that say how and where the result is written."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(output_options):
             command = option(command)
-        choice = Formats(formats)
+        choice = FormatChoice(formats)
         return click.option("--format", "-f", "format_", type=choice, default="table", show_default=True)(command)
 
     return add
@@ -98,7 +98,7 @@ def matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
     return changes | ({"per_head": True} if options["per_head"] else {})
 
 
-def arrangement(options: dict[str, Any]) -> dict[str, Any]:
+def arrangement_options(options: dict[str, Any]) -> dict[str, Any]:
     """What analyze, describe and plan are to make of the target."""
     return {name: options[name] for name in ("base", "intra", "stacked") if options[name] not in (None, False)}
 
@@ -107,7 +107,7 @@ def selectors(layers: tuple[str, ...]) -> list[str] | None:
     return list(layers) or None
 
 
-def each_model(target: str) -> list[str]:
+def list_models(target: str) -> list[str]:
     """The target, or the parts of one that holds several models."""
     from layerscope.persistence import report_file
     from layerscope.sources import opening

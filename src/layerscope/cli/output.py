@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from layerscope.records.report import Report
 
 LAYERS_FAILED = 4
-PAGES = (".html", ".htm")
+PAGE_SUFFIXES = (".html", ".htm")
 
 
-def chosen_columns(text: str | None) -> list[str]:
+def parse_columns(text: str | None) -> list[str]:
     from layerscope.views import report_rows
 
     if text == "help":
         click.echo("\n".join(report_rows.columns()))
         raise click.exceptions.Exit(0)
-    return report_rows.chosen([name.strip() for name in text.split(",") if name.strip()]) if text else []
+    return report_rows.check_columns([name.strip() for name in text.split(",") if name.strip()]) if text else []
 
 
 def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
@@ -40,19 +40,19 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
     from layerscope.sources import opening
 
     inputs = [Path(target) for target in (*targets, options.get("base")) if target]
-    taken: dict[Path, str] = {}
+    name_by_path: dict[Path, str] = {}
     for name in ("output", "save", "html"):
         if options.get(name) is None:
             continue
         check_writable(options[name])
         path = Path(options[name])
-        if name == "html" and path.suffix.lower() not in PAGES:
-            raise OutputError(f"--html {path}: a page's name ends in {' or '.join(PAGES)}")
+        if name == "html" and path.suffix.lower() not in PAGE_SUFFIXES:
+            raise OutputError(f"--html {path}: a page's name ends in {' or '.join(PAGE_SUFFIXES)}")
         if path.exists() and not path.is_file():
             continue  # a device or a pipe
-        if path.resolve() in taken:
-            raise OutputError(f"--{name} and --{taken[path.resolve()]} are one file, {path}")
-        taken[path.resolve()] = name
+        if path.resolve() in name_by_path:
+            raise OutputError(f"--{name} and --{name_by_path[path.resolve()]} are one file, {path}")
+        name_by_path[path.resolve()] = name
         for target in inputs:
             if path.exists() and target.exists() and path.samefile(target):
                 raise OutputError(f"--{name} {path} would overwrite what is read from {target}")
@@ -69,7 +69,7 @@ def save_report(save: Callable[[str], None], path: str) -> OutputError | None:
     return None
 
 
-def together(reports: list[Report]) -> Report | Comparison:
+def combine_reports(reports: list[Report]) -> Report | Comparison:
     """What one page shows: the report, or several beside each other."""
     if len(reports) == 1:
         return reports[0]
@@ -91,10 +91,10 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
                 if i:
                     console.print()
                 verbose, bulk = int(options.get("verbose", False)), bool(options.get("mp"))
-                table.show(report, console, columns=columns, verbose=verbose, bulk=bulk)
+                table.print_report(report, console, columns=columns, verbose=verbose, bulk=bulk)
             if len(reports) > 1:
                 console.print()
-                table.side_by_side(reports, console)
+                table.print_side_by_side(reports, console)
         return
     if format_ == "json":
         texts = [report_json.to_json(report, indent=2) for report in reports]
@@ -108,8 +108,8 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
     elif format_ == "junit":
         text = junit.to_junit(reports, options.get("fail_on") or "warn")
     else:
-        room = markdown.LONGEST // len(reports)
-        text = "\n".join(markdown.to_markdown(report, columns, room) for report in reports)
+        max_chars = markdown.MAX_COMMENT_CHARS // len(reports)
+        text = "\n".join(markdown.to_markdown(report, columns, max_chars) for report in reports)
     with destination(output) as stream:
         stream.write(text)
 
@@ -120,25 +120,27 @@ def destination(output: str | None) -> Iterator[Any]:
     if output is None:
         yield sys.stdout
         return
-    from layerscope.persistence.atomic_files import write_whole
+    from layerscope.persistence.atomic_files import write_atomically
 
     buffer = io.StringIO()
     yield buffer
     try:
-        write_whole(output, buffer.getvalue().encode("utf-8"))
+        write_atomically(output, buffer.getvalue().encode("utf-8"))
     except OutputError:
         sys.stdout.write(buffer.getvalue())
         raise
 
 
 def exit_code(reports: list[Report], fail_on: str | None) -> int:
-    from layerscope.records.findings import SEVERITIES as ORDER
+    from layerscope.records.findings import SEVERITIES as SEVERITY_ORDER
 
     if any(layer.failed for report in reports for layer in report.rows):
         return LAYERS_FAILED
     if any(all(layer.skipped for layer in report.rows) for report in reports):
         return LAYERS_FAILED  # nothing was analysed: no news is no good news
-    if fail_on and any(ORDER.index(f.severity) >= ORDER.index(fail_on) for report in reports for f in report.findings):
+    if fail_on and any(
+        SEVERITY_ORDER.index(f.severity) >= SEVERITY_ORDER.index(fail_on) for report in reports for f in report.findings
+    ):
         return 1
     return 0
 
@@ -151,5 +153,5 @@ def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
     if quiet:
         yield None
         return
-    with progress_bars.bar(target) as update:
+    with progress_bars.progress_bar(target) as update:
         yield update

@@ -10,7 +10,7 @@ from statistics import fmean
 from layerscope.errors import UnknownName, UsageError
 from layerscope.records.report import Report
 
-FORMS = ("linear", "sqrt", "log2", "rank")
+SCALING_FORMS = ("linear", "sqrt", "log2", "rank")
 
 
 def temp_balance(
@@ -31,14 +31,14 @@ def temp_balance(
     :return: layer name → learning rate, of every analysed layer.
     :raises UsageError: the report has fewer than two layers with the metric.
     """
-    if form not in FORMS:
-        raise UnknownName("form", form, FORMS)
-    _positive(lr=lr, low=low, high=high)
+    if form not in SCALING_FORMS:
+        raise UnknownName("form", form, SCALING_FORMS)
+    _require_positive(lr=lr, low=low, high=high)
     rates = {row.name: lr for row in report.rows if not row.skipped}
     names = [row.name for row in report.rows if not row.skipped]
-    left = set() if ends else {names[0], names[-1]} if names else set()
-    values = _values(report, metric, left)
-    return rates | {name: lr * share for name, share in _shares(values, low, high, form).items()}
+    excluded = set() if ends else {names[0], names[-1]} if names else set()
+    values = _metric_values(report, metric, excluded)
+    return rates | {name: lr * share for name, share in _scale_factors(values, low, high, form).items()}
 
 
 def alpha_decay(
@@ -51,9 +51,9 @@ def alpha_decay(
     :return: layer name → weight decay, of every analysed layer.
     :raises UsageError: the report has fewer than two layers with the metric.
     """
-    _positive(weight_decay=weight_decay, low=low, high=high)
+    _require_positive(weight_decay=weight_decay, low=low, high=high)
     decays = {row.name: weight_decay for row in report.rows if not row.skipped}
-    shares = _shares(_values(report, metric, set()), low, high, "linear")
+    shares = _scale_factors(_metric_values(report, metric, set()), low, high, "linear")
     return decays | {name: weight_decay * share for name, share in shares.items()}
 
 
@@ -74,15 +74,15 @@ def alpha_pruning(
     if not 0 <= eps < 1:
         raise UsageError(f"eps must be at least 0 and below 1, not {eps!r}")
     embeddings = {row.name for row in report.rows if row.ref.kind == "embedding"}
-    values = _values(report, metric, embeddings)
+    values = _metric_values(report, metric, embeddings)
     if by_block:
         blocks: dict[str, list[float]] = {}
         for name, value in values.items():
             blocks.setdefault(block_of(name), []).append(value)
         values = {name: fmean(blocks[block_of(name)]) for name in values}
-    ratios = _shares(values, 1 - eps, 1 + eps, "linear")
+    ratios = _scale_factors(values, 1 - eps, 1 + eps, "linear")
     weights = {row.name: row.ref.params for row in report.rows if row.name in values}
-    return _filled(ratios, weights, sparsity)
+    return _cap_sparsities(ratios, weights, sparsity)
 
 
 def block_of(name: str) -> str:
@@ -91,52 +91,52 @@ def block_of(name: str) -> str:
     return match[1] if match else name
 
 
-def _values(report: Report, metric: str, left: set[str]) -> dict[str, float]:
-    found = {
+def _metric_values(report: Report, metric: str, excluded: set[str]) -> dict[str, float]:
+    values = {
         row.name: float(row.metrics[metric])
         for row in report.rows
-        if metric in row.metrics and row.name not in left and not isinstance(row.metrics[metric], str)
+        if metric in row.metrics and row.name not in excluded and not isinstance(row.metrics[metric], str)
     }
-    if len(found) < 2:
+    if len(values) < 2:
         known = sorted({name for row in report.rows for name in row.metrics})
         if metric not in known:
             raise UnknownName("metric of this report", metric, known)
-        raise UsageError(f"{len(found)} layers have {metric}: two are needed to set one against the other")
-    return found
+        raise UsageError(f"{len(values)} layers have {metric}: two are needed to set one against the other")
+    return values
 
 
-def _shares(values: Mapping[str, float], low: float, high: float, form: str) -> dict[str, float]:
-    """What each layer gets, 1 being the common value."""
-    least, most = min(values.values()), max(values.values())
+def _scale_factors(values: Mapping[str, float], low: float, high: float, form: str) -> dict[str, float]:
+    """The factor on the common value that each layer gets."""
+    lowest, highest = min(values.values()), max(values.values())
     if form == "rank":
         order = sorted(values, key=lambda name: values[name])
         return {name: low + (high - low) * i / (len(order) - 1) for i, name in enumerate(order)}
     if form in ("sqrt", "log2"):
-        if least <= (1 if form == "log2" else 0):
-            raise UsageError(f"{form} needs values above {1 if form == 'log2' else 0}; the least is {least:.3g}")
+        if lowest <= (1 if form == "log2" else 0):
+            raise UsageError(f"{form} needs values above {1 if form == 'log2' else 0}; the least is {lowest:.3g}")
         shape = math.sqrt if form == "sqrt" else math.log2
         raw = {name: shape(value) for name, value in values.items()}
         total = sum(raw.values())
         return {name: len(raw) * value / total for name, value in raw.items()}
-    if most == least:
+    if highest == lowest:
         return dict.fromkeys(values, (low + high) / 2)
-    return {name: low + (high - low) * (value - least) / (most - least) for name, value in values.items()}
+    return {name: low + (high - low) * (value - lowest) / (highest - lowest) for name, value in values.items()}
 
 
-def _filled(ratios: Mapping[str, float], weights: Mapping[str, int], sparsity: float) -> dict[str, float]:
+def _cap_sparsities(ratios: Mapping[str, float], weights: Mapping[str, int], sparsity: float) -> dict[str, float]:
     """Sparsities in the given ratios that prune a share ``sparsity`` of all weights, none above 1."""
-    full: set[str] = set()
+    fully_pruned: set[str] = set()
     while True:
-        free = [name for name in ratios if name not in full]
-        wanted = sparsity * sum(weights.values()) - sum(weights[name] for name in full)
-        scale = wanted / sum(weights[name] * ratios[name] for name in free)
-        over = {name for name in free if scale * ratios[name] > 1}
-        if not over:
-            return {name: 1.0 if name in full else scale * ratios[name] for name in ratios}
-        full |= over
+        free = [name for name in ratios if name not in fully_pruned]
+        remaining_count = sparsity * sum(weights.values()) - sum(weights[name] for name in fully_pruned)
+        scale = remaining_count / sum(weights[name] * ratios[name] for name in free)
+        above_one = {name for name in free if scale * ratios[name] > 1}
+        if not above_one:
+            return {name: 1.0 if name in fully_pruned else scale * ratios[name] for name in ratios}
+        fully_pruned |= above_one
 
 
-def _positive(**values: float) -> None:
+def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, int | float) and 0 < value < math.inf):
             raise UsageError(f"{name} must be a number above 0, not {value!r}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from layerscope.errors import Absent, UnknownName, UsageError
 from layerscope.fits import fitting
-from layerscope.metrics.erg import crossing
+from layerscope.metrics.erg import product_crossing
 from layerscope.numerics import correlation_traps, matrices, random_matrix, spectra
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import LayerRef
@@ -24,7 +24,7 @@ from layerscope.tensor_names import Selector, select
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-KEEPS = ("power_law", "erg", "spikes")
+KEEP_RULES = ("power_law", "erg", "spikes")
 
 
 def smooth(
@@ -44,20 +44,22 @@ def smooth(
     :raises UsageError: ``keep`` is none of these.
     """
     settings = settings or Settings()
-    if isinstance(keep, str) and keep not in KEEPS:
-        raise UnknownName("part of the spectrum to keep", keep, KEEPS)
+    if isinstance(keep, str) and keep not in KEEP_RULES:
+        raise UnknownName("part of the spectrum to keep", keep, KEEP_RULES)
     if not isinstance(keep, str | bool) and isinstance(keep, numbers.Real):  # NumPy's numbers too
         keep = int(keep) if isinstance(keep, numbers.Integral) else float(keep)
     number = isinstance(keep, int | float) and not isinstance(keep, bool)
     if not isinstance(keep, str) and (not number or not keep > 0 or (isinstance(keep, float) and keep > 1)):
-        raise UsageError(f"keep must be {', '.join(KEEPS)}, a fraction above 0 and at most 1, or a count, not {keep!r}")
+        raise UsageError(
+            f"keep must be {', '.join(KEEP_RULES)}, a fraction above 0 and at most 1, or a count, not {keep!r}"
+        )
 
-    def of(stack: Array, ref: LayerRef) -> Array | None:
+    def keep_tail(stack: Array, ref: LayerRef) -> Array | None:
         spectrum = spectra.esd(stack)
         count = tail_length(spectrum, keep, settings)
         return None if count <= 0 or count >= len(spectrum.evals) else keep_largest(stack, count)
 
-    return _edited(target, layers, settings, of)
+    return _apply_to_layers(target, layers, settings, keep_tail)
 
 
 def sharpen(
@@ -71,11 +73,11 @@ def sharpen(
     """
     settings = settings or Settings()
 
-    def of(stack: Array, ref: LayerRef) -> Array | None:
+    def drop_traps(stack: Array, ref: LayerRef) -> Array | None:
         count = trap_count(stack, ref, settings)
         return None if count == 0 else drop_largest(stack, count)
 
-    return _edited(target, layers, settings, of)
+    return _apply_to_layers(target, layers, settings, drop_traps)
 
 
 def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings) -> int:
@@ -86,50 +88,50 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
         return int(keep * len(spectrum.evals))
     if keep == "erg":
         try:
-            return crossing(spectrum.evals)
+            return product_crossing(spectrum.evals)
         except Absent:
             return 0
     family = "power_law" if keep == "power_law" else "marchenko_pastur"
     fit = fitting.fit_all(spectrum, settings, (family,))[family]
     if not fit.ok:
         return 0
-    above = settings.drop_top if family == "power_law" else 0  # kept out of the fit, not out of the layer
-    return int(fit.params["spikes"]) + above
+    dropped = settings.drop_top if family == "power_law" else 0  # kept out of the fit, not out of the layer
+    return int(fit.params["spikes"]) + dropped
 
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
     """Median over the shuffles of their traps."""
     shuffler, times = random_matrix.Shuffler(stack), settings.shuffles_of(stack.shape[0] * stack.shape[2])
     seeds = ([settings.seed, ref.index, ref.slice or 0, number] for number in range(times))
-    counts = [len(correlation_traps.shuffled(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
+    counts = [len(correlation_traps.analyze_shuffle(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
     return sorted(counts)[len(counts) // 2]
 
 
 def keep_largest(stack: Array, count: int) -> Floats:
     """The stack with only its ``count`` largest singular values, of all matrices together."""
-    return _rebuilt(stack, lambda s: s >= np.sort(s, axis=None)[-count])
+    return _select_singular_values(stack, lambda s: s >= np.sort(s, axis=None)[-count])
 
 
 def drop_largest(stack: Array, count: int) -> Floats:
     """The stack without its ``count`` largest singular values."""
-    return _rebuilt(stack, lambda s: s < np.sort(s, axis=None)[-min(count, s.size)])
+    return _select_singular_values(stack, lambda s: s < np.sort(s, axis=None)[-min(count, s.size)])
 
 
-def _rebuilt(stack: Array, keep: Callable[[Floats], Array]) -> Floats:
+def _select_singular_values(stack: Array, keep: Callable[[Floats], Array]) -> Floats:
     left, values, right = np.linalg.svd(stack.astype(np.float64), full_matrices=False)
-    whole: Floats = (left * np.where(keep(values), values, 0.0)[:, None, :]) @ right
-    return whole
+    rebuilt: Floats = (left * np.where(keep(values), values, 0.0)[:, None, :]) @ right
+    return rebuilt
 
 
-def _edited(
+def _apply_to_layers(
     target: Any,
     layers: Iterable[Selector] | Selector | None,
     settings: Settings,
     change: Callable[[Array, LayerRef], Array | None],
 ) -> dict[str, Any]:
     """Apply a change to each layer's stack and put the results back into whole tensors."""
-    done: dict[str, Array] = {}
-    with opening.opened(target) as source:
+    edited: dict[str, Array] = {}
+    with opening.opened_source(target) as source:
         refs = [ref for ref in select(list(source.layers()), layers) if not ref.skipped]
         for ref in refs:
             if ref.rank:
@@ -139,21 +141,21 @@ def _edited(
             except Absent:  # not finite: nothing to edit
                 continue
             if stack is not None:
-                whole = done[ref.tensor] if ref.tensor in done else _whole(source, ref)
+                whole = edited[ref.tensor] if ref.tensor in edited else _read_whole_tensor(source, ref)
                 with np.errstate(over="ignore"):
-                    done[ref.tensor] = matrices.put(whole, ref, matrices.fold(stack, ref, settings.conv))
-                if not np.isfinite(done[ref.tensor].astype(np.float64)).all():
+                    edited[ref.tensor] = matrices.put(whole, ref, matrices.fold(stack, ref, settings.conv))
+                if not np.isfinite(edited[ref.tensor].astype(np.float64)).all():
                     raise UsageError(f"{ref.name}: the new weights leave the range of {ref.dtype}; widen them first")
-        originals = _originals(target)
-        return {name: _like(array, originals.get(name)) for name, array in done.items()}
+        originals = _live_tensors(target)
+        return {name: _match_original(array, originals.get(name)) for name, array in edited.items()}
 
 
-def _whole(source: Source, ref: LayerRef) -> Array:
+def _read_whole_tensor(source: Source, ref: LayerRef) -> Array:
     """A writable copy of the whole tensor that a layer is part of."""
     return np.array(source.read(replace(ref, part=None, expert=None)))
 
 
-def _originals(target: Any) -> Mapping[str, Any]:
+def _live_tensors(target: Any) -> Mapping[str, Any]:
     """Live tensors by name, for their dtype and device."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(target, torch.nn.Module):
@@ -161,7 +163,7 @@ def _originals(target: Any) -> Mapping[str, Any]:
     return target if isinstance(target, Mapping) else {}
 
 
-def _like(array: Array, original: Any) -> Any:
+def _match_original(array: Array, original: Any) -> Any:
     """A torch tensor with the dtype and device of the original, where that is one."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(original, torch.Tensor):

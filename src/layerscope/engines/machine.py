@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -14,15 +14,15 @@ def cores() -> int:
 def available_memory() -> int:
     """Bytes that can be taken without swapping: the system's and the control group's word, whichever is less."""
     amounts = [1 << 50]
-    free = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    free = [line for line in _read_lines("/proc/meminfo") if line.startswith("MemAvailable:")]
     amounts += [int(line.split()[1]) << 10 for line in free]
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{x}") for x in ("max", "current"))
+    limit, used = (_read_lines(f"/sys/fs/cgroup/memory.{x}") for x in ("max", "current"))
     if limit and used and limit[0].isdigit():
         amounts.append(int(limit[0]) - int(used[0]))
     return max(0, min(amounts))
 
 
-def _lines(path: str) -> list[str]:
+def _read_lines(path: str) -> list[str]:
     try:
         return Path(path).read_text("ascii").splitlines()
     except OSError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from layerscope.engines.machine import cores
+from layerscope.engines.machine import available_cores
 from layerscope.engines.scheduling import biggest_first, first_that_fits
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.records.layers import Job
@@ -25,48 +25,48 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
 
     :raises UsageError: a live model, which cannot travel.
     """
-    workers = min(workers, cores())  # a process costs far more than a thread
+    workers = min(workers, available_cores())  # a process costs far more than a thread
     waiting = biggest_first(jobs)
-    live = next((job for job in waiting if not job.spec.portable), None)
-    if live is not None:
-        kind = type(live.spec.target).__name__
+    unportable = next((job for job in waiting if not job.spec.portable), None)
+    if unportable is not None:
+        kind = type(unportable.spec.target).__name__
         raise UsageError(f"a {kind} in memory cannot travel to other processes: save it first, or use threads")
     suspects: list[Job] = []
     while waiting:
-        for job, result in _pool(fn, waiting, workers, memory):
+        for job, result in _run_in_pool(fn, waiting, workers, memory):
             if isinstance(result, BrokenProcessPool):
                 suspects.append(job)
             else:
                 yield job, result
         while suspects:
-            ((job, result),) = list(_pool(fn, [suspects.pop()], 1, memory))
-            yield job, _killed() if isinstance(result, BrokenProcessPool) else result
+            ((job, result),) = list(_run_in_pool(fn, [suspects.pop()], 1, memory))
+            yield job, _killed_worker_error() if isinstance(result, BrokenProcessPool) else result
 
 
-def _pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
+def _run_in_pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
     """Run ``waiting`` until it is empty or the pool breaks; jobs never started stay in it."""
     running: dict[Future[Any], Job] = {}
-    room, broken = memory, False
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
+    free_memory, broken = memory, False
+    earlier_children = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts)
     try:
         while running or (waiting and not broken):
             while len(running) < workers and not broken:
-                chosen = first_that_fits(waiting, room, alone=not running)
-                if chosen is None:
+                index = first_that_fits(waiting, free_memory, alone=not running)
+                if index is None:
                     break
-                job = waiting.pop(chosen)
-                room -= job.memory
-                running[pool.submit(_call, fn, job)] = job
+                job = waiting.pop(index)
+                free_memory -= job.memory
+                running[pool.submit(_call_single_threaded, fn, job)] = job
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 job = running.pop(future)
-                room += job.memory
+                free_memory += job.memory
                 error = future.exception()
                 broken = broken or isinstance(error, BrokenProcessPool)
                 yield job, error if error is not None else future.result()
     finally:
-        children = set(multiprocessing.active_children()) - before
+        children = set(multiprocessing.active_children()) - earlier_children
         pool.shutdown(wait=False, cancel_futures=True)
         if running:  # interrupted: nobody waits for what is still being computed
             for child in children:
@@ -75,11 +75,11 @@ def _pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, memory: in
             child.join()
 
 
-def _prepare() -> None:
+def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
 
 
-def _call(fn: Callable[[Job], Any], job: Job) -> Any:
+def _call_single_threaded(fn: Callable[[Job], Any], job: Job) -> Any:
     with threadpool_limits(1):
         try:
             return fn(job)
@@ -87,5 +87,5 @@ def _call(fn: Callable[[Job], Any], job: Job) -> Any:
             return error
 
 
-def _killed() -> LayerscopeError:
+def _killed_worker_error() -> LayerscopeError:
     return LayerscopeError("its worker process died twice (out of memory, or no `if __name__ == '__main__'` guard)")

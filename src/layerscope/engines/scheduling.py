@@ -11,7 +11,7 @@ from layerscope.records.layers import Job
 Run = Callable[..., Iterator[tuple[Job, Any]]]
 
 
-def get(name: str) -> Run:
+def engine_named(name: str) -> Run:
     """The ``run`` of an engine."""
     run: Run = registry.find("engines", name).target.run
     return run
@@ -22,9 +22,9 @@ def biggest_first(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -job.cost)
 
 
-def first_that_fits(waiting: Sequence[Job], room: int, alone: bool) -> int | None:
+def first_that_fits(waiting: Sequence[Job], free_memory: int, alone: bool) -> int | None:
     """Index of the first job whose memory fits, the first of all when nothing else runs, else None."""
     for i, job in enumerate(waiting):
-        if job.memory <= room:
+        if job.memory <= free_memory:
             return i
     return 0 if alone and waiting else None

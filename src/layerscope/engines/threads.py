@@ -18,39 +18,39 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
 
     The threads are daemons: a layer that is inside LAPACK when the run is interrupted does not hold up the exit.
     """
-    waiting, running, room = biggest_first(jobs), 0, memory
-    todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[Job, Any]] = queue.SimpleQueue()
-    threads = [threading.Thread(target=_work, args=(fn, todo, done), daemon=True) for _ in range(workers)]
+    waiting, running, free_memory = biggest_first(jobs), 0, memory
+    queued: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[Job, Any]] = queue.SimpleQueue()
+    threads = [threading.Thread(target=_run_worker, args=(fn, queued, finished), daemon=True) for _ in range(workers)]
     with threadpool_limits(1):
         for thread in threads:
             thread.start()
         try:
             while waiting or running:
                 while running < workers:
-                    chosen = first_that_fits(waiting, room, alone=running == 0)
-                    if chosen is None:
+                    index = first_that_fits(waiting, free_memory, alone=running == 0)
+                    if index is None:
                         break
-                    job = waiting.pop(chosen)
-                    running, room = running + 1, room - job.memory
-                    todo.put(job)
-                job, result = done.get()
-                running, room = running - 1, room + job.memory
+                    job = waiting.pop(index)
+                    running, free_memory = running + 1, free_memory - job.memory
+                    queued.put(job)
+                job, result = finished.get()
+                running, free_memory = running - 1, free_memory + job.memory
                 yield job, result
         finally:
             for _ in threads:
-                todo.put(None)
+                queued.put(None)
             if not running:  # none of them is inside LAPACK, or torch, any more
                 for thread in threads:
                     thread.join()
 
 
-def _work(
-    fn: Callable[[Job], Any], todo: queue.SimpleQueue[Job | None], done: queue.SimpleQueue[tuple[Job, Any]]
+def _run_worker(
+    fn: Callable[[Job], Any], queued: queue.SimpleQueue[Job | None], finished: queue.SimpleQueue[tuple[Job, Any]]
 ) -> None:
-    while (job := todo.get()) is not None:
+    while (job := queued.get()) is not None:
         try:
             result = fn(job)
         except Exception as error:
             result = error
-        done.put((job, result))
+        finished.put((job, result))

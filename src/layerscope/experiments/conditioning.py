@@ -24,10 +24,10 @@ from layerscope.lenses.learning_statistics.paper_networks import mlp, resnet
 from layerscope.lenses.learning_statistics.probes import block_updates
 from layerscope.monitor.conditioning_monitor import ConditioningMonitor
 from layerscope.records.history import History
-from layerscope.views.plots.pictures import pictures
+from layerscope.views.plots.pictures import make_pictures
 
-CHANCE = math.log(10)
-HELD_OUT = 500  # examples for the accuracy
+CHANCE_LOSS = math.log(10)
+TEST_EXAMPLES = 500  # examples for the accuracy
 Numbers = dict[str, float]
 
 
@@ -61,21 +61,21 @@ def run(
     for name in chosen:
         if name not in FIGURES:
             raise UnknownName("figure", name, FIGURES)
-    clock = time.perf_counter()
+    start = time.perf_counter()
     cases = [{"figure": name, "seed": seed} for name in chosen]
     parts = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
     about = f"{data.name}, {len(data.x):,} images of {data.x.shape[1]}×{data.x.shape[2]}"
-    return runs.outcome("conditioning", about, seed, parts, time.perf_counter() - clock)
+    return runs.combine_parts("conditioning", about, seed, parts, time.perf_counter() - start)
 
 
 def measure(data: Images, *, figure: str, seed: int) -> dict[str, Any]:
     """One figure: its claims and numbers."""
     x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
-    task = Task(x[HELD_OUT:], y[HELD_OUT:], x[:HELD_OUT], y[:HELD_OUT], seed, [])
+    task = Task(x[TEST_EXAMPLES:], y[TEST_EXAMPLES:], x[:TEST_EXAMPLES], y[:TEST_EXAMPLES], seed, [])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         claims, numbers = FIGURES[figure](task)
-    return runs.told(claims, {f"{figure} {key}": value for key, value in numbers.items()}, (), task.pictures)
+    return runs.to_json_parts(claims, {f"{figure} {key}": value for key, value in numbers.items()}, (), task.pictures)
 
 
 def train(
@@ -84,27 +84,27 @@ def train(
 ) -> float:  # fmt: skip
     """Gradient descent on cross entropy, of all examples or of batches drawn by the seed; the last loss."""
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr, **options)
-    drawn, value = torch.Generator().manual_seed(seed), math.nan
-    order: Any = torch.randperm(len(y), generator=drawn)
+    generator, last_loss = torch.Generator().manual_seed(seed), math.nan
+    indices: Any = torch.randperm(len(y), generator=generator)
     for _ in range(steps):
-        if batch is not None and len(order) < batch:
-            order = torch.randperm(len(y), generator=drawn)
-        chosen, order = (slice(None), order) if batch is None else (order[:batch], order[batch:])
+        if batch is not None and len(indices) < batch:
+            indices = torch.randperm(len(y), generator=generator)
+        chosen, indices = (slice(None), indices) if batch is None else (indices[:batch], indices[batch:])
         optimizer.zero_grad()
         loss = functional.cross_entropy(net(x[chosen]), y[chosen])
         loss.backward()
         optimizer.step()
-        value = float(loss.detach())
+        last_loss = float(loss.detach())
         if after is not None:
-            after(value)
-    return value
+            after(last_loss)
+    return last_loss
 
 
 def full_and_sub(task: Task) -> tuple[list[Claim], Numbers]:
     """F1: the blocks of layers 3 and 6 follow the whole matrix; without norms it has all but vanished."""
     numbers: Numbers = {}
     for kind, norm in (("plain", False), ("bn", True)):
-        history = _watched(mlp([task.flat.shape[1], *[24] * 7, 10], norm=norm, seed=task.seed), task, kind)
+        history = _train_monitored(mlp([task.flat.shape[1], *[24] * 7, 10], norm=norm, seed=task.seed), task, kind)
         for layer in (3, 6):
             name = f"fc{layer}.weight"
             metrics = history.reports[0].layers[name].metrics
@@ -116,22 +116,35 @@ def full_and_sub(task: Task) -> tuple[list[Claim], Numbers]:
     normed = [numbers[f"bn λmax {layer}"] for layer in (3, 6)]
     kappas = [(numbers[f"plain κ50 {layer}"], numbers[f"bn κ50 {layer}"]) for layer in (3, 6)]
     return [
-        Claim("F1", "λmax of a block follows that of the whole matrix over the run", _each(trends, ".2f", "ρ "),
-              min(trends) >= 0.5),
-        Claim("F1", "without norms λmax has vanished", f"{_each(vanished, '.1e')} against {_each(normed, '.1e')}",
-              max(vanished) < 1e-3 * min(normed)),
-        Claim("F1", "norms improve κ₅₀ of the blocks", "; ".join(f"{a:.1e} → {b:.1e}" for a, b in kappas),
-              all(b < a for a, b in kappas)),
-    ], numbers  # fmt: skip
+        Claim(
+            "F1",
+            "λmax of a block follows that of the whole matrix over the run",
+            _format_values(trends, ".2f", "ρ "),
+            min(trends) >= 0.5,
+        ),
+        Claim(
+            "F1",
+            "without norms λmax has vanished",
+            f"{_format_values(vanished, '.1e')} against {_format_values(normed, '.1e')}",
+            max(vanished) < 1e-3 * min(normed),
+        ),
+        Claim(
+            "F1",
+            "norms improve κ₅₀ of the blocks",
+            "; ".join(f"{a:.1e} → {b:.1e}" for a, b in kappas),
+            all(b < a for a, b in kappas),
+        ),
+    ], numbers
 
 
-def _watched(net: Any, task: Task, kind: str) -> History:
+def _train_monitored(net: Any, task: Task, kind: str) -> History:
     x, y = task.flat[:600], task.y[:600]
     monitor = ConditioningMonitor(net, (x, y), every=10, exact=True, name=kind)
     monitor.step()
     train(net, task.flat, task.y, steps=100, lr=1.0, after=lambda loss: monitor.step(loss=loss))
-    task.pictures.extend(pictures("full_and_sub", [monitor.history], ["fc3.weight"]))
-    return monitor.history
+    history = monitor.history
+    task.pictures.extend(make_pictures("full_and_sub", [history], ["fc3.weight"]))
+    return history
 
 
 def depth_profiles(task: Task) -> tuple[list[Claim], Numbers]:
@@ -148,23 +161,23 @@ def depth_profiles(task: Task) -> tuple[list[Claim], Numbers]:
         for metric, short in (("lambda_max_x", "x"), ("lambda_max_d", "d"), ("lambda_max_fim", "product")):
             values = [float(report.layers[f"fc{k}.weight"].metrics[metric]) for k in range(2, 21)]
             numbers[f"{kind} {short}"] = math.log10(max(values) / min(values))
-    told = {kind: [numbers[f"{kind} {short}"] for short in ("x", "d", "product")] for kind in
+    spans = {kind: [numbers[f"{kind} {short}"] for short in ("x", "d", "product")] for kind in
             ("plain random", "plain He", "bn random", "bn He")}  # fmt: skip
-    decades = {kind: f"{x:.1f} and {d:.1f} decades" for kind, (x, d, _) in told.items()}
+    decades = {kind: f"{inputs:.1f} and {gradients:.1f} decades" for kind, (inputs, gradients, _) in spans.items()}
     return [
         Claim("F2–3", "plain nets with random weights fade exponentially both ways", decades["plain random"],
-              min(told["plain random"][:2]) > 8),
-        Claim("F2–3", "their product over depth hides it", f"{told['plain random'][2]:.1f} decades",
-              told["plain random"][2] < 2),
-        Claim("F2–3", "He's initialisation relieves both", decades["plain He"], max(told["plain He"][:2]) < 3),
-        Claim("F2–3", "norms keep the inputs level", f"{told['bn random'][0]:.2f} and {told['bn He'][0]:.2f} decades",
-              max(told["bn random"][0], told["bn He"][0]) < 0.5),
+              min(spans["plain random"][:2]) > 8),
+        Claim("F2–3", "their product over depth hides it", f"{spans['plain random'][2]:.1f} decades",
+              spans["plain random"][2] < 2),
+        Claim("F2–3", "He's initialisation relieves both", decades["plain He"], max(spans["plain He"][:2]) < 3),
+        Claim("F2–3", "norms keep the inputs level", f"{spans['bn random'][0]:.2f} and {spans['bn He'][0]:.2f} decades",
+              max(spans["bn random"][0], spans["bn He"][0]) < 0.5),
         Claim("F2–3", "and the gradients, beside those of plain nets", decades["bn random"],
-              told["bn random"][1] < 0.4 * told["plain random"][1]),
+              spans["bn random"][1] < 0.4 * spans["plain random"][1]),
     ], numbers  # fmt: skip
 
 
-def blocked(task: Task) -> tuple[list[Claim], Numbers]:
+def blocked_layers(task: Task) -> tuple[list[Claim], Numbers]:
     """F4: the more layers of a normed MLP are kept from learning, the worse; yet the loss falls."""
     numbers: Numbers = {}
     for pattern in ("11111", "00111", "00011", "00001"):
@@ -177,11 +190,13 @@ def blocked(task: Task) -> tuple[list[Claim], Numbers]:
             right = (net(task.x_test.flatten(1)).argmax(1) == task.y_test).float().mean()
         numbers[f"accuracy {pattern}"] = float(right)
     losses = [value for name, value in numbers.items() if name.startswith("loss")]
-    said = ", ".join(f"{p}: {numbers[f'loss {p}']:.2g}/{numbers[f'accuracy {p}']:.1%}" for p in
-                     ("11111", "00111", "00011", "00001"))  # fmt: skip
+    summary = ", ".join(
+        f"{pattern}: {numbers[f'loss {pattern}']:.2g}/{numbers[f'accuracy {pattern}']:.1%}"
+        for pattern in ("11111", "00111", "00011", "00001")
+    )
     return [
-        Claim("F4", "more blocked layers, a higher loss", said, losses == sorted(losses)),
-        Claim("F4", "still it falls", f"{losses[-1]:.2g} of {CHANCE:.2f}", losses[-1] < 0.5 * CHANCE),
+        Claim("F4", "more blocked layers, a higher loss", summary, losses == sorted(losses)),
+        Claim("F4", "still it falls", f"{losses[-1]:.2g} of {CHANCE_LOSS:.2f}", losses[-1] < 0.5 * CHANCE_LOSS),
     ], numbers  # fmt: skip
 
 
@@ -207,87 +222,139 @@ def both_factors(task: Task) -> tuple[list[Claim], Numbers]:
             Claim("F5", f"norms improve κ₅₀ of {what}", f"{a:.1e} → {b:.1e}", b < a / 3)
             for what, (a, b) in kappas.items()
         ),
-        Claim("F5", "without norms units never or always act, the more the deeper", _each(idle["plain"], ".0%"),
-              idle["plain"] == sorted(idle["plain"]) and idle["plain"][-1] > 0.1),
-        Claim("F5", "with norms, at first, none", _each(idle["bn"], ".0%"), max(idle["bn"]) == 0),
-    ], numbers  # fmt: skip
+        Claim(
+            "F5",
+            "without norms units never or always act, the more the deeper",
+            _format_values(idle["plain"], ".0%"),
+            idle["plain"] == sorted(idle["plain"]) and idle["plain"][-1] > 0.1,
+        ),
+        Claim("F5", "with norms, at first, none", _format_values(idle["bn"], ".0%"), max(idle["bn"]) == 0),
+    ], numbers
 
 
-def residual(task: Task, depth: int = 110, steps: int = 60) -> tuple[list[Claim], Numbers]:
+def residual_network(task: Task, depth: int = 110, steps: int = 60) -> tuple[list[Claim], Numbers]:
     """F6–7: a deep residual network overshoots and switches its features off; the last norm cures it."""
     numbers: Numbers = {}
     images = (task.x - task.x.mean()) / task.x.std()
-    how: Mapping[str, Any] = {"momentum": 0.9, "nesterov": True}
-    found: dict[str, History] = {}
+    sgd_options: Mapping[str, Any] = {"momentum": 0.9, "nesterov": True}
+    histories: dict[str, History] = {}
     probe = images[:256, None], task.y[:256]
     for kind, last_bn in (("plain", False), ("last bn", True)):
         net = resnet(depth, channels=1, last_bn=last_bn, seed=task.seed)
         # the last layer, and the last blocks' norms: all that the story is about
         blocks = [f"block3_{(depth - 2) // 6 - k}.conv2.weight" for k in range(3)]
         layers = ["fc.weight", *blocks]
-        monitor = ConditioningMonitor(net, probe, every=4, lr=0.1, layers=layers, name=kind, **how)
+        monitor = ConditioningMonitor(net, probe, every=4, lr=0.1, layers=layers, name=kind, **sgd_options)
         monitor.step(0)
-        taken: list[float] = []
+        losses: list[float] = []
 
-        def after(loss: float, monitor: ConditioningMonitor = monitor, taken: list[float] = taken) -> None:
-            taken.append(loss)
-            monitor.step(len(taken), loss=loss)
+        def after(loss: float, monitor: ConditioningMonitor = monitor, losses: list[float] = losses) -> None:
+            losses.append(loss)
+            monitor.step(len(losses), loss=loss)
 
         train(net, images[:, None], task.y, steps=steps, lr=0.1, batch=128, seed=task.seed, after=after,
-              weight_decay=1e-4, **how)  # fmt: skip
-        found[kind] = monitor.history
-        first, lx = taken[0], monitor.history.series("lambda_max_x", "fc.weight")[1]
-        domination = monitor.history.series("domination", "fc.weight")[1]
+              weight_decay=1e-4, **sgd_options)  # fmt: skip
+        history = histories[kind] = monitor.history
+        first_loss, input_lambda_max = losses[0], history.series("lambda_max_x", "fc.weight")[1]
+        domination = history.series("domination", "fc.weight")[1]
         numbers |= {
-            f"{kind} first loss": first,
-            f"{kind} highest loss": max(taken),
-            f"{kind} last loss": taken[-1],
-            f"{kind} share at chance": sum(abs(loss - CHANCE) < 0.05 * CHANCE for loss in taken[15:]) / len(taken[15:]),
-            f"{kind} λmax(Sx) first": lx[0],
-            f"{kind} λmax(Sx) least": min(lx),
-            f"{kind} λmax(Sx) most": max(lx),
+            f"{kind} first loss": first_loss,
+            f"{kind} highest loss": max(losses),
+            f"{kind} last loss": losses[-1],
+            f"{kind} share at chance": sum(abs(loss - CHANCE_LOSS) < 0.05 * CHANCE_LOSS for loss in losses[15:])
+            / len(losses[15:]),
+            f"{kind} λmax(Sx) first": input_lambda_max[0],
+            f"{kind} λmax(Sx) least": min(input_lambda_max),
+            f"{kind} λmax(Sx) most": max(input_lambda_max),
             f"{kind} domination least": min(domination),
-            f"{kind} β below zero": max(monitor.history.series("beta_negative", layers[1])[1]),
+            f"{kind} β below zero": max(history.series("beta_negative", layers[1])[1]),
         }
     plain = {name.removeprefix("plain "): value for name, value in numbers.items() if name.startswith("plain")}
-    cured = {name.removeprefix("last bn "): value for name, value in numbers.items() if name.startswith("last bn")}
-    codes = [{f.code for f in history.reports[0].findings if f.code.startswith("LS2")} for history in found.values()]
-    told = {kind: [f"step {step}" for step, report in zip(history.steps, history.reports, strict=True)
+    with_last_bn = {
+        name.removeprefix("last bn "): value for name, value in numbers.items() if name.startswith("last bn")
+    }
+    codes_at_start = [
+        {f.code for f in history.reports[0].findings if f.code.startswith("LS2")} for history in histories.values()
+    ]
+    dominated_steps = {kind: [f"step {step}" for step, report in zip(history.steps, history.reports, strict=True)
                    if any(f.code == "LS206" and f.layer == "fc.weight" for f in report.findings)]
-            for kind, history in found.items()}  # fmt: skip
-    path = f"{plain['first loss']:.1f} → {plain['highest loss']:.0f}"
+            for kind, history in histories.items()}  # fmt: skip
+    loss_path = f"{plain['first loss']:.1f} → {plain['highest loss']:.0f}"
     return [
-        Claim("F6", "the loss first rises", path, plain["highest loss"] > 2 * max(plain["first loss"], CHANCE)),
-        Claim("F6", "then sits at that of guessing", f"{plain['share at chance']:.0%} of the steps from 15 on",
-              plain["share at chance"] > 0.5),
-        Claim("F6", "what reaches the last layer is large, then next to nothing",
-              f"λmax(Sx) {plain['λmax(Sx) first']:.0f} → {plain['λmax(Sx) least']:.1e}",
-              plain["λmax(Sx) least"] < 1e-2 * plain["λmax(Sx) first"]),
-        Claim("F6", "the shifts of the last norms turn negative", f"{plain['β below zero']:.0%}",
-              plain["β below zero"] > 0.9),
-        Claim("F6", "weight domination in the last layer", f"{plain['domination least']:.1e}",
-              plain["domination least"] < 1e-2),
-        Claim("F6", "told while it lasts (LS206)", f"from {told['plain'][0]}" if told["plain"] else "never",
-              bool(told["plain"])),
-        Claim("F6", "told at step 0 (LS205)", ", ".join(sorted(codes[0])) or "nothing", "LS205" in codes[0]),
-        Claim("F7", "with the last norm it learns steadily", f"{cured['first loss']:.1f} → {cured['last loss']:.2g}",
-              cured["last loss"] < 0.5 * CHANCE and cured["highest loss"] < 3 * CHANCE),
-        Claim("F7", "what reaches the last layer stays small", f"λmax(Sx) ≤ {cured['λmax(Sx) most']:.0f}",
-              cured["λmax(Sx) most"] <= 64),
-        Claim("F7", "no weight domination", f"LS206 {told['last bn'][0] if told['last bn'] else 'never'}",
-              not told["last bn"]),
-        Claim("F7", "nothing to tell at step 0", ", ".join(sorted(codes[1])) or "nothing", "LS205" not in codes[1]),
-    ], numbers  # fmt: skip
+        Claim(
+            "F6", "the loss first rises", loss_path, plain["highest loss"] > 2 * max(plain["first loss"], CHANCE_LOSS)
+        ),
+        Claim(
+            "F6",
+            "then sits at that of guessing",
+            f"{plain['share at chance']:.0%} of the steps from 15 on",
+            plain["share at chance"] > 0.5,
+        ),
+        Claim(
+            "F6",
+            "what reaches the last layer is large, then next to nothing",
+            f"λmax(Sx) {plain['λmax(Sx) first']:.0f} → {plain['λmax(Sx) least']:.1e}",
+            plain["λmax(Sx) least"] < 1e-2 * plain["λmax(Sx) first"],
+        ),
+        Claim(
+            "F6",
+            "the shifts of the last norms turn negative",
+            f"{plain['β below zero']:.0%}",
+            plain["β below zero"] > 0.9,
+        ),
+        Claim(
+            "F6",
+            "weight domination in the last layer",
+            f"{plain['domination least']:.1e}",
+            plain["domination least"] < 1e-2,
+        ),
+        Claim(
+            "F6",
+            "told while it lasts (LS206)",
+            f"from {dominated_steps['plain'][0]}" if dominated_steps["plain"] else "never",
+            bool(dominated_steps["plain"]),
+        ),
+        Claim(
+            "F6",
+            "told at step 0 (LS205)",
+            ", ".join(sorted(codes_at_start[0])) or "nothing",
+            "LS205" in codes_at_start[0],
+        ),
+        Claim(
+            "F7",
+            "with the last norm it learns steadily",
+            f"{with_last_bn['first loss']:.1f} → {with_last_bn['last loss']:.2g}",
+            with_last_bn["last loss"] < 0.5 * CHANCE_LOSS and with_last_bn["highest loss"] < 3 * CHANCE_LOSS,
+        ),
+        Claim(
+            "F7",
+            "what reaches the last layer stays small",
+            f"λmax(Sx) ≤ {with_last_bn['λmax(Sx) most']:.0f}",
+            with_last_bn["λmax(Sx) most"] <= 64,
+        ),
+        Claim(
+            "F7",
+            "no weight domination",
+            f"LS206 {dominated_steps['last bn'][0] if dominated_steps['last bn'] else 'never'}",
+            not dominated_steps["last bn"],
+        ),
+        Claim(
+            "F7",
+            "nothing to tell at step 0",
+            ", ".join(sorted(codes_at_start[1])) or "nothing",
+            "LS205" not in codes_at_start[1],
+        ),
+    ], numbers
 
 
-def _each(values: Iterable[float], fmt: str, before: str = "") -> str:
+def _format_values(values: Iterable[float], fmt: str, before: str = "") -> str:
     return before + ", ".join(format(value, fmt) for value in values)
 
 
 FIGURES: Mapping[str, Callable[[Task], tuple[list[Claim], Numbers]]] = {
     "F1": full_and_sub,
     "F2": depth_profiles,
-    "F4": blocked,
+    "F4": blocked_layers,
     "F5": both_factors,
-    "F6": residual,
+    "F6": residual_network,
 }

@@ -18,9 +18,9 @@ from layerscope import analysis
 from layerscope.errors import TargetNotFound, UsageError
 from layerscope.experiments import repeated_runs as runs
 from layerscope.experiments.outcome import Claim, Outcome, Table
-from layerscope.views.plots.pictures import pictures
+from layerscope.views.plots.pictures import make_pictures
 
-LITTLE, ENOUGH, HELD_OUT = 8_000, 1_000_000, 100_000  # characters
+LITTLE_CHARACTERS, ENOUGH_CHARACTERS, TEST_CHARACTERS = 8_000, 1_000_000, 100_000
 STEPS, BATCH, CONTEXT, WIDTH, HEADS, BLOCKS = 400, 16, 64, 128, 4, 4
 PUBLISHED = {"GPT": (4.0, "several"), "GPT-2": (3.5, "none")}  # peak of α, layers above 6
 
@@ -35,13 +35,13 @@ def text_of(path: str | Path | None = None) -> str:
         file = Path(path)
         if not file.is_file():
             raise TargetNotFound(f"{path}: no such text file")
-        found = file.read_text("utf-8", "replace")
+        text = file.read_text("utf-8", "replace")
     else:
         files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-        found = "".join(file.read_text("utf-8", "replace") for file in files)[: 2 * ENOUGH]
-    if len(found) < 4 * HELD_OUT:
-        raise UsageError(f"{len(found):,} characters of text; {4 * HELD_OUT:,} or more are needed")
-    return found
+        text = "".join(file.read_text("utf-8", "replace") for file in files)[: 2 * ENOUGH_CHARACTERS]
+    if len(text) < 4 * TEST_CHARACTERS:
+        raise UsageError(f"{len(text):,} characters of text; {4 * TEST_CHARACTERS:,} or more are needed")
+    return text
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
     :param models: (the one with less data, the one with more): files, folders, hub ids, live.
     :param text: see :func:`text_of`.
     """
-    clock = time.perf_counter()
+    start = time.perf_counter()
     if models is not None:
         names = ("less", "more")
         reports = [analysis.analyze(model) for model in models]
@@ -61,14 +61,17 @@ def run(
         about = " and ".join(str(report.meta["target"])[-60:] for report in reports)
     else:
         text = text_of() if text is None else text
-        cases = [{"characters": min(n, len(text) - HELD_OUT), "seed": seed, "steps": steps} for n in (LITTLE, ENOUGH)]
+        cases = [
+            {"characters": min(n, len(text) - TEST_CHARACTERS), "seed": seed, "steps": steps}
+            for n in (LITTLE_CHARACTERS, ENOUGH_CHARACTERS)
+        ]
         names = tuple(f"{case['characters']:,} characters" for case in cases)  # type: ignore[assignment]
-        found = runs.run(measure, text, cases, engine=engine, store=store, progress=progress)
-        reports = [analysis.analyze({k: _array(v) for k, v in each["weights"].items()}) for each in found]
-        losses = [each["loss"] for each in found]
+        results = runs.run(measure, text, cases, engine=engine, store=store, progress=progress)
+        reports = [analysis.analyze({k: _unpack(v) for k, v in result["weights"].items()}) for result in results]
+        losses = [result["loss"] for result in results]
         about = f"text of {len(text):,} characters, {steps} steps of {BATCH} × {CONTEXT}"
     reports = [r.replace(meta={**r.meta, "target": name}) for r, name in zip(reports, names, strict=True)]
-    return _judged(about, seed, names, reports, losses, time.perf_counter() - clock)
+    return _build_outcome(about, seed, names, reports, losses, time.perf_counter() - start)
 
 
 def measure(text: str, *, characters: int, seed: int, steps: int) -> dict[str, Any]:
@@ -77,35 +80,35 @@ def measure(text: str, *, characters: int, seed: int, steps: int) -> dict[str, A
     from torch.nn import functional
 
     alphabet = {c: i for i, c in enumerate(sorted(set(text)))}
-    told = torch.tensor([alphabet[c] for c in text])
-    learn, test = told[:characters], told[-HELD_OUT:]
+    tokens = torch.tensor([alphabet[c] for c in text])
+    train_tokens, test_tokens = tokens[:characters], tokens[-TEST_CHARACTERS:]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = _net(len(alphabet))
-    optimizer, drawn = torch.optim.AdamW(net.parameters(), 2e-3), torch.Generator().manual_seed(seed)
+        net = _build_network(len(alphabet))
+    optimizer, generator = torch.optim.AdamW(net.parameters(), 2e-3), torch.Generator().manual_seed(seed)
     offsets = torch.arange(CONTEXT + 1)
 
     def batch(source: Any) -> tuple[Any, Any]:
-        rows = source[torch.randint(len(source) - CONTEXT - 1, (BATCH,), generator=drawn)[:, None] + offsets]
+        rows = source[torch.randint(len(source) - CONTEXT - 1, (BATCH,), generator=generator)[:, None] + offsets]
         return rows[:, :-1], rows[:, 1:]
 
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50)
-        x, y = batch(learn)
+        x, y = batch(train_tokens)
         optimizer.zero_grad()
         functional.cross_entropy(net(x).flatten(0, 1), y.flatten()).backward()
         optimizer.step()
     with torch.no_grad():
         losses = []
         for _ in range(20):
-            x, y = batch(test)
+            x, y = batch(test_tokens)
             losses.append(float(functional.cross_entropy(net(x).flatten(0, 1), y.flatten())))
-    weights = {name: _packed(p) for name, p in net.named_parameters() if p.dim() > 1}
+    weights = {name: _pack(p) for name, p in net.named_parameters() if p.dim() > 1}
     return {"characters": characters, "loss": statistics.fmean(losses), "weights": weights}
 
 
-def _net(letters: int) -> Any:
+def _build_network(letters: int) -> Any:
     """A decoder of a few blocks."""
     import torch
     from torch import nn
@@ -123,8 +126,8 @@ def _net(letters: int) -> Any:
         def forward(self, x: Any) -> Any:
             b, t, _ = x.shape
             q, k, v = (z.view(b, t, HEADS, -1).transpose(1, 2) for z in self.qkv(self.n1(x)).chunk(3, -1))
-            seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.out(seen.transpose(1, 2).reshape(b, t, -1))
+            attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(attended.transpose(1, 2).reshape(b, t, -1))
             return x + self.down(functional.gelu(self.up(self.n2(x))))
 
     class Net(nn.Module):  # type: ignore[misc]
@@ -145,14 +148,14 @@ def _net(letters: int) -> Any:
     return Net()
 
 
-def _packed(tensor: Any) -> dict[str, Any]:
+def _pack(tensor: Any) -> dict[str, Any]:
     import base64
 
     array = tensor.detach().numpy()
     return {"shape": list(array.shape), "float32": base64.b64encode(array.tobytes()).decode()}
 
 
-def _array(packed: dict[str, Any]) -> Any:
+def _unpack(packed: dict[str, Any]) -> Any:
     import base64
 
     import numpy as np
@@ -160,37 +163,41 @@ def _array(packed: dict[str, Any]) -> Any:
     return np.frombuffer(base64.b64decode(packed["float32"]), np.float32).reshape(packed["shape"])
 
 
-def _judged(about: str, seed: int, names: Any, reports: list[Any], losses: list[float], seconds: float) -> Outcome:
+def _build_outcome(
+    about: str, seed: int, names: Any, reports: list[Any], losses: list[float], seconds: float
+) -> Outcome:
     alphas = [[float(row.metrics["alpha"]) for row in r.rows if not row.skipped and "alpha" in row.metrics
                and row.ref.kind != "embedding"] for r in reports]  # fmt: skip
     if not all(alphas):
         raise UsageError(f"no layer of {names[0] if not alphas[0] else names[1]} has a power law")
-    medians = [statistics.median(each) for each in alphas]
-    high = [sum(alpha > 6 for alpha in each) / len(each) for each in alphas]
+    medians = [statistics.median(values) for values in alphas]
+    high_shares = [sum(alpha > 6 for alpha in values) / len(values) for values in alphas]
     norms = [statistics.median(float(row.metrics["log_spectral_norm"]) for row in r.rows
                                if not row.skipped and "log_spectral_norm" in row.metrics) for r in reports]  # fmt: skip
-    told = " and ".join(f"{each:.2f}" for each in medians)
-    shares = " and ".join(f"{share:.0%} of {len(each)}" for share, each in zip(high, alphas, strict=True))
+    medians_text = " and ".join(f"{median:.2f}" for median in medians)
+    shares_text = " and ".join(
+        f"{share:.0%} of {len(values)}" for share, values in zip(high_shares, alphas, strict=True)
+    )
     claims = [
-        Claim("α", "α of the model with more data is smaller", f"medians {told}", medians[1] < medians[0]),
-        Claim("α > 6", "fewer of its layers have α above 6", shares, high[1] < high[0]),
+        Claim("α", "α of the model with more data is smaller", f"medians {medians_text}", medians[1] < medians[0]),
+        Claim("α > 6", "fewer of its layers have α above 6", shares_text, high_shares[1] < high_shares[0]),
     ]
     if losses:
         claims.insert(0, Claim("data", "more data make a better model", " and ".join(f"loss {x:.2f}" for x in losses),
                                losses[1] < losses[0]))  # fmt: skip
     columns = ("model", "layers", "median α", "α > 6", "median log₁₀λmax", "loss", "published")
     rows = [
-        (name, len(each), median, share, norm, loss, f"{gpt}: α about {peak}, {outliers} above 6")
-        for name, each, median, share, norm, loss, (gpt, (peak, outliers)) in zip(
-            names, alphas, medians, high, norms, losses or (None, None), PUBLISHED.items(), strict=True)
+        (name, len(values), median, share, norm, loss, f"{gpt}: α about {peak}, {outliers} above 6")
+        for name, values, median, share, norm, loss, (gpt, (peak, outliers)) in zip(
+            names, alphas, medians, high_shares, norms, losses or (None, None), PUBLISHED.items(), strict=True)
     ]  # fmt: skip
-    named = (("median α", medians), ("α > 6", high), ("spectral norm", norms), ("loss", losses))
+    series = (("median α", medians), ("α > 6", high_shares), ("spectral norm", norms), ("loss", losses))
     numbers = {
-        f"{what}, {which}": value
-        for what, values in named
-        for which, value in zip(("less", "more"), values, strict=False)
+        f"{metric}, {label}": value
+        for metric, values in series
+        for label, value in zip(("less", "more"), values, strict=False)
     }
     numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    shown = tuple(pictures("alpha_histogram", analysis.compare(reports[0], reports[1])))
+    plots = tuple(make_pictures("alpha_histogram", analysis.compare(reports[0], reports[1])))
     return Outcome("enough-data", about, seed, tuple(claims), numbers, seconds,
-                   (Table("Little data and enough", columns, tuple(rows)),), shown)  # fmt: skip
+                   (Table("Little data and enough", columns, tuple(rows)),), plots)  # fmt: skip

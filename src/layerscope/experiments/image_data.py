@@ -15,8 +15,8 @@ from layerscope.errors import MissingExtra, TargetNotFound, Unreadable
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-UBYTE = 8  # type of the entries of an idx file
-MOST = 1 << 31  # entries that one may claim
+UNSIGNED_BYTE = 8  # type of the entries of an idx file
+MAX_ENTRIES = 1 << 31  # entries that one may claim
 
 
 class Images(NamedTuple):
@@ -36,10 +36,10 @@ def digits(seed: int = 0) -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise MissingExtra("the 8×8 digits", "experiments") from None
-    found = load_digits()
-    order = np.random.default_rng(seed).permutation(len(found.target))
-    x = (found.images[order] / 16).astype(np.float32)
-    return Images("8×8 digits", x, found.target[order].astype(np.int64))
+    dataset = load_digits()
+    order = np.random.default_rng(seed).permutation(len(dataset.target))
+    x = (dataset.images[order] / 16).astype(np.float32)
+    return Images("8×8 digits", x, dataset.target[order].astype(np.int64))
 
 
 def idx(folder: str | Path, *, split: str = "t10k", seed: int = 0, pool: int = 1) -> Images:
@@ -67,9 +67,9 @@ def _read(folder: Path, name: str) -> Array:
         raise TargetNotFound(f"{folder} has no {name} or {name}.gz")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            zero, kind, dims = struct.unpack(">HBB", file.read(4))
-            shape = struct.unpack(f">{dims}I", file.read(4 * dims))
-            if zero or kind != UBYTE or math.prod(shape) > MOST:
+            zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            if zero or kind != UNSIGNED_BYTE or math.prod(shape) > MAX_ENTRIES:
                 raise Unreadable(f"{path}: no idx file of bytes")
             raw = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, struct.error) as error:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from layerscope.experiments import repeated_runs as runs
-from layerscope.experiments.conditioning import HELD_OUT, train
+from layerscope.experiments.conditioning import TEST_EXAMPLES, train
 from layerscope.experiments.image_data import Images, digits
 from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.lenses.landscape.evaluation.inverted_loss import inverted_cross_entropy
@@ -26,16 +26,16 @@ from layerscope.lenses.landscape.geometry.lines_and_planes import line, plane
 from layerscope.lenses.learning_statistics.paper_networks import resnet
 from layerscope.views.plots import landscape_pictures
 
-SGD: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
+SGD_OPTIONS: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
 STARTS = 8  # models of other starts
-SIDE = 13  # points of a side of each plane
-SPAN = (-0.5, 1.5)  # of the published planes
-WARM = 40  # steps of the shared warm start
+PLANE_POINTS = 13  # points of a side of each plane
+PLANE_SPAN = (-0.5, 1.5)  # of the published planes
+WARM_STEPS = 40  # steps of the shared warm start
 PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own start"
 
 
 def run(
-    data: Images | None = None, *, seed: int = 0, steps: int = 300, starts: int = STARTS, side: int = SIDE,
+    data: Images | None = None, *, seed: int = 0, steps: int = 300, starts: int = STARTS, side: int = PLANE_POINTS,
     engine: str | None = None, store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
     """Train a few networks and look at what lies between them, in a minute of CPU: the published tables of distances,
@@ -46,141 +46,198 @@ def run(
     :param side: points of a side of each plane; 0 draws none.
     """
     data = digits(seed) if data is None else data
-    clock = time.perf_counter()
+    start = time.perf_counter()
     cases = [{"seed": seed, "steps": steps, "starts": starts, "side": side}]
     parts = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
     about = f"{data.name}, {len(data.x):,} images of {data.x.shape[1]}×{data.x.shape[2]}"
-    return runs.outcome("mountains", about, seed, parts, time.perf_counter() - clock)
+    return runs.combine_parts("mountains", about, seed, parts, time.perf_counter() - start)
 
 
 def measure(data: Images, *, seed: int, steps: int, starts: int, side: int) -> dict[str, Any]:
     """All of it: claims, numbers, tables and plots."""
     x, y = torch.from_numpy(data.x.copy())[:, None], torch.from_numpy(data.y.copy())
     x = (x - x.mean()) / x.std()
-    learn, test = (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT])
+    learn, test = (x[TEST_EXAMPLES:], y[TEST_EXAMPLES:]), (x[:TEST_EXAMPLES], y[:TEST_EXAMPLES])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = {f"start {k + 1}": _net(seed, k) for k in range(starts)}
-        trained = {name: _trained(net, *learn, steps, seed * 100 + k) for k, (name, net) in enumerate(fresh.items())}
-        order = [_trained(_net(seed, 0), *learn, steps, seed * 100 + 50 + k) for k in range(3)]
-        warm = _trained(_net(seed, 0), *learn, WARM, seed * 100)
-        ahead = [_trained(warm, *learn, steps, seed * 100 + 60 + k) for k in range(3)]
+        fresh = {f"start {k + 1}": _build_network(seed, k) for k in range(starts)}
+        trained = {name: _train_copy(net, *learn, steps, seed * 100 + k) for k, (name, net) in enumerate(fresh.items())}
+        reordered = [_train_copy(_build_network(seed, 0), *learn, steps, seed * 100 + 50 + k) for k in range(3)]
+        warm_start = _train_copy(_build_network(seed, 0), *learn, WARM_STEPS, seed * 100)
+        warm_started = [_train_copy(warm_start, *learn, steps, seed * 100 + 60 + k) for k in range(3)]
         evaluate = TorchEvaluator(trained["start 1"], test, calibrate=learn[0][:512])
-        mixed = TorchEvaluator(trained["start 1"], test, bn="interpolate")
-        claims, numbers = _judged(fresh, trained, order, ahead, evaluate, mixed)
-        way = [[_trained(_net(seed, k), *learn, part, seed * 100 + k) for k in (0, 1)] for part in _parts(steps)]
-        hills = [line(a, b, evaluate, points=11).barrier().value for a, b in way]
-        hills.append(numbers["barrier, other starts"])
-        told = ", ".join(
-            f"{hill:.2g} after {part} steps" for hill, part in zip(hills, (*_parts(steps), steps), strict=True)
+        interpolating = TorchEvaluator(trained["start 1"], test, bn="interpolate")
+        claims, numbers = _judge_claims(fresh, trained, reordered, warm_started, evaluate, interpolating)
+        pairs_by_time = [
+            [_train_copy(_build_network(seed, k), *learn, step_count, seed * 100 + k) for k in (0, 1)]
+            for step_count in _intermediate_steps(steps)
+        ]
+        barriers = [line(a, b, evaluate, points=11).barrier().value for a, b in pairs_by_time]
+        barriers.append(numbers["barrier, other starts"])
+        barriers_text = ", ".join(
+            f"{barrier:.2g} after {step_count} steps"
+            for barrier, step_count in zip(barriers, (*_intermediate_steps(steps), steps), strict=True)
         )
-        claims.insert(4, Claim("lines", "other starts are separated all the way", told, min(hills) > 0.1))
-        abyss, shown = _abyss(learn, test, seed, steps, numbers)
-        tables, drawn = _published(fresh, trained, order, ahead, evaluate, side)
-        claims += abyss
-    return runs.told(claims, numbers, tables, [*drawn, *shown])
+        claims.insert(4, Claim("lines", "other starts are separated all the way", barriers_text, min(barriers) > 0.1))
+        abyss_claims, abyss_plots = _measure_abyss(learn, test, seed, steps, numbers)
+        tables, plots = _draw_published(fresh, trained, reordered, warm_started, evaluate, side)
+        claims += abyss_claims
+    return runs.to_json_parts(claims, numbers, tables, [*plots, *abyss_plots])
 
 
-def _parts(steps: int) -> tuple[int, int]:
+def _intermediate_steps(steps: int) -> tuple[int, int]:
     return steps // 3, 2 * steps // 3
 
 
-def _published(
-    fresh: Any, trained: Any, order: Any, ahead: Any, evaluate: TorchEvaluator, side: int
+def _draw_published(
+    fresh: Any, trained: Any, reordered: Any, warm_started: Any, evaluate: TorchEvaluator, side: int
 ) -> tuple[tuple[Table, ...], list[Any]]:
     """The tables and the plots of the issue: distances, seven lines from the first model, a plane of each regime."""
     names = list(trained)
     before, after = distances(fresh, select="weights"), distances(trained, select="weights")
     upper = np.triu_indices(len(names), 1)
-    own = [float(distances([fresh[name], trained[name]], select="weights").matrix()[0, 1]) for name in names]
+    training_distances = [
+        float(distances([fresh[name], trained[name]], select="weights").matrix()[0, 1]) for name in names
+    ]
     rows = (
-        ("between two at the start", *_of(before.matrix()[upper]), 63.37),
-        ("between two at the end", *_of(after.matrix()[upper]), 42.81),
-        ("from its own start to its end", *_of(np.array(own)), 53.26),
-        ("symmetric, at the end", *_of(after.matrix("symmetric")[upper]), None),
+        ("between two at the start", *_mean_min_max(before.matrix()[upper]), 63.37),
+        ("between two at the end", *_mean_min_max(after.matrix()[upper]), 42.81),
+        ("from its own start to its end", *_mean_min_max(np.array(training_distances)), 53.26),
+        ("symmetric, at the end", *_mean_min_max(after.matrix("symmetric")[upper]), None),
     )
     tables = (Table("Distances", ("which", "mean", "least", "largest", "published"), rows),)
-    every = [line(trained[names[0]], trained[name], evaluate, points=17, names=(names[0], name)) for name in names[1:]]
-    pictures = [landscape_pictures.distance_matrix(before), landscape_pictures.distance_matrix(after)]
-    pictures.append(landscape_pictures.line(every, ["accuracy"]))
-    regimes = (("other starts", [trained[name] for name in names[:3]]), ("other orders", order), ("warm start", ahead))
+    lines = [line(trained[names[0]], trained[name], evaluate, points=17, names=(names[0], name)) for name in names[1:]]
+    plots = [landscape_pictures.distance_matrix(before), landscape_pictures.distance_matrix(after)]
+    plots.append(landscape_pictures.line_picture(lines, ["accuracy"]))
+    regimes = (
+        ("other starts", [trained[name] for name in names[:3]]),
+        ("other orders", reordered),
+        ("warm start", warm_started),
+    )
     for regime, models in regimes if side else ():
-        axis = (*SPAN, side)
-        named = (f"{regime} A", "B", "C")
+        axis = (*PLANE_SPAN, side)
+        plane_names = (f"{regime} A", "B", "C")
         a, b, c = models
-        found = plane(a, b, c, evaluate, u=axis, v=axis, names=named)
-        pictures.append(landscape_pictures.plane(found, "accuracy"))
-    return tables, pictures
+        grid = plane(a, b, c, evaluate, u=axis, v=axis, names=plane_names)
+        plots.append(landscape_pictures.plane_picture(grid, "accuracy"))
+    return tables, plots
 
 
-def _of(values: Any) -> tuple[float, float, float]:
+def _mean_min_max(values: Any) -> tuple[float, float, float]:
     return float(values.mean()), float(values.min()), float(values.max())
 
 
-def _net(seed: int, k: int) -> Any:
+def _build_network(seed: int, k: int) -> Any:
     return resnet(8, channels=1, width=8, seed=seed * 1000 + k)
 
 
-def _trained(net: Any, x: Any, y: Any, steps: int, order: int) -> Any:
-    found = copy.deepcopy(net).train()
-    train(found, x, y, steps=steps, seed=order, **SGD)
-    return found
+def _train_copy(net: Any, x: Any, y: Any, steps: int, order: int) -> Any:
+    trained = copy.deepcopy(net).train()
+    train(trained, x, y, steps=steps, seed=order, **SGD_OPTIONS)
+    return trained
 
 
-def _judged(
-    fresh: Any, trained: Any, order: Any, ahead: Any, evaluate: TorchEvaluator, mixed: TorchEvaluator
+def _judge_claims(
+    fresh: Any, trained: Any, reordered: Any, warm_started: Any, evaluate: TorchEvaluator, interpolating: TorchEvaluator
 ) -> tuple[list[Claim], dict[str, float]]:
     before, after = distances(fresh, select="weights"), distances(trained, select="weights")
     upper = np.triu_indices(len(fresh), 1)
-    own = [distances([fresh[name], trained[name]], select="weights").matrix()[0, 1] for name in fresh]
+    training_distances = [distances([fresh[name], trained[name]], select="weights").matrix()[0, 1] for name in fresh]
     names = list(trained)
     regimes = {
         "other starts": (trained[names[0]], trained[names[1]]),
-        "other orders": tuple(order[:2]),
-        "warm start": tuple(ahead[:2]),
+        "other orders": tuple(reordered[:2]),
+        "warm start": tuple(warm_started[:2]),
     }
     lines = {regime: line(a, b, evaluate, points=21) for regime, (a, b) in regimes.items()}
-    raw = {regime: line(a, b, mixed, points=21, span=(-1, 2)) for regime, (a, b) in regimes.items()}
-    found = basins(
-        {names[1]: trained[names[1]], names[2]: trained[names[2]], "warm 1": ahead[0], "warm 2": ahead[1]}, evaluate
+    interpolated_lines = {
+        regime: line(a, b, interpolating, points=21, span=(-1, 2)) for regime, (a, b) in regimes.items()
+    }
+    clustering = basins(
+        {
+            names[1]: trained[names[1]],
+            names[2]: trained[names[2]],
+            "warm 1": warm_started[0],
+            "warm 2": warm_started[1],
+        },
+        evaluate,
     )
-    heights = {regime: each.barrier().value for regime, each in lines.items()}
+    heights = {regime: result.barrier().value for regime, result in lines.items()}
     numbers = {
         "distance at the start": float(before.matrix()[upper].mean()),
         "distance at the end": float(after.matrix()[upper].mean()),
-        "distance from the own start": float(np.mean(own)),
-        "distance expected at the start": _expected(fresh["start 1"]),
+        "distance from the own start": float(np.mean(training_distances)),
+        "distance expected at the start": _expected_distance(fresh["start 1"]),
         "symmetric at the end": float(after.matrix("symmetric")[upper].mean()),
         **{f"barrier, {regime}": value for regime, value in heights.items()},
-        **{f"barrier interpolated, {regime}": each.barrier().value for regime, each in raw.items()},
-        **{f"least accuracy, {regime}": float(np.nanmin(each.metrics["accuracy"])) for regime, each in lines.items()},
+        **{f"barrier interpolated, {regime}": result.barrier().value for regime, result in interpolated_lines.items()},
+        **{
+            f"least accuracy, {regime}": float(np.nanmin(result.metrics["accuracy"]))
+            for regime, result in lines.items()
+        },
     }
     expected = numbers["distance expected at the start"]
-    told = ", ".join(f"{regime} {value:.2g}" for regime, value in heights.items())
-    mended = ", ".join(f"{raw[r].barrier().value:.2g} → {heights[r]:.2g}" for r in list(regimes)[:2])
-    apart = f"{numbers['distance at the start']:.1f} → {numbers['distance at the end']:.1f}, own {np.mean(own):.1f}"
+    heights_text = ", ".join(f"{regime} {value:.2g}" for regime, value in heights.items())
+    lowered_text = ", ".join(
+        f"{interpolated_lines[regime].barrier().value:.2g} → {heights[regime]:.2g}" for regime in list(regimes)[:2]
+    )
+    distances_text = (
+        f"{numbers['distance at the start']:.1f} → {numbers['distance at the end']:.1f}, "
+        f"own {np.mean(training_distances):.1f}"
+    )
     return [
-        Claim("distances", "fresh models are as far apart as the closed form says",
-              f"{numbers['distance at the start']:.2f}, expected {expected:.2f}",
-              abs(numbers["distance at the start"] / expected - 1) < 0.03),
-        Claim("distances", "they stay far from each other and from their start", f"{apart} ({PUBLISHED})",
-              numbers["symmetric at the end"] > 0.9),
-        Claim("lines", "other starts are separated by a valley of accuracy",
-              f"least {numbers['least accuracy, other starts']:.2f}", numbers["least accuracy, other starts"] < 0.8),
-        Claim("lines", "other starts > other orders > warm start", told,
-              heights["other starts"] > heights["other orders"] > heights["warm start"] - 1e-9),
-        Claim("lines", "a shared warm start has no barrier", f"{heights['warm start']:.2g}",
-              heights["warm start"] <= found.tolerance),
-        Claim("basins", "they cluster so", "; ".join(", ".join(group) for group in found.clusters),
-              ("warm 1", "warm 2") in found.clusters),
-        Claim("statistics", "recomputed statistics lower the barriers", mended,
-              all(heights[r] < raw[r].barrier().value for r in list(regimes)[:2])),
-        Claim("statistics", "interpolated ones go below zero beyond the models",
-              f"{raw['other starts'].clamped} variances clamped", raw["other starts"].clamped > 0),
-    ], numbers  # fmt: skip
+        Claim(
+            "distances",
+            "fresh models are as far apart as the closed form says",
+            f"{numbers['distance at the start']:.2f}, expected {expected:.2f}",
+            abs(numbers["distance at the start"] / expected - 1) < 0.03,
+        ),
+        Claim(
+            "distances",
+            "they stay far from each other and from their start",
+            f"{distances_text} ({PUBLISHED})",
+            numbers["symmetric at the end"] > 0.9,
+        ),
+        Claim(
+            "lines",
+            "other starts are separated by a valley of accuracy",
+            f"least {numbers['least accuracy, other starts']:.2f}",
+            numbers["least accuracy, other starts"] < 0.8,
+        ),
+        Claim(
+            "lines",
+            "other starts > other orders > warm start",
+            heights_text,
+            heights["other starts"] > heights["other orders"] > heights["warm start"] - 1e-9,
+        ),
+        Claim(
+            "lines",
+            "a shared warm start has no barrier",
+            f"{heights['warm start']:.2g}",
+            heights["warm start"] <= clustering.tolerance,
+        ),
+        Claim(
+            "basins",
+            "they cluster so",
+            "; ".join(", ".join(group) for group in clustering.clusters),
+            ("warm 1", "warm 2") in clustering.clusters,
+        ),
+        Claim(
+            "statistics",
+            "recomputed statistics lower the barriers",
+            lowered_text,
+            all(heights[regime] < interpolated_lines[regime].barrier().value for regime in list(regimes)[:2]),
+        ),
+        Claim(
+            "statistics",
+            "interpolated ones go below zero beyond the models",
+            f"{interpolated_lines['other starts'].clamped} variances clamped",
+            interpolated_lines["other starts"].clamped > 0,
+        ),
+    ], numbers
 
 
-def _expected(net: Any) -> float:
+def _expected_distance(net: Any) -> float:
     """√(E‖a − b‖²) of two fresh networks: convolutions N(0, 2/(k²·out)), linear weights U(±1/√in)."""
     total = 0.0
     for module in net.modules():
@@ -191,29 +248,40 @@ def _expected(net: Any) -> float:
     return float(np.sqrt(total))
 
 
-def _abyss(learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, float]) -> tuple[list[Claim], list[Any]]:
+def _measure_abyss(
+    learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, float]
+) -> tuple[list[Claim], list[Any]]:
     """Two models trained to be always wrong, and what lies between."""
-    found = []
+    networks = []
     for k in range(2):
-        net = _net(seed, 200 + k)
+        net = _build_network(seed, 200 + k)
         optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
-        drawn = torch.Generator().manual_seed(k)
+        generator = torch.Generator().manual_seed(k)
         for _ in range(min(steps, 150)):
-            chosen = torch.randint(len(learn[1]), (64,), generator=drawn)
+            chosen = torch.randint(len(learn[1]), (64,), generator=generator)
             optimizer.zero_grad()
             inverted_cross_entropy(net(learn[0][chosen]), learn[1][chosen]).mean().backward()
             optimizer.step()
-        found.append(net)
-    evaluate = TorchEvaluator(found[0], test, inverted_cross_entropy, calibrate=learn[0][:512])
-    between = line(found[0], found[1], evaluate, points=13, span=(-1, 2))
+        networks.append(net)
+    evaluate = TorchEvaluator(networks[0], test, inverted_cross_entropy, calibrate=learn[0][:512])
+    between = line(networks[0], networks[1], evaluate, points=13, span=(-1, 2))
     accuracy = between.metrics["accuracy"]
     ends = [float(accuracy[between.t == t][0]) for t in (0.0, 1.0)]
     numbers["abyss accuracy"] = float(np.mean(ends))
     numbers["abyss, best between"] = float(accuracy[(between.t >= 0) & (between.t <= 1)].max())
-    best = numbers["abyss, best between"]
-    shown = [landscape_pictures.line([between], ["accuracy"])]
+    best_accuracy = numbers["abyss, best between"]
+    plots = [landscape_pictures.line_picture([between], ["accuracy"])]
     return [
-        Claim("abyss", "with the loss turned round models are never right", f"accuracy {ends[0]:.3f} and {ends[1]:.3f}",
-              max(ends) < 0.05),
-        Claim("abyss", "between two of them accuracy rises again", f"up to {best:.3f}", best > 0.02 + max(ends)),
-    ], shown  # fmt: skip
+        Claim(
+            "abyss",
+            "with the loss turned round models are never right",
+            f"accuracy {ends[0]:.3f} and {ends[1]:.3f}",
+            max(ends) < 0.05,
+        ),
+        Claim(
+            "abyss",
+            "between two of them accuracy rises again",
+            f"up to {best_accuracy:.3f}",
+            best_accuracy > 0.02 + max(ends),
+        ),
+    ], plots

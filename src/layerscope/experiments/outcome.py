@@ -41,15 +41,15 @@ class Outcome:
 
     def plot(self, ax: Any = None) -> Any:
         """The published plots with these numbers, as a matplotlib figure."""
-        from layerscope.views.plots.drawing import drawn
+        from layerscope.views.plots.drawing import draw_pictures
 
-        return drawn(list(self.pictures) if ax is None else list(self.pictures)[:1], ax)
+        return draw_pictures(list(self.pictures) if ax is None else list(self.pictures)[:1], ax)
 
     def html(self, path: Any) -> None:
         """Write it as one HTML page."""
-        from layerscope.views.page.writing import write
+        from layerscope.views.page.writing import write_page
 
-        write(self, path)
+        write_page(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, without the pictures."""
@@ -61,13 +61,13 @@ class Outcome:
         }  # fmt: skip
 
     def __repr__(self) -> str:
-        from layerscope.views.experiment import outcome
+        from layerscope.views.experiment import outcome_text
 
-        return outcome(self)
+        return outcome_text(self)
 
 
 def spread(outcomes: Sequence[Outcome]) -> list[tuple[str, str, int]]:
     """(figure, claim, in how many runs it holds) over several seeds."""
     claims = [(claim.figure, claim.says) for claim in outcomes[0].claims]
-    held = [{(c.figure, c.says): c.holds for c in outcome.claims} for outcome in outcomes]
-    return [(*claim, sum(each.get(claim, False) for each in held)) for claim in claims]
+    holds_by_claim = [{(c.figure, c.says): c.holds for c in outcome.claims} for outcome in outcomes]
+    return [(*claim, sum(holds.get(claim, False) for holds in holds_by_claim)) for claim in claims]

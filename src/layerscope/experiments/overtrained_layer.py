@@ -22,10 +22,9 @@ from layerscope.numerics.similarity import spearman
 from layerscope.views.plots.marks import Axis, Line, Picture, Points, Rule
 
 BATCHES = (32, 16, 8, 4, 2, 1)
-HELD_OUT = 0.3  # of the examples
-RATE, MOST, PATIENCE, LEAST = 0.01, 100, 3, 0.001  # of SGD; epochs at most; early stopping
+TEST_SHARE = 0.3  # of the examples
+LEARNING_RATE, MAX_EPOCHS, PATIENCE, MIN_IMPROVEMENT = 0.01, 100, 3, 0.001  # of SGD; epochs at most; early stopping
 PUBLISHED = {32: 0.890, 4: 0.894, 2: 0.885}  # accuracies that the text gives
-LAYER = "2"  # the one that is trained
 
 
 def run(
@@ -43,25 +42,29 @@ def run(
     if framework not in FRAMEWORKS:
         raise UnknownName("framework", framework, FRAMEWORKS)
     data = digits(seed) if data is None else data
-    clock = time.perf_counter()
+    start = time.perf_counter()
     cases = [{"batch": batch, "seed": seed, "framework": framework} for batch in batches]
-    found = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
-    return _judged(data, seed, framework, found, time.perf_counter() - clock)
+    results = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
+    return _build_outcome(data, seed, framework, results, time.perf_counter() - start)
 
 
 def measure(data: Images, *, batch: int, seed: int, framework: str) -> dict[str, Any]:
     """One run: α of the layer, its interval, and the accuracies."""
     x, y = data.x.reshape(len(data.x), -1), data.y
-    held = int(HELD_OUT * len(x))
-    model, epochs, accuracy = FRAMEWORKS[framework](x[held:], y[held:], x[:held], y[:held], batch, seed)
+    test_count = int(TEST_SHARE * len(x))
+    model, epochs, accuracy = FRAMEWORKS[framework](
+        x[test_count:], y[test_count:], x[:test_count], y[:test_count], batch, seed
+    )
     report = analysis.analyze(model, randomize=True, seed=seed)
     row = next(row for row in report.rows if not row.skipped and sorted(row.ref.shape) == [100, 300])
-    names = ("alpha", "alpha_low", "alpha_high", "rand_distance", "log_spectral_norm", "stable_rank")
-    told = {name: float(row.metrics[name]) for name in names if name in row.metrics}
-    return {"batch": batch, "epochs": epochs, "train": accuracy[0], "test": accuracy[1], **told}
+    metric_names = ("alpha", "alpha_low", "alpha_high", "rand_distance", "log_spectral_norm", "stable_rank")
+    metrics = {name: float(row.metrics[name]) for name in metric_names if name in row.metrics}
+    return {"batch": batch, "epochs": epochs, "train": accuracy[0], "test": accuracy[1], **metrics}
 
 
-def _torch(x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int) -> tuple[Any, int, tuple[float, float]]:
+def _train_torch(
+    x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int
+) -> tuple[Any, int, tuple[float, float]]:
     import torch
     from torch import nn
     from torch.nn import functional
@@ -77,47 +80,52 @@ def _torch(x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int) -> t
     net.requires_grad_(False)
     inputs, labels, test = torch.from_numpy(x.copy()), torch.from_numpy(y.copy()), torch.from_numpy(x_test.copy())
     with torch.no_grad():  # what is fixed before the layer is computed once
-        before = net[:2](inputs)
+        features = net[:2](inputs)
     layers[1].requires_grad_(True)
-    drawn = torch.Generator().manual_seed(seed)
-    stopping = _Stopping()
-    while stopping.on:
+    generator = torch.Generator().manual_seed(seed)
+    stopping = _EarlyStopping()
+    while stopping.is_running:
         total = 0.0
-        for chosen in torch.randperm(len(labels), generator=drawn).split(batch):
-            loss = functional.cross_entropy(net[2:](before[chosen]), labels[chosen])
+        for chosen in torch.randperm(len(labels), generator=generator).split(batch):
+            loss = functional.cross_entropy(net[2:](features[chosen]), labels[chosen])
             weight, bias = torch.autograd.grad(loss, [layers[1].weight, layers[1].bias])
             with torch.no_grad():
-                layers[1].weight -= RATE * weight
-                layers[1].bias -= RATE * bias
+                layers[1].weight -= LEARNING_RATE * weight
+                layers[1].bias -= LEARNING_RATE * bias
             total += float(loss.detach()) * len(chosen)
         stopping.step(total / len(labels), lambda: [p.detach().clone() for p in layers[1].parameters()])
     with torch.no_grad():
         for p, best in zip(layers[1].parameters(), stopping.best, strict=True):
             p.copy_(best)
-        rates = [float((net(part).argmax(1).numpy() == told).mean()) for part, told in ((inputs, y), (test, y_test))]
+        rates = [
+            float((net(images).argmax(1).numpy() == targets).mean())
+            for images, targets in ((inputs, y), (test, y_test))
+        ]
     return net, stopping.epochs, (rates[0], rates[1])
 
 
-class _Stopping:
+class _EarlyStopping:
     """Keras' EarlyStopping on the training loss, best weights put back."""
 
     def __init__(self) -> None:
-        self.epochs, self.best, self._least, self._left = 0, list[Any](), math.inf, PATIENCE
+        self.epochs, self.best, self._lowest_loss, self._remaining = 0, list[Any](), math.inf, PATIENCE
 
     @property
-    def on(self) -> bool:
+    def is_running(self) -> bool:
         """Does the training go on?"""
-        return self._left > 0 and self.epochs < MOST
+        return self._remaining > 0 and self.epochs < MAX_EPOCHS
 
     def step(self, loss: float, weights: Any) -> None:
         """An epoch is over."""
         self.epochs += 1
-        self._left = PATIENCE if loss < self._least - LEAST else self._left - 1
-        if loss < self._least - LEAST or not self.best:
-            self._least, self.best = loss, weights()
+        self._remaining = PATIENCE if loss < self._lowest_loss - MIN_IMPROVEMENT else self._remaining - 1
+        if loss < self._lowest_loss - MIN_IMPROVEMENT or not self.best:
+            self._lowest_loss, self.best = loss, weights()
 
 
-def _keras(x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int) -> tuple[Any, int, tuple[float, float]]:
+def _train_keras(
+    x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int
+) -> tuple[Any, int, tuple[float, float]]:
     import keras
 
     keras.utils.set_random_seed(seed + 42)
@@ -127,53 +135,72 @@ def _keras(x: Any, y: Any, x_test: Any, y_test: Any, batch: int, seed: int) -> t
         start = keras.initializers.GlorotNormal(seed=seed + 1)
         net.add(layers.Dense(units, activation=activation, kernel_initializer=start))
     net.layers[0].trainable = net.layers[2].trainable = False
-    net.compile(keras.optimizers.SGD(RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    stop = keras.callbacks.EarlyStopping(
-        monitor="loss", patience=PATIENCE, min_delta=LEAST, restore_best_weights=True, verbose=0
+    net.compile(keras.optimizers.SGD(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    early_stopping = keras.callbacks.EarlyStopping(
+        monitor="loss", patience=PATIENCE, min_delta=MIN_IMPROVEMENT, restore_best_weights=True, verbose=0
     )
-    logs = net.fit(x, y, batch_size=batch, epochs=MOST, verbose=0, callbacks=[stop])
-    rates = [float(net.evaluate(part, told, verbose=0)[1]) for part, told in ((x, y), (x_test, y_test))]
+    logs = net.fit(x, y, batch_size=batch, epochs=MAX_EPOCHS, verbose=0, callbacks=[early_stopping])
+    rates = [float(net.evaluate(images, targets, verbose=0)[1]) for images, targets in ((x, y), (x_test, y_test))]
     return net, len(logs.epoch), (rates[0], rates[1])
 
 
-FRAMEWORKS = {"torch": _torch, "keras": _keras}
+FRAMEWORKS = {"torch": _train_torch, "keras": _train_keras}
 
 
-def _judged(data: Images, seed: int, framework: str, found: list[dict[str, Any]], seconds: float) -> Outcome:
-    alphas = [each.get("alpha", math.nan) for each in found]
-    tests = [each["test"] for each in found]
+def _build_outcome(data: Images, seed: int, framework: str, results: list[dict[str, Any]], seconds: float) -> Outcome:
+    alphas = [result.get("alpha", math.nan) for result in results]
+    tests = [result["test"] for result in results]
     best = int(np.argmax(tests))
-    trend = spearman([-math.log2(each["batch"]) for each in found], alphas)
-    along = spearman(alphas, tests)
-    lost = max(tests) - tests[-1]
-    told = ", ".join(f"{each['batch']}: {each['test']:.3f}" for each in found)
-    worst = f"α {alphas[-1]:.2f} at {found[-1]['batch']}, accuracy {lost:.3f} below the best"
+    trend = spearman([-math.log2(result["batch"]) for result in results], alphas)
+    accuracy_correlation = spearman(alphas, tests)
+    accuracy_drop = max(tests) - tests[-1]
+    accuracies_text = ", ".join(f"{result['batch']}: {result['test']:.3f}" for result in results)
+    worst_text = f"α {alphas[-1]:.2f} at {results[-1]['batch']}, accuracy {accuracy_drop:.3f} below the best"
     claims = [
-        Claim("α", "α of the layer falls as the batch shrinks", f"ρ {trend:.2f}, {_span(alphas)}", trend < -0.8),
-        Claim("α", "the better the accuracy, the smaller α", f"Spearman's ρ {along:.2f}", along < -0.5),
-        Claim("accuracy", "it rises as the batch shrinks, up to a point", told, best > 0),
-        Claim("accuracy", "at the smallest batch it drops", f"by {lost:.3f}", lost > 0),
-        Claim("α < 2", "where accuracy drops α is below 2", worst, lost > 0 and alphas[-1] < 2),
+        Claim("α", "α of the layer falls as the batch shrinks", f"ρ {trend:.2f}, {_format_span(alphas)}", trend < -0.8),
+        Claim(
+            "α",
+            "the better the accuracy, the smaller α",
+            f"Spearman's ρ {accuracy_correlation:.2f}",
+            accuracy_correlation < -0.5,
+        ),
+        Claim("accuracy", "it rises as the batch shrinks, up to a point", accuracies_text, best > 0),
+        Claim("accuracy", "at the smallest batch it drops", f"by {accuracy_drop:.3f}", accuracy_drop > 0),
+        Claim("α < 2", "where accuracy drops α is below 2", worst_text, accuracy_drop > 0 and alphas[-1] < 2),
     ]
     columns = ("batch", "epochs", "train", "test", "published", "α", "90 % interval", "rand_distance")
     rows = [
-        (each["batch"], each["epochs"], each["train"], each["test"], PUBLISHED.get(each["batch"]), each.get("alpha"),
-         _interval(each), each.get("rand_distance"))
-        for each in found
-    ]  # fmt: skip
-    numbers = {f"α, batch {each['batch']}": alpha for each, alpha in zip(found, alphas, strict=True)}
-    numbers |= {f"accuracy, batch {each['batch']}": each["test"] for each in found} | {"ρ": along}
+        (
+            result["batch"],
+            result["epochs"],
+            result["train"],
+            result["test"],
+            PUBLISHED.get(result["batch"]),
+            result.get("alpha"),
+            _format_interval(result),
+            result.get("rand_distance"),
+        )
+        for result in results
+    ]
+    numbers = {f"α, batch {result['batch']}": alpha for result, alpha in zip(results, alphas, strict=True)}
+    numbers |= {f"accuracy, batch {result['batch']}": result["test"] for result in results} | {
+        "ρ": accuracy_correlation
+    }
     about = f"{data.name}, {len(data.x):,} images, {framework}"
     return Outcome("overtrained-layer", about, seed, tuple(claims), numbers, seconds,
                    (Table("One layer, smaller and smaller batches", columns, tuple(rows)),),
-                   (_picture(found, about),))  # fmt: skip
+                   (_draw_picture(results, about),))  # fmt: skip
 
 
-def _picture(found: list[dict[str, Any]], about: str) -> Picture:
-    known = [each for each in found if "alpha" in each]
-    x, y = (tuple(float(each[name]) for each in known) for name in ("test", "alpha"))
-    low, high = (tuple(float(each.get(name, each["alpha"])) for each in known) for name in ("alpha_low", "alpha_high"))
-    notes = tuple(f"batch {each['batch']}: α {each['alpha']:.2f}, accuracy {each['test']:.4f}" for each in known)
+def _draw_picture(results: list[dict[str, Any]], about: str) -> Picture:
+    fitted = [result for result in results if "alpha" in result]
+    x, y = (tuple(float(result[name]) for result in fitted) for name in ("test", "alpha"))
+    low, high = (
+        tuple(float(result.get(name, result["alpha"])) for result in fitted) for name in ("alpha_low", "alpha_high")
+    )
+    notes = tuple(
+        f"batch {result['batch']}: α {result['alpha']:.2f}, accuracy {result['test']:.4f}" for result in fitted
+    )
     axes = Axis("test accuracy"), (Axis("α"),)
     return Picture("overtrained_layer", "α of the layer against test accuracy", about, *axes, (
         Rule(tone="over", at=2.0, along="x", label="α = 2"),
@@ -182,9 +209,9 @@ def _picture(found: list[dict[str, Any]], about: str) -> Picture:
     ))  # fmt: skip
 
 
-def _span(values: list[float]) -> str:
+def _format_span(values: list[float]) -> str:
     return f"α {values[0]:.2f} to {values[-1]:.2f}"
 
 
-def _interval(each: dict[str, Any]) -> str | None:
-    return f"{each['alpha_low']:.2f}–{each['alpha_high']:.2f}" if "alpha_low" in each else None
+def _format_interval(result: dict[str, Any]) -> str | None:
+    return f"{result['alpha_low']:.2f}–{result['alpha_high']:.2f}" if "alpha_low" in result else None

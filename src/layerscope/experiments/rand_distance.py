@@ -19,12 +19,14 @@ from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.numerics.similarity import spearman
 from layerscope.views.plots.marks import Axis, Picture, Points
 
-EPOCHS, UNITS, MOST = 20, 64, 1000  # examples on each side
+EPOCHS, UNITS, MAX_EXAMPLES = 20, 64, 1000  # examples on each side
 PUBLISHED = {  # (rate, batch) → rand_distance, loss, accuracy
     (0.01, 32): (0.2167, 0.4963, 0.872), (0.1, 64): (0.2471, 0.7368, 0.882), (0.01, 64): (0.2012, 0.4674, 0.869),
     (0.1, 32): (0.236, 0.7077, 0.889), (0.05, 64): (0.2272, 0.5859, 0.878), (0.05, 32): (0.2311, 0.6295, 0.887),
 }  # fmt: skip
-THEIRS = tuple(spearman([d for d, *_ in PUBLISHED.values()], [row[k] for row in PUBLISHED.values()]) for k in (1, 2))
+PUBLISHED_CORRELATIONS = tuple(
+    spearman([d for d, *_ in PUBLISHED.values()], [row[k] for row in PUBLISHED.values()]) for k in (1, 2)
+)
 
 
 def run(
@@ -36,10 +38,10 @@ def run(
     :param data: the 8×8 digits where none are given.
     """
     data = digits(seed) if data is None else data
-    clock = time.perf_counter()
+    start = time.perf_counter()
     cases = [{"lr": lr, "batch": batch, "seed": seed, "epochs": epochs} for lr, batch in PUBLISHED]
-    found = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
-    return _judged(data, seed, found, time.perf_counter() - clock)
+    results = runs.run(measure, data, cases, engine=engine, store=store, progress=progress)
+    return _build_outcome(data, seed, results, time.perf_counter() - start)
 
 
 def measure(data: Images, *, lr: float, batch: int, seed: int, epochs: int) -> dict[str, Any]:
@@ -49,64 +51,92 @@ def measure(data: Images, *, lr: float, batch: int, seed: int, epochs: int) -> d
     from torch.nn import functional
 
     x, y = torch.from_numpy(data.x.reshape(len(data.x), -1).copy()), torch.from_numpy(data.y.copy())
-    half = min(MOST, len(x) // 2)
+    half = min(MAX_EXAMPLES, len(x) // 2)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         sizes = (x.shape[1], UNITS, UNITS, 10)
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-    optimizer, drawn = torch.optim.Adam(net.parameters(), lr), torch.Generator().manual_seed(seed)
+    optimizer, generator = torch.optim.Adam(net.parameters(), lr), torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for chosen in torch.randperm(half, generator=drawn).split(batch):
+        for chosen in torch.randperm(half, generator=generator).split(batch):
             optimizer.zero_grad()
             functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
             optimizer.step()
     with torch.no_grad():
-        out, labels = net(x[half : 2 * half]), y[half : 2 * half]
-        loss, accuracy = float(functional.cross_entropy(out, labels)), float((out.argmax(1) == labels).double().mean())
+        logits, labels = net(x[half : 2 * half]), y[half : 2 * half]
+        loss = float(functional.cross_entropy(logits, labels))
+        accuracy = float((logits.argmax(1) == labels).double().mean())
     rows = [row for row in analysis.analyze(net, randomize=True, seed=seed, min_evals=10).rows if not row.skipped]
     distances = [float(row.metrics["rand_distance"]) for row in rows if "rand_distance" in row.metrics]
     alphas = [float(row.metrics["alpha"]) for row in rows if "alpha" in row.metrics]
-    told = {"rand_distance": statistics.fmean(distances), "alpha": statistics.fmean(alphas) if alphas else math.nan}
-    return {"lr": lr, "batch": batch, **told, "loss": loss, "accuracy": accuracy}
+    means = {"rand_distance": statistics.fmean(distances), "alpha": statistics.fmean(alphas) if alphas else math.nan}
+    return {"lr": lr, "batch": batch, **means, "loss": loss, "accuracy": accuracy}
 
 
-def _judged(data: Images, seed: int, found: list[dict[str, Any]], seconds: float) -> Outcome:
-    distance, loss, accuracy = ([each[name] for each in found] for name in ("rand_distance", "loss", "accuracy"))
+def _build_outcome(data: Images, seed: int, results: list[dict[str, Any]], seconds: float) -> Outcome:
+    distance, loss, accuracy = ([result[name] for result in results] for name in ("rand_distance", "loss", "accuracy"))
     to_loss, to_accuracy = spearman(distance, loss), spearman(distance, accuracy)
-    learned = [each["rand_distance"] for each in sorted(found, key=lambda each: each["lr"])]
-    spread = f"{min(accuracy):.3f} to {max(accuracy):.3f}"
+    by_rate = [result["rand_distance"] for result in sorted(results, key=lambda result: result["lr"])]
+    accuracy_range = f"{min(accuracy):.3f} to {max(accuracy):.3f}"
     claims = [
-        Claim("loss", "the larger rand_distance, the larger the loss", f"ρ {to_loss:.2f} (published {THEIRS[0]:.2f})",
-              to_loss > 0.5),
-        Claim("accuracy", "the larger rand_distance, the better the accuracy",
-              f"ρ {to_accuracy:.2f} (published {THEIRS[1]:.2f}), {spread}", to_accuracy > 0.5),
-        Claim("rate", "larger rates leave the random start farther behind",
-              f"{statistics.fmean(learned[:2]):.3f} at 0.01, {statistics.fmean(learned[-2:]):.3f} at 0.1",
-              statistics.fmean(learned[:2]) < statistics.fmean(learned[-2:])),
-    ]  # fmt: skip
+        Claim(
+            "loss",
+            "the larger rand_distance, the larger the loss",
+            f"ρ {to_loss:.2f} (published {PUBLISHED_CORRELATIONS[0]:.2f})",
+            to_loss > 0.5,
+        ),
+        Claim(
+            "accuracy",
+            "the larger rand_distance, the better the accuracy",
+            f"ρ {to_accuracy:.2f} (published {PUBLISHED_CORRELATIONS[1]:.2f}), {accuracy_range}",
+            to_accuracy > 0.5,
+        ),
+        Claim(
+            "rate",
+            "larger rates leave the random start farther behind",
+            f"{statistics.fmean(by_rate[:2]):.3f} at 0.01, {statistics.fmean(by_rate[-2:]):.3f} at 0.1",
+            statistics.fmean(by_rate[:2]) < statistics.fmean(by_rate[-2:]),
+        ),
+    ]
     columns = ("rate", "batch", "rand_distance", "published", "loss", "published", "accuracy", "published")
     rows = []
-    for each in found:
-        theirs = PUBLISHED[each["lr"], each["batch"]]
-        rows.append((each["lr"], each["batch"], each["rand_distance"], theirs[0], each["loss"], theirs[1],
-                     each["accuracy"], theirs[2]))  # fmt: skip
-    numbers = {"ρ with loss": to_loss, "ρ with accuracy": to_accuracy, "published ρ with loss": THEIRS[0],
-               "published ρ with accuracy": THEIRS[1]}  # fmt: skip
-    about = f"{data.name}, {min(MOST, len(data.x) // 2):,} images to learn from and as many others"
-    pictures = tuple(_picture(found, what, about) for what in ("loss", "accuracy"))
+    for result in results:
+        published = PUBLISHED[result["lr"], result["batch"]]
+        rows.append((result["lr"], result["batch"], result["rand_distance"], published[0], result["loss"], published[1],
+                     result["accuracy"], published[2]))  # fmt: skip
+    numbers = {
+        "ρ with loss": to_loss,
+        "ρ with accuracy": to_accuracy,
+        "published ρ with loss": PUBLISHED_CORRELATIONS[0],
+        "published ρ with accuracy": PUBLISHED_CORRELATIONS[1],
+    }
+    about = f"{data.name}, {min(MAX_EXAMPLES, len(data.x) // 2):,} images to learn from and as many others"
+    pictures = tuple(_draw_picture(results, what, about) for what in ("loss", "accuracy"))
     return Outcome("rand-distance", about, seed, tuple(claims), numbers, seconds,
                    (Table("Six MLPs, twenty epochs", columns, tuple(rows)),), pictures)  # fmt: skip
 
 
-def _picture(found: list[dict[str, Any]], what: str, about: str) -> Picture:
-    x, y = (tuple(float(each[name]) for each in found) for name in ("rand_distance", what))
-    notes = tuple(f"rate {each['lr']}, batch {each['batch']}: {a:.4f}, {b:.4f}"
-                  for each, a, b in zip(found, x, y, strict=True))  # fmt: skip
-    theirs = [(row[0], row[1 if what == "loss" else 2]) for row in PUBLISHED.values()]
-    axes = Axis("mean rand_distance"), (Axis(what),)
-    return Picture(f"rand_distance_{what}", f"rand_distance against {what}", about, *axes, (
-        Points(tone="good", x=x, y=y, label="here", notes=notes),
-        Points(tone="quiet", x=tuple(a for a, _ in theirs), y=tuple(b for _, b in theirs), label="published, MNIST",
-               hollow=True, shape="square"),
-    ))  # fmt: skip
+def _draw_picture(results: list[dict[str, Any]], metric: str, about: str) -> Picture:
+    x, y = (tuple(float(result[name]) for result in results) for name in ("rand_distance", metric))
+    notes = tuple(f"rate {result['lr']}, batch {result['batch']}: {a:.4f}, {b:.4f}"
+                  for result, a, b in zip(results, x, y, strict=True))  # fmt: skip
+    published = [(row[0], row[1 if metric == "loss" else 2]) for row in PUBLISHED.values()]
+    axes = Axis("mean rand_distance"), (Axis(metric),)
+    return Picture(
+        f"rand_distance_{metric}",
+        f"rand_distance against {metric}",
+        about,
+        *axes,
+        (
+            Points(tone="good", x=x, y=y, label="here", notes=notes),
+            Points(
+                tone="quiet",
+                x=tuple(a for a, _ in published),
+                y=tuple(b for _, b in published),
+                label="published, MNIST",
+                hollow=True,
+                shape="square",
+            ),
+        ),
+    )

@@ -17,7 +17,7 @@ from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.live.torch_models import single_threaded
 from layerscope.persistence.result_store import ResultStore
 from layerscope.records.sources import SourceSpec
-from layerscope.views.plots.marks import plain, restored
+from layerscope.views.plots.marks import picture_from_json, picture_to_json
 
 Progress = Callable[[int, int], Any]  # (runs done, of how many)
 Numbers = dict[str, Any]  # of one run, as plain JSON types
@@ -58,50 +58,52 @@ def run(
     :param store: a JSON file with what is done: an interrupted call goes on from it.
     :raises UsageError: a store of another experiment.
     """
-    kept = _RunStore(store, measure, data) if store is not None else None
-    done = {number: found for number, case in enumerate(cases) if kept and (found := kept.get(case)) is not None}
-    left = [number for number in range(len(cases)) if number not in done]
+    run_store = _RunStore(store, measure, data) if store is not None else None
+    result_by_number = {
+        number: result for number, case in enumerate(cases) if run_store and (result := run_store.get(case)) is not None
+    }
+    pending = [number for number in range(len(cases)) if number not in result_by_number]
     work, spec = Work(measure, data), SourceSpec(measure, "experiment", True, "experiment")
-    every = [Job(spec, cases[number]) for number in left]
-    jobs = {id(job): number for job, number in zip(every, left, strict=True)}
-    workers = machine.cores()
+    jobs = [Job(spec, cases[number]) for number in pending]
+    number_by_job = {id(job): number for job, number in zip(jobs, pending, strict=True)}
+    workers = machine.available_cores()
     results: Any = (
-        scheduling.get(engine)(work, every, workers=workers, memory=machine.available_memory())
+        scheduling.engine_named(engine)(work, jobs, workers=workers, memory=machine.available_memory())
         if engine is not None
-        else ((job, work(job)) for job in every)
+        else ((job, work(job)) for job in jobs)
     )
     with single_threaded():
         for job, result in results:
             if not isinstance(result, dict):
                 raise result
-            number = jobs[id(job)]
-            done[number] = result
-            if kept is not None:
-                kept.put(cases[number], result)
+            number = number_by_job[id(job)]
+            result_by_number[number] = result
+            if run_store is not None:
+                run_store.put(cases[number], result)
             if progress is not None:
-                progress(len(done), len(cases))
-    return [done[number] for number in range(len(cases))]
+                progress(len(result_by_number), len(cases))
+    return [result_by_number[number] for number in range(len(cases))]
 
 
-def told(
-    claims: Sequence[Claim], numbers: Mapping[str, float], tables: Sequence[Table], shown: Sequence[Any]
+def to_json_parts(
+    claims: Sequence[Claim], numbers: Mapping[str, float], tables: Sequence[Table], plots: Sequence[Any]
 ) -> Numbers:
     """Parts of an outcome as plain JSON types."""
     return {
         "claims": [[c.figure, c.says, c.measured, c.holds] for c in claims],
         "numbers": {name: None if math.isnan(value) else value for name, value in numbers.items()},
         "tables": [[t.title, list(t.columns), [list(row) for row in t.rows]] for t in tables],
-        "pictures": [plain(picture) for picture in shown],
+        "pictures": [picture_to_json(picture) for picture in plots],
     }
 
 
-def outcome(name: str, about: str, seed: int, parts: Sequence[Numbers], seconds: float) -> Outcome:
+def combine_parts(name: str, about: str, seed: int, parts: Sequence[Numbers], seconds: float) -> Outcome:
     """The outcome of such parts."""
     claims = tuple(Claim(*claim) for part in parts for claim in part["claims"])
     numbers = {name: math.nan if x is None else x for part in parts for name, x in part["numbers"].items()}
     tables = tuple(Table(title, tuple(columns), tuple(tuple(row) for row in rows))
                    for part in parts for title, columns, rows in part["tables"])  # fmt: skip
-    pictures = tuple(restored(picture) for part in parts for picture in part["pictures"])
+    pictures = tuple(picture_from_json(picture) for part in parts for picture in part["pictures"])
     return Outcome(name, about, seed, claims, numbers, seconds, tables, pictures)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.power_law import Tail, best_tail, modified_ks, positive, xmin_window
+from layerscope.fits.power_law import Tail, best_tail, fittable_eigenvalues, modified_ks, xmin_window
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 
-CANDIDATES = 256
-PLAUSIBLE = 0.8  # Stephens' statistic up to which a tail is taken for a power law: two thirds of true ones are below
+MAX_STARTS = 256  # starts of a tail that are tried
+MAX_PLAUSIBLE_KS = 0.8  # Stephens' statistic up to which a tail is taken for a power law; two thirds of true ones pass
 
 
 @family("bootstrap", ref="Clauset, Shalizi & Newman 2009, §3.3 and §4.1")
@@ -32,20 +32,20 @@ def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     would make p too large. So p is uniform for power laws; it
     judges the tail that was found, and says little against a short one (docs: How sure α is, and other rates).
     """
-    logs = np.log(positive(spectrum, settings))
+    logs = np.log(fittable_eigenvalues(spectrum, settings))
     logs = logs[: len(logs) - int(power_law.params["fingers"])]
     alpha, ks, n = (power_law.params[name] for name in ("alpha", "ks", "n_tail"))
     start, alpha, n = law_to_draw_from(logs, Tail(alpha, len(logs) - int(n), ks), settings.min_tail)
-    rng = np.random.default_rng([settings.seed, len(logs), *_fingerprint(logs)])
+    rng = np.random.default_rng([settings.seed, len(logs), *_spectrum_seed(logs)])
     window = xmin_window(logs, settings)
     alphas, distances = [], []
     for _ in range(settings.bootstrap):
-        alphas.append(_refit(np.sort(rng.choice(logs, len(logs))), settings.min_tail, window)[0])
+        alphas.append(_refit_tail(np.sort(rng.choice(logs, len(logs))), settings.min_tail, window)[0])
         above = rng.random(len(logs)) < n / len(logs)
         sample = np.where(above, logs[start] + rng.standard_exponential(len(logs)) / (alpha - 1), 0.0)
         if start > 0:
             sample[~above] = rng.choice(logs[:start], int((~above).sum()))
-        distances.append(_refit(np.sort(sample), settings.min_tail, window)[1])
+        distances.append(_refit_tail(np.sort(sample), settings.min_tail, window)[1])
     tail = (1 - settings.confidence) / 2
     low, high = np.nanquantile(alphas, [tail, 1 - tail])
     worse = int(np.sum(np.array(distances) >= ks))
@@ -61,7 +61,7 @@ def law_to_draw_from(logs: Floats, tail: Tail, min_tail: int) -> tuple[int, floa
 
     Stephens' statistic must be at most 0.8, which two thirds of true power laws pass; at most 256 starts are tried.
     """
-    starts = np.unique(np.linspace(0, tail.start, CANDIDATES).astype(int))
+    starts = np.unique(np.linspace(0, tail.start, MAX_STARTS).astype(int))
     for start in starts[:-1]:
         n = len(logs) - int(start)
         excess = float((logs[start:] - logs[start]).sum())
@@ -69,17 +69,17 @@ def law_to_draw_from(logs: Floats, tail: Tail, min_tail: int) -> tuple[int, floa
             continue
         slope = n / excess
         model = 1 - np.exp(slope * (logs[start] - logs[start:]))
-        if modified_ks(float(np.abs(model - np.arange(n) / n).max()), n) <= PLAUSIBLE:
+        if modified_ks(float(np.abs(model - np.arange(n) / n).max()), n) <= MAX_PLAUSIBLE_KS:
             return int(start), 1 + slope, n
     return tail.start, tail.alpha, len(logs) - tail.start
 
 
-def _fingerprint(logs: Floats) -> list[int]:
+def _spectrum_seed(logs: Floats) -> list[int]:
     """Numbers that differ from spectrum to spectrum and stay when one is rescaled: layers do not share random draws."""
     return [round(1e6 * float(logs[-1] - logs[i])) for i in (0, len(logs) // 2, -2)]
 
 
-def _refit(logs: np.ndarray, min_tail: int, window: tuple[float, float] | None) -> tuple[float, float]:
+def _refit_tail(logs: np.ndarray, min_tail: int, window: tuple[float, float] | None) -> tuple[float, float]:
     try:
         tail = best_tail(logs, min_tail, window)
     except Absent:  # a resample of one repeated value

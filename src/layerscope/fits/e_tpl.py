@@ -6,7 +6,7 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.power_law import histogram_peak, positive
+from layerscope.fits.power_law import fittable_eigenvalues, histogram_peak
 from layerscope.fits.truncated_power_law import fit_truncated
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
@@ -20,7 +20,7 @@ def e_tpl(spectrum: Spectrum, settings: Settings) -> Fit:
     Most of the spectrum is in the tail, whatever its shape, which makes the numbers steadier from model to model than
     those of a tail whose start is searched.
     """
-    values = positive(spectrum, settings)
+    values = fittable_eigenvalues(spectrum, settings)
     logs = np.log(values)
     tail = values[int(np.searchsorted(logs, histogram_peak(logs))) :]
     if len(tail) < settings.min_tail or tail[-1] <= tail[0] * (1 + 1e-9):

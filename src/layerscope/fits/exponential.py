@@ -8,7 +8,7 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.likelihood_ratio import against_power_law, tail_of
+from layerscope.fits.likelihood_ratio import compare_with_power_law, tail_of
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
@@ -22,7 +22,7 @@ def exponential(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     if mean <= 0:
         raise Absent("all eigenvalues of the tail are equal")
     log_density = -math.log(mean) - (tail - tail[0]) / mean
-    ratio, p = against_power_law(tail, power_law.params["alpha"], log_density)
+    ratio, p = compare_with_power_law(tail, power_law.params["alpha"], log_density)
     return Fit(
         "exponential", ok=True, params={"rate": 1 / mean, "ratio": ratio, "p": p, "loglik": float(np.sum(log_density))}
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.power_law import Tail, clip_fingers, positive
+from layerscope.fits.power_law import Tail, clip_fingers, fittable_eigenvalues
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
@@ -19,9 +19,9 @@ def fingers(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
     α itself is left as it is; ``fix_fingers="clip_xmax"`` is what reports the clipped one.
     """
     if settings.fix_fingers == "clip_xmax":
-        found = power_law.params
-        return Fit("fingers", ok=True, params={"fingers": found["fingers"], "alpha": found["alpha"]})
-    logs = np.log(positive(spectrum, settings))
+        params = power_law.params
+        return Fit("fingers", ok=True, params={"fingers": params["fingers"], "alpha": params["alpha"]})
+    logs = np.log(fittable_eigenvalues(spectrum, settings))
     if len(logs) <= settings.min_tail + 1:
         raise Absent("too few eigenvalues to clip any")
     raw = Tail(power_law.params["alpha"], 0, power_law.params["ks"])

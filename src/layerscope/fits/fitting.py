@@ -12,7 +12,7 @@ from layerscope.records.layers import Fit
 from layerscope.settings import Settings
 
 
-def check(families: Sequence[str]) -> None:
+def check_families(families: Sequence[str]) -> None:
     """Every name is a family's.
 
     :raises UnknownName: one is not.
@@ -23,28 +23,28 @@ def check(families: Sequence[str]) -> None:
 
 def fit_all(spectrum: Spectrum, settings: Settings, families: Sequence[str] | None = None) -> dict[str, Fit]:
     """Every one of ``families``, by default those of ``settings.fits``; what one builds on comes first."""
-    done: dict[str, Fit] = {}
-    wanted = settings.fits if families is None else families
-    for name in wanted:
-        _fit(registry.find("fits", name), spectrum, settings, done)
-    return {name: done[name] for name in wanted}
+    fits: dict[str, Fit] = {}
+    names = settings.fits if families is None else families
+    for name in names:
+        _fit_family(registry.find("fits", name), spectrum, settings, fits)
+    return {name: fits[name] for name in names}
 
 
-def _fit(plugin: registry.Plugin, spectrum: Spectrum, settings: Settings, done: dict[str, Fit]) -> Fit:
-    if plugin.name in done:
-        return done[plugin.name]
+def _fit_family(plugin: registry.Plugin, spectrum: Spectrum, settings: Settings, fits: dict[str, Fit]) -> Fit:
+    if plugin.name in fits:
+        return fits[plugin.name]
     facts: dict[str, Any] = {"spectrum": spectrum, "settings": settings}
-    failed: Mapping[str, Fit] = {}
+    failed_fits: Mapping[str, Fit] = {}
     for need in plugin.needs:
         if need not in facts:
-            facts[need] = _fit(registry.find("fits", need), spectrum, settings, done)
-            failed = failed if facts[need].ok else {need: facts[need]}
-    if failed:
-        fit = Fit(plugin.name, ok=False, reason=next(iter(failed.values())).reason)
+            facts[need] = _fit_family(registry.find("fits", need), spectrum, settings, fits)
+            failed_fits = failed_fits if facts[need].ok else {need: facts[need]}
+    if failed_fits:
+        fit = Fit(plugin.name, ok=False, reason=next(iter(failed_fits.values())).reason)
     else:
         try:
             fit = registry.call(plugin, facts)
-        except Absent as why:
-            fit = Fit(plugin.name, ok=False, reason=str(why))
-    done[plugin.name] = fit
+        except Absent as absence:
+            fit = Fit(plugin.name, ok=False, reason=str(absence))
+    fits[plugin.name] = fit
     return fit

@@ -20,25 +20,25 @@ def tail_of(spectrum: Spectrum, power_law: Fit) -> Floats:
     return spectrum.evals[inside]
 
 
-def power_law_density(tail: Floats, alpha: float) -> Floats:
+def power_law_log_density(tail: Floats, alpha: float) -> Floats:
     """ln p of each value: ln((α−1)/xmin) − α·ln(λ/xmin)."""
     log_density: Floats = math.log((alpha - 1) / tail[0]) - alpha * np.log(tail / tail[0])
     return log_density
 
 
-def against_power_law(tail: Floats, alpha: float, log_density: Floats) -> tuple[float, float]:
+def compare_with_power_law(tail: Floats, alpha: float, log_density: Floats) -> tuple[float, float]:
     """(R, p): log-likelihood ratio of the power law over a rival, and Vuong's two-sided p that R's sign is chance.
 
     R > 0 favours the power law. p = erfc(|R| / (√(2n)·s)), s the standard deviation of the point-wise ratios
     (Vuong 1989; Clauset et al. 2009, eq. C.6).
     """
-    pointwise = power_law_density(tail, alpha) - log_density
+    pointwise = power_law_log_density(tail, alpha) - log_density
     ratio, spread = float(pointwise.sum()), float(pointwise.std())
     if spread <= 1e-12 * max(1.0, abs(ratio)):
         return ratio, 1.0
     return ratio, math.erfc(abs(ratio) / (math.sqrt(2 * len(tail)) * spread))
 
 
-def nested_p(gain: float) -> float:
+def nested_p_value(gain: float) -> float:
     """p that a larger family's log-likelihood gain is chance, one parameter on its boundary: ½χ²₀ + ½χ²₁."""
     return 0.5 * math.erfc(math.sqrt(gain)) if gain > 0 else 1.0

@@ -9,12 +9,12 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.fits.likelihood_ratio import against_power_law, tail_of
+from layerscope.fits.likelihood_ratio import compare_with_power_law, tail_of
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
 
-LONGEST = 1e4  # σ beyond which the lognormal is a power law to every digit
+MAX_SIGMA = 1e4  # σ beyond which the lognormal is a power law to every digit
 
 
 @family("lognormal", ref="Clauset, Shalizi & Newman 2009, Table 2.1 and §5.1")
@@ -35,17 +35,17 @@ def lognormal(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
         raise Absent("all eigenvalues of the tail are equal")
 
     def log_density(mu: float, s: float) -> Any:
-        centred = (t - mu) / s
-        return -0.5 * centred**2 - math.log(s) - 0.5 * math.log(2 * math.pi) - log_ndtr(mu / s)
+        centered = (t - mu) / s
+        return -0.5 * centered**2 - math.log(s) - 0.5 * math.log(2 * math.pi) - log_ndtr(mu / s)
 
     def loss(x: np.ndarray) -> float:
         return -float(log_density(x[0] * spread, math.exp(x[1]) * spread).mean())
 
     starts = ([float(t.mean()) / spread, 0.0], [-5.0, 1.0], [-50.0, 2.0])
-    bounds = [(-LONGEST, LONGEST), (math.log(1e-3), math.log(LONGEST))]
+    bounds = [(-MAX_SIGMA, MAX_SIGMA), (math.log(1e-3), math.log(MAX_SIGMA))]
     best = min((minimize(loss, x, method="L-BFGS-B", bounds=bounds) for x in starts), key=lambda r: float(r.fun))
     mu, s = float(best.x[0]) * spread, math.exp(float(best.x[1])) * spread
     density = log_density(mu, s) - t - math.log(tail[0])  # of λ, not of ln λ
-    ratio, p = against_power_law(tail, power_law.params["alpha"], density)
+    ratio, p = compare_with_power_law(tail, power_law.params["alpha"], density)
     params = {"mu": mu + math.log(tail[0]), "s": s, "ratio": ratio, "p": p, "loglik": float(density.sum())}
     return Fit("lognormal", ok=True, params=params)

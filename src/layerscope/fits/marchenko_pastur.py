@@ -6,12 +6,16 @@ import numpy as np
 
 from layerscope.errors import Absent
 from layerscope.fits import family
-from layerscope.numerics.random_matrix import mp_cdf, mp_edges, spikes_and_sigma, tracy_widom_edge
+from layerscope.numerics.random_matrix import (
+    MIN_EVALS_FOR_BULK,
+    mp_cdf,
+    mp_edges,
+    spikes_and_sigma,
+    tracy_widom_edge,
+)
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
-
-FEWEST = 8  # eigenvalues of one matrix below which a bulk means nothing
 
 
 @family("marchenko_pastur", ref="Marchenko & Pastur 1967; Ma, Bernoulli 18 (2012); Rosner, Technometrics 25 (1983)")
@@ -29,19 +33,19 @@ def marchenko_pastur(spectrum: Spectrum, settings: Settings) -> Fit:
     n, m, k = spectrum.n, spectrum.m, spectrum.k
     if not spectrum.complete:
         raise Absent("a low-rank product or an inverse has no random bulk")
-    if m < FEWEST:
-        raise Absent(f"matrices of {m} eigenvalue{'s' * (m != 1)} have no bulk (at least {FEWEST})")
+    if m < MIN_EVALS_FOR_BULK:
+        raise Absent(f"matrices of {m} eigenvalue{'s' * (m != 1)} have no bulk (at least {MIN_EVALS_FOR_BULK})")
     live = spectrum.live
     if len(live) < len(spectrum.evals) / 2:
         raise Absent(f"{len(spectrum.evals) - len(live)} of {len(spectrum.evals)} eigenvalues are zero: no bulk")
-    m = max(FEWEST // 2, round(len(live) / k))
+    m = max(MIN_EVALS_FOR_BULK // 2, round(len(live) / k))
     spikes, sigma = spikes_and_sigma(live, n, m, k, settings.spike_rate)
-    out = min(round(spikes / k), m - 1)
+    spikes_per_matrix = min(round(spikes / k), m - 1)
     low, high = mp_edges(n, m, sigma)
     bulk = live[: len(live) - spikes]
     steps = np.arange(len(bulk) + 1) / len(bulk)
-    law = mp_cdf(bulk, n - out, m - out, sigma)
+    law = mp_cdf(bulk, n - spikes_per_matrix, m - spikes_per_matrix, sigma)
     ks = float(max(np.abs(law - steps[:-1]).max(), np.abs(law - steps[1:]).max()))
-    edge = tracy_widom_edge(n - out, m - out, sigma, k, settings.spike_rate)
+    edge = tracy_widom_edge(n - spikes_per_matrix, m - spikes_per_matrix, sigma, k, settings.spike_rate)
     params = {"sigma": sigma, "bulk_min": low, "bulk_max": high, "edge": float(edge), "spikes": spikes, "ks": ks}
     return Fit("marchenko_pastur", ok=True, params=params)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 BANDWIDTH = 0.1  # of the triangular kernel
-POINTS = 1000  # of the grid, from 0 to the largest eigenvalue and 0.5 more
-THIN = 0.01  # density below which a point does not count
+GRID_POINTS = 1000  # of the grid, from 0 to the largest eigenvalue and 0.5 more
+MIN_DENSITY = 0.01  # density below which a point does not count
 PENALTY = 1000.0  # residual where the law does not cover the peak
 
 
@@ -41,10 +41,10 @@ def mp_kde(spectrum: Spectrum, settings: Settings) -> Fit:
     q = n / m
     scale = math.sqrt(len(evals) / float(evals.sum()))
     x = scale**2 * evals
-    grid = np.linspace(0, float(x.max()) + 0.5, POINTS)
+    grid = np.linspace(0, float(x.max()) + 0.5, GRID_POINTS)
     density = triangle_density(x, grid)
-    kept = density > THIN
-    grid, density = grid[kept], density[kept]
+    counts = density > MIN_DENSITY
+    grid, density = grid[counts], density[counts]
     peak, end = float(grid[density.argmax()]), float(grid.max())
 
     def loss(s: Floats) -> float:
@@ -75,8 +75,8 @@ def triangle_density(values: Floats, grid: Floats, width: float = BANDWIDTH) -> 
     """Kernel density estimate on a grid, the kernel (1 − |u|)₊ of half-width ``width``; sums by sorted prefix sums."""
     values = np.sort(values)
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    low, here, high = (np.searchsorted(values, grid + shift) for shift in (-width, 0.0, width))
-    below = (here - low) * (1 - grid / width) + (sums[here] - sums[low]) / width
-    above = (high - here) * (1 + grid / width) - (sums[high] - sums[here]) / width
+    low, center, high = (np.searchsorted(values, grid + shift) for shift in (-width, 0.0, width))
+    below = (center - low) * (1 - grid / width) + (sums[center] - sums[low]) / width
+    above = (high - center) * (1 + grid / width) - (sums[high] - sums[center]) / width
     density: Floats = (below + above) / (len(values) * width)
     return density

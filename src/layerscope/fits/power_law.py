@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats, Ints
     from layerscope.settings import Settings
 
-PROBES = 24  # points at which every candidate is tested before any is tested fully
-BLOCK = 1 << 18  # entries of one block of full tests
-SEARCHED = 0.75  # share of a tail's values that are left, in effect, once xmin was chosen by the same values
+PROBE_RANKS = 24  # points at which every candidate is tested before any is tested fully
+BLOCK_ENTRIES = 1 << 18  # entries of one block of full tests
+EFFECTIVE_TAIL_SHARE = 0.75  # share of a tail's values that count once xmin was chosen by the same values
 
 
 class Tail(NamedTuple):
@@ -41,7 +41,7 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
     them hold the truth in 88–93 % of simulated samples (docs: How sure α is). Eigenvalues repel each other and are not
     independent draws, as all of this assumes.
     """
-    values = positive(spectrum, settings)
+    values = fittable_eigenvalues(spectrum, settings)
     logs = np.log(values)
     dropped, raw = 0, best_tail(logs, settings.min_tail, xmin_window(logs, settings))
     tail = raw
@@ -49,7 +49,7 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
         dropped, tail = clip_fingers(logs, raw, settings)
     fitted = values[: len(values) - dropped]
     n = len(fitted) - tail.start
-    low, high = alpha_interval(tail.alpha, SEARCHED * n, settings.confidence)
+    low, high = alpha_interval(tail.alpha, EFFECTIVE_TAIL_SHARE * n, settings.confidence)
     return Fit(
         "power_law",
         ok=True,
@@ -72,7 +72,7 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
     )
 
 
-def positive(spectrum: Spectrum, settings: Settings) -> Floats:
+def fittable_eigenvalues(spectrum: Spectrum, settings: Settings) -> Floats:
     """The eigenvalues a tail may be fitted to: above the floor, or above the absolute ``null_cut``.
 
     :raises Absent: fewer than ``min_evals`` of them, or all of one value.
@@ -118,41 +118,41 @@ def best_tail(logs: Floats, min_tail: int, window: tuple[float, float] | None = 
     Exact, without testing every candidate fully: D at a few probe points bounds each candidate's D from below;
     candidates are then tested in blocks, best bound first, until no bound is below the best D found.
     """
-    starts, sizes, slopes = _candidates(logs, min_tail)
+    starts, sizes, slopes = _candidate_tails(logs, min_tail)
     if window is not None:
         inside = (logs[starts] >= window[0]) & (logs[starts] <= window[1])
         starts, sizes, slopes = starts[inside], sizes[inside], slopes[inside]
     if not len(starts):
         raise Absent("all eigenvalues are equal" if window is None else "no tail begins in the window of xmin")
-    bounds = _probe(logs, starts, sizes, slopes)
+    bounds = _distance_bounds(logs, starts, sizes, slopes)
     order = np.argsort(bounds, kind="stable")
     best = Tail(math.nan, -1, math.inf)
-    done, step = 0, 8
-    while done < len(order) and bounds[order[done]] <= best.ks:
-        chosen = np.sort(order[done : done + step])
-        distances = _distances(logs, starts[chosen], slopes[chosen])
+    tested, step = 0, 8
+    while tested < len(order) and bounds[order[tested]] <= best.ks:
+        chosen = np.sort(order[tested : tested + step])
+        distances = _ks_distances(logs, starts[chosen], slopes[chosen])
         i = int(distances.argmin())
-        found = Tail(float(slopes[chosen[i]]) + 1, int(starts[chosen[i]]), float(distances[i]))
-        if (found.ks, found.start) < (best.ks, best.start):
-            best = found
-        done += step
-        step = max(8, min(4 * step, BLOCK // len(logs)))
+        candidate = Tail(float(slopes[chosen[i]]) + 1, int(starts[chosen[i]]), float(distances[i]))
+        if (candidate.ks, candidate.start) < (best.ks, best.start):
+            best = candidate
+        tested += step
+        step = max(8, min(4 * step, BLOCK_ENTRIES // len(logs)))
     return best
 
 
-def scan(logs: Floats, min_tail: int, most: int = 0, also: float = 0.0) -> tuple[Floats, Floats, Floats]:
+def scan_tails(logs: Floats, min_tail: int, max_tails: int = 0, log_xmin: float = 0.0) -> tuple[Floats, Floats, Floats]:
     """(ln xmin, α, D) of every candidate: what a picture of the search shows.
 
     Of ``most`` evenly spread ones where there are more, and of the one that begins at ln xmin = ``also``.
     """
-    starts, _, slopes = _candidates(logs, min_tail)
-    if most and len(starts) > most:
-        best = min(int(np.searchsorted(logs[starts], also)), len(starts) - 1)
-        chosen = np.unique([*np.linspace(0, len(starts) - 1, most).round().astype(int), best])
+    starts, _, slopes = _candidate_tails(logs, min_tail)
+    if max_tails and len(starts) > max_tails:
+        best = min(int(np.searchsorted(logs[starts], log_xmin)), len(starts) - 1)
+        chosen = np.unique([*np.linspace(0, len(starts) - 1, max_tails).round().astype(int), best])
         starts, slopes = starts[chosen], slopes[chosen]
-    step = max(1, BLOCK // len(logs))
+    step = max(1, BLOCK_ENTRIES // len(logs))
     blocks = [slice(i, i + step) for i in range(0, len(starts), step)]
-    distances = np.concatenate([_distances(logs, starts[b], slopes[b]) for b in blocks])
+    distances = np.concatenate([_ks_distances(logs, starts[b], slopes[b]) for b in blocks])
     return logs[starts], slopes + 1, distances
 
 
@@ -205,7 +205,7 @@ def modified_ks(ks: float, n: int) -> float:
     return (ks - 0.2 / n) * (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n))
 
 
-def _candidates(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
+def _candidate_tails(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
     """(starts, sizes, α − 1) of every tail of at least ``min_tail`` values; equal values start one tail."""
     starts = np.arange(len(logs) - min_tail + 1)
     sizes = len(logs) - starts
@@ -215,15 +215,15 @@ def _candidates(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
     return starts[keep], sizes[keep], sizes[keep] / excess[keep]
 
 
-def _probe(logs: Floats, starts: Ints, sizes: Ints, slopes: Floats) -> Floats:
+def _distance_bounds(logs: Floats, starts: Ints, sizes: Ints, slopes: Floats) -> Floats:
     """Lower bound of D for each candidate, from ``PROBES`` ranks spread over its tail."""
-    ranks = np.arange(PROBES) * (sizes[:, None] - 1) // (PROBES - 1)
+    ranks = np.arange(PROBE_RANKS) * (sizes[:, None] - 1) // (PROBE_RANKS - 1)
     model = np.exp(slopes[:, None] * (logs[starts, None] - logs[starts[:, None] + ranks]))
     bounds: Floats = np.abs(1.0 - model - ranks / sizes[:, None]).max(axis=1)
     return bounds
 
 
-def _distances(logs: Floats, starts: Ints, slopes: Floats) -> Floats:
+def _ks_distances(logs: Floats, starts: Ints, slopes: Floats) -> Floats:
     """D = max_j |F(x_j) − j/n|, j = 0..n−1, F(x) = 1 − (x/xmin)^{1−α}, for ascending ``starts``.
 
     The empirical step is taken from below, as in Clauset's plfit and in powerlaw; the two-sided distance is at

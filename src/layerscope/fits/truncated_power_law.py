@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerscope.fits import family
-from layerscope.fits.likelihood_ratio import nested_p, power_law_density, tail_of
+from layerscope.fits.likelihood_ratio import nested_p_value, power_law_log_density, tail_of
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 
-LEAST = 1.0  # α below which there is no power law to cut off, only an exponential
+MIN_ALPHA = 1.0  # α below which there is no power law to cut off, only an exponential
 
 
 @family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; test at the boundary: Self & Liang 1987")
@@ -31,8 +31,14 @@ def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) 
     tail = tail_of(spectrum, power_law)
     alpha0 = power_law.params["alpha"]
     alpha, cutoff, density = fit_truncated(tail, alpha0)
-    gain = max(0.0, float((density - power_law_density(tail, alpha0)).sum()))
-    params = {"alpha": alpha, "Lambda": cutoff, "ratio": -gain, "p": nested_p(gain), "loglik": float(density.sum())}
+    gain = max(0.0, float((density - power_law_log_density(tail, alpha0)).sum()))
+    params = {
+        "alpha": alpha,
+        "Lambda": cutoff,
+        "ratio": -gain,
+        "p": nested_p_value(gain),
+        "loglik": float(density.sum()),
+    }
     return Fit("truncated_power_law", ok=True, params=params)
 
 
@@ -47,9 +53,13 @@ def fit_truncated(tail: Floats, alpha: float) -> tuple[float, float, Floats]:
         slope, theta = float(v[0]), math.exp(float(v[1]))
         return slope * mean_log + theta * mean + log_exponential_integral(slope, theta)
 
-    tries = ([alpha, math.log(1e-6)], [max(alpha - 1, LEAST), math.log(0.5 / mean)], [LEAST, math.log(1 / mean)])
-    bounds = [(LEAST, 100.0), (math.log(1e-12), math.log(1e4))]
-    best = min((minimize(loss, v, method="L-BFGS-B", bounds=bounds) for v in tries), key=lambda r: float(r.fun))
+    starts = (
+        [alpha, math.log(1e-6)],
+        [max(alpha - 1, MIN_ALPHA), math.log(0.5 / mean)],
+        [MIN_ALPHA, math.log(1 / mean)],
+    )
+    bounds = [(MIN_ALPHA, 100.0), (math.log(1e-12), math.log(1e4))]
+    best = min((minimize(loss, v, method="L-BFGS-B", bounds=bounds) for v in starts), key=lambda r: float(r.fun))
     alpha, theta = float(best.x[0]), math.exp(float(best.x[1]))
     density = -alpha * np.log(x) - theta * x - log_exponential_integral(alpha, theta) - math.log(tail[0])
     return alpha, theta / float(tail[0]), density
@@ -64,7 +74,7 @@ def log_exponential_integral(alpha: float, theta: float) -> float:
     end = peak + step
     while -slope * end - theta * math.exp(end) > top - 40:
         end += max(step, 0.1 * (end - peak))
-    nodes, weights = _legendre()
+    nodes, weights = _legendre_nodes()
     pieces = [(0.0, peak)] if peak > 0 else []
     pieces += [(peak, (peak + end) / 2), ((peak + end) / 2, end)]
     total = 0.0
@@ -75,6 +85,6 @@ def log_exponential_integral(alpha: float, theta: float) -> float:
 
 
 @functools.cache
-def _legendre() -> tuple[np.ndarray, np.ndarray]:
+def _legendre_nodes() -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = np.polynomial.legendre.leggauss(80)
     return nodes, weights

@@ -15,7 +15,7 @@ def as_batches(data: Any) -> Any:
     return [data] if pair or isinstance(data, Mapping) else data
 
 
-def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+def iterate_batches(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches.
 
     :raises Unreadable: the loader raises.
@@ -41,4 +41,4 @@ def run_batch(model: Any, batch: Any, number: int, forward: Forward | None) -> t
 def materialize_batches(model: Any, batches: Iterable[Any]) -> list[Any]:
     """All batches, drawn without moving the random generators."""
     with preserve_randomness(model):
-        return list(each_batch(batches))
+        return list(iterate_batches(batches))

@@ -72,10 +72,10 @@ class CallTrace:
 
 
 def has_hooks(*modules: Any) -> bool:
-    """Does anyone look at what modules are given or give?"""
+    """Does any module have a hook on its inputs or outputs?"""
     from torch.nn.modules import module as torch_module
 
-    globally = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
-    return any(globally) or any(
+    global_hooks = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+    return any(global_hooks) or any(
         child._forward_hooks or child._forward_pre_hooks for module in modules for child in module.modules()
     )

@@ -13,17 +13,17 @@ from layerscope.live.torch_models import at_least_float32
 
 
 def identify_function(function: Any) -> bytes:
-    """What tells a function from others: its name, its code, and what it is bound to: arguments of a partial, defaults,
-    what a closure holds, the attributes of an object that is called."""
+    """Bytes that distinguish a function from others: its name, its code, and what it is bound to: arguments of a
+    partial, defaults, what a closure holds, the attributes of an object that is called."""
     if isinstance(function, functools.partial):
         return identify_function(function.func) + _pickle_bytes((function.args, sorted(function.keywords.items())))
     code = getattr(function, "__code__", None)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     if code is None:
         return name.encode() + _pickle_bytes(getattr(function, "__dict__", {}))
-    held = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY_CELL]
-    held = [each for each in held if not isinstance(each, list | dict | set)]  # what a function counts in, say
-    bound = _pickle_bytes((held, function.__defaults__, function.__kwdefaults__))
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY_CELL]
+    cells = [value for value in cells if not isinstance(value, list | dict | set)]  # what a function counts in, say
+    bound = _pickle_bytes((cells, function.__defaults__, function.__kwdefaults__))
     return b"".join([name.encode(), code.co_code, repr((code.co_names, code.co_consts)).encode(), bound])
 
 
@@ -31,22 +31,22 @@ _EMPTY_CELL = types.CellType()
 
 
 def digest(words: Sequence[str], tensors: Sequence[Any], functions: Sequence[Any]) -> bytes:
-    """What changes with any of them."""
-    found = hashlib.sha256("\0".join(words).encode())
+    """A digest that changes with any of the words, tensors and functions."""
+    hasher = hashlib.sha256("\0".join(words).encode())
     for tensor in tensors:
-        found.update(at_least_float32(tensor).cpu().contiguous().numpy().tobytes())
+        hasher.update(at_least_float32(tensor).cpu().contiguous().numpy().tobytes())
     for function in functions:
-        found.update(identify_function(function) if callable(function) else repr(function).encode())
-    return found.digest()
+        hasher.update(identify_function(function) if callable(function) else repr(function).encode())
+    return hasher.digest()
 
 
 def _pickle_bytes(value: Any) -> bytes:
-    """As bytes that change with it; of what cannot be pickled its parts, or its type alone."""
+    """Bytes that change with a value; of a value that cannot be pickled its parts, or its type alone."""
     try:
         return bytes(pickle.dumps(value))
     except Exception:  # pickle and what is pickled raise anything
         if isinstance(value, dict):
-            return b"".join(_pickle_bytes(each) for each in value.items())
+            return b"".join(_pickle_bytes(item) for item in value.items())
         if isinstance(value, list | tuple):
-            return b"".join(_pickle_bytes(each) for each in value)
+            return b"".join(_pickle_bytes(item) for item in value)
         return identify_function(value) if hasattr(value, "__code__") else str(type(value)).encode()

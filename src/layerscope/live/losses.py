@@ -58,7 +58,7 @@ class Loss:
                 what = tuple(getattr(labels, "shape", ())) or type(labels).__name__
                 raise UsageError(f"outputs of {tuple(output.shape)} and targets of {what}")
             return 0.5 * (output - labels).square().reshape(len(output), -1).sum(1)
-        logits, labels = _flat(output, labels)
+        logits, labels = _flatten_tokens(output, labels)
         if is_checked:
             return _cross_entropy(logits, labels)
         if labels.is_floating_point() or labels.is_complex():
@@ -135,7 +135,7 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
     return functional.cross_entropy(columns, labels.unsqueeze(0), reduction="none", ignore_index=IGNORED)[0]
 
 
-def _flat(output: Any, labels: Any) -> tuple[Any, Any]:
+def _flatten_tokens(output: Any, labels: Any) -> tuple[Any, Any]:
     """Logits (rows, classes) and labels (rows,): tokens of sequences are rows."""
     if not hasattr(labels, "shape") or not hasattr(labels, "is_floating_point"):
         raise UsageError(f"labels are a {type(labels).__name__}, not a tensor")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 def tensors_in(nested: Any) -> Iterator[Any]:
@@ -16,18 +13,18 @@ def tensors_in(nested: Any) -> Iterator[Any]:
     if isinstance(nested, torch.Tensor):
         yield nested
     elif isinstance(nested, tuple | list):
-        for each in nested:
-            yield from tensors_in(each)
+        for item in nested:
+            yield from tensors_in(item)
     elif isinstance(nested, Mapping):
         yield from tensors_in(list(nested.values()))
 
 
-def replace_tensors(nested: Any, other: Mapping[int, Any]) -> Any:
-    """The same with other tensors in the place of some."""
-    if id(nested) in other:
-        return other[id(nested)]
+def replace_tensors(nested: Any, replacements: Mapping[int, Any]) -> Any:
+    """The same structure with some tensors replaced, by their ids."""
+    if id(nested) in replacements:
+        return replacements[id(nested)]
     if isinstance(nested, tuple | list) and not hasattr(nested, "_fields"):
-        return type(nested)(replace_tensors(each, other) for each in nested)
+        return type(nested)(replace_tensors(item, replacements) for item in nested)
     if isinstance(nested, Mapping):
-        return {key: replace_tensors(value, other) for key, value in nested.items()}
+        return {key: replace_tensors(value, replacements) for key, value in nested.items()}
     return nested

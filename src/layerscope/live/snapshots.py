@@ -1,4 +1,4 @@
-"""The weights of a live model of any framework at one moment: copied, kept, put back, measured against each other."""
+"""The weights of a live model of any framework at one moment: copied, restored, compared."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def copy_model(model: Any) -> Any:
         import keras
 
         with translate_errors("copying the model"):
-            found = keras.models.clone_model(model)
-            found.set_weights(model.get_weights())
-        return found
+            copied = keras.models.clone_model(model)
+            copied.set_weights(model.get_weights())
+        return copied
     if hasattr(model, "state_dict"):
         with translate_errors("copying the model"):
             return copy.deepcopy(model)
@@ -28,20 +28,20 @@ def copy_model(model: Any) -> Any:
 
 
 def copy_state(model: Any) -> Any:
-    """The weights, for :func:`put_back`."""
+    """The weights, for :func:`restore_state`."""
     if hasattr(model, "state_dict"):
-        return {name: _own(value) for name, value in model.state_dict().items()}
-    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else _own(model)
+        return {name: _copy_value(value) for name, value in model.state_dict().items()}
+    return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else _copy_value(model)
 
 
-def _own(value: Any) -> Any:
-    """The same numbers in memory of their own: what a loop changes in place, or gives away, stays as it was."""
+def _copy_value(value: Any) -> Any:
+    """A copy that stays as it is when a training loop changes the value in place or donates its memory."""
     if hasattr(value, "detach"):
         return value.detach().clone()
     if isinstance(value, Mapping):
-        return type(value)({key: _own(each) for key, each in value.items()})  # type: ignore[call-arg]
+        return type(value)({key: _copy_value(item) for key, item in value.items()})  # type: ignore[call-arg]
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return type(value)(_own(each) for each in value)
+        return type(value)(_copy_value(item) for item in value)
     if hasattr(value, "__array__") and hasattr(value, "dtype"):
         return np.array(value)
     with translate_errors("copying the weights"):
@@ -61,13 +61,13 @@ def restore_state(model: Any, weights: Any) -> Any:
 
 def copy_learned_tensors(model: Any) -> dict[str, Any]:
     """Copies of the learned tensors by name."""
-    from layerscope.sources.model_weights import learned_names, weights_of
+    from layerscope.sources.model_weights import trainable_names, weights_of
 
     weights = weights_of(model)
-    return {name: np.array(weights[name], np.float32) for name in learned_names(weights)}
+    return {name: np.array(weights[name], np.float32) for name in trainable_names(weights)}
 
 
 def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    """l2, over the tensors that both have alike."""
+    """l2 distance, over the tensors that both have in the same shape."""
     common = [name for name in a if name in b and a[name].shape == b[name].shape]
     return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in common))

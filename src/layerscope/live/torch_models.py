@@ -123,8 +123,8 @@ def nearly_equal(a: Any, b: Any) -> bool:
     finite = a.isfinite() & b.isfinite()
     if not equal(a[~finite], b[~finite]):
         return False
-    size = a[finite].abs().max() if bool(finite.any()) else a.new_ones(())
-    tolerance = min(ROUNDING_ULPS * torch.finfo(a.dtype).eps, MAX_RELATIVE_ERROR) * float(size)
+    magnitude = a[finite].abs().max() if bool(finite.any()) else a.new_ones(())
+    tolerance = min(ROUNDING_ULPS * torch.finfo(a.dtype).eps, MAX_RELATIVE_ERROR) * float(magnitude)
     return not bool(((a - b).abs()[finite] > tolerance).any())
 
 
@@ -137,8 +137,8 @@ def run_twice(run: Any, x: Any) -> Any:
     output = run(inputs)
     if not equal(inputs, x):
         raise UsageError("the model changes its input in place: no two points would see the same data")
-    again = run(inputs)
-    if bool(output.isfinite().all()) and not equal(output, again):
+    second_output = run(inputs)
+    if bool(output.isfinite().all()) and not equal(output, second_output):
         raise UsageError("the model is random in evaluation mode: no two points would see the same function")
     return output
 

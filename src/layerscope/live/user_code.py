@@ -1,4 +1,4 @@
-"""Running what a user brought (a model, its data, a loss): what it raises is told in a line, nothing is left behind."""
+"""Running what a user brought (a model, its data, a loss): its errors become one line, and its state is restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Forward = Callable[[Any, Any], Any]
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Errors of others become one of ours that says what raised them."""
+    """Re-raise exceptions from user code as Unreadable, naming the call that failed."""
     try:
         yield
     except (LayerscopeError, GeneratorExit):
@@ -33,7 +33,7 @@ def require_gradient(values: Any) -> Any:
 
 
 def torch_parameters(model: Any) -> dict[str, Any]:
-    """All of a model's, by name.
+    """All parameters of a model, by name.
 
     :raises Unreadable: no torch module.
     :raises UsageError: parameters that have no shape yet.
@@ -46,16 +46,16 @@ def torch_parameters(model: Any) -> dict[str, Any]:
 
     if not isinstance(model, nn.Module):
         raise Unreadable(f"{type(model).__name__} is no torch module")
-    found = dict(model.named_parameters())
-    for name, parameter in found.items():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         if nn.parameter.is_lazy(parameter):
             raise UsageError(f"{name} has no shape yet: run the model once")
-    return found
+    return parameters
 
 
 @contextmanager
 def preserve_randomness(model: Any) -> Iterator[None]:
-    """Random generators are afterwards as they were."""
+    """Restore the random generators afterwards."""
     import torch
 
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -65,7 +65,7 @@ def preserve_randomness(model: Any) -> Iterator[None]:
 
 @contextmanager
 def restore_model_state(model: Any, parameters: list[Any]) -> Iterator[None]:
-    """These ask for gradients inside; buffers, requires_grad and random generators are as before afterwards."""
+    """Require gradients of these parameters inside; restore buffers, requires_grad and random generators afterwards."""
     import torch
 
     buffers = [
@@ -74,15 +74,15 @@ def restore_model_state(model: Any, parameters: list[Any]) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    wanted = [(parameter, parameter.requires_grad) for parameter in parameters]
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in parameters]
     with preserve_randomness(model), torch.enable_grad():
         try:
-            for parameter, _ in wanted:
+            for parameter, _ in requires_grad:
                 parameter.requires_grad_(True)
             yield
         finally:
-            for parameter, had in wanted:
-                parameter.requires_grad_(had)
+            for parameter, required in requires_grad:
+                parameter.requires_grad_(required)
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     buffer.copy_(value)

@@ -8,12 +8,12 @@ from typing import Any
 
 from layerscope import registry
 from layerscope.errors import Absent
-from layerscope.metrics.metric_decorator import LEARNING, LENS, MADE, ROLES
+from layerscope.metrics.metric_decorator import DATA_ROLES, LEARNING_FACT, ROLES, WEIGHT_FACTS
 from layerscope.records.layers import Measurement, Value
 from layerscope.settings import Settings
 
 
-class Learned(dict[str, float]):
+class LearningNumbers(dict[str, float]):
     """Numbers that a source gave; one that it did not give is absent, with that for a reason."""
 
     def __missing__(self, name: str) -> float:
@@ -24,39 +24,39 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     """(metrics, absent): every column of one layer, and why the others are not there."""
     weight = parts["weight"]
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
-    missing = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
-    missing["fisher"] = "not asked for (exact=True), or not of a shared, grouped or kernel-free layer"
-    missing |= dict.fromkeys(registry.plugins("fits"), "not asked for")
-    missing |= dict.fromkeys(MADE, "not of a low-rank product" if weight.ref.rank else "not asked for")
+    missing_reasons = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
+    missing_reasons["fisher"] = "not asked for (exact=True), or not of a shared, grouped or kernel-free layer"
+    missing_reasons |= dict.fromkeys(registry.plugins("fits"), "not asked for")
+    missing_reasons |= dict.fromkeys(WEIGHT_FACTS, "not of a low-rank product" if weight.ref.rank else "not asked for")
     for role, part in parts.items():
         if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum
-    facts |= _made(parts, missing)
+    facts |= _facts_of_weight(parts, missing_reasons)
     learning = {name: value for part in parts.values() for name, value in part.facts.items()}
     if learning:
-        facts[LEARNING] = Learned(learning)
-    unused = set() if learning else {*LENS, LEARNING}
+        facts[LEARNING_FACT] = LearningNumbers(learning)
+    unavailable = set() if learning else {*DATA_ROLES, LEARNING_FACT}
     for name, fit in weight.fits.items():
         if fit.ok:
             facts[name] = fit
         else:
-            missing[name] = fit.reason
+            missing_reasons[name] = fit.reason
     values: dict[str, Value] = {}
     absent: dict[str, str] = {}
     for plugin in registry.plugins("metrics").values():
-        if unused & set(plugin.needs):
+        if unavailable & set(plugin.needs):
             continue
-        reasons = [missing[need] for need in plugin.needs if need not in facts]
+        reasons = [missing_reasons[need] for need in plugin.needs if need not in facts]
         try:
             if reasons:
                 raise Absent(reasons[0])
-            values[plugin.name] = _checked(registry.call(plugin, facts))
-        except Absent as why:
-            absent[plugin.name] = str(why)
+            values[plugin.name] = _require_finite(registry.call(plugin, facts))
+        except Absent as absence:
+            absent[plugin.name] = str(absence)
     return values, absent
 
 
-def _made(parts: Mapping[str, Measurement], missing: dict[str, str]) -> dict[str, Any]:
+def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str, str]) -> dict[str, Any]:
     """Facts of what was made from the weight's matrix; why one is not there goes into ``missing``."""
     facts: dict[str, Any] = {}
     shuffles = [part for role, part in parts.items() if role.startswith("shuffle")]
@@ -70,11 +70,11 @@ def _made(parts: Mapping[str, Measurement], missing: dict[str, str]) -> dict[str
         if fit is not None and fit.ok:
             facts["windows"] = windows
         else:
-            missing["windows"] = windows.skipped or (fit.reason if fit else "not fitted")
+            missing_reasons["windows"] = windows.skipped or (fit.reason if fit else "not fitted")
     return facts
 
 
-def _checked(value: Any) -> Value:
+def _require_finite(value: Any) -> Value:
     if isinstance(value, str):
         return value
     number = value if isinstance(value, int) else float(value)

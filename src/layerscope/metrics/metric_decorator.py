@@ -9,9 +9,9 @@ from typing import Any
 from layerscope import registry
 
 ROLES = ("weight", "base", "input", "gradient", "fisher")
-MADE = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
-LENS = ("input", "gradient", "fisher")  # roles that only data can fill
-LEARNING = "learning"  # numbers of all roles that the source gave beside the matrices, where it gave any
+WEIGHT_FACTS = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
+DATA_ROLES = ("input", "gradient", "fisher")  # roles that only data can fill
+LEARNING_FACT = "learning"  # numbers of all roles that the source gave beside the matrices, where it gave any
 
 
 def metric(
@@ -24,7 +24,7 @@ def metric(
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        known = {*ROLES, *MADE, LEARNING, *registry.plugins("fits"), "ref", "settings"}
+        known = {*ROLES, *WEIGHT_FACTS, LEARNING_FACT, *registry.plugins("fits"), "ref", "settings"}
         for name in inspect.signature(function).parameters:
             if name not in known:
                 code = function.__code__

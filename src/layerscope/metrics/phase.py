@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
+from layerscope.metrics.references import HTSR
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 
-COLLAPSED = 0.25  # share of zero eigenvalues
-BULK_KS = 0.1  # distance of the bulk to the Marchenko–Pastur law: Gaussian layers of 64 rows and more stay below 0.07
-FEW = 0.15  # share of spikes above which there is no bulk to speak of
-SEPARATED = 1.5  # λmax over the bulk edge: an eigenvalue that stands apart, not one that bleeds out
-HEAVIEST_WEAK = 6.0  # α of the weakest tail still called heavy
+COLLAPSED_SHARE = 0.25  # share of zero eigenvalues
+MAX_BULK_KS = 0.1  # distance of the bulk to the Marchenko–Pastur law; Gaussian layers of 64 rows stay below 0.07
+MAX_SPIKE_SHARE = 0.15  # share of spikes above which there is no bulk to speak of
+MIN_SEPARATION = 1.5  # λmax over the bulk edge: an eigenvalue that stands apart, not one that bleeds out
+MAX_HEAVY_ALPHA = 6.0  # α of the weakest tail still called heavy
 
 
-@metric(unit="", ref="Martin & Mahoney, JMLR 22(165) (the 5+1 phases)", fmt="s", over_layers="")
+@metric(unit="", ref=f"{HTSR} (the 5+1 phases)", fmt="s", over_layers="")
 def phase(weight: Spectrum, marchenko_pastur: Fit | None = None, power_law: Fit | None = None) -> str:
     """The phase of training, read off the spectrum by rules in this order.
 
@@ -26,15 +27,15 @@ def phase(weight: Spectrum, marchenko_pastur: Fit | None = None, power_law: Fit 
     """
     if not weight.complete:
         raise Absent("a low-rank product or an inverse has no phase")
-    if len(weight.live) <= (1 - COLLAPSED) * len(weight.evals):
+    if len(weight.live) <= (1 - COLLAPSED_SHARE) * len(weight.evals):
         return "rank-collapse"
     if marchenko_pastur is None:
         raise Absent("no bulk was fitted")
     bulk = marchenko_pastur.params
-    if bulk["ks"] <= BULK_KS and bulk["spikes"] <= FEW * len(weight.evals):
+    if bulk["ks"] <= MAX_BULK_KS and bulk["spikes"] <= MAX_SPIKE_SHARE * len(weight.evals):
         if bulk["spikes"] == 0:
             return "random-like"
-        return "bleeding-out" if weight.evals[-1] <= SEPARATED * bulk["edge"] else "bulk+spikes"
+        return "bleeding-out" if weight.evals[-1] <= MIN_SEPARATION * bulk["edge"] else "bulk+spikes"
     if power_law is None:
         raise Absent("the bulk is deformed and no tail was fitted")
-    return "heavy-tailed" if power_law.params["alpha"] <= HEAVIEST_WEAK else "bulk-decay"
+    return "heavy-tailed" if power_law.params["alpha"] <= MAX_HEAVY_ALPHA else "bulk-decay"

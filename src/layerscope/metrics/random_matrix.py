@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
+from layerscope.metrics.references import HTSR
 from layerscope.numerics.similarity import jensen_shannon
 from layerscope.numerics.spectrum import Mode, Spectrum
 from layerscope.records.layers import Fit, Measurement
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 MP = "Marchenko & Pastur 1967"
-HTSR = "Martin & Mahoney, JMLR 22(165)"
 TRAPS = "Martin et al., arXiv 2506.04434 (correlation traps)"
-CARRIED = 0.1  # share of a mode that a single weight must carry to be named
-NAMED = 3  # entries of traps that are written out
+MIN_CARRIED_SHARE = 0.1  # share of a mode that a single weight must carry to be named
+MAX_NAMED_ENTRIES = 3  # entries of traps that are written out
 
 
 @metric(unit="W", ref=MP, over_layers="")
@@ -49,7 +49,7 @@ def mp_ks(marchenko_pastur: Fit) -> float:
 @metric(unit="", ref=f"{HTSR}, §3 (MP soft rank)", fmt=".3f")
 def mp_softrank(weight: Spectrum, marchenko_pastur: Fit) -> float:
     """Upper edge of the bulk over λmax: 1 for a random matrix, near 0 when a few directions stand far out."""
-    return _over(marchenko_pastur.params["bulk_max"], float(weight.evals[-1]))
+    return _relative_to_largest(marchenko_pastur.params["bulk_max"], float(weight.evals[-1]))
 
 
 @metric(unit="", ref="Johnstone, Ann. Statist. 29 (2001); Ma, Bernoulli 18 (2012)", over_layers="", fmt="d")
@@ -61,7 +61,7 @@ def num_spikes(marchenko_pastur: Fit) -> int:
 @metric(unit="", ref="Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance)", fmt=".3f", label="rand.d")
 def rand_distance(weight: Spectrum, shuffles: list[Measurement]) -> float:
     """√JSD between the sorted spectrum and that of a shuffle, each divided by its sum; mean over the shuffles."""
-    return statistics.fmean(_to_shuffles(weight, shuffles))
+    return statistics.fmean(_distances_to_shuffles(weight, shuffles))
 
 
 @metric(unit="", ref="standard deviation over Settings.shuffles", fmt=".4f", over_layers="")
@@ -69,7 +69,7 @@ def rand_distance_sd(weight: Spectrum, shuffles: list[Measurement]) -> float:
     """Spread of rand_distance from shuffle to shuffle."""
     if len(shuffles) < 2:
         raise Absent("one shuffle has no spread")
-    return statistics.stdev(_to_shuffles(weight, shuffles))
+    return statistics.stdev(_distances_to_shuffles(weight, shuffles))
 
 
 @metric(unit="", ref="the same √JSD, between pairs of shuffles", fmt=".4f", over_layers="")
@@ -77,115 +77,120 @@ def rand_null(shuffles: list[Measurement]) -> float:
     """Mean √JSD between two shuffles: what rand_distance would be if the order of the entries meant nothing."""
     if len(shuffles) < 2:
         raise Absent("one shuffle cannot be compared with another")
-    pairs = combinations([_evals(part) for part in shuffles], 2)
+    pairs = combinations([_require_eigenvalues(part) for part in shuffles], 2)
     return statistics.fmean(jensen_shannon(p, q) for p, q in pairs)
 
 
 @metric(unit="W²", ref=HTSR, over_layers="")
 def max_rand_eval(shuffles: list[Measurement]) -> float:
     """Largest eigenvalue of any shuffle."""
-    return max(float(_evals(part)[-1]) for part in shuffles)
+    return max(float(_require_eigenvalues(part)[-1]) for part in shuffles)
 
 
 @metric(unit="", ref=HTSR, fmt=".3f")
 def ww_softrank(weight: Spectrum, shuffles: list[Measurement]) -> float:
     """λmax of a shuffle, mean over the shuffles, over λmax: the soft rank without a fit."""
-    return _over(_mean_top(shuffles), float(weight.evals[-1]))
+    return _relative_to_largest(_mean_largest_eigenvalue(shuffles), float(weight.evals[-1]))
 
 
 @metric(unit="W²", ref=HTSR, over_layers="")
 def ww_maxdist(weight: Spectrum, shuffles: list[Measurement]) -> float:
     """λmax minus that of a shuffle, mean over the shuffles."""
-    return float(weight.evals[-1]) - _mean_top(shuffles)
+    return float(weight.evals[-1]) - _mean_largest_eigenvalue(shuffles)
 
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="", label="traps")
 def rand_num_spikes(shuffles: list[Measurement]) -> float:
     """Correlation traps per shuffle, mean: eigenvalues beyond the edge of their own matrix, its mean taken out."""
-    return statistics.fmean(traps_of(shuffles))
+    return statistics.fmean(trap_counts(shuffles))
 
 
 @metric(unit="", ref=TRAPS, fmt="d", over_layers="")
 def max_traps(shuffles: list[Measurement]) -> int:
     """Correlation traps in the shuffle that has most."""
-    return max(traps_of(shuffles))
+    return max(trap_counts(shuffles))
 
 
 @metric(unit="", ref=TRAPS, fmt=".2f", over_layers="")
 def trap_size(shuffles: list[Measurement]) -> float:
     """How far the largest trap of any shuffle lies beyond the edge, λ/edge − 1."""
-    mode = _largest(shuffles)
+    mode = _largest_trap(shuffles)
     return mode.value / mode.edge - 1
 
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="")
 def trap_participation(shuffles: list[Measurement]) -> float:
     """Entries of the largest trap's eigenvector that take part, 1/Σv⁴: near 1 when a single weight makes it."""
-    return _largest(shuffles).participation ** 4
+    return _largest_trap(shuffles).participation ** 4
 
 
 @metric(unit="", ref=TRAPS, fmt="s", over_layers="")
 def trap_entries(shuffles: list[Measurement]) -> str:
     """The weights that carry the traps, largest first, by their index in the tensor: those behind a tenth of a mode."""
-    found: dict[tuple[int, ...], float] = {}
-    for mode in sorted(_traps(shuffles), key=lambda mode: -mode.value):
-        if mode.share > CARRIED:
-            found.setdefault(mode.entry, mode.weight)
-    if not found:
+    weight_by_entry: dict[tuple[int, ...], float] = {}
+    for mode in sorted(_all_traps(shuffles), key=lambda mode: -mode.value):
+        if mode.share > MIN_CARRIED_SHARE:
+            weight_by_entry.setdefault(mode.entry, mode.weight)
+    if not weight_by_entry:
         raise Absent("no trap that a single weight carries")
-    named = [f"[{', '.join(map(str, at))}] = {weight:.3g}" for at, weight in list(found.items())[:NAMED]]
-    return "; ".join(named) + (f"; {len(found) - NAMED} more" if len(found) > NAMED else "")
+    descriptions = [
+        f"[{', '.join(map(str, entry))}] = {weight:.3g}"
+        for entry, weight in list(weight_by_entry.items())[:MAX_NAMED_ENTRIES]
+    ]
+    return "; ".join(descriptions) + (
+        f"; {len(weight_by_entry) - MAX_NAMED_ENTRIES} more" if len(weight_by_entry) > MAX_NAMED_ENTRIES else ""
+    )
 
 
-def traps_of(shuffles: list[Measurement]) -> list[int]:
+def trap_counts(shuffles: list[Measurement]) -> list[int]:
     """How many traps each shuffle has."""
     for part in shuffles:
-        _bulk(part)
+        _require_bulk(part)
     return [len(part.modes) for part in shuffles]
 
 
-def grave(mode: Mode, size: float) -> bool:
+def is_grave_trap(mode: Mode, size: float) -> bool:
     """Does a single weight carry more than a tenth of a trap that lies further than ``size`` beyond its edge?"""
-    return mode.share > CARRIED and mode.value > (1 + size) * mode.edge
+    return mode.share > MIN_CARRIED_SHARE and mode.value > (1 + size) * mode.edge
 
 
-def _traps(shuffles: list[Measurement]) -> list[Mode]:
+def _all_traps(shuffles: list[Measurement]) -> list[Mode]:
     return [mode for part in shuffles for mode in part.modes]
 
 
-def _largest(shuffles: list[Measurement]) -> Mode:
-    found = [mode for mode in _traps(shuffles) if mode.participation > 0]
-    if not found:
+def _largest_trap(shuffles: list[Measurement]) -> Mode:
+    located = [mode for mode in _all_traps(shuffles) if mode.participation > 0]
+    if not located:
         raise Absent("no trap")
-    return max(found, key=lambda mode: mode.value / mode.edge)
+    return max(located, key=lambda mode: mode.value / mode.edge)
 
 
-def _bulk(part: Measurement) -> Fit:
+def _require_bulk(part: Measurement) -> Fit:
     fit = part.fits["marchenko_pastur"]
     if not fit.ok:
         raise Absent(fit.reason)
     return fit
 
 
-def _evals(part: Measurement) -> Floats:
+def _require_eigenvalues(part: Measurement) -> Floats:
     if part.spectrum is None:
         raise Absent(part.skipped or "spectra were not kept")
     return part.spectrum.evals
 
 
-def _to_shuffles(weight: Spectrum, shuffles: list[Measurement]) -> list[float]:
+def _distances_to_shuffles(weight: Spectrum, shuffles: list[Measurement]) -> list[float]:
     if weight.evals[-1] <= 0:
         raise Absent("every weight is zero")
     if weight.m < 2:
         raise Absent("matrices of one column: a shuffle has the same spectrum")
-    return [jensen_shannon(weight.evals, _evals(part)) for part in shuffles]
+    return [jensen_shannon(weight.evals, _require_eigenvalues(part)) for part in shuffles]
 
 
-def _mean_top(shuffles: list[Measurement]) -> float:
-    return statistics.fmean(float(_evals(part)[-1]) for part in shuffles)
+def _mean_largest_eigenvalue(shuffles: list[Measurement]) -> float:
+    return statistics.fmean(float(_require_eigenvalues(part)[-1]) for part in shuffles)
 
 
-def _over(value: float, top: float) -> float:
+def _relative_to_largest(value: float, top: float) -> float:
     if top <= 0:
         raise Absent("every weight is zero")
     return value / top

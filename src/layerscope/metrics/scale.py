@@ -6,17 +6,18 @@ import math
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
+from layerscope.metrics.references import HTSR
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 
 
-@metric(unit="W²", ref="Martin & Mahoney, JMLR 22(165)", label="λmax")
+@metric(unit="W²", ref=HTSR, label="λmax")
 def lambda_max(weight: Spectrum) -> float:
     """Largest eigenvalue of WᵀW, σmax²."""
     return float(weight.evals[-1])
 
 
-@metric(unit="W²", ref="Martin & Mahoney, JMLR 22(165)")
+@metric(unit="W²", ref=HTSR)
 def spectral_norm(weight: Spectrum) -> float:
     """λmax under the name WeightWatcher's users know: the *square* of the spectral norm ‖W‖₂."""
     return float(weight.evals[-1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from layerscope.metrics import metric
+from layerscope.metrics.references import HTSR
 from layerscope.numerics.spectrum import Spectrum
 
 
-@metric(unit="", ref="Martin & Mahoney, JMLR 22(165)", fmt="d", over_layers="", label="evals")
+@metric(unit="", ref=HTSR, fmt="d", over_layers="", label="evals")
 def num_evals(weight: Spectrum) -> int:
     """Number of eigenvalues, k·m: matrices pooled times the smaller side of one."""
     return len(weight.evals)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from layerscope.errors import Absent
 from layerscope.metrics import metric
+from layerscope.metrics.references import CLAUSET, HTSR
 from layerscope.records.layers import Fit, Measurement
 from layerscope.settings import Settings
-
-CLAUSET = "Clauset, Shalizi & Newman, SIAM Rev. 51 (2009)"
-HTSR = "Martin & Mahoney, JMLR 22(165)"
 
 
 @metric(unit="", ref=f"{HTSR}; {CLAUSET}, eq. 3.1", fmt=".2f", label="α")

@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 from layerscope.choices import LENSES
 from layerscope.errors import UnknownName, UsageError
-from layerscope.monitor.checks import LOGGED
+from layerscope.monitor.checks import LOGGED_METRICS
 from layerscope.views import report_rows
 
 
@@ -42,7 +42,7 @@ def logged_metrics(log: Iterable[str] | str | None, lenses: tuple[str, ...]) -> 
 
     :raises UnknownName: no such metric.
     """
-    names = as_tuple(log) if log is not None else tuple(name for lens in lenses for name in LOGGED[lens])
+    names = as_tuple(log) if log is not None else tuple(name for lens in lenses for name in LOGGED_METRICS[lens])
     known = report_rows.metric_names()
     for name in names:
         if name not in known:

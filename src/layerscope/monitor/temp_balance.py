@@ -57,17 +57,17 @@ class TempBalance:
 
         :param options: of every group: weight_decay=…
         """
-        found: list[dict[str, Any]] = []
+        groups: list[dict[str, Any]] = []
         for name, parameter in torch_parameters(model).items():
             module = name.rpartition(".")[0]
             if not parameter.requires_grad:
                 continue
-            if parameter.dim() > 1 or not found:
-                found.append({"params": [], "layer": name, "module": module, **options})
-            found[-1]["params"].append(parameter)
-        if not found:
+            if parameter.dim() > 1 or not groups:
+                groups.append({"params": [], "layer": name, "module": module, **options})
+            groups[-1]["params"].append(parameter)
+        if not groups:
             raise UsageError("the model has no parameter that is trained")
-        return found
+        return groups
 
     def step(self) -> dict[str, float]:
         """Analyse where it is due, and scale the rates; the rate of each layer.

@@ -14,7 +14,7 @@ from layerscope.lenses.learning_statistics.conditioning import conditioning
 from layerscope.live import snapshots
 from layerscope.monitor.background_check import BackgroundCheck
 from layerscope.monitor.check_schedule import CheckSchedule
-from layerscope.monitor.checks import Check, Warned, flat, say
+from layerscope.monitor.checks import Check, WarningLog, flatten_metrics, warn_user
 from layerscope.monitor.criteria import Best, Criterion
 from layerscope.monitor.history_writer import HistoryWriter
 from layerscope.monitor.monitor_options import (
@@ -93,8 +93,9 @@ class Monitor:
         self.stopped = ""  # why the run should stop
         self._schedule = CheckSchedule(as_step(every), budget, clock or time.perf_counter)
         self._background = BackgroundCheck()
-        self._warned = Warned()
+        self._warnings = WarningLog()
         self._best_weights: Any = None
+        self._history: History | None = None  # as it was read last
         self._first_report: Report | None = None  # verdicts speak of what changed since
         self._first_weights: Any = None
         self._previous_weights: Any = None
@@ -184,7 +185,7 @@ class Monitor:
             except LayerscopeError as error:
                 if is_first:
                     raise
-                say(f"step {step}: it could not be checked: {error}")
+                warn_user(f"step {step}: it could not be checked: {error}")
         return None
 
     def _start_background_check(self, step: int, snapshot: Any, scalars: dict[str, float]) -> None:
@@ -198,7 +199,7 @@ class Monitor:
         """The check that the thread made; a failure becomes a warning."""
         result = self._background.take()
         if isinstance(result, Exception):
-            say(f"step {self._last_checked}: it could not be checked: {type(result).__name__}: {result}")
+            warn_user(f"step {self._last_checked}: it could not be checked: {type(result).__name__}: {result}")
             return None
         return self._judge(*result) if result is not None else None
 
@@ -227,22 +228,25 @@ class Monitor:
         return distances
 
     def _judge(self, step: int, report: Report, scalars: dict[str, float], model: Any) -> Check:
-        reasons = [*self._warned.layers(report), *(why for x in self.warn_on if (why := x.judge(report)))]
+        reasons = [
+            *self._warnings.describe_layer_problems(report),
+            *(why for x in self.warn_on if (why := x.judge(report))),
+        ]
         stop = next((why for criterion in self.stop_on if (why := criterion.judge(report))), "")
         self.stopped = self.stopped or stop
         if self.best is not None and self.best.better(step, report, scalars):
             self._best_weights = snapshots.copy_state(model)
         reasons += self._writer.add(step, scalars, report)
-        self._warned.warn(step, reasons)
-        return Check(step, report, scalars, flat(report, scalars, reasons, self.log), tuple(reasons), stop)
+        self._warnings.warn(step, reasons)
+        return Check(step, report, scalars, flatten_metrics(report, scalars, reasons, self.log), tuple(reasons), stop)
 
     def _replay(self) -> None:
         """Judge what is in the history, so that what is counted goes on to count."""
-        for record in run_journal.records(self._writer.path):
+        for record in run_journal.read_records(self._writer.path):
             self._first_report = self._first_report or record.report
             for criterion in (*self.warn_on, *self.stop_on):
                 criterion.judge(record.report)
-            self._warned.layers(record.report)
+            self._warnings.describe_layer_problems(record.report)
             if self.best is not None:
                 self.best.better(record.step, record.report, record.scalars)
 
@@ -254,7 +258,9 @@ class Monitor:
         """
         if self._last_checked < 0:
             raise UsageError("nothing was checked yet: call step() in the loop")
-        return report_file.load_history(self.journal.path)
+        if self._history is None or self._history.steps[-1] != self._last_checked:
+            self._history = report_file.load_history(self.journal.path)
+        return self._history
 
     @property
     def restorable(self) -> bool:
@@ -280,7 +286,7 @@ class Monitor:
         try:
             check = self._take_background_check() if self._background.is_running else None
             if self._writer.write_waiting():
-                say(f"{self.journal.path}: {self._writer.waiting} checks could not be written and are lost")
+                warn_user(f"{self.journal.path}: {self._writer.waiting} checks could not be written and are lost")
             if self._last_checked >= 0:
                 self._warn_unevaluated_criteria()
             return check
@@ -298,9 +304,9 @@ class Monitor:
     def _warn_unevaluated_criteria(self) -> None:
         for criterion in (*self.warn_on, *self.stop_on):
             if not criterion.heard:
-                say(f"{criterion.text!r} was never judged: no layer had it")
+                warn_user(f"{criterion.text!r} was never judged: no layer had it")
         if self.best is not None and self.best.step < 0:
-            say(f"{self.best.text!r}: no check had that number")
+            warn_user(f"{self.best.text!r}: no check had that number")
 
     def __enter__(self) -> Monitor:
         return self

@@ -8,70 +8,69 @@ import numpy as np
 
 from layerscope.numerics import spectra
 from layerscope.numerics.lapack_eigenvalues import eigvalsh
-from layerscope.numerics.localization import carried
-from layerscope.numerics.random_matrix import Shuffler, spikes_and_sigma, tracy_widom_edge
+from layerscope.numerics.localization import locate_modes
+from layerscope.numerics.random_matrix import MIN_EVALS_FOR_BULK, Shuffler, spikes_and_sigma, tracy_widom_edge
 from layerscope.numerics.spectrum import Mode, Spectrum
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-FEWEST = 8  # eigenvalues of a matrix below which a bulk means nothing
-MOST = 32  # traps of one shuffle whose vectors are looked at; the others are counted
-FELT = 0.5  # |mean|·(nm)^¼/σ above which the mean of the entries is taken out: from 1 on it makes an outlier
+MAX_LOCATED_TRAPS = 32  # traps of one shuffle whose vectors are looked at; the others are counted
+MEAN_REMOVAL_THRESHOLD = 0.5  # |mean|·(nm)^¼/σ above which the entries are centered: from 1 on it makes an outlier
 
 
-def shuffled(shuffler: Shuffler, seed: list[int], rate: float) -> tuple[Spectrum, list[tuple[Mode, int]]]:
+def analyze_shuffle(shuffler: Shuffler, seed: list[int], rate: float) -> tuple[Spectrum, list[tuple[Mode, int]]]:
     """The spectrum of one shuffle, and its traps with the place, before the shuffle, of the entry that carries each.
 
     Each matrix is judged by itself: its mean, which shuffling leaves as it is, is taken out; an eigenvalue is a trap
     beyond the Tracy–Widom edge of the matrix's own bulk at rate/k
     (:func:`~layerscope.numerics.random_matrix.spikes_and_sigma`).
     """
-    mixed = shuffler.shuffle(seed)
-    evals, scale, eps = spectra.eigenvalues(mixed, rough=True)
-    spectrum = spectra.collected(mixed, evals, scale, eps)
-    k, _, m = mixed.shape
-    found: list[tuple[Mode, int]] = []
-    for i in range(k if m >= FEWEST and scale == 1.0 else 0):
-        found += _of_matrix(mixed[i], float(shuffler.means[i]), np.sort(evals[i]), i, eps, rate / k)
-    found.sort(key=lambda pair: -pair[0].value)
-    return spectrum, _back(shuffler, seed, found)
+    shuffled = shuffler.shuffle(seed)
+    evals, scale, eps = spectra.eigenvalues(shuffled, rough=True)
+    spectrum = spectra.spectrum_of_eigenvalues(shuffled, evals, scale, eps)
+    k, _, m = shuffled.shape
+    traps: list[tuple[Mode, int]] = []
+    for i in range(k if m >= MIN_EVALS_FOR_BULK and scale == 1.0 else 0):
+        traps += _traps_of_matrix(shuffled[i], float(shuffler.means[i]), np.sort(evals[i]), i, eps, rate / k)
+    traps.sort(key=lambda pair: -pair[0].value)
+    return spectrum, _restore_positions(shuffler, seed, traps)
 
 
-def _of_matrix(
+def _traps_of_matrix(
     matrix: Array, mean: float, evals: Floats, number: int, eps: float, rate: float
 ) -> list[tuple[Mode, int]]:
     n, m = matrix.shape
-    square = float(evals.sum()) / (n * m)
-    wide, gram = matrix, None
-    if mean * mean * (n * m) ** 0.5 > FELT**2 * max(square - mean * mean, 0.0):
-        wide = matrix.astype(np.float64) - mean
-        gram = wide.T @ wide
+    mean_square = float(evals.sum()) / (n * m)
+    precise, gram = matrix, None
+    if mean * mean * (n * m) ** 0.5 > MEAN_REMOVAL_THRESHOLD**2 * max(mean_square - mean * mean, 0.0):
+        precise = matrix.astype(np.float64) - mean
+        gram = precise.T @ precise
         evals, eps = np.sort(eigvalsh(gram[None])[0]), spectra.EPS64
-    live = evals[evals > m * eps * evals[-1]]
-    if len(live) < max(FEWEST, m // 2):
+    positive = evals[evals > m * eps * evals[-1]]
+    if len(positive) < max(MIN_EVALS_FOR_BULK, m // 2):
         return []
-    spikes, sigma = spikes_and_sigma(live, n, len(live), 1, rate)
+    spikes, sigma = spikes_and_sigma(positive, n, len(positive), 1, rate)
     if not spikes:
         return []
-    edge = float(tracy_widom_edge(n - spikes, len(live) - spikes, sigma, 1, rate))
-    values = live[len(live) - spikes :]
-    close = values[-MOST:]
+    edge = float(tracy_widom_edge(n - spikes, len(positive) - spikes, sigma, 1, rate))
+    values = positive[len(positive) - spikes :]
+    located = values[-MAX_LOCATED_TRAPS:]
     if gram is None:
-        wide = np.ascontiguousarray(matrix, np.float32 if matrix.dtype == np.float32 else np.float64)
-        gram = (wide.T @ wide).astype(np.float64)
-    counted = [
-        (Mode(number, float(value), 0.0, 0.0, 0.0, edge=edge), -1) for value in values[: len(values) - len(close)]
+        precise = np.ascontiguousarray(matrix, np.float32 if matrix.dtype == np.float32 else np.float64)
+        gram = (precise.T @ precise).astype(np.float64)
+    unlocated = [
+        (Mode(number, float(value), 0.0, 0.0, 0.0, edge=edge), -1) for value in values[: len(values) - len(located)]
     ]
-    return counted + carried(wide, gram, close, number, edge)
+    return unlocated + locate_modes(precise, gram, located, number, edge)
 
 
-def _back(shuffler: Shuffler, seed: list[int], found: list[tuple[Mode, int]]) -> list[tuple[Mode, int]]:
+def _restore_positions(shuffler: Shuffler, seed: list[int], traps: list[tuple[Mode, int]]) -> list[tuple[Mode, int]]:
     """The same traps with their places before the shuffle; −1 for those that were only counted."""
     origins: dict[tuple[int, int], int] = {}
-    for number in {mode.slice for mode, _ in found}:
-        places = [place for mode, place in found if mode.slice == number and place >= 0]
-        if places:
-            back = shuffler.origins(seed, number, places)
-            origins |= {(number, place): origin for place, origin in zip(places, back, strict=True)}
-    return [(mode, origins.get((mode.slice, place), -1)) for mode, place in found]
+    for number in {mode.slice for mode, _ in traps}:
+        positions = [position for mode, position in traps if mode.slice == number and position >= 0]
+        if positions:
+            original = shuffler.origins(seed, number, positions)
+            origins |= {(number, position): origin for position, origin in zip(positions, original, strict=True)}
+    return [(mode, origins.get((mode.slice, position), -1)) for mode, position in traps]

@@ -18,7 +18,7 @@ from layerscope.numerics.lapack_eigenvalues import eigvalsh
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-BLOCK = 1 << 24  # entries of one block of products
+BLOCK_ENTRIES = 1 << 24  # entries of one block of products
 
 
 class Quality(NamedTuple):
@@ -35,14 +35,14 @@ def gram(x: Array, d: Array) -> Floats:
         flat_x, flat_d = x[:, 0].astype(np.float64), d[:, 0].astype(np.float64)
         single: Floats = (flat_x @ flat_x.T) * (flat_d @ flat_d.T) / n
         return single
-    found = np.empty((n, n))
-    step = max(1, BLOCK // (n * positions * positions))
+    products_over_n = np.empty((n, n))
+    step = max(1, BLOCK_ENTRIES // (n * positions * positions))
     all_x, all_d = (rows.reshape(n * positions, -1).astype(np.float64) for rows in (x, d))
     for i in range(0, n, step):
-        some_x, some_d = (rows[i * positions : (i + step) * positions] for rows in (all_x, all_d))
-        products = (some_x @ all_x.T) * (some_d @ all_d.T)
-        found[i : i + step] = products.reshape(-1, positions, n, positions).sum((1, 3)) / n
-    return found
+        block_x, block_d = (rows[i * positions : (i + step) * positions] for rows in (all_x, all_d))
+        products = (block_x @ all_x.T) * (block_d @ all_d.T)
+        products_over_n[i : i + step] = products.reshape(-1, positions, n, positions).sum((1, 3)) / n
+    return products_over_n
 
 
 def spectrum(g: Floats) -> Floats:
@@ -53,9 +53,9 @@ def spectrum(g: Floats) -> Floats:
 
 def quality(g: Floats, x: Array, d: Array, s_x: Floats, s_d: Floats) -> Quality:
     """K-FAC's product against the exact block, of which only the rows are known."""
-    wide_x, wide_d = x.astype(np.float64), d.astype(np.float64)
-    inside = np.einsum("nti,ij,nsj->nts", wide_x, s_x, wide_x, optimize=True)
-    back = np.einsum("nti,ij,nsj->nts", wide_d, s_d, wide_d, optimize=True)
-    inner = float((inside * back).sum()) / len(x)
+    x64, d64 = x.astype(np.float64), d.astype(np.float64)
+    forms_x = np.einsum("nti,ij,nsj->nts", x64, s_x, x64, optimize=True)
+    forms_d = np.einsum("nti,ij,nsj->nts", d64, s_d, d64, optimize=True)
+    inner = float((forms_x * forms_d).sum()) / len(x)
     norms = float(np.linalg.norm(g) * np.linalg.norm(s_x) * np.linalg.norm(s_d))
     return Quality(inner / norms if norms > 0 else math.nan, float(g.diagonal().max()))

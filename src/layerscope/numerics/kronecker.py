@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 EPS = float(np.finfo(np.float64).eps)
-LEAST = 1e-13  # relative to the largest: eigenvalues below are zero, however precise the rows were
-NEAR = 2  # floats around a quotient among which the exact border lies
+ZERO_TOLERANCE = 1e-13  # relative to the largest: eigenvalues below are zero, however precise the rows were
+FLOATS_AROUND_BORDER = 2  # floats around a quotient among which the exact border lies
 
 
-def cleaned(evals: Floats, eps: float = EPS) -> Floats:
+def zero_negligible(evals: Floats, eps: float = EPS) -> Floats:
     """The same, ascending, with zero for what cannot be told from it: ≤ max(d·ε, 1e-13)·λmax, negative values too."""
-    found = np.sort(np.asarray(evals, np.float64))
-    if len(found):
-        found[found <= max(len(found) * eps, LEAST) * max(found[-1], 0.0)] = 0.0
-    return found
+    ascending = np.sort(np.asarray(evals, np.float64))
+    if len(ascending):
+        ascending[ascending <= max(len(ascending) * eps, ZERO_TOLERANCE) * max(ascending[-1], 0.0)] = 0.0
+    return ascending
 
 
 def rank(evals: Floats, eps: float = EPS) -> int:
     """How many eigenvalues are not zero."""
-    return int(np.count_nonzero(cleaned(evals, eps)))
+    return int(np.count_nonzero(zero_negligible(evals, eps)))
 
 
-def place(share: float, count: int) -> int:
+def percentile_rank(share: float, count: int) -> int:
     """⌈p/100·count⌉, from 1: which of the eigenvalues, from the largest, the p-th percentile is."""
     return min(count, max(1, math.ceil(share / 100 * count - 1e-9)))
 
@@ -47,18 +47,20 @@ def kappa(evals: Floats, share: float = 100.0, eps: float = EPS, count: int | No
 
     Infinite where λ_(p) is zero, NaN where all of them are. ``count``: d, where those that are not here are zero.
     """
-    found = cleaned(evals, eps)
-    if not len(found):
+    ascending = zero_negligible(evals, eps)
+    if not len(ascending):
         return math.nan
-    which = place(share, len(found) if count is None else count)
-    return _ratio(float(found[-1]), float(found[-which]) if which <= len(found) else 0.0)
+    rank_from_top = percentile_rank(share, len(ascending) if count is None else count)
+    return _condition_ratio(
+        float(ascending[-1]), float(ascending[-rank_from_top]) if rank_from_top <= len(ascending) else 0.0
+    )
 
 
 def kappa_nonzero(evals: Floats, eps: float = EPS) -> float:
     """λmax over the smallest eigenvalue that is not zero."""
-    found = cleaned(evals, eps)
-    found = found[found > 0]
-    return float(found[-1] / found[0]) if len(found) else math.nan
+    nonzero = zero_negligible(evals, eps)
+    nonzero = nonzero[nonzero > 0]
+    return float(nonzero[-1] / nonzero[0]) if len(nonzero) else math.nan
 
 
 def product_kappa(a: Floats, b: Floats, share: float = 100.0, eps: float = EPS) -> float:
@@ -66,13 +68,13 @@ def product_kappa(a: Floats, b: Floats, share: float = 100.0, eps: float = EPS) 
 
     An eigenvalue of the product is zero where one of its factors is: two small ones that are not make one that is not.
     """
-    a, b = cleaned(a, eps), cleaned(b, eps)
+    a, b = zero_negligible(a, eps), zero_negligible(b, eps)
     if not len(a) or not len(b):
         return math.nan
-    return _ratio(float(a[-1] * b[-1]), product_value(a, b, place(share, len(a) * len(b))))
+    return _condition_ratio(float(a[-1] * b[-1]), nth_largest_product(a, b, percentile_rank(share, len(a) * len(b))))
 
 
-def product_value(a: Floats, b: Floats, which: int) -> float:
+def nth_largest_product(a: Floats, b: Floats, which: int) -> float:
     """The ``which``-th largest (from 1) of all aᵢbⱼ, to the last bit what sorting them all would give.
 
     Bisection over the bits of the positive floats; for each threshold τ the products at or above it are counted by the
@@ -86,7 +88,7 @@ def product_value(a: Floats, b: Floats, which: int) -> float:
     low, high = (int(np.float64(x).view(np.int64)) for x in (a[0] * b[0], a[-1] * b[-1]))
     while low < high:  # the largest τ that at least ``which`` products reach
         middle = (low + high + 1) // 2
-        if _reach(a, b, float(np.int64(middle).view(np.float64))) >= which:
+        if _count_products_reaching(a, b, float(np.int64(middle).view(np.float64))) >= which:
             low = middle
         else:
             high = middle - 1
@@ -95,27 +97,27 @@ def product_value(a: Floats, b: Floats, which: int) -> float:
 
 def effective_rank(evals: Floats) -> float:
     """exp(−Σ pᵢ ln pᵢ), pᵢ = λᵢ/Σλ: 1 where one direction holds all, d where all are equal (Roy & Vetterli 2007)."""
-    found = cleaned(evals)
-    total = float(found.sum())
+    ascending = zero_negligible(evals)
+    total = float(ascending.sum())
     if total <= 0:
         return math.nan
-    shares = found[found > 0] / total
+    shares = ascending[ascending > 0] / total
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _reach(a: Floats, b: Floats, threshold: float) -> int:
+def _count_products_reaching(a: Floats, b: Floats, threshold: float) -> int:
     """How many products a·b are at least ``threshold``; a, b positive and ascending."""
     with np.errstate(over="ignore"):
         border = threshold / a
-        for _ in range(NEAR):
+        for _ in range(FLOATS_AROUND_BORDER):
             border = np.nextafter(border, 0.0)
-        for _ in range(2 * NEAR):
-            short = a * border < threshold
-            border = np.where(short, np.nextafter(border, np.inf), border)
+        for _ in range(2 * FLOATS_AROUND_BORDER):
+            too_small = a * border < threshold
+            border = np.where(too_small, np.nextafter(border, np.inf), border)
     return int(len(a) * len(b) - np.searchsorted(b, border, side="left").sum())
 
 
-def _ratio(top: float, value: float) -> float:
+def _condition_ratio(top: float, value: float) -> float:
     if top <= 0:
         return math.nan
     return top / value if value > 0 else math.inf

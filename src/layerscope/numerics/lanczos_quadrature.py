@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 Product = Callable[[Any], Any]
-NEGLIGIBLE = 1e-5  # of a vector's length: what is left of it is rounding, or nothing new
+MIN_RELATIVE_LENGTH = 1e-5  # of a vector's length: what is left of it is rounding, or nothing new
 
 
 class Extremes(NamedTuple):
@@ -53,18 +53,18 @@ class Quadrature(NamedTuple):
         return float(self.traces.std(ddof=1)) / math.sqrt(len(self.traces)) if len(self.traces) > 1 else math.nan
 
 
-class _Basis:
+class _OrthonormalBasis:
     """Orthonormal vectors, as rows of a matrix that grows."""
 
     def __init__(self, like: Any) -> None:
         self.like, self.size = like, 0
-        self._rows = _empty(like, 16)
+        self._rows = _empty_rows(like, 16)
 
     @property
     def rows(self) -> Any:
         return self._rows[: self.size]
 
-    def rest(self, vector: Any) -> Any:
+    def remove_projections(self, vector: Any) -> Any:
         """What of a vector is orthogonal to all rows; twice is enough (Parlett 1998, §6.9)."""
         for _ in range(2):
             vector = vector - self.rows.T @ (self.rows @ vector)
@@ -73,66 +73,66 @@ class _Basis:
     def add(self, vector: Any) -> bool:
         """Take up what is new of a vector; False where nothing is."""
         length = _norm(vector)
-        left = self.rest(vector / length) if length > 0 else vector
-        size = _norm(left)
-        if not size > NEGLIGIBLE:
+        new_part = self.remove_projections(vector / length) if length > 0 else vector
+        size = _norm(new_part)
+        if not size > MIN_RELATIVE_LENGTH:
             return False
-        left = self.rest(left / size)
+        new_part = self.remove_projections(new_part / size)
         if self.size == len(self._rows):
-            wider = _empty(self.like, 2 * self.size)
+            wider = _empty_rows(self.like, 2 * self.size)
             wider[: self.size] = self._rows
             self._rows = wider
-        self._rows[self.size] = left / _norm(left)
+        self._rows[self.size] = new_part / _norm(new_part)
         self.size += 1
         return True
 
 
 def largest(
-    product: Product, like: Any, k: int = 1, *, rtol: float = 1e-3, most: int = 200, seed: int = 0,
+    product: Product, like: Any, k: int = 1, *, rtol: float = 1e-3, max_products: int = 200, seed: int = 0,
     vectors: bool = False,
 ) -> Extremes:  # fmt: skip
     """The k largest eigenvalues (not of |A|, of A) of an n × n matrix, counted as often as they occur.
 
     :param like: a vector: its length, type and device are those of all others.
     :param rtol: residual that is small enough, over the largest |θ|.
-    :param most: products of the matrix at most; the residuals say how near the values are then.
+    :param max_products: products of the matrix at most; the residuals say how near the values are then.
     """
     n, rng = len(like), np.random.default_rng(seed)
     k = min(k, n)
-    basis, products, apart, precision = _Basis(like), 0, 0.0, _precision(like)
+    basis, products, asymmetry, precision = _OrthonormalBasis(like), 0, 0.0, _precision(like)
     projected: Floats = np.zeros((0, 0))
-    fresh = [_like(rng.standard_normal(n), like) for _ in range(k)]
+    remainders = [_convert_like(rng.standard_normal(n), like) for _ in range(k)]
     start = 0
     while True:
-        before, start = start, basis.size
-        for vector in fresh:
+        previous_start, start = start, basis.size
+        for vector in remainders:
             while basis.size < n and not basis.add(vector):  # an invariant subspace: go on with another direction
-                vector = _like(rng.standard_normal(n), like)
+                vector = _convert_like(rng.standard_normal(n), like)
         added = basis.size - start
         images = [product(row) for row in basis.rows[start:]]
         products += added
-        columns = np.stack([_float64(basis.rows @ image) for image in images], axis=1)  # (size, added)
-        known = np.zeros((start, added))  # ⟨Au, v⟩ of earlier u: all of Au that is new is in what it left
-        for number, left in enumerate(fresh[: start - before] if start else ()):
-            known[before + number] = _float64(basis.rows[start:] @ left)
-        apart = max(apart, float(np.abs(columns[:start] - known).max(initial=0.0)))
+        columns = np.stack([_to_float64(basis.rows @ image) for image in images], axis=1)  # (size, added)
+        transposed = np.zeros((start, added))  # ⟨Au, v⟩ of earlier u: all of Au that is new is in what it left
+        for number, remainder in enumerate(remainders[: start - previous_start] if start else ()):
+            transposed[previous_start + number] = _to_float64(basis.rows[start:] @ remainder)
+        asymmetry = max(asymmetry, float(np.abs(columns[:start] - transposed).max(initial=0.0)))
         projected = np.pad(projected, (0, added))
         projected[:, start:], projected[start:, :] = columns, columns.T
         projected[start:, start:] = (columns[start:] + columns[start:].T) / 2
-        fresh = [basis.rest(image) for image in images]
+        remainders = [basis.remove_projections(image) for image in images]
         values, mixes = np.linalg.eigh(projected)
-        gram = np.array([[float((a * b).sum()) for b in fresh] for a in fresh])
-        last = mixes[start:]
-        residuals = np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", last, gram, last), 0.0))
+        gram = np.array([[float((a * b).sum()) for b in remainders] for a in remainders])
+        last_mixes = mixes[start:]
+        residuals = np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", last_mixes, gram, last_mixes), 0.0))
         residuals = np.hypot(residuals, 10 * precision * np.abs(values).max())  # what rounding leaves at least
-        done = bool((residuals[-k:] <= rtol * np.abs(values).max()).all()) and basis.size >= k
-        if done or basis.size >= n or products + k > most:
+        converged = bool((residuals[-k:] <= rtol * np.abs(values).max()).all()) and basis.size >= k
+        if converged or basis.size >= n or products + k > max_products:
             break
     top = slice(None, -k - 1, -1)
-    found = _like(mixes[:, top].T, like) @ basis.rows if vectors else None
+    top_vectors = _convert_like(mixes[:, top].T, like) @ basis.rows if vectors else None
     return Extremes(
         values[top].copy(), residuals[top].copy(), float(values[0]), float(residuals[0]),
-        done or basis.size >= n, products, apart / (float(np.abs(values).max()) or 1.0), found,
+        converged or basis.size >= n, products, asymmetry / (float(np.abs(values).max()) or 1.0), top_vectors,
     )  # fmt: skip
 
 
@@ -142,30 +142,30 @@ def quadrature(product: Product, like: Any, *, probes: int = 10, steps: int = 1,
     steps = min(steps, n)
     nodes, weights, traces = np.zeros((probes, steps)), np.zeros((probes, steps)), np.zeros(probes)
     for probe in range(probes):
-        basis, diagonal, beside = _Basis(like), [], []
-        basis.add(_like(rng.choice([-1.0, 1.0], n), like))
+        basis, diagonal, off_diagonal = _OrthonormalBasis(like), [], []
+        basis.add(_convert_like(rng.choice([-1.0, 1.0], n), like))
         for step in range(steps):
             image = product(basis.rows[step])
-            diagonal.append(float(_float64((image * basis.rows[step]).sum())))
+            diagonal.append(float(_to_float64((image * basis.rows[step]).sum())))
             if step + 1 == steps:
                 break
-            image = basis.rest(image)
-            beside.append(_norm(image))
-            if not beside[-1] > NEGLIGIBLE * max(map(abs, diagonal)) or not basis.add(image):
-                beside.pop()
+            image = basis.remove_projections(image)
+            off_diagonal.append(_norm(image))
+            if not off_diagonal[-1] > MIN_RELATIVE_LENGTH * max(map(abs, diagonal)) or not basis.add(image):
+                off_diagonal.pop()
                 break
-        matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+        matrix = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
         values, mixes = np.linalg.eigh(matrix)
         nodes[probe, : len(values)], weights[probe, : len(values)] = values, mixes[0] ** 2
         traces[probe] = n * diagonal[0]
     return Quadrature(nodes, weights, traces)
 
 
-def density(nodes: Floats, weights: Floats, at: Floats, width: float) -> Floats:
+def density(nodes: Floats, weights: Floats, evals: Floats, width: float) -> Floats:
     """The density at these eigenvalues, the mean over probes: each node a Gaussian of this standard deviation."""
-    z = (np.asarray(at)[:, None] - nodes.ravel()) / width
-    found: Floats = (np.exp(-z * z / 2) @ weights.ravel()) / (width * math.sqrt(2 * math.pi) * len(nodes))
-    return found
+    z = (np.asarray(evals)[:, None] - nodes.ravel()) / width
+    values: Floats = (np.exp(-z * z / 2) @ weights.ravel()) / (width * math.sqrt(2 * math.pi) * len(nodes))
+    return values
 
 
 def negative_mass(nodes: Floats, weights: Floats, width: float) -> float:
@@ -173,12 +173,12 @@ def negative_mass(nodes: Floats, weights: Floats, width: float) -> float:
     return float(weights[nodes < -width].sum()) / len(nodes)
 
 
-def _empty(like: Any, rows: int) -> Any:
+def _empty_rows(like: Any, rows: int) -> Any:
     shape = (rows, len(like))
     return like.new_empty(shape) if hasattr(like, "new_empty") else np.empty(shape, like.dtype)
 
 
-def _like(array: Any, like: Any) -> Any:
+def _convert_like(array: Any, like: Any) -> Any:
     """A NumPy array as the vectors are."""
     return (
         like.new_tensor(np.ascontiguousarray(array)) if hasattr(like, "new_tensor") else np.asarray(array, like.dtype)
@@ -194,5 +194,5 @@ def _norm(vector: Any) -> float:
     return math.sqrt(float((vector * vector).sum()))
 
 
-def _float64(values: Any) -> Any:
+def _to_float64(values: Any) -> Any:
     return np.asarray(values.cpu() if hasattr(values, "cpu") else values, np.float64)

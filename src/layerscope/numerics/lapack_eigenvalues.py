@@ -19,9 +19,9 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-SMALL = 64  # rows below which a call of its own costs more than it saves
-TWO_STAGE = 2560  # rows from which the two-stage reduction is faster
-BUILDS = {"64_": ctypes.c_int64, "_": ctypes.c_int32}  # suffix of the symbols in NumPy's OpenBLAS → its integer
+MIN_ROWS_FOR_LAPACK = 64  # rows below which a call of its own costs more than it saves
+MIN_ROWS_FOR_TWO_STAGE = 2560  # rows from which the two-stage reduction is faster
+INTEGER_BY_SUFFIX = {"64_": ctypes.c_int64, "_": ctypes.c_int32}  # symbol suffix in NumPy's OpenBLAS → integer
 
 
 class Lapack(NamedTuple):
@@ -37,14 +37,16 @@ def eigvalsh(stack: Array) -> Array:
 
     :raises numpy.linalg.LinAlgError: LAPACK did not converge.
     """
-    lapack = numpys_lapack("s" if stack.dtype == np.float32 else "d") if stack.shape[1] >= SMALL else None
+    lapack = (
+        find_numpy_lapack("s" if stack.dtype == np.float32 else "d") if stack.shape[1] >= MIN_ROWS_FOR_LAPACK else None
+    )
     if lapack is None:
         return np.asarray(np.linalg.eigvalsh(stack))
-    return np.stack([_solve(lapack, matrix) for matrix in stack])
+    return np.stack([_solve_matrix(lapack, matrix) for matrix in stack])
 
 
 @functools.cache
-def numpys_lapack(precision: str = "d") -> Lapack | None:
+def find_numpy_lapack(precision: str = "d") -> Lapack | None:
     """The LAPACK that NumPy's wheel carries, or None where NumPy was built with another one.
 
     ``precision`` is LAPACK's letter: "d" for float64, "s" for float32.
@@ -55,20 +57,20 @@ def numpys_lapack(precision: str = "d") -> Lapack | None:
         if "numpy" not in library["filepath"]:
             continue
         loaded = ctypes.CDLL(library["filepath"])
-        for suffix, integer in BUILDS.items():
+        for suffix, integer in INTEGER_BY_SUFFIX.items():
             names = (f"scipy_{precision}syevd{middle}{suffix}" for middle in ("_", "_2stage_"))
-            one, two = (getattr(loaded, name, None) for name in names)
-            if one is not None and two is not None:
-                return Lapack(one, two, integer)
+            one_stage, two_stage = (getattr(loaded, name, None) for name in names)
+            if one_stage is not None and two_stage is not None:
+                return Lapack(one_stage, two_stage, integer)
     return None
 
 
-def _solve(lapack: Lapack, matrix: Array) -> Array:
+def _solve_matrix(lapack: Lapack, matrix: Array) -> Array:
     """JOBZ = 'N': eigenvalues only. The matrix is symmetric, so that C and Fortran order are one."""
     m = len(matrix)
-    two = m >= TWO_STAGE
+    two_stage = m >= MIN_ROWS_FOR_TWO_STAGE
     # the two-stage routine knows "L" only; the other is a little faster with "U"
-    routine, triangle = (lapack.two_stage, b"L") if two else (lapack.one_stage, b"U")
+    routine, triangle = (lapack.two_stage, b"L") if two_stage else (lapack.one_stage, b"U")
     copy, evals = np.array(matrix, order="C"), np.empty(m, matrix.dtype)
     work, iwork = np.empty(1, matrix.dtype), np.empty(1, np.dtype(lapack.integer))
 
@@ -80,14 +82,14 @@ def _solve(lapack: Lapack, matrix: Array) -> Array:
             sizes[3], ctypes.byref(info), ctypes.c_size_t(1), ctypes.c_size_t(1),
         )  # fmt: skip
         if info.value:
-            raise np.linalg.LinAlgError(f"syevd{'_2stage' if two else ''} failed with info = {info.value}")
+            raise np.linalg.LinAlgError(f"syevd{'_2stage' if two_stage else ''} failed with info = {info.value}")
 
     call(-1, -1)  # asks for the sizes of the workspaces
-    work, iwork = np.empty(workspace(work[0]), matrix.dtype), np.empty(max(1, int(iwork[0])), iwork.dtype)
+    work, iwork = np.empty(workspace_size(work[0]), matrix.dtype), np.empty(max(1, int(iwork[0])), iwork.dtype)
     call(len(work), len(iwork))
     return evals
 
 
-def workspace(asked: float) -> int:
+def workspace_size(requested: float) -> int:
     """The size LAPACK asks for, rounded up: float32 holds no more than seven digits of it."""
-    return int(np.ceil(float(asked) * (1 + 1e-6)))
+    return int(np.ceil(float(requested) * (1 + 1e-6)))

@@ -11,14 +11,14 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-BLOCK = 1 << 20  # entries made at a time
-SMALL = 1 << 24  # entries up to which all rows are made at once
+BLOCK_ENTRIES = 1 << 20  # entries made at a time
+MAX_EAGER_ENTRIES = 1 << 24  # entries up to which all rows are made at once
 
 
-def rows_of(shape: tuple[int, ...], dtype: Any, make: Callable[[int, int], Array]) -> Array | Rows:
+def lazy_rows(shape: tuple[int, ...], dtype: Any, make: Callable[[int, int], Array]) -> Array | Rows:
     """A matrix, or a stack of them, made row by row: an array where it is small, else Rows."""
     rows = Rows(shape, dtype, make)
-    return np.asarray(rows) if math.prod(shape) <= SMALL else rows
+    return np.asarray(rows) if math.prod(shape) <= MAX_EAGER_ENTRIES else rows
 
 
 class Rows:
@@ -46,8 +46,8 @@ class Rows:
         if isinstance(key, int):
             return self.matrix(key)
         if isinstance(key, tuple):
-            which, rows = key
-            return self.matrix(which)[rows] if isinstance(which, int) else self.matrix(0)[rows][None]
+            matrix, rows = key
+            return self.matrix(matrix)[rows] if isinstance(matrix, int) else self.matrix(0)[rows][None]
         start, stop, step = key.indices(self.shape[0])
         if step != 1:
             raise IndexError("rows come in stretches")
@@ -56,9 +56,9 @@ class Rows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         n, m = math.prod(self.shape[:-1]), self.shape[-1]
         whole = np.empty((n, m), self.dtype if dtype is None else dtype)
-        step = max(1, BLOCK // max(1, m))
-        for at in range(0, n, step):
-            whole[at : at + step] = self.make(at, min(n, at + step))
+        step = max(1, BLOCK_ENTRIES // max(1, m))
+        for start in range(0, n, step):
+            whole[start : start + step] = self.make(start, min(n, start + step))
         return whole.reshape(self.shape)
 
     def astype(self, dtype: Any) -> Array:

@@ -70,21 +70,21 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
     experts = [letters.index("e")] if "e" in letters else []
     out, into = letters.index("o"), letters.index("i")
     if conv == "flat" and ref.flipped:  # one group at a time, its positions beside its rows
-        moved = tensor.transpose(out, *positions, into)
-        return _tall(moved.reshape(ref.groups, -1, tensor.shape[into]), ref)
+        transposed = tensor.transpose(out, *positions, into)
+        return _orient_and_select(transposed.reshape(ref.groups, -1, tensor.shape[into]), ref)
     if conv == "flat":
-        moved = tensor.transpose(*experts, out, into, *positions)
+        transposed = tensor.transpose(*experts, out, into, *positions)
         k = math.prod(tensor.shape[a] for a in experts)
-        stack = moved.reshape(k, tensor.shape[out], -1)
+        stack = transposed.reshape(k, tensor.shape[out], -1)
     else:
-        moved = tensor.transpose(*experts, *positions, out, into)
-        stack = moved.reshape(-1, tensor.shape[out], tensor.shape[into])
+        transposed = tensor.transpose(*experts, *positions, out, into)
+        stack = transposed.reshape(-1, tensor.shape[out], tensor.shape[into])
     if ref.groups > 1:
         stack = stack.reshape(-1, stack.shape[1] // ref.groups, stack.shape[2])
-    return _tall(stack, ref)
+    return _orient_and_select(stack, ref)
 
 
-def _tall(stack: Array, ref: LayerRef) -> Array:
+def _orient_and_select(stack: Array, ref: LayerRef) -> Array:
     """The one matrix that is meant, or all, the longer side first."""
     if ref.slice is not None:
         stack = stack[ref.slice : ref.slice + 1]
@@ -94,24 +94,24 @@ def _tall(stack: Array, ref: LayerRef) -> Array:
 def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tuple[int, ...]:
     """Index, in the layer's tensor, of one entry of the stack that :func:`unfold` makes: its inverse."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
-    positions = [a for a in ref.axes if a not in "oie"]
+    positions = [axis for axis in ref.axes if axis not in "oie"]
     out, into = sizes["o"] // ref.groups, sizes["i"]
-    joined = math.prod(sizes[a] for a in positions) if conv == "flat" else 1
+    joined = math.prod(sizes[axis] for axis in positions) if conv == "flat" else 1
     height, width = (out * joined, into) if ref.flipped else (out, into * joined)
     o, i = (row, column) if height >= width else (column, row)
     matrix = matrix if ref.slice is None else ref.slice
     matrix, group = divmod(matrix, ref.groups)
-    at: dict[str, int] = {}
-    for a in reversed(positions):
+    index_by_axis: dict[str, int] = {}
+    for axis in reversed(positions):
         if conv == "flat" and ref.flipped:
-            o, at[a] = divmod(o, sizes[a])
+            o, index_by_axis[axis] = divmod(o, sizes[axis])
         elif conv == "flat":
-            i, at[a] = divmod(i, sizes[a])
+            i, index_by_axis[axis] = divmod(i, sizes[axis])
         else:
-            matrix, at[a] = divmod(matrix, sizes[a])
-    at["o"] = group * out + o
-    first = () if ref.expert is None else (ref.expert,)
-    return (*first, *(at.get(a, i if a == "i" else matrix) for a in ref.axes))
+            matrix, index_by_axis[axis] = divmod(matrix, sizes[axis])
+    index_by_axis["o"] = group * out + o
+    leading = () if ref.expert is None else (ref.expert,)
+    return (*leading, *(index_by_axis.get(axis, i if axis == "i" else matrix) for axis in ref.axes))
 
 
 def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
@@ -125,8 +125,8 @@ def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
         stack = np.swapaxes(stack, 1, 2)
     flat = ["o", *positions, "i"] if ref.flipped else ["o", "i", *positions]
     order = ["e"] * ("e" in sizes) + (flat if conv == "flat" else [*positions, "o", "i"])
-    moved = stack.reshape([sizes[a] for a in order])
-    tensor: Array = moved.transpose([order.index(a) for a in ref.axes])
+    unfolded = stack.reshape([sizes[a] for a in order])
+    tensor: Array = unfolded.transpose([order.index(a) for a in ref.axes])
     return tensor
 
 
@@ -157,4 +157,6 @@ def windows(stack: Array, size: int, across: int = 10) -> Array:
     _, n, m = stack.shape
     rows = np.unique(np.linspace(0, n - 2 * size, across).astype(int))
     columns = np.unique(np.linspace(0, m - size, across).astype(int))
-    return np.concatenate([stack[:, r : r + 2 * size, c : c + size] for r in rows for c in columns])
+    return np.concatenate(
+        [stack[:, row : row + 2 * size, column : column + size] for row in rows for column in columns]
+    )

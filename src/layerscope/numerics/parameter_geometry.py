@@ -10,14 +10,14 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-BLOCK = 1 << 15  # entries converted to float64 at a time
-CLOSE = 1e-6  # of squared lengths: below it a distance from a Gram matrix is rounding
-FLAT = 1e-6  # sine of an angle below which three points lie on a line
-KINDS = ("chord", "mean_ends", "max_ends", "signed")
+BLOCK_ENTRIES = 1 << 15  # entries converted to float64 at a time
+MIN_RELATIVE_SQUARE = 1e-6  # of squared lengths: below it a distance from a Gram matrix is rounding
+MIN_SINE = 1e-6  # sine of an angle below which three points lie on a line
+BARRIER_KINDS = ("chord", "mean_ends", "max_ends", "signed")
 
 
 class Barrier(NamedTuple):
-    """The hill between the ends of a curve of something that is better when lower."""
+    """The barrier between the ends of a curve of a loss."""
 
     value: float
     at: float  # t of the top, or of the largest deviation
@@ -28,11 +28,11 @@ def gram(vectors: list[Array]) -> Floats:
     """⟨vᵢ, vⱼ⟩ of flat vectors of one length, in float64, a block at a time."""
     total = np.zeros((len(vectors), len(vectors)))
     size = vectors[0].size
-    room = np.empty((len(vectors), min(BLOCK, size)))
-    for at in range(0, size, BLOCK):
-        block = room[:, : min(BLOCK, size - at)]
+    buffer = np.empty((len(vectors), min(BLOCK_ENTRIES, size)))
+    for start in range(0, size, BLOCK_ENTRIES):
+        block = buffer[:, : min(BLOCK_ENTRIES, size - start)]
         for row, vector in zip(block, vectors, strict=True):
-            row[:] = vector[at : at + BLOCK]
+            row[:] = vector[start : start + BLOCK_ENTRIES]
         total += block @ block.T
     return total
 
@@ -45,10 +45,10 @@ def squared_distances(products: Floats) -> Floats:
     return squares
 
 
-def lost(products: Floats) -> list[tuple[int, int]]:
+def unresolved_pairs(products: Floats) -> list[tuple[int, int]]:
     """Pairs so near each other that the Gram matrix no longer tells their distance."""
     lengths, squares = np.diagonal(products), squared_distances(products)
-    near = squares < CLOSE * (lengths[:, None] + lengths[None])
+    near = squares < MIN_RELATIVE_SQUARE * (lengths[:, None] + lengths[None])
     return [(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True)]
 
 
@@ -56,8 +56,8 @@ def cosines(products: Floats) -> Floats:
     """Cosines of the angles; NaN beside a vector of zeros."""
     lengths = np.sqrt(np.diagonal(products))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = products / (lengths[:, None] * lengths[None])
-    return np.clip(found, -1.0, 1.0)
+        values: Floats = products / (lengths[:, None] * lengths[None])
+    return np.clip(values, -1.0, 1.0)
 
 
 def barrier(t: Floats, values: Floats, kind: str = "chord") -> Barrier:
@@ -73,19 +73,19 @@ def barrier(t: Floats, values: Floats, kind: str = "chord") -> Barrier:
     if not all(len(end) for end in ends) or len(t) < 3:
         return Barrier(math.nan, math.nan, kind)
     first, last = (float(end[0]) for end in ends)
-    between = {
+    baseline = {
         "chord": (1 - t) * first + t * last,
         "max_ends": np.full_like(t, max(first, last)),
     }.get(kind, np.full_like(t, (first + last) / 2))
-    above = values - between
+    above = values - baseline
     top = int(np.abs(above).argmax() if kind == "signed" else above.argmax())
     return Barrier(float(above[top]), float(t[top]), kind)
 
 
 def monotone_rise(values: Floats) -> float:
     """Largest rise over the running minimum: 0 where a curve only falls (monotone linear interpolation)."""
-    kept = values[np.isfinite(values)]
-    return float((kept - np.minimum.accumulate(kept)).max(initial=0.0))
+    finite = values[np.isfinite(values)]
+    return float((finite - np.minimum.accumulate(finite)).max(initial=0.0))
 
 
 def frame(products: Floats) -> tuple[Floats, float]:
@@ -102,7 +102,7 @@ def frame(products: Floats) -> tuple[Floats, float]:
     along = (squares[0, 1] + squares[0, 2] - squares[1, 2]) / (2 * b)
     cosine = max(-1.0, min(1.0, along / c))
     sine = math.sqrt(1 - cosine**2)
-    if sine < FLAT:
+    if sine < MIN_SINE:
         raise ValueError("the points lie on a line")
     return np.array([[0.0, 0.0], [b, 0.0], [along, c * sine]]), math.degrees(math.acos(cosine))
 

@@ -20,8 +20,9 @@ TRACY_WIDOM = {
     0.1: 0.45014, 0.05: 0.97932, 0.01: 2.02345, 0.005: 2.42233, 0.001: 3.27220,
     1e-4: 4.35942, 1e-5: 5.34430, 1e-6: 6.25635, 1e-7: 7.11293,
 }  # fmt: skip
-BLOCK = 1 << 18  # random words drawn at a time
-LOW = 0 if sys.byteorder == "little" else 1  # the half of a 64-bit word that sorts last
+MIN_EVALS_FOR_BULK = 8  # eigenvalues of one matrix below which a bulk means nothing
+BLOCK_WORDS = 1 << 18  # random words drawn at a time
+LOW_HALF = 0 if sys.byteorder == "little" else 1  # the half of a 64-bit word that sorts last
 
 
 def mp_edges(n: int, m: int, sigma: float) -> tuple[float, float]:
@@ -85,10 +86,10 @@ def tracy_widom_quantile(probability: float) -> float:
     points = sorted(TRACY_WIDOM.items())
     logs = [math.log(p) for p, _ in points]
     powers = [s**1.5 for _, s in points]
-    wanted = math.log(min(probability, 0.1))
-    if wanted >= logs[0]:
-        return math.pow(float(np.interp([wanted], logs, powers)[0]), 2 / 3)
-    return math.pow(powers[0] + 1.5 * (logs[0] - wanted), 2 / 3)
+    log_probability = math.log(min(probability, 0.1))
+    if log_probability >= logs[0]:
+        return math.pow(float(np.interp([log_probability], logs, powers)[0]), 2 / 3)
+    return math.pow(powers[0] + 1.5 * (logs[0] - log_probability), 2 / 3)
 
 
 def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) -> tuple[int, float]:
@@ -101,12 +102,12 @@ def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) 
     shows a spike in at most ``probability`` of cases. At most half of the eigenvalues are spikes.
     """
     count = len(evals)
-    taken = np.arange(count // 2 + 1)
-    rest = np.cumsum(evals)[::-1][: len(taken)]
-    left_n, left_m = n - taken / k, m - taken / k
-    variance = rest / (count - taken) / left_n
-    edges = tracy_widom_edge(left_n, left_m, np.sqrt(variance), k, probability)
-    beyond = np.flatnonzero(evals[::-1][: len(taken) - 1] > edges[:-1])
+    removed = np.arange(count // 2 + 1)
+    remaining_sums = np.cumsum(evals)[::-1][: len(removed)]
+    remaining_n, remaining_m = n - removed / k, m - removed / k
+    variance = remaining_sums / (count - removed) / remaining_n
+    edges = tracy_widom_edge(remaining_n, remaining_m, np.sqrt(variance), k, probability)
+    beyond = np.flatnonzero(evals[::-1][: len(removed) - 1] > edges[:-1])
     spikes = int(beyond[-1]) + 1 if len(beyond) else 0
     return spikes, math.sqrt(variance[spikes])
 
@@ -130,10 +131,10 @@ class Shuffler:
         """One shuffle (k, n, m), valid until the next."""
         if self.wide:
             return np.random.default_rng(seed).permuted(self.flat, axis=1).reshape(self.shape)
-        self._key(self.words, seed)
+        self._fill_words(self.words, seed)
         self.words.sort(axis=1)
         narrow = self.words.view(self.flat.dtype).reshape(*self.shape, -1)
-        return narrow[..., LOW * (narrow.shape[-1] - 1)]
+        return narrow[..., LOW_HALF * (narrow.shape[-1] - 1)]
 
     def origins(self, seed: list[int], matrix: int, places: list[int]) -> list[int]:
         """Where the entries at these places of a shuffled matrix were before: the same random numbers, drawn again."""
@@ -142,14 +143,14 @@ class Shuffler:
             order = np.random.default_rng(seed).permuted(numbers, axis=1)[matrix]
             return [int(order[place]) for place in places]
         words = np.empty_like(self.words)
-        self._key(words, seed)
+        self._fill_words(words, seed)
         ranked = np.partition(words[matrix], sorted(set(places)))
         return [int((words[matrix] == ranked[place]).argmax()) for place in places]
 
-    def _key(self, words: Array, seed: list[int]) -> None:
+    def _fill_words(self, words: Array, seed: list[int]) -> None:
         """Fill words with random bits, in blocks that stay in the cache, and put the entries below them."""
         rng = np.random.Generator(np.random.SFC64(seed))
         line = words.reshape(-1)
-        for i in range(0, line.size, BLOCK):
-            line[i : i + BLOCK] = rng.integers(0, 1 << 64, min(BLOCK, line.size - i), np.uint64)
-        line.view(np.uint32)[LOW::2] = self.flat.view(f"u{self.flat.dtype.itemsize}").reshape(-1)
+        for i in range(0, line.size, BLOCK_WORDS):
+            line[i : i + BLOCK_WORDS] = rng.integers(0, 1 << 64, min(BLOCK_WORDS, line.size - i), np.uint64)
+        line.view(np.uint32)[LOW_HALF::2] = self.flat.view(f"u{self.flat.dtype.itemsize}").reshape(-1)

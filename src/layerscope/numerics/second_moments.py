@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 192  # columns of a strip: wide enough for a fast product, narrow enough to save half of them
+STRIP_COLUMNS = 192  # columns of a strip: wide enough for a fast product, narrow enough to save half of them
 
 
 @dataclass
@@ -25,7 +25,7 @@ class FactorSum:
     def add(self, rows: Any) -> FactorSum:
         """Take up rows (r, d); returns itself."""
         first = rows.sum(0)
-        self.second = square(rows) if self.second is None else self.second + square(rows)
+        self.second = gram_of_rows(rows) if self.second is None else self.second + gram_of_rows(rows)
         self.first = first if self.first is None else self.first + first
         self.rows += len(rows)
         return self
@@ -33,7 +33,7 @@ class FactorSum:
     def remove(self, rows: Any) -> FactorSum:
         """Take rows out again that were taken up; returns itself."""
         if len(rows):
-            self.second = self.second - square(rows)
+            self.second = self.second - gram_of_rows(rows)
             self.first = self.first - rows.sum(0)
             self.rows -= len(rows)
         return self
@@ -59,14 +59,14 @@ class FactorSum:
         return float((self.first * self.first).sum()) / self.rows**2
 
 
-def square(rows: Any) -> Any:
+def gram_of_rows(rows: Any) -> Any:
     """rowsᵀ·rows (d, d), of wide rows by blocks: what lies below the diagonal is copied, not multiplied again."""
     d = rows.shape[1]
-    if d < 2 * BLOCK:
+    if d < 2 * STRIP_COLUMNS:
         return rows.T @ rows
     whole = rows.new_empty((d, d)) if hasattr(rows, "new_empty") else np.empty((d, d), rows.dtype)
-    for i in range(0, d, BLOCK):
-        strip = rows[:, i : i + BLOCK].T @ rows[:, i:]
-        whole[i : i + BLOCK, i:] = strip
-        whole[i + BLOCK :, i : i + BLOCK] = strip[:, BLOCK:].T
+    for i in range(0, d, STRIP_COLUMNS):
+        strip = rows[:, i : i + STRIP_COLUMNS].T @ rows[:, i:]
+        whole[i : i + STRIP_COLUMNS, i:] = strip
+        whole[i + STRIP_COLUMNS :, i : i + STRIP_COLUMNS] = strip[:, STRIP_COLUMNS:].T
     return whole

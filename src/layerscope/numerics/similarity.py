@@ -12,8 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-ANGLES = 10  # leading directions whose subspaces are compared
-DENSE = 256  # rows up to which all eigenvectors are cheaper than the leading few
+MAX_LEADING_DIRECTIONS = 10  # leading directions whose subspaces are compared
+MAX_DENSE_ROWS = 256  # rows up to which all eigenvectors are cheaper than the leading few
 
 
 def jensen_shannon(p: Floats, q: Floats) -> float:
@@ -33,8 +33,8 @@ def jensen_shannon(p: Floats, q: Floats) -> float:
 
 
 def _relative_entropy(p: Floats, q: Floats) -> float:
-    at = p > 0
-    return float((p[at] * np.log(p[at] / q[at])).sum())
+    positive = p > 0
+    return float((p[positive] * np.log(p[positive] / q[positive])).sum())
 
 
 def distances(a: Array, b: Array) -> dict[str, float]:
@@ -52,40 +52,42 @@ def distances(a: Array, b: Array) -> dict[str, float]:
     if not all(map(math.isfinite, peaks)):
         return {}
     peak = max(peaks)
-    unit = 1.0 if peak == 0.0 else math.ldexp(1.0, min(1000, math.frexp(peak)[1]))  # keeps fourth powers within range
-    for one, other in zip(a, b, strict=True):
-        x, y = one.astype(np.float64) / unit, other.astype(np.float64) / unit
+    scale = 1.0 if peak == 0.0 else math.ldexp(1.0, min(1000, math.frexp(peak)[1]))  # keeps fourth powers within range
+    for matrix_a, matrix_b in zip(a, b, strict=True):
+        x, y = matrix_a.astype(np.float64) / scale, matrix_b.astype(np.float64) / scale
         difference += float(np.square(x - y).sum())
         gram_x, gram_y = x.T @ x, y.T @ y
         norm_a, norm_b = norm_a + float(np.trace(gram_x)), norm_b + float(np.trace(gram_y))
         inner += float((x * y).sum())
-        scale = float(np.linalg.norm(gram_x) * np.linalg.norm(gram_y))
-        if scale > 0:
-            products["cka"].append(float(np.square(x.T @ y).sum()) / scale)
+        norm_product = float(np.linalg.norm(gram_x) * np.linalg.norm(gram_y))
+        if norm_product > 0:
+            products["cka"].append(float(np.square(x.T @ y).sum()) / norm_product)
             if len(gram_x) > 1:  # of one direction the leading one is the whole space
-                cosines = np.linalg.svd(_leading(gram_x).T @ _leading(gram_y), compute_uv=False).clip(0, 1)
+                cosines = np.linalg.svd(_leading_vectors(gram_x).T @ _leading_vectors(gram_y), compute_uv=False).clip(
+                    0, 1
+                )
                 products["angle"].append(math.degrees(math.acos(float(cosines[-1]))))
                 products["overlap"].append(float(np.square(cosines).mean()))
-    found = {"frobenius": unit * math.sqrt(difference)}
+    result = {"frobenius": scale * math.sqrt(difference)}
     if norm_a > 0:
-        found["relative"] = math.sqrt(difference / norm_a)
+        result["relative"] = math.sqrt(difference / norm_a)
     if norm_a > 0 and norm_b > 0:
-        found["cosine"] = inner / math.sqrt(norm_a * norm_b)
-    found |= {name: statistics.fmean(values) for name, values in products.items() if values}
-    return found
+        result["cosine"] = inner / math.sqrt(norm_a * norm_b)
+    result |= {name: statistics.fmean(values) for name, values in products.items() if values}
+    return result
 
 
-def _leading(gram: Floats) -> Floats:
+def _leading_vectors(gram: Floats) -> Floats:
     """The eigenvectors (m, r) of the largest eigenvalues; r is a tenth of m at most, and at most ``ANGLES``."""
     m = len(gram)
-    r = max(1, min(ANGLES, m // 10))
+    r = max(1, min(MAX_LEADING_DIRECTIONS, m // 10))
     return top_vectors(gram, r)[1]
 
 
 def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
     """(eigenvalues, eigenvectors) of the r largest, ascending: all of them by LAPACK, or r of them by Lanczos."""
     m = len(gram)
-    if m <= DENSE or r > m // 4:
+    if m <= MAX_DENSE_ROWS or r > m // 4:
         values, vectors = np.linalg.eigh(gram)
         return values[-r:], vectors[:, -r:]
     from scipy.sparse.linalg import ArpackError, eigsh
@@ -116,10 +118,10 @@ def linear_cka(x: Array, y: Array) -> float:
     """
     a, b = (np.asarray(rows, np.float64) - np.asarray(rows, np.float64).mean(0) for rows in (x, y))
     if len(a) < max(a.shape[1], b.shape[1]):
-        one, other = a @ a.T, b @ b.T
-        cross = float((one * other).sum())
+        gram_a, gram_b = a @ a.T, b @ b.T
+        cross = float((gram_a * gram_b).sum())
     else:
-        one, other = a.T @ a, b.T @ b
+        gram_a, gram_b = a.T @ a, b.T @ b
         cross = float(np.square(a.T @ b).sum())
-    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    norms = float(np.linalg.norm(gram_a) * np.linalg.norm(gram_b))
     return cross / norms if norms > 0 else math.nan

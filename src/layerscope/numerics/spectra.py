@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 EPS64, EPS32 = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
 FLOAT64 = np.dtype(np.float64)
-BLOCK = 1 << 21  # entries converted to float64 at a time: 16 MiB, or half of a square layer
-SLICES = 1 << 22  # entries of the Gram matrices held at once
-LOST = 0.05  # share of eigenvalues below float32's resolution; random square matrices have about 0.01
-TOP = 1e-5  # residual over the eigenvalue, where only the largest is looked for
-SAFE32 = (1e-25, 1e30)  # the same of float32
-SAFE = (1e-200, 1e200)  # sums of squares that neither under- nor overflowed on the way
+BLOCK_ENTRIES = 1 << 21  # entries converted to float64 at a time: 16 MiB, or half of a square layer
+MAX_GRAM_ENTRIES = 1 << 22  # entries of the Gram matrices held at once
+MAX_UNRESOLVED_SHARE = 0.05  # share of eigenvalues below float32's resolution; random square matrices have about 0.01
+TOP_EIGENVALUE_RTOL = 1e-5  # residual over the eigenvalue, where only the largest is looked for
+SAFE_RANGE_FLOAT32 = (1e-25, 1e30)  # the same of float32
+SAFE_RANGE_FLOAT64 = (1e-200, 1e200)  # sums of squares that neither under- nor overflowed on the way
 
 
 def esd(stack: Array, *, symmetric: bool = False, rough: bool = False) -> Spectrum:
@@ -46,26 +46,28 @@ def esd(stack: Array, *, symmetric: bool = False, rough: bool = False) -> Spectr
     :raises Absent: NaN, infinity, or magnitudes beyond float64's squares.
     """
     evals, scale, eps = eigenvalues(stack, symmetric=symmetric, rough=rough)
-    return collected(stack, evals, scale, eps, symmetric=symmetric)
+    return spectrum_of_eigenvalues(stack, evals, scale, eps, symmetric=symmetric)
 
 
 def eigenvalues(stack: Array, *, symmetric: bool = False, rough: bool = False) -> tuple[Floats, float, float]:
     """(eigenvalues of each matrix (k, m) times scale², scale, ε of the arithmetic that found them)."""
     k, _, m = stack.shape
     if rough and not symmetric and stack.dtype.itemsize <= 4:
-        evals, trace = _decompose(stack, 1.0, np.dtype(np.float32))
+        evals, trace = _eigenvalues_and_trace(stack, 1.0, np.dtype(np.float32))
         # float32 loses the bulk beside a few huge entries: then, and where squares leave its range, float64
-        lost = (evals <= m * EPS32 * evals.max(initial=0.0)).mean()
-        if SAFE32[0] < trace < SAFE32[1] and lost <= LOST:
+        unresolved_share = (evals <= m * EPS32 * evals.max(initial=0.0)).mean()
+        if SAFE_RANGE_FLOAT32[0] < trace < SAFE_RANGE_FLOAT32[1] and unresolved_share <= MAX_UNRESOLVED_SHARE:
             return evals.reshape(k, m), 1.0, EPS32
     if symmetric:  # sums of float32 hold no more than a float32 solver finds
-        evals, scale = _eigenvalues(stack)
+        evals, scale = _symmetric_eigenvalues(stack)
         return evals.reshape(-1, m), scale, EPS32 if stack.dtype == np.float32 else EPS64
     evals, scale = _gram_eigenvalues(stack)
     return evals.reshape(-1, m), scale, EPS64
 
 
-def collected(stack: Array, evals: Floats, scale: float, eps: float, *, symmetric: bool = False) -> Spectrum:
+def spectrum_of_eigenvalues(
+    stack: Array, evals: Floats, scale: float, eps: float, *, symmetric: bool = False
+) -> Spectrum:
     """The spectrum of a stack from the eigenvalues of its matrices."""
     k, n, m = stack.shape
     power = 1 if symmetric else 2
@@ -74,12 +76,14 @@ def collected(stack: Array, evals: Floats, scale: float, eps: float, *, symmetri
         evals = np.square(np.linalg.svd(stack * scale, compute_uv=False)).ravel()
         resolved = (n * EPS64) ** 2 * float(evals.max(initial=0.0))
     evals = np.sort(np.maximum(evals, 0.0), axis=None)
-    floor = resolved if symmetric else max(resolved, _held(stack, evals, scale))
+    floor = resolved if symmetric else max(resolved, _rounding_floor(stack, evals, scale))
     with np.errstate(over="ignore", under="ignore"):
         for _ in range(power):
             evals, floor = evals / scale, floor / scale
     if scale != 1.0 and not 0.0 < evals[-1] < math.inf:
-        raise Absent(f"weights as far from 1 as {_peak(stack):.1e}: their squares leave the range of float64")
+        raise Absent(
+            f"weights as far from 1 as {_largest_magnitude(stack):.1e}: their squares leave the range of float64"
+        )
     return Spectrum(evals, n, m, k, floor)
 
 
@@ -99,20 +103,21 @@ def inverted(spectrum: Spectrum) -> Spectrum:
     return Spectrum(1 / s.live[::-1], s.n, s.m, s.k, 0.0, complete=False)
 
 
-def of_product(spectrum: Spectrum, n: int, m: int) -> Spectrum:
+def product_spectrum(spectrum: Spectrum, n: int, m: int) -> Spectrum:
     """The spectrum of a product (n, m) from that of its core of rank r; m − r others, or r − m of these, are zero."""
     return Spectrum(spectrum.evals[-m:], n, m, 1, spectrum.floor, complete=False)
 
 
-def top(stack: Array) -> Spectrum:
+def largest_eigenvalues(stack: Array) -> Spectrum:
     """The largest eigenvalue of each of a stack of symmetric matrices, by products: for those too large for all.
 
     :raises Absent: NaN or infinity.
     """
     k, n, m = stack.shape
-    _peak(stack)
-    found = [lanczos_quadrature.largest(np.asarray(a, np.float64).__matmul__, np.zeros(m), rtol=TOP) for a in stack]
-    evals = np.sort([max(0.0, float(each.values[0])) for each in found])
+    _largest_magnitude(stack)
+    products = (np.asarray(matrix, np.float64).__matmul__ for matrix in stack)
+    extremes = [lanczos_quadrature.largest(product, np.zeros(m), rtol=TOP_EIGENVALUE_RTOL) for product in products]
+    evals = np.sort([max(0.0, float(extreme.values[0])) for extreme in extremes])
     return Spectrum(evals, n, m, k, EPS32 * float(evals[-1]), complete=False)
 
 
@@ -142,25 +147,26 @@ def smallest_subnormal(dtype: np.dtype) -> float:
     return float(ml_dtypes.finfo(dtype).smallest_subnormal)
 
 
-def _held(stack: Array, evals: Floats, scale: float) -> float:
+def _rounding_floor(stack: Array, evals: Floats, scale: float) -> float:
     """Largest eigenvalue that rounding the weights to their dtype can have made, in units of (W·scale)²."""
     k, n, m = stack.shape
-    spread, u = (math.sqrt(n) + math.sqrt(m)) ** 2, unit_roundoff(stack.dtype)
-    even: float = u * u * spread * float(evals.sum()) / (k * n * m)  # as if all entries were of one size
-    if float(evals[0]) > even:
-        return even  # nothing is near it: no need to look closer
-    columns, rows, step = np.zeros((k, m)), np.empty((k, n)), max(1, BLOCK // m)
+    edge_factor, roundoff = (math.sqrt(n) + math.sqrt(m)) ** 2, unit_roundoff(stack.dtype)
+    # as if all entries were of one size
+    uniform_floor: float = roundoff * roundoff * edge_factor * float(evals.sum()) / (k * n * m)
+    if float(evals[0]) > uniform_floor:
+        return uniform_floor  # nothing is near it: no need to look closer
+    columns, rows, step = np.zeros((k, m)), np.empty((k, n)), max(1, BLOCK_ENTRIES // m)
     for i in range(k):
-        for at in range(0, n, step):
-            squares = np.square(stack[i, at : at + step].astype(np.float64) * scale)
+        for start in range(0, n, step):
+            squares = np.square(stack[i, start : start + step].astype(np.float64) * scale)
             columns[i] += squares.sum(axis=0) / n
-            rows[i, at : at + step] = squares.mean(axis=1)
-    typical = min(median_of(np.sort(side[side > 0])) if side.any() else 0.0 for side in (columns, rows))
-    least = smallest_subnormal(stack.dtype) * scale / 2  # rounding below the normal range is absolute
-    return max(u * u * typical, least * least) * spread
+            rows[i, start : start + step] = squares.mean(axis=1)
+    typical_square = min(median_of(np.sort(side[side > 0])) if side.any() else 0.0 for side in (columns, rows))
+    smallest_error = smallest_subnormal(stack.dtype) * scale / 2  # rounding below the normal range is absolute
+    return max(roundoff * roundoff * typical_square, smallest_error * smallest_error) * edge_factor
 
 
-def _peak(stack: Array) -> float:
+def _largest_magnitude(stack: Array) -> float:
     """Largest magnitude; a NaN or infinity is an error that says how many there are."""
     stack = np.asarray(stack)
     if stack.dtype.itemsize < 2 or stack.dtype.kind != "f":  # narrow floats order badly: widen first
@@ -176,54 +182,58 @@ def _peak(stack: Array) -> float:
     raise Absent(f"{nans} NaN and {infs} infinite entries of {stack.size}")
 
 
-def _eigenvalues(stack: Array) -> tuple[Floats, float]:
+def _symmetric_eigenvalues(stack: Array) -> tuple[Floats, float]:
     """Eigenvalues of symmetric matrices times a power of two, and that power."""
-    peak = _peak(stack)
-    if stack.dtype == np.float32 and (peak == 0.0 or SAFE32[0] < peak < SAFE32[1]):
-        return np.concatenate([eigvalsh(np.asarray(a)[None])[0] for a in stack]).astype(np.float64), 1.0
-    scale = 1.0 if peak == 0.0 or SAFE[0] < peak < SAFE[1] else math.ldexp(1.0, min(1023, -math.frexp(peak)[1]))
-    return np.concatenate([eigvalsh(np.asarray(a, np.float64)[None] * scale)[0] for a in stack]), scale
+    peak = _largest_magnitude(stack)
+    if stack.dtype == np.float32 and (peak == 0.0 or SAFE_RANGE_FLOAT32[0] < peak < SAFE_RANGE_FLOAT32[1]):
+        return np.concatenate([eigvalsh(np.asarray(matrix)[None])[0] for matrix in stack]).astype(np.float64), 1.0
+    scale = (
+        1.0
+        if peak == 0.0 or SAFE_RANGE_FLOAT64[0] < peak < SAFE_RANGE_FLOAT64[1]
+        else math.ldexp(1.0, min(1023, -math.frexp(peak)[1]))
+    )
+    return np.concatenate([eigvalsh(np.asarray(matrix, np.float64)[None] * scale)[0] for matrix in stack]), scale
 
 
 def _gram_eigenvalues(stack: Array) -> tuple[Floats, float]:
     """Eigenvalues of the Gram matrices of stack · scale, and the scale: a power of two, 1 unless squares need it."""
-    evals, trace = _decompose(stack, 1.0)
-    if SAFE[0] < trace < SAFE[1]:
+    evals, trace = _eigenvalues_and_trace(stack, 1.0)
+    if SAFE_RANGE_FLOAT64[0] < trace < SAFE_RANGE_FLOAT64[1]:
         return evals, 1.0
-    peak = _peak(stack)
+    peak = _largest_magnitude(stack)
     if peak == 0.0:
         return evals, 1.0
     scale = math.ldexp(1.0, min(1023, -math.frexp(peak)[1]))
-    return _decompose(stack, scale)[0], scale
+    return _eigenvalues_and_trace(stack, scale)[0], scale
 
 
-def _decompose(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[Floats, float]:
+def _eigenvalues_and_trace(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[Floats, float]:
     """Eigenvalues and trace of the Gram matrices; a trace that is no number (NaN, overflow) ends it early."""
     k, _, m = stack.shape
-    step = _slices_at_once(k, m)
-    found, total = [], 0.0
+    step = matrices_at_once(k, m)
+    evals, trace = [], 0.0
     for i in range(0, k, step):
         with np.errstate(over="ignore", invalid="ignore"):  # the trace tells
-            gram = _gram(stack if k == 1 else stack[i : i + step], scale, dtype)
-        total += float(np.trace(gram, axis1=1, axis2=2).sum())
-        if not math.isfinite(total):
+            gram = _gram_matrices(stack if k == 1 else stack[i : i + step], scale, dtype)
+        trace += float(np.trace(gram, axis1=1, axis2=2).sum())
+        if not math.isfinite(trace):
             break
-        found.append(eigvalsh(gram).ravel().astype(np.float64))
-    return np.concatenate([np.empty(0), *found]), total
+        evals.append(eigvalsh(gram).ravel().astype(np.float64))
+    return np.concatenate([np.empty(0), *evals]), trace
 
 
-def _gram(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
+def _gram_matrices(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
     """WᵀW of each matrix, accumulated over blocks of rows so that no wider copy of W is ever whole."""
     k, n, m = stack.shape
-    plain = isinstance(stack, np.ndarray) and stack.strides[-1] in (stack.itemsize, stack.itemsize * n)
-    if plain and stack.dtype == dtype and scale == 1.0:
+    is_contiguous = isinstance(stack, np.ndarray) and stack.strides[-1] in (stack.itemsize, stack.itemsize * n)
+    if is_contiguous and stack.dtype == dtype and scale == 1.0:
         product: Array = np.matmul(stack.transpose(0, 2, 1), stack)
         return product
-    rows = min(n, max(1, BLOCK // (k * m), m // 2))
-    wide = np.empty((k, rows, m), dtype)
+    rows = min(n, max(1, BLOCK_ENTRIES // (k * m), m // 2))
+    converted = np.empty((k, rows, m), dtype)
     gram: Array | None = None
     for i in range(0, n, rows):
-        block = wide[:, : min(rows, n - i)]
+        block = converted[:, : min(rows, n - i)]
         np.copyto(block, stack[:, i : i + rows], casting="same_kind")
         if scale != 1.0:
             block *= scale
@@ -233,5 +243,5 @@ def _gram(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
     return gram
 
 
-def _slices_at_once(k: int, m: int) -> int:
-    return max(1, min(k, SLICES // (m * m)))
+def matrices_at_once(k: int, m: int) -> int:
+    return max(1, min(k, MAX_GRAM_ENTRIES // (m * m)))

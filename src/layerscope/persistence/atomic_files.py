@@ -9,7 +9,7 @@ from pathlib import Path
 from layerscope.errors import OutputError
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes) -> None:
     """Write beside the target, then rename; a device or pipe is written to directly.
 
     :raises OutputError: no such folder, no permission, no space; what was there before is still there.

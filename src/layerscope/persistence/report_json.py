@@ -11,19 +11,19 @@ from layerscope import registry
 from layerscope.errors import Unreadable, UsageError
 from layerscope.numerics.spectrum import Mode, Spectrum
 from layerscope.records.findings import SEVERITIES, Finding
-from layerscope.records.layer_sizes import sizes
+from layerscope.records.layer_sizes import size_columns
 from layerscope.records.layers import Fit, LayerRef, LayerReport, Measurement, Part
 from layerscope.records.report import Report
-from layerscope.validation import checked, conforms
+from layerscope.validation import check_types, matches_type
 
 SCHEMA = 1
-RIVAL = {"ratio", "p"}
-NEEDED = {  # of a fit, by those who read it without its spectrum
+RIVAL_PARAMS = {"ratio", "p"}
+REQUIRED_FIT_PARAMS = {  # of a fit, by those who read it without its spectrum
     "power_law": {"alpha", "n_tail", "ks", "spikes", "xmin"},
-    "marchenko_pastur": {"sigma", "bulk_min", "bulk_max", "edge", "spikes", "ks"}, "exponential": RIVAL,
-    "lognormal": RIVAL, "truncated_power_law": RIVAL,
+    "marchenko_pastur": {"sigma", "bulk_min", "bulk_max", "edge", "spikes", "ks"}, "exponential": RIVAL_PARAMS,
+    "lognormal": RIVAL_PARAMS, "truncated_power_law": RIVAL_PARAMS,
 }  # fmt: skip
-POSSIBLE: dict[str, Callable[[Mapping[str, float]], bool]] = {
+FIT_PARAM_CHECKS: dict[str, Callable[[Mapping[str, float]], bool]] = {
     "power_law": lambda p: p["alpha"] > 1 and p["xmin"] > 0 and p["n_tail"] >= 1 and 0 <= p.get("fingers", 0) <= 1e6,
     "marchenko_pastur": lambda p: (
         0 < p["sigma"] < 1e100 and 0 <= p["bulk_min"] < p["bulk_max"] and p["spikes"] >= 0 and p["edge"] > 0
@@ -45,7 +45,7 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def layer_to_dict(layer: LayerReport, conv: str) -> dict[str, Any]:
     """One layer: its sizes, metrics, reasons, and what each role was measured as."""
-    size = sizes(layer, conv)
+    size = size_columns(layer, conv)
     return {
         "name": layer.name,
         "index": size["layer_id"],
@@ -66,11 +66,11 @@ def to_json(report: Report, *, indent: int | None = None) -> str:
 def to_jsonl(report: Report) -> Iterator[str]:
     """One JSON object per line: meta, each layer, each finding, summary; ``record`` says which."""
     whole = to_dict(report)
-    yield _line({"record": "meta", "schema": SCHEMA, **whole["meta"]})
-    for kind, many in (("layer", "layers"), ("finding", "findings")):
-        for item in whole[many]:
-            yield _line({"record": kind, **item})
-    yield _line({"record": "summary", **whole["summary"]})
+    yield _json_line({"record": "meta", "schema": SCHEMA, **whole["meta"]})
+    for kind, plural in (("layer", "layers"), ("finding", "findings")):
+        for item in whole[plural]:
+            yield _json_line({"record": kind, **item})
+    yield _json_line({"record": "summary", **whole["summary"]})
 
 
 def from_json(text: str) -> Report:
@@ -84,12 +84,12 @@ def parse(text: str | bytes) -> Any:
     :raises Unreadable: it is none, NaN and infinity included.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, parse_int=_whole)
+        return json.loads(text, parse_constant=_reject_constant, parse_int=_parse_int)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {type(error).__name__}: {error}") from None
 
 
-def _whole(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > 19:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
@@ -101,19 +101,19 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
     :raises Unreadable: another schema, or a field that is missing or of another type.
     """
     if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
-        found = plain.get("schema") if isinstance(plain, Mapping) else None
-        raise Unreadable(f"a report of schema {found!r:.40}; this version reads schema {SCHEMA}")
+        schema = plain.get("schema") if isinstance(plain, Mapping) else None
+        raise Unreadable(f"a report of schema {schema!r:.40}; this version reads schema {SCHEMA}")
     try:
-        layers = tuple(_layer(number, layer, spectra) for number, layer in enumerate(plain["layers"]))
-        findings = tuple(_finding(finding) for finding in plain["findings"])
+        layers = tuple(_layer_from_dict(number, layer, spectra) for number, layer in enumerate(plain["layers"]))
+        findings = tuple(_finding_from_dict(finding) for finding in plain["findings"])
         meta = {str(key): value for key, value in plain["meta"].items()}
-        if not conforms(meta["target"], str) or not conforms(meta["format"], str):
+        if not matches_type(meta["target"], str) or not matches_type(meta["format"], str):
             raise TypeError("target and format are no text")
-        if not conforms(meta.get("seconds", 0.0), float):
+        if not matches_type(meta.get("seconds", 0.0), float):
             raise TypeError("seconds is no number")
-        _check_asked(meta.get("asked", {}))
+        _check_request(meta.get("asked", {}))
         if "conditioning" in meta:
-            _check_learning(meta["conditioning"])
+            _check_conditioning(meta["conditioning"])
         report = Report(meta, layers, findings)
         _ = report.settings
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
@@ -121,48 +121,48 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
     return report
 
 
-def _finding(plain: Mapping[str, Any]) -> Finding:
-    finding = checked(Finding(**plain))
+def _finding_from_dict(plain: Mapping[str, Any]) -> Finding:
+    finding = check_types(Finding(**plain))
     if finding.severity not in SEVERITIES:
         raise TypeError(f"a finding of severity {finding.severity[:20]!r}")
     return finding
 
 
-def _check_asked(asked: Any) -> None:
+def _check_request(request: Any) -> None:
     known = {"layers": list, "base": str, "target": str, "intra": bool, "stacked": bool, "live": bool}
-    if not isinstance(asked, Mapping) or any(not isinstance(v, known.get(k, ())) for k, v in asked.items()):
-        raise TypeError(f"asked for what cannot be asked: {asked!r:.80}")
+    if not isinstance(request, Mapping) or any(not isinstance(v, known.get(k, ())) for k, v in request.items()):
+        raise TypeError(f"asked for what cannot be asked: {request!r:.80}")
 
 
-LEARNED = {
+CONDITIONING_TYPES = {
     "fisher": str, "conv": str, "loss": str, "bias": bool, "exact": bool, "training": bool, "curvature_of": str,
     "lr": float, "momentum": float, "nesterov": bool, "whole": Mapping[str, Any], "curvature": Mapping[str, Any],
 }  # fmt: skip
-WHOLE = {
+WHOLE_MATRIX_TYPES = {
     "layers": int, "params": int, "rows": int, "lambda_max": float, "trace": float, "loss": float, "examples": int,
     "evals": tuple[float, ...],
 }  # fmt: skip
-CURVED = {
+CURVATURE_TYPES = {
     "matrix": str, "params": int, "values": tuple[float, ...], "residuals": tuple[float, ...], "converged": bool,
     "least": float, "trace": float, "trace_error": float, "nodes": tuple[tuple[float, ...], ...],
     "weights": tuple[tuple[float, ...], ...], "products": int,
 }  # fmt: skip
 
 
-def _check_learning(how: Any) -> None:
+def _check_conditioning(conditioning: Any) -> None:
     """What a report says of the data that ran through the model has the types that its readers count on."""
-    _check_types("conditioning", how, LEARNED)
-    whole, curved = how.get("whole", {}), how.get("curvature", {})
-    _check_types("the whole matrix", whole, WHOLE)
-    _check_types("the curvature", curved, CURVED)
+    _check_types("conditioning", conditioning, CONDITIONING_TYPES)
+    whole, curvature = conditioning.get("whole", {}), conditioning.get("curvature", {})
+    _check_types("the whole matrix", whole, WHOLE_MATRIX_TYPES)
+    _check_types("the curvature", curvature, CURVATURE_TYPES)
     if "evals" in whole and not ({"params"} <= whole.keys() and 0 < len(whole["evals"]) <= whole["params"]):
         raise TypeError("the whole matrix has more eigenvalues than parameters, or none")
-    if curved and not (CURVED.keys() <= curved.keys() and curved["values"]):
+    if curvature and not (CURVATURE_TYPES.keys() <= curvature.keys() and curvature["values"]):
         raise TypeError("a curvature without its eigenvalues")
-    sides = [[len(row) for row in curved.get(name, ())] for name in ("nodes", "weights")]
-    if sides[0] != sides[1] or len(set(sides[0])) > 1 or (sides[0] and curved["trace"] is None):
+    sides = [[len(row) for row in curvature.get(name, ())] for name in ("nodes", "weights")]
+    if sides[0] != sides[1] or len(set(sides[0])) > 1 or (sides[0] and curvature["trace"] is None):
         raise TypeError("a curvature whose nodes and weights do not pair, or have no trace")
-    if "lr" in how and not how["lr"] > 0:
+    if "lr" in conditioning and not conditioning["lr"] > 0:
         raise TypeError("a learning rate that is not above zero")
 
 
@@ -170,19 +170,23 @@ def _check_types(what: str, plain: Any, known: Mapping[str, Any]) -> None:
     if not isinstance(plain, Mapping):
         raise TypeError(f"{what} is no mapping")
     for name, hint in known.items():
-        if name in plain and not conforms(_tuples(plain[name]), hint) and not (plain[name] is None and hint is float):
+        if (
+            name in plain
+            and not matches_type(_lists_to_tuples(plain[name]), hint)
+            and not (plain[name] is None and hint is float)
+        ):
             raise TypeError(f"{name} of {what} cannot be {plain[name]!r:.60}")
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _lists_to_tuples(value: Any) -> Any:
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _no_number(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _line(item: dict[str, Any]) -> str:
+def _json_line(item: dict[str, Any]) -> str:
     return json.dumps(item, allow_nan=False)
 
 
@@ -200,17 +204,17 @@ def _part_to_dict(part: Measurement) -> dict[str, Any]:
     }
 
 
-def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
-    parts = {role: _part(number, role, part, spectra) for role, part in plain["parts"].items()}
+def _layer_from_dict(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> LayerReport:
+    parts = {role: _part_from_dict(number, role, part, spectra) for role, part in plain["parts"].items()}
     layer = LayerReport(plain["name"], parts, dict(plain["metrics"]), dict(plain["absent"]))
     if "weight" not in parts:
         raise TypeError("a layer without its weight")
-    whole = parts["weight"].spectrum
+    spectrum = parts["weight"].spectrum
     for role, part in parts.items():
         if role.startswith("shuffle") and not part.skipped and "marchenko_pastur" not in part.fits:
             raise TypeError(f"{role} without a bulk")
-        if role.startswith("shuffle") and whole is not None and part.spectrum is not None:
-            sizes = [(s.n, s.m, s.k, len(s.evals)) for s in (whole, part.spectrum)]
+        if role.startswith("shuffle") and spectrum is not None and part.spectrum is not None:
+            sizes = [(s.n, s.m, s.k, len(s.evals)) for s in (spectrum, part.spectrum)]
             if sizes[0] != sizes[1] or "marchenko_pastur" not in part.fits:
                 raise TypeError(f"{role} is no shuffle of its layer")
         if any(not mode.value > mode.edge > 0 for mode in part.modes if role.startswith("shuffle")):
@@ -219,44 +223,46 @@ def _layer(number: int, plain: Mapping[str, Any], spectra: Mapping[tuple[int, st
         plugin = registry.plugins("metrics").get(name)
         if plugin is not None and isinstance(value, str) != (plugin.meta["fmt"] == "s"):
             raise TypeError(f"metric {name} cannot be {value!r:.40}")
-    named = ["power_law"] * ("alpha" in layer.metrics) + [str(layer.metrics.get("best_fit", "power_law"))]
-    if "alpha" in layer.metrics and not all(name in parts["weight"].fits for name in named):
-        raise TypeError(f"metrics of fits that are not there: {', '.join(named)}")
+    fit_names = ["power_law"] * ("alpha" in layer.metrics) + [str(layer.metrics.get("best_fit", "power_law"))]
+    if "alpha" in layer.metrics and not all(name in parts["weight"].fits for name in fit_names):
+        raise TypeError(f"metrics of fits that are not there: {', '.join(fit_names)}")
     if "alpha" in layer.metrics:
         interval = [layer.metrics.get(name) for name in ("alpha", "alpha_low", "alpha_high")]
         if not all(isinstance(x, float | int) and 0 <= x < 1e12 for x in interval):
             raise TypeError(f"an α and its interval cannot be {interval!r:.80}")
-    return checked(layer, but=("parts",))
+    return check_types(layer, exempt=("parts",))
 
 
-def _part(number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]) -> Measurement:
+def _part_from_dict(
+    number: int, role: str, plain: Mapping[str, Any], spectra: Mapping[tuple[int, str], Spectrum]
+) -> Measurement:
     raw = dict(plain["ref"])
     raw["shape"], raw["aliases"] = tuple(raw["shape"]), tuple(raw["aliases"])
-    raw["part"] = checked(Part(**raw["part"])) if raw["part"] is not None else None
-    ref = checked(LayerRef(**raw))
+    raw["part"] = check_types(Part(**raw["part"])) if raw["part"] is not None else None
+    ref = check_types(LayerRef(**raw))
     if ref.groups < 1 or min(ref.heads, ref.rank, ref.index, *ref.shape, 0) < 0:
         raise TypeError(f"a layer of {ref.groups} groups, {ref.heads} heads, rank {ref.rank}, shape {ref.shape!r:.40}")
     if ref.axes and (len(ref.axes) != len(ref.shape) or ref.axes.count("o") != 1 or ref.axes.count("i") != 1):
         raise TypeError(f"a layer with the axes {ref.axes[:20]!r}")
-    fits = {name: _fit(name, fit) for name, fit in plain["fits"].items()}
+    fits = {name: _fit_from_dict(name, fit) for name, fit in plain["fits"].items()}
     skipped, failed, seconds = plain["skipped"], plain["failed"], plain["seconds"]
-    modes = tuple(_mode(mode) for mode in plain.get("modes", ()))
+    modes = tuple(_mode_from_dict(mode) for mode in plain.get("modes", ()))
     facts = dict(plain.get("facts", {}))
     part = Measurement(ref, spectra.get((number, role)), fits, skipped, failed, seconds, modes, facts)
-    return checked(part, but=("fits", "spectrum", "modes"))
+    return check_types(part, exempt=("fits", "spectrum", "modes"))
 
 
-def _mode(plain: Mapping[str, Any]) -> Mode:
-    mode = checked(Mode(**{**plain, "entry": tuple(plain["entry"])}))
+def _mode_from_dict(plain: Mapping[str, Any]) -> Mode:
+    mode = check_types(Mode(**{**plain, "entry": tuple(plain["entry"])}))
     if max(mode.value, mode.entropy, mode.localization, mode.participation, mode.edge) > 1e100:
         raise TypeError(f"a mode cannot be {mode!r:.80}")
     return mode
 
 
-def _fit(name: str, plain: Mapping[str, Any]) -> Fit:
-    fit = checked(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))
-    if fit.ok and not NEEDED.get(name, set()) <= fit.params.keys():
-        raise TypeError(f"the fit {name} lacks {', '.join(sorted(NEEDED[name] - fit.params.keys()))}")
-    if fit.ok and name in POSSIBLE and not POSSIBLE[name](fit.params):
+def _fit_from_dict(name: str, plain: Mapping[str, Any]) -> Fit:
+    fit = check_types(Fit(name, plain["ok"], plain["reason"], dict(plain["params"])))
+    if fit.ok and not REQUIRED_FIT_PARAMS.get(name, set()) <= fit.params.keys():
+        raise TypeError(f"the fit {name} lacks {', '.join(sorted(REQUIRED_FIT_PARAMS[name] - fit.params.keys()))}")
+    if fit.ok and name in FIT_PARAM_CHECKS and not FIT_PARAM_CHECKS[name](fit.params):
         raise TypeError(f"the fit {name} is impossible: {dict(fit.params)!r:.80}")
     return fit

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import Unreadable, UsageError
-from layerscope.persistence.atomic_files import write_whole
+from layerscope.persistence.atomic_files import write_atomically
 
 
 class ResultStore:
@@ -50,5 +50,5 @@ class ResultStore:
 
     def flush(self) -> None:
         """Write the file."""
-        write_whole(self.path, json.dumps({"of": self.identity, "done": self._results}).encode())
+        write_atomically(self.path, json.dumps({"of": self.identity, "done": self._results}).encode())
         self._last_write = time.perf_counter()

@@ -21,15 +21,15 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from layerscope.errors import OutputError, Unreadable, UsageError
 from layerscope.persistence import report_file
 from layerscope.persistence.report_json import SCHEMA, parse
-from layerscope.validation import conforms
+from layerscope.validation import matches_type
 
 if TYPE_CHECKING:
     from layerscope.records.report import Report
 
 MAGIC = b"layerscope journal 1\n"
-MARK = b"STEP"
-HEAD = struct.Struct("<4sQI")  # mark, length, checksum
-MOST_HEAD = 10_000  # bytes of the first lines
+RECORD_MARK = b"STEP"
+RECORD_HEADER = struct.Struct("<4sQI")  # mark, length, checksum
+MAX_HEADER_BYTES = 10_000  # bytes of the first lines
 
 
 class Record(NamedTuple):
@@ -54,7 +54,7 @@ class Journal:
         if self.path.is_dir() or "\0" in str(path):
             raise OutputError(f"cannot write {str(path)!r}: it is no file")
         exists = self.path.exists() and self.path.stat().st_size > 0
-        if exists and resume and _stillborn(self.path):
+        if exists and resume and _has_unfinished_header(self.path):
             exists = False
         if exists and not resume:
             raise UsageError(f"{path} exists: resume=True goes on with it, another path begins a new history")
@@ -65,11 +65,11 @@ class Journal:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
         self.close = weakref.finalize(self, self._file.close)  # at the latest when nobody holds it any more
         try:
-            _lock(self._file, path)
+            _lock_file(self._file, path)
             self.last: Record | None = None
             if exists:
-                self.name, end = _head(self._file, path)
-                for record in records(self.path):
+                self.name, end = _read_header(self._file, path)
+                for record in read_records(self.path):
                     self.last, end = record, record.end
                 self._file.truncate(end)
                 self._file.seek(end)
@@ -90,9 +90,9 @@ class Journal:
 
         :raises OutputError: there is no room for it.
         """
-        told = json.dumps({"step": step, "scalars": dict(scalars)}, allow_nan=False).encode()
-        body = struct.pack("<I", len(told)) + told + report_file.packed(report)
-        self._write(HEAD.pack(MARK, len(body), zlib.crc32(body)) + body)
+        numbers = json.dumps({"step": step, "scalars": dict(scalars)}, allow_nan=False).encode()
+        body = struct.pack("<I", len(numbers)) + numbers + report_file.pack_report(report)
+        self._write(RECORD_HEADER.pack(RECORD_MARK, len(body), zlib.crc32(body)) + body)
 
     def _write(self, data: bytes) -> None:
         before = self._file.tell()
@@ -120,106 +120,106 @@ def is_journal(path: str | Path) -> bool:
         return False
 
 
-def name_of(path: str | Path) -> str:
+def read_run_name(path: str | Path) -> str:
     """Of the run.
 
     :raises Unreadable: no journal.
     """
     with Path(path).open("rb") as file:
-        return _head(file, path)[0]
+        return _read_header(file, path)[0]
 
 
-def records(path: str | Path, start: int = 0) -> Iterator[Record]:
+def read_records(path: str | Path, start: int = 0) -> Iterator[Record]:
     """Every check that is whole, from the first or from where another one ended.
 
     :raises Unreadable: no journal; damaged before its end; steps that do not ascend.
     """
     size, step = Path(path).stat().st_size, -1
     with Path(path).open("rb") as file:
-        at = start or _head(file, path)[1]
-        while at + HEAD.size <= size:
-            file.seek(at)
-            mark, length, checksum = HEAD.unpack(file.read(HEAD.size))
-            end = at + HEAD.size + length
-            body = file.read(length) if mark == MARK and end <= size else None
+        offset = start or _read_header(file, path)[1]
+        while offset + RECORD_HEADER.size <= size:
+            file.seek(offset)
+            mark, length, checksum = RECORD_HEADER.unpack(file.read(RECORD_HEADER.size))
+            end = offset + RECORD_HEADER.size + length
+            body = file.read(length) if mark == RECORD_MARK and end <= size else None
             if body is None or zlib.crc32(body) != checksum:
-                if not _goes_on(file, at + 1, size):
+                if not _has_whole_record(file, offset + 1, size):
                     return  # unfinished: it was being written, or not all of it reached the disk
-                raise Unreadable(f"{path} is damaged at byte {at:,}; what comes before it is whole")
-            record = _record(path, body, end)
+                raise Unreadable(f"{path} is damaged at byte {offset:,}; what comes before it is whole")
+            record = _parse_record(path, body, end)
             if record.step <= step:
                 raise Unreadable(f"{path}: step {record.step} after step {step}")
-            step, at = record.step, end
+            step, offset = record.step, end
             yield record
 
 
-def _goes_on(file: IO[bytes], start: int, size: int) -> bool:
+def _has_whole_record(file: IO[bytes], start: int, size: int) -> bool:
     """Is there a whole record behind what is damaged?"""
     file.seek(start)
-    rest = file.read()
-    at = rest.find(MARK)
-    while at >= 0:
-        if at + HEAD.size <= len(rest):
-            _, length, checksum = HEAD.unpack(rest[at : at + HEAD.size])
-            body = rest[at + HEAD.size : at + HEAD.size + length]
+    tail = file.read()
+    mark = tail.find(RECORD_MARK)
+    while mark >= 0:
+        if mark + RECORD_HEADER.size <= len(tail):
+            _, length, checksum = RECORD_HEADER.unpack(tail[mark : mark + RECORD_HEADER.size])
+            body = tail[mark + RECORD_HEADER.size : mark + RECORD_HEADER.size + length]
             if len(body) == length and length and zlib.crc32(body) == checksum:
                 return True
-        at = rest.find(MARK, at + 1)
+        mark = tail.find(RECORD_MARK, mark + 1)
     return False
 
 
-def _stillborn(path: Path) -> bool:
+def _has_unfinished_header(path: Path) -> bool:
     """A file whose first line was never finished."""
     with path.open("rb") as file:
-        begin = file.read(MOST_HEAD)
+        begin = file.read(MAX_HEADER_BYTES)
     return (MAGIC.startswith(begin) or begin.startswith(MAGIC)) and b"\n" not in begin[len(MAGIC) :]
 
 
 def _close_in_children(file: IO[bytes]) -> None:
     """A forked child, a loader's worker say, holds no lock."""
     if hasattr(os, "register_at_fork"):
-        held = weakref.ref(file)
+        reference = weakref.ref(file)
 
         def close() -> None:
-            one = held()
-            if one is not None:
-                one.close()
+            open_file = reference()
+            if open_file is not None:
+                open_file.close()
 
         os.register_at_fork(after_in_child=close)
 
 
-def _record(path: str | Path, body: bytes, end: int) -> Record:
+def _parse_record(path: str | Path, body: bytes, end: int) -> Record:
     try:
         (length,) = struct.unpack("<I", body[:4])
-        told = parse(body[4 : 4 + length])
-        step, scalars = told["step"], told["scalars"]
-        if not conforms(step, int) or not conforms(scalars, Mapping[str, float]):
+        numbers = parse(body[4 : 4 + length])
+        step, scalars = numbers["step"], numbers["scalars"]
+        if not matches_type(step, int) or not matches_type(scalars, Mapping[str, float]):
             raise Unreadable(f"step {step!r:.40} and its numbers {scalars!r:.60}")
         with zipfile.ZipFile(io.BytesIO(body[4 + length :])) as archive:
-            return Record(step, scalars, report_file.unpacked(archive), end)
+            return Record(step, scalars, report_file.unpack_report(archive), end)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None
     except Exception as error:  # whatever a damaged file makes the readers stumble over
         raise Unreadable(f"{path}: damaged: {type(error).__name__}: {error}") from error
 
 
-def _head(file: IO[bytes], path: str | Path) -> tuple[str, int]:
+def _read_header(file: IO[bytes], path: str | Path) -> tuple[str, int]:
     """(name of the run, where the records begin)."""
     file.seek(0)
-    begin = file.read(MOST_HEAD)
+    begin = file.read(MAX_HEADER_BYTES)
     line, newline, _ = begin[len(MAGIC) :].partition(b"\n")
     try:
         if not begin.startswith(MAGIC) or not newline:
             raise ValueError("it begins otherwise")
-        told = parse(line)
-        if told.get("schema") != SCHEMA or not conforms(told["name"], str):
-            raise ValueError(f"schema {told.get('schema')!r:.40}")
+        header = parse(line)
+        if header.get("schema") != SCHEMA or not matches_type(header["name"], str):
+            raise ValueError(f"schema {header.get('schema')!r:.40}")
     except Exception as error:  # whatever is wrong with a stranger's file
         raise Unreadable(f"{path} is no history of a run: {error}") from None
-    return told["name"], len(MAGIC) + len(line) + 1
+    return header["name"], len(MAGIC) + len(line) + 1
 
 
-def _lock(file: Any, path: str | Path) -> None:
+def _lock_file(file: Any, path: str | Path) -> None:
     """Nobody else may write it until it is closed; released by the system when the process ends.
 
     :raises UsageError: somebody does.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SINGLE = 1e-7  # relative: eigenvalues of sums of float32 below it are zero
-FEWEST = 4  # steps that show a trend
+FLOAT32_ZERO_TOLERANCE = 1e-7  # relative: eigenvalues of sums of float32 below it are zero
+MIN_STEPS_FOR_TREND = 4  # steps that show a trend
 Series = tuple[tuple[int, ...], tuple[float, ...]]  # (steps, values)
 
 
@@ -39,16 +39,18 @@ class History(Viewable):
 
     def series(self, metric: str, layer: str) -> Series:
         """(steps, values) of a metric of a layer; steps without it are left out."""
-        found = [report.layers[layer].metrics if layer in report.layers else {} for report in self.reports]
-        return self._found([metrics.get(metric) for metrics in found])
+        metrics_by_step = [report.layers[layer].metrics if layer in report.layers else {} for report in self.reports]
+        return self._finite_series([metrics.get(metric) for metrics in metrics_by_step])
 
     def of_model(self, name: str) -> Series:
         """(steps, values) of a number of the whole model: one that the loop gave ("loss", …), or of the matrix of all
         measured layers together: "lambda_max", "trace", "kappa_20" and the like, with ``exact=True``."""
-        whole = [report.meta.get("conditioning", {}).get("whole", {}) for report in self.reports]
+        whole_by_step = [report.meta.get("conditioning", {}).get("whole", {}) for report in self.reports]
         if name.startswith("kappa_"):
-            return self._found([_kappa(told, name) for told in whole])
-        return self._found([{**told, **given}.get(name) for told, given in zip(whole, self.scalars, strict=True)])
+            return self._finite_series([_kappa_of_whole(numbers, name) for numbers in whole_by_step])
+        return self._finite_series(
+            [{**numbers, **scalars}.get(name) for numbers, scalars in zip(whole_by_step, self.scalars, strict=True)]
+        )
 
     def trend_agreement(self, metric: str = "lambda_max") -> dict[str, float]:
         """How each layer's block follows the whole matrix over the run: Spearman's ρ of their ``metric``, by layer.
@@ -56,18 +58,18 @@ class History(Viewable):
         Of λmax by default, of "kappa_20" and the like too. The block is the exact one; K-FAC's product where the block
         was not measured. Layers with fewer than four common steps have none. It is what one run shows, no law.
         """
-        whole = dict(zip(*self.of_model(metric), strict=True))
-        found: dict[str, float] = {}
+        whole_by_step = dict(zip(*self.of_model(metric), strict=True))
+        agreements: dict[str, float] = {}
         for row in self.last.rows:
             name = next((name for name in (f"{metric}_exact", f"{metric}_fim") if name in row.metrics), None)
             if row.skipped or name is None:
                 continue
-            own = dict(zip(*self.series(name, row.name), strict=True))
-            common = [step for step in own if step in whole]
-            agreement = spearman([own[step] for step in common], [whole[step] for step in common])
-            if len(common) >= FEWEST and math.isfinite(agreement):
-                found[row.name] = agreement
-        return found
+            block_by_step = dict(zip(*self.series(name, row.name), strict=True))
+            common = [step for step in block_by_step if step in whole_by_step]
+            agreement = spearman([block_by_step[step] for step in common], [whole_by_step[step] for step in common])
+            if len(common) >= MIN_STEPS_FOR_TREND and math.isfinite(agreement):
+                agreements[row.name] = agreement
+        return agreements
 
     def frame(self) -> pd.DataFrame:
         """One row per step and tensor, one column per metric and scalar; needs pandas."""
@@ -90,15 +92,15 @@ class History(Viewable):
         """Write the last report and the way to it, beside those of other runs, as one HTML page."""
         self._write_page([self, *others], path)
 
-    def _found(self, values: list[Any]) -> Series:
+    def _finite_series(self, values: list[Any]) -> Series:
         pairs = zip(self.steps, values, strict=True)
-        kept = [
+        finite = [
             (step, float(value)) for step, value in pairs if isinstance(value, float | int) and math.isfinite(value)
         ]
-        return tuple(step for step, _ in kept), tuple(value for _, value in kept)
+        return tuple(step for step, _ in finite), tuple(value for _, value in finite)
 
 
-def _kappa(told: Mapping[str, Any], name: str) -> float | None:
-    if "evals" not in told:
+def _kappa_of_whole(whole: Mapping[str, Any], name: str) -> float | None:
+    if "evals" not in whole:
         return None
-    return kappa(told["evals"], float(name.removeprefix("kappa_")), SINGLE, told["params"])
+    return kappa(whole["evals"], float(name.removeprefix("kappa_")), FLOAT32_ZERO_TOLERANCE, whole["params"])

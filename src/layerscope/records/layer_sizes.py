@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerscope.numerics.matrices import dimensions
 from layerscope.records.layers import LayerReport
 
-if TYPE_CHECKING:
-    pass
+SIZE_COLUMNS = (
+    "layer_id",
+    "name",
+    "layer_type",
+    "shape",
+    "N",
+    "M",
+    "Q",
+    "rf",
+    "num_evals",
+    "dtype",
+    "params",
+    "skipped",
+)
 
 
-SIZES = ("layer_id", "name", "layer_type", "shape", "N", "M", "Q", "rf", "num_evals", "dtype", "params", "skipped")
-
-
-def sizes(layer: LayerReport, conv: str) -> dict[str, Any]:
+def size_columns(layer: LayerReport, conv: str) -> dict[str, Any]:
     """The columns that the header alone gives; N, M, Q and rf are None for tensors that are no matrix."""
     ref = layer.ref
     spectrum = layer.spectrum

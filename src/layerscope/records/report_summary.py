@@ -10,7 +10,7 @@ from layerscope import registry
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 
-OUT = {"LS105": "collapsed"}  # findings that keep a layer out of the averages
+EXCLUDING_FINDINGS = {"LS105": "collapsed"}  # findings that keep a layer out of the averages
 
 
 def summarize(report: Report) -> dict[str, Any]:
@@ -18,21 +18,21 @@ def summarize(report: Report) -> dict[str, Any]:
 
     ``left_out`` lists the analysed layers that do not count, and why; ``skipped`` counts the tensors never analysed.
     """
-    out: list[dict[str, str]] = []
-    count: list[LayerReport] = []
-    collapsed = {f.layer: OUT[f.code] for f in report.findings if f.code in OUT}
+    excluded: list[dict[str, str]] = []
+    counted: list[LayerReport] = []
+    collapsed = {f.layer: EXCLUDING_FINDINGS[f.code] for f in report.findings if f.code in EXCLUDING_FINDINGS}
     for layer in report.rows:
         if layer.skipped:
             continue
-        why = collapsed.get(layer.name) or _left_out(layer)
-        if why:
-            out.append({"name": layer.name, "why": why})
+        reason = collapsed.get(layer.name) or _exclusion_reason(layer)
+        if reason:
+            excluded.append({"name": layer.name, "why": reason})
         else:
-            count.append(layer)
+            counted.append(layer)
     metrics = {}
     for plugin in registry.plugins("metrics").values():
         if plugin.meta["over_layers"] == "mean":
-            values = [float(x.metrics[plugin.name]) for x in count if plugin.name in x.metrics]
+            values = [float(x.metrics[plugin.name]) for x in counted if plugin.name in x.metrics]
             if values:
                 metrics[plugin.name] = {
                     "mean": statistics.fmean(values),
@@ -43,16 +43,16 @@ def summarize(report: Report) -> dict[str, Any]:
     skipped = Counter(layer.ref.kind for layer in report.rows if layer.skipped and not layer.failed)
     return {
         "analysed": sum(not layer.skipped for layer in report.rows),
-        "averaged": len(count),
+        "averaged": len(counted),
         "skipped": dict(sorted(skipped.items())),
         "failed": [layer.name for layer in report.rows if layer.failed],
-        "left_out": out,
+        "left_out": excluded,
         "findings": dict(sorted(Counter(f.code for f in report.findings).items())),
         "metrics": metrics,
     }
 
 
-def _left_out(layer: LayerReport) -> str:
+def _exclusion_reason(layer: LayerReport) -> str:
     if layer.ref.kind == "embedding":
         return "embedding"
     return "" if "alpha" in layer.metrics else layer.absent.get("alpha", "no fit")

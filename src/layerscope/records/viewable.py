@@ -27,32 +27,32 @@ class Viewable:
     def __repr__(self) -> str:
         from layerscope.views import presentation
 
-        return presentation.text(self)
+        return presentation.to_text(self)
 
     def _write_page(self, shown: Any, path: str | Path) -> None:
         from layerscope.views.page import writing
 
-        writing.write(shown, path)
+        writing.write_page(shown, path)
 
     def _figure(self, *arguments: Any, **options: Any) -> Figure:
         from layerscope.views import presentation
 
-        return presentation.figure(self, *arguments, **options)
+        return presentation.to_figure(self, *arguments, **options)
 
     def _frame(self) -> pd.DataFrame:
         from layerscope.views import presentation
 
-        return presentation.frame(self)
+        return presentation.to_frame(self)
 
     def _as_dict(self: Any) -> dict[str, Any]:
         from layerscope.views import presentation
 
-        return presentation.as_dict(self)
+        return presentation.to_dict(self)
 
     def _notebook_cell(self: Any) -> str:
         from layerscope.views import presentation
 
-        return presentation.notebook_cell(self)
+        return presentation.to_notebook_html(self)
 
 
 def save_report(report: Report, path: str | Path) -> None:

@@ -9,7 +9,7 @@ from statistics import median
 
 from layerscope.records.layers import LayerReport
 
-FEWEST = 5  # layers for a slope
+MIN_LAYERS_FOR_SLOPE = 5
 
 
 def slope(model: Sequence[LayerReport], metric: str) -> tuple[float, int] | None:
@@ -18,7 +18,7 @@ def slope(model: Sequence[LayerReport], metric: str) -> tuple[float, int] | None
     None of fewer than five layers that have a positive value.
     """
     values = [math.log10(value) for layer in model if (value := float(layer.metrics.get(metric, 0.0))) > 0]
-    if len(values) < FEWEST:
+    if len(values) < MIN_LAYERS_FOR_SLOPE:
         return None
     return median((b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(values), 2)), len(values)
 
@@ -28,9 +28,9 @@ def has_norms(model: Sequence[LayerReport]) -> bool:
     return any(layer.ref.kind == "norm" for layer in model)
 
 
-def told(found: tuple[float, int], metric: str) -> str:
-    """A slope in words."""
-    per_layer, layers = found
+def describe_slope(slope_and_layers: tuple[float, int], metric: str) -> str:
+    """Describe a slope and the number of its layers in words."""
+    per_layer, layers = slope_and_layers
     return (
         f"{metric} changes by a factor of {10**per_layer:.3g} per layer over {layers} layers ({per_layer:+.2f} decades)"
     )

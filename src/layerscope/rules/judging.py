@@ -25,37 +25,37 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
     """
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
     facts: dict[str, Any] = {"settings": settings, "model": model}
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if settings.inverse:  # every rule speaks about λ, not about 1/λ
         return ()
     for layer in model:
         if layer.skipped:
             continue
         for plugin in rules:
-            meant = plugin.meta["over"] == "layer" and not (plugin.meta["own"] and layer.ref.derived)
-            if meant and all(name in layer.metrics for name in plugin.meta["metrics"]):
+            applies = plugin.meta["over"] == "layer" and not (plugin.meta["own"] and layer.ref.derived)
+            if applies and all(name in layer.metrics for name in plugin.meta["metrics"]):
                 verdict = registry.call(plugin, facts | {"layer": layer})
                 if verdict is not None:
-                    found.append(_finding(plugin, layer.name, verdict))
+                    findings.append(_finding(plugin, layer.name, verdict))
     whole = [layer for layer in model if not layer.ref.derived]
     left_out = sum(layer.skipped == NOT_SELECTED for layer in model)
     if left_out > sum(not layer.skipped for layer in model):  # a minority does not speak for a model
-        return tuple(found)
+        return tuple(findings)
     for plugin in rules:
         needs = plugin.meta["metrics"]
         if plugin.meta["over"] == "model" and any(all(name in layer.metrics for name in needs) for layer in whole):
             verdict = registry.call(plugin, facts)
             if verdict is not None:
-                found.append(_finding(plugin, None, verdict))
-    return tuple(found)
+                findings.append(_finding(plugin, None, verdict))
+    return tuple(findings)
 
 
 def judge_landscape(**facts: Any) -> tuple[Finding, ...]:
     """Every rule about parameter space whose facts are there: ``pairs``, ``apart``, ``route``, ``slope``."""
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
-    asked = [p for p in rules if p.meta["over"] == "landscape" and set(p.needs) <= set(facts)]
-    found = [(plugin, registry.call(plugin, facts)) for plugin in asked]
-    return tuple(_finding(plugin, None, verdict) for plugin, verdict in found if verdict is not None)
+    applicable = [p for p in rules if p.meta["over"] == "landscape" and set(p.needs) <= set(facts)]
+    verdicts = [(plugin, registry.call(plugin, facts)) for plugin in applicable]
+    return tuple(_finding(plugin, None, verdict) for plugin, verdict in verdicts if verdict is not None)
 
 
 def _finding(plugin: registry.Plugin, layer: str | None, verdict: Verdict) -> Finding:

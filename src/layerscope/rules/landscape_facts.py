@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MENDED = 0.8  # share of a barrier that must go for what removed it to be named its cause
+MIN_REMOVED_SHARE = 0.8  # of a barrier that must go for what removed it to be named its cause
 
 
 class Pair(NamedTuple):
@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 class Pairs(NamedTuple):
     """All pairs of some models."""
 
-    every: tuple[Pair, ...]
+    all_pairs: tuple[Pair, ...]
     first: str  # the way that decides
     tolerance: float  # barrier that still is none
     mean: float  # loss of the mean of all models
@@ -29,13 +29,13 @@ class Pairs(NamedTuple):
     @property
     def apart(self) -> list[Pair]:
         """Those with a barrier."""
-        return [pair for pair in self.every if not pair.barriers[self.first] <= self.tolerance]
+        return [pair for pair in self.all_pairs if not pair.barriers[self.first] <= self.tolerance]
 
-    def mended(self, pair: Pair, by: str, of: str) -> bool:
-        """Has one way no barrier, or a fifth of it, where another has one?"""
+    def is_removed(self, pair: Pair, by: str, of: str) -> bool:
+        """Does one way leave no barrier, or at most a fifth of it, where another has one?"""
         if by not in pair.barriers or of not in pair.barriers or not pair.barriers[of] > self.tolerance:
             return False
-        return pair.barriers[by] <= max(self.tolerance, (1 - MENDED) * pair.barriers[of])
+        return pair.barriers[by] <= max(self.tolerance, (1 - MIN_REMOVED_SHARE) * pair.barriers[of])
 
 
 class Apart(NamedTuple):

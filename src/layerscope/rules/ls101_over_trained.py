@@ -1,4 +1,4 @@
-"""LS101."""
+"""α and its whole interval lie below 2: the tail of the spectrum is very heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS102."""
+"""α and its whole interval lie above 6: the tail of the spectrum is weak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS103."""
+"""The layer's spectrum is no different from that of its shuffled entries."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
     distance, null = float(m["rand_distance"]), float(m["rand_null"])
     limit = settings.limits.random_distance * null
     fits = [part.fits["marchenko_pastur"] for role, part in layer.parts.items() if role.startswith("shuffle")]
-    theirs = max((int(fit.params["spikes"]) for fit in fits if fit.ok), default=0)
-    if distance <= limit and int(m["num_spikes"]) <= theirs:
+    shuffle_spikes = max((int(fit.params["spikes"]) for fit in fits if fit.ok), default=0)
+    if distance <= limit and int(m["num_spikes"]) <= shuffle_spikes:
         message = (
             f"rand_distance {distance:.4f}, between its shuffles {null:.4f}; no spike beyond those of the shuffles"
         )

@@ -1,8 +1,8 @@
-"""LS104."""
+"""A few outlier weights cause large eigenvalues, even after the entries are shuffled."""
 
 from __future__ import annotations
 
-from layerscope.metrics.random_matrix import grave
+from layerscope.metrics.random_matrix import is_grave_trap
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
@@ -38,12 +38,12 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     """
     shuffles = [part for role, part in layer.parts.items() if role.startswith("shuffle")]
     size = settings.limits.trap_size
-    counts = [sum(grave(mode, size) for mode in part.modes) for part in shuffles]
+    counts = [sum(is_grave_trap(mode, size) for mode in part.modes) for part in shuffles]
     if 2 * sum(count > 0 for count in counts) <= len(counts):
         return None
     m = layer.metrics
-    mean, most = float(m["rand_num_spikes"]), int(m["max_traps"])
-    message = f"{mean:.3g} trap{'' if mean == 1 else 's'} per shuffle" + (f" (at most {most})" if most != mean else "")
+    mean, largest = float(m["rand_num_spikes"]), int(m["max_traps"])
+    message = f"{mean:.3g} trap{'' if mean == 1 else 's'} per shuffle" + (f" (at most {largest})" * (largest != mean))
     if "trap_size" in m:
         message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge of its bulk"
     if "trap_entries" in m:

@@ -1,4 +1,4 @@
-"""LS105."""
+"""The layer has lost its rank, or its weights altogether."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-FEWEST = 16  # eigenvalues below which a stable rank near 1 says nothing
+MIN_EIGENVALUES_FOR_RANK = 16  # below which a stable rank near 1 says nothing
 
 
 @rule(
@@ -42,14 +42,14 @@ def collapsed(layer: LayerReport, settings: Settings, model: Sequence[LayerRepor
     if top == 0.0:
         return Verdict("every weight is zero", top, 0.0)
     tops = [float(other.metrics["lambda_max"]) for other in model if "lambda_max" in other.metrics]
-    least = limits.emptied * median(tops)
-    if len(tops) > 2 and top < least:
+    min_top = limits.emptied * median(tops)
+    if len(tops) > 2 and top < min_top:
         message = f"emptied: λmax = {top:.1e} beside a median of {median(tops):.1e} over the model's layers"
-        return Verdict(message, top, least)
+        return Verdict(message, top, min_top)
     if count > 1 and lost >= limits.rank_loss * count:
         message = f"{lost} of {count} eigenvalues are zero to the weights' precision"
         return Verdict(message, lost, limits.rank_loss * count)
     rank = float(m["stable_rank"])
-    if count >= FEWEST and rank < limits.stable_rank:
+    if count >= MIN_EIGENVALUES_FOR_RANK and rank < limits.stable_rank:
         return Verdict(f"one direction holds the layer: stable rank {rank:.3f} of {count}", rank, limits.stable_rank)
     return None

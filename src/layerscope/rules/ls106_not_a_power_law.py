@@ -1,4 +1,4 @@
-"""LS106."""
+"""Another distribution fits the tail better than a power law."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS107."""
+"""The layer has too few eigenvalues for a power-law fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS108."""
+"""α depends on a few isolated large eigenvalues."""
 
 from __future__ import annotations
 

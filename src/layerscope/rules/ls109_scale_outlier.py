@@ -1,4 +1,4 @@
-"""LS109."""
+"""The layer's spectral norm is far from those of the same layer in other blocks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from layerscope.rules import rule
 from layerscope.rules.ls105_collapsed import collapsed
 from layerscope.settings import Settings
 
-FEWEST = 5  # siblings, the layer included, that make a scale to be out of
-ROBUST = 5.0  # deviations, each 1.4826 times the median absolute one
+MIN_SIBLINGS = 5  # the layer included
+MIN_ROBUST_DEVIATIONS = 5.0  # each 1.4826 times the median absolute one
 
 
 @rule(
@@ -40,7 +40,7 @@ def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerR
     **What to try.** Look at the norm layers around it, at clipping and warm-up; after quantisation or merging, at the
     layer's scale factor.
     """
-    here, slot = float(layer.metrics["log_spectral_norm"]), slot_of(layer.name)
+    log_norm, slot = float(layer.metrics["log_spectral_norm"]), slot_of(layer.name)
     tops = [
         float(other.metrics["log_spectral_norm"])
         for other in model
@@ -48,17 +48,18 @@ def scale_outlier(layer: LayerReport, settings: Settings, model: Sequence[LayerR
         and slot_of(other.name) == slot
         and sorted(other.ref.shape) == sorted(layer.ref.shape)
     ]
-    if len(tops) < FEWEST or collapsed(layer, settings, model) is not None:
+    if len(tops) < MIN_SIBLINGS or collapsed(layer, settings, model) is not None:
         return None
     middle = median(tops)
     spread = 1.4826 * median(abs(top - middle) for top in tops)
-    off = here - middle
-    limit = max(settings.limits.scale_outlier, ROBUST * spread)
-    if abs(off) <= limit:
+    deviation = log_norm - middle
+    limit = max(settings.limits.scale_outlier, MIN_ROBUST_DEVIATIONS * spread)
+    if abs(deviation) <= limit:
         return None
-    factor = 10 ** abs(off)
-    message = f"λmax is {factor:.3g} times {'larger' if off > 0 else 'smaller'} than the median of {len(tops)} siblings"
-    return Verdict(message, here, middle + math.copysign(limit, off))
+    factor = 10 ** abs(deviation)
+    comparison = "larger" if deviation > 0 else "smaller"
+    message = f"λmax is {factor:.3g} times {comparison} than the median of {len(tops)} siblings"
+    return Verdict(message, log_norm, middle + math.copysign(limit, deviation))
 
 
 def slot_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""LS110."""
+"""Many layers have a large α: the model has learned few correlations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-FEWEST = 12  # layers with α below which a histogram has no peak
+MIN_LAYERS_FOR_HISTOGRAM = 12  # layers with α below which a histogram has no peak
 
 
 @rule(
@@ -44,7 +44,7 @@ def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
         if "alpha" in layer.metrics and layer.ref.kind != "embedding" and layer.metrics.get("phase") != "rank-collapse"
     ]
     alphas = [alpha for alpha in alphas if alpha <= settings.limits.spurious]
-    if len(alphas) < FEWEST:
+    if len(alphas) < MIN_LAYERS_FOR_HISTOGRAM:
         return None
     weak = sum(alpha > settings.limits.under_trained for alpha in alphas)
     peak, limit = peak_of(alphas), settings.limits.weak_peak

@@ -1,4 +1,4 @@
-"""LS111."""
+"""More than half of the layers look random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.rules.ls103_nearly_random import nearly_random
 from layerscope.settings import Settings
 
 NEEDS = ("rand_distance", "rand_null", "num_spikes")
-FEWEST = 4  # layers large enough to be told from random ones
+MIN_COMPARED_LAYERS = 4  # large enough to be distinguished from random ones
 
 
 @rule(
@@ -41,7 +41,7 @@ def untrained_model(model: Sequence[LayerReport], settings: Settings) -> Verdict
         if all(need in layer.metrics for need in NEEDS) and int(layer.metrics["num_evals"]) >= settings.min_evals
     ]
     random = sum(nearly_random(layer, settings) is not None for layer in compared)
-    if len(compared) < FEWEST or 2 * random <= len(compared):
+    if len(compared) < MIN_COMPARED_LAYERS or 2 * random <= len(compared):
         return None
     message = f"{random} of {len(compared)} layers look like their own shuffles"
     return Verdict(message, random, len(compared) / 2)

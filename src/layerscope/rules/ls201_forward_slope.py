@@ -1,4 +1,4 @@
-"""LS201."""
+"""λmax of the layers' inputs falls or grows steadily with depth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.depth_trend import slope, told
+from layerscope.rules.depth_trend import describe_slope, slope
 from layerscope.settings import Settings
 
 
@@ -34,7 +34,7 @@ def forward_slope(model: Sequence[LayerReport], settings: Settings) -> Verdict |
     **What to try.** He or orthogonal initialisation (the factor to mend is 10 to half the slope, per layer), or a
     normalisation between the layers.
     """
-    found, limit = slope(model, "lambda_max_x"), settings.limits.depth_slope
-    if found is None or abs(found[0]) <= limit:
+    trend, limit = slope(model, "lambda_max_x"), settings.limits.depth_slope
+    if trend is None or abs(trend[0]) <= limit:
         return None
-    return Verdict(told(found, "λmax of the inputs"), round(found[0], 4), limit)
+    return Verdict(describe_slope(trend, "λmax of the inputs"), round(trend[0], 4), limit)

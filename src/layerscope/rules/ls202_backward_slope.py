@@ -1,4 +1,4 @@
-"""LS202."""
+"""λmax of the output gradients falls or grows steadily with depth."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.depth_trend import has_norms, slope, told
+from layerscope.rules.depth_trend import describe_slope, has_norms, slope
 from layerscope.settings import Settings
 
-NORMED = 0.05  # decades per layer more: normalised nets amplify gradients towards the input by themselves
+# decades per layer more: normalized nets amplify gradients towards the input by themselves
+NORMALIZED_SLOPE_ALLOWANCE = 0.05
 
 
 @rule(
@@ -35,8 +36,8 @@ def backward_slope(model: Sequence[LayerReport], settings: Settings) -> Verdict 
 
     **What to try.** As for LS201, from the output's side; residual connections.
     """
-    found = slope(model, "lambda_max_d")
-    limit = settings.limits.depth_slope + NORMED * has_norms(model)
-    if found is None or abs(found[0]) <= limit:
+    trend = slope(model, "lambda_max_d")
+    limit = settings.limits.depth_slope + NORMALIZED_SLOPE_ALLOWANCE * has_norms(model)
+    if trend is None or abs(trend[0]) <= limit:
         return None
-    return Verdict(told(found, "λmax of the output-gradients"), round(found[0], 4), limit)
+    return Verdict(describe_slope(trend, "λmax of the output-gradients"), round(trend[0], 4), limit)

@@ -1,4 +1,4 @@
-"""LS203."""
+"""λmax of the Fisher blocks is level over depth although both of its factors change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layerscope.rules import rule
 from layerscope.rules.depth_trend import slope
 from layerscope.settings import Settings
 
-LEVEL = 0.05  # decades per layer up to which a product looks level
+MAX_LEVEL_SLOPE = 0.05  # decades per layer up to which a product looks level
 
 
 @rule(
@@ -34,10 +34,10 @@ def hidden_by_product(model: Sequence[LayerReport], settings: Settings) -> Verdi
 
     **What to try.** Read the two factors, not their product.
     """
-    found = [slope(model, name) for name in ("lambda_max_x", "lambda_max_d", "lambda_max_fim")]
-    slopes = [pair[0] for pair in found if pair is not None]
+    trends = [slope(model, name) for name in ("lambda_max_x", "lambda_max_d", "lambda_max_fim")]
+    slopes = [trend[0] for trend in trends if trend is not None]
     limit = settings.limits.depth_slope
-    if len(slopes) < 3 or min(abs(slopes[0]), abs(slopes[1])) <= limit or abs(slopes[2]) > LEVEL:
+    if len(slopes) < 3 or min(abs(slopes[0]), abs(slopes[1])) <= limit or abs(slopes[2]) > MAX_LEVEL_SLOPE:
         return None
     message = f"{slopes[0]:+.2f} decades per layer in λmax of the inputs, {slopes[1]:+.2f} of the output-gradients, "
-    return Verdict(f"{message}{slopes[2]:+.2f} of their product", round(slopes[2], 4), LEVEL)
+    return Verdict(f"{message}{slopes[2]:+.2f} of their product", round(slopes[2], 4), MAX_LEVEL_SLOPE)

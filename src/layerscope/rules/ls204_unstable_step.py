@@ -1,4 +1,4 @@
-"""LS204."""
+"""The learning rate is too large for the curvature of the layer's Fisher block."""
 
 from __future__ import annotations
 

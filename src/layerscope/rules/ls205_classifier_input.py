@@ -1,4 +1,4 @@
-"""LS205."""
+"""The last layer's inputs are so large and aligned that the first steps overshoot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-MEAN = 0.9  # share of λmax that is the mean's
+MAX_MEAN_SHARE = 0.9  # share of λmax that is the mean's
 
 
 @rule(
@@ -35,7 +35,7 @@ def classifier_input(layer: LayerReport, settings: Settings) -> Verdict | None:
     """
     facts, value = layer.parts["weight"].facts, float(layer.metrics["lambda_max_fim"])
     limit, energy = facts.get("curvature_limit"), float(layer.metrics["mean_energy"])
-    if limit is None or not facts.get("final") or value <= limit or energy <= MEAN:
+    if limit is None or not facts.get("final") or value <= limit or energy <= MAX_MEAN_SHARE:
         return None
-    said = f"λmax = {value:.3g}, the rate can follow {limit:.3g}; {energy:.0%} of its inputs' λmax is their mean"
-    return Verdict(said, value, limit)
+    message = f"λmax = {value:.3g}, the rate can follow {limit:.3g}; {energy:.0%} of its inputs' λmax is their mean"
+    return Verdict(message, value, limit)

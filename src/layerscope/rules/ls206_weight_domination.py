@@ -1,4 +1,4 @@
-"""LS206."""
+"""The gradient is tiny beside the weight although the loss is still high."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-HIGH = 0.5  # of the loss at first
+HIGH_LOSS_SHARE = 0.5  # of the loss at first
 CAUSES = (("weight_sigma_max", "weight", 5.0), ("lambda_max_x", "inputs", 0.01), ("lambda_max_d", "gradients", 0.01))
-CHANCE = 0.05  # relative distance from ln C up to which the loss is at chance
+CHANCE_LOSS_TOLERANCE = 0.05  # relative distance from ln C up to which the loss is at chance
 
 
 @rule(
@@ -42,8 +42,8 @@ def weight_domination(layer: LayerReport, settings: Settings) -> Verdict | None:
     chance = math.log(facts["outputs"]) if facts.get("outputs", 0) > 1 else math.nan
     limit = settings.limits.domination
     loss, first = facts.get("loss", math.nan), facts.get("first_loss", math.nan)
-    at_chance = abs(loss - chance) <= CHANCE * chance
-    if ratio >= limit or not (at_chance or (first > 0 and loss >= HIGH * first)):
+    at_chance = abs(loss - chance) <= CHANCE_LOSS_TOLERANCE * chance
+    if ratio >= limit or not (at_chance or (first > 0 and loss >= HIGH_LOSS_SHARE * first)):
         return None
     where = "at chance" if at_chance else f"{loss / first:.0%} of that at first"
     return Verdict(f"σmax of the gradient is {ratio:.2g} of the weight's, loss {where}; {_cause(layer)}", ratio, limit)

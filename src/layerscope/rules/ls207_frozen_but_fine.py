@@ -1,4 +1,4 @@
-"""LS207."""
+"""The gradient is tiny beside the weight and the loss is small: the layer has converged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-SMALL = 0.1  # of the loss at first, or of chance: learned
+SMALL_LOSS_SHARE = 0.1  # of the loss at first, or of chance: learned
 
 
 @rule(
@@ -33,7 +33,7 @@ def frozen_but_fine(layer: LayerReport, settings: Settings) -> Verdict | None:
     facts, ratio = layer.parts["weight"].facts, float(layer.metrics["domination"])
     chance = math.log(facts["outputs"]) if facts.get("outputs", 0) > 1 else math.nan
     reference, limit = facts.get("first_loss", chance), settings.limits.domination
-    if ratio >= limit or not 0 <= facts.get("loss", math.nan) <= SMALL * reference:
+    if ratio >= limit or not 0 <= facts.get("loss", math.nan) <= SMALL_LOSS_SHARE * reference:
         return None
     return Verdict(
         f"σmax of the gradient is {ratio:.2g} of the weight's at a loss of {facts['loss']:.2g}", ratio, limit

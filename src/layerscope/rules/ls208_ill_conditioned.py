@@ -1,4 +1,4 @@
-"""LS208."""
+"""The inputs or output gradients of the layer are ill-conditioned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ill_conditioned(layer: LayerReport, settings: Settings) -> Verdict | None:
     **What to try.** A normalisation before the layer (inputs) or after it (gradients); whitening.
     """
     limit = settings.limits.ill_conditioned
-    told = []
+    reasons = []
     worst = 0.0
     for role, suffix, what in (("input", "x", "inputs"), ("gradient", "d", "output-gradients")):
         part = layer.parts[role]
@@ -37,10 +37,10 @@ def ill_conditioned(layer: LayerReport, settings: Settings) -> Verdict | None:
         if value is None or part.spectrum is None or part.facts[f"{role}_rows"] < 4 * part.spectrum.m:
             continue
         if float(value) > limit:
-            told.append(f"κ₅₀ of the {what} is {float(value):.2g}")
+            reasons.append(f"κ₅₀ of the {what} is {float(value):.2g}")
             worst = max(worst, float(value))
-    if not told:
+    if not reasons:
         return None
     energy = layer.metrics.get("mean_energy")
     mean = f"; {float(energy):.0%} of the largest is the inputs' mean" if energy is not None else ""
-    return Verdict(" and ".join(told) + mean, worst, limit)
+    return Verdict(" and ".join(reasons) + mean, worst, limit)

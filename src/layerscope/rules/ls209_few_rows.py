@@ -1,4 +1,4 @@
-"""LS209."""
+"""There are too few examples to measure the condition number of the inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-ROWS = 4  # per direction
+MIN_ROWS_PER_DIRECTION = 4
 
 
 @rule(
@@ -33,7 +33,8 @@ def few_rows(layer: LayerReport, settings: Settings) -> Verdict | None:
     **What to try.** More data: batches are summed up, memory does not grow.
     """
     part = layer.parts["input"]
-    if part.spectrum is None or part.facts.get("input_rows", math.inf) >= ROWS * part.spectrum.m:
+    if part.spectrum is None or part.facts.get("input_rows", math.inf) >= MIN_ROWS_PER_DIRECTION * part.spectrum.m:
         return None
     rows, d = int(part.facts["input_rows"]), part.spectrum.m
-    return Verdict(f"{rows:,} rows for {d:,} directions: κ of this layer is not to be read", rows, ROWS * d)
+    message = f"{rows:,} rows for {d:,} directions: κ of this layer is not to be read"
+    return Verdict(message, rows, MIN_ROWS_PER_DIRECTION * d)

@@ -1,4 +1,4 @@
-"""LS210."""
+"""Many units behind a ReLU are never active, or always."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS211."""
+"""The last batch norms switch features off: their shifts β turned negative."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-SWITCHED = 0.9  # share of shifts below zero
-FELL = 10.0  # times, of λmax of the last layer's inputs since the first measurement
+MAX_NEGATIVE_SHARE = 0.9  # share of shifts below zero
+MIN_INPUT_DECREASE = 10.0  # times, of λmax of the last layer's inputs since the first measurement
 
 
 @rule(
@@ -45,7 +45,8 @@ def norms_switching_off(model: Sequence[LayerReport], settings: Settings) -> Ver
     share = sum(float(layer.metrics["beta_negative"]) for layer in late) / len(late)
     first = last[-1].parts["weight"].facts.get("first_lambda_max_x", 0.0)
     now = float(last[-1].metrics.get("lambda_max_x", first))
-    if share <= SWITCHED or first <= 0 or now * FELL > first:
+    if share <= MAX_NEGATIVE_SHARE or first <= 0 or now * MIN_INPUT_DECREASE > first:
         return None
-    said = f"{share:.0%} of β below zero in the last {len(late)} of {len(shifted)} layers with a batch norm"
-    return Verdict(f"{said}; λmax(Sx) of the last layer fell from {first:.3g} to {now:.3g}", share, SWITCHED)
+    message = f"{share:.0%} of β below zero in the last {len(late)} of {len(shifted)} layers with a batch norm"
+    message += f"; λmax(Sx) of the last layer fell from {first:.3g} to {now:.3g}"
+    return Verdict(message, share, MAX_NEGATIVE_SHARE)

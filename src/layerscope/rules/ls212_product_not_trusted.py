@@ -1,4 +1,4 @@
-"""LS212."""
+"""λmax of K-FAC's product is far from λmax of the exact Fisher block."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-FACTOR = 3.0  # up to which the product and the block agree in λmax
-FLOOR = 2.0  # times the floor of so few examples, below which the exact value is the sample's
+MAX_RATIO = 3.0  # up to which the product and the block agree in λmax
+SAMPLE_FLOOR_FACTOR = 2.0  # times the floor of so few examples, below which the exact value is the sample's
 
 
 @rule(
@@ -29,9 +29,8 @@ def product_not_trusted(layer: LayerReport, settings: Settings) -> Verdict | Non
     **Caveats.** Near its floor the exact value is the sample's, not the data's: more examples decide.
     """
     ratio, exact = float(layer.metrics["kfac_ratio"]), float(layer.metrics["lambda_max_exact"])
-    if 1 / FACTOR <= ratio <= FACTOR:
+    if 1 / MAX_RATIO <= ratio <= MAX_RATIO:
         return None
-    few = "; the exact value is near the floor of so few examples" * (
-        exact < FLOOR * float(layer.metrics["sample_floor"])
-    )
-    return Verdict(f"the product's λmax is {ratio:.2g} times the block's{few}", ratio, FACTOR)
+    is_near_floor = exact < SAMPLE_FLOOR_FACTOR * float(layer.metrics["sample_floor"])
+    caveat = "; the exact value is near the floor of so few examples" if is_near_floor else ""
+    return Verdict(f"the product's λmax is {ratio:.2g} times the block's{caveat}", ratio, MAX_RATIO)

@@ -1,4 +1,4 @@
-"""LS213."""
+"""Some weights of the model could not be measured."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def not_measured(model: Sequence[LayerReport], settings: Settings) -> Verdict | 
     )  # fmt: skip
     if not reasons:
         return None
-    told = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-    return Verdict(told, reasons.total(), 0)
+    message = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+    return Verdict(message, reasons.total(), 0)

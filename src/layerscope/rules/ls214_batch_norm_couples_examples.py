@@ -1,4 +1,4 @@
-"""LS214."""
+"""Batch norms in training mode make the numbers depend on how the data were batched."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def norms_over_batches(model: Sequence[LayerReport], settings: Settings) -> Verd
     **Caveats.** It is the function that is trained, at this batch size; in evaluation mode it is another one.
     """
     facts = [layer.parts["weight"].facts for layer in model if not layer.skipped]
-    norms = sum(bool(each.get("norm_training")) for each in facts)
-    batches = max((each.get("batches", 1.0) for each in facts), default=1.0)
+    norms = sum(bool(layer_facts.get("norm_training")) for layer_facts in facts)
+    batches = max((layer_facts.get("batches", 1.0) for layer_facts in facts), default=1.0)
     if not norms or batches < 2:
         return None
     return Verdict(f"{norms} in training mode, over {batches:.0f} batches", batches, 1)

@@ -1,4 +1,4 @@
-"""LS301."""
+"""Some models have no loss barrier between them: they can be averaged."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def one_basin(pairs: Pairs) -> Verdict | None:
 
     **Caveats.** Of these data and this loss. That a mean works does not make it better than its members.
     """
-    same = [pair for pair in pairs.every if pair.barriers[pairs.first] <= pairs.tolerance]
-    if not same:
+    connected = [pair for pair in pairs.all_pairs if pair.barriers[pairs.first] <= pairs.tolerance]
+    if not connected:
         return None
-    worst = max(pair.barriers[pairs.first] for pair in same)
-    told = f"{len(same)} of {len(pairs.every)} pairs have no barrier above {pairs.tolerance:.3g}: they can be averaged"
-    return Verdict(told, worst, pairs.tolerance)
+    worst = max(pair.barriers[pairs.first] for pair in connected)
+    count = f"{len(connected)} of {len(pairs.all_pairs)} pairs"
+    message = f"{count} have no barrier above {pairs.tolerance:.3g}: they can be averaged"
+    return Verdict(message, worst, pairs.tolerance)

@@ -1,4 +1,4 @@
-"""LS302."""
+"""Some models have a loss barrier between them: they should not be averaged."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def different_basins(pairs: Pairs) -> Verdict | None:
     worst = max(apart, key=lambda pair: pair.barriers[pairs.first])
     height = worst.barriers[pairs.first]
     a, b = worst.names
-    told = f"{len(apart)} of {len(pairs.every)} pairs have a barrier; the highest, {a} to {b}, is {height:.3g}"
-    return Verdict(f"{told}: do not average them as they are", height, pairs.tolerance)
+    message = f"{len(apart)} of {len(pairs.all_pairs)} pairs have a barrier; the highest, {a} to {b}, is {height:.3g}"
+    return Verdict(f"{message}: do not average them as they are", height, pairs.tolerance)

@@ -1,4 +1,4 @@
-"""LS303."""
+"""Aligning hidden units removes the loss barrier between models."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def order_of_units(pairs: Pairs) -> Verdict | None:
     **Caveats.** Matching finds an order, not the best one: that it fails shows nothing.
     """
     apart = pairs.apart
-    mended = [pair for pair in apart if pairs.mended(pair, "aligned", pairs.first)]
-    helped = [p for p in apart if p not in mended and p.barriers.get("aligned", math.inf) < p.barriers[pairs.first]]
-    repaired = [p for p in helped if pairs.mended(p, "repaired", pairs.first)]
-    if not mended and not repaired:
+    removed = [pair for pair in apart if pairs.is_removed(pair, "aligned", pairs.first)]
+    reduced = [p for p in apart if p not in removed and p.barriers.get("aligned", math.inf) < p.barriers[pairs.first]]
+    repaired = [p for p in reduced if pairs.is_removed(p, "repaired", pairs.first)]
+    if not removed and not repaired:
         return None
-    share, of = f"four fifths of it, or all but {pairs.tolerance:.3g},", f"of {len(apart)} pairs with a barrier"
-    ways = [f"in {len(mended)} {of} putting the units into one order takes {share} away"] if mended else []
+    amount, of_pairs = f"four fifths of it, or all but {pairs.tolerance:.3g},", f"of {len(apart)} pairs with a barrier"
+    messages = [f"in {len(removed)} {of_pairs} putting the units into one order takes {amount} away"] if removed else []
     if repaired:
-        ways.append(f"in {len(repaired)} {of} that takes {share} away only together with REPAIR")
-    return Verdict("; ".join(ways), float(len(mended) + len(repaired)), 0.0)
+        messages.append(f"in {len(repaired)} {of_pairs} that takes {amount} away only together with REPAIR")
+    return Verdict("; ".join(messages), float(len(removed) + len(repaired)), 0.0)

@@ -1,4 +1,4 @@
-"""LS304."""
+"""Recomputing batch-norm statistics removes the loss barrier between models."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def barrier_of_statistics(pairs: Pairs) -> Verdict | None:
 
     **Caveats.** Recomputing needs data, a few hundred examples without labels.
     """
-    mended = [pair for pair in pairs.every if pairs.mended(pair, "recompute", "interpolate")]
-    if not mended:
+    removed = [pair for pair in pairs.all_pairs if pairs.is_removed(pair, "recompute", "interpolate")]
+    if not removed:
         return None
-    of = f"of {len(mended)} of {len(pairs.every)} pairs"
-    told = f"{of} the barrier is one of interpolated batch-norm statistics: recompute them"
-    return Verdict(told, float(len(mended)), 0.0)
+    of_pairs = f"of {len(removed)} of {len(pairs.all_pairs)} pairs"
+    message = f"{of_pairs} the barrier is one of interpolated batch-norm statistics: recompute them"
+    return Verdict(message, float(len(removed)), 0.0)

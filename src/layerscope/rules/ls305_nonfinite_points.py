@@ -1,4 +1,4 @@
-"""LS305."""
+"""Some points between models have no finite loss."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def holes_between(pairs: Pairs) -> Verdict | None:
 
     **What to try.** Recomputed statistics, float32, a shorter span.
     """
-    holed = [pair for pair in pairs.every if pair.holes]
-    if not holed:
+    pairs_with_holes = [pair for pair in pairs.all_pairs if pair.holes]
+    if not pairs_with_holes:
         return None
-    points = sum(pair.holes for pair in holed)
-    return Verdict(f"{points} points on the lines of {len(holed)} of {len(pairs.every)} pairs have no value", points, 0)
+    points = sum(pair.holes for pair in pairs_with_holes)
+    count = f"{len(pairs_with_holes)} of {len(pairs.all_pairs)} pairs"
+    return Verdict(f"{points} points on the lines of {count} have no value", points, 0)

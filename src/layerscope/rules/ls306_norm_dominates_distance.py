@@ -1,4 +1,4 @@
-"""LS306."""
+"""The distance between models is mostly a difference of their norms."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Apart
 
-SHARE = 0.5  # of the squared distance, from which it is mostly length
-LEAST = 0.01  # symmetric distance below which two models are one
+MAX_LENGTH_SHARE = 0.5  # of the squared distance, from which it is mostly length
+MIN_SYMMETRIC_DISTANCE = 0.01  # below which two models are one
 
 
 @rule(
@@ -31,9 +31,12 @@ def length_not_angle(apart: Sequence[Apart]) -> Verdict | None:
     **Caveats.** A scale of all layers does change what a network without norms computes.
 
     """
-    long = [pair for pair in apart if pair.length > SHARE and pair.symmetric > LEAST]
-    if not long:
+    length_dominated = [
+        pair for pair in apart if pair.length > MAX_LENGTH_SHARE and pair.symmetric > MIN_SYMMETRIC_DISTANCE
+    ]
+    if not length_dominated:
         return None
-    most = max(pair.length for pair in long)
-    told = f"{len(long)} of {len(apart)} pairs: up to {most:.0%} of the squared distance is a difference of lengths"
-    return Verdict(told, most, SHARE)
+    largest_share = max(pair.length for pair in length_dominated)
+    count = f"{len(length_dominated)} of {len(apart)} pairs"
+    message = f"{count}: up to {largest_share:.0%} of the squared distance is a difference of lengths"
+    return Verdict(message, largest_share, MAX_LENGTH_SHARE)

@@ -1,4 +1,4 @@
-"""LS307."""
+"""Models share an ancestor, or are unrelated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Apart
 
-KIN = 0.8  # share of the weights that are alike, from which models are related
-STRANGE = 0.2  # up to which they are not
+MIN_RELATED_SHARE = 0.8  # share of the weights that are alike, from which models are related
+MAX_UNRELATED_SHARE = 0.2  # up to which they are not
 
 
 @rule(
@@ -34,12 +34,16 @@ def ancestors(apart: Sequence[Apart]) -> Verdict | None:
     **Caveats.** Long training with decay forgets an ancestor. A permuted copy looks unrelated: align first.
 
     """
-    told = [pair for pair in apart if math.isfinite(pair.alike)]
-    if not told:
+    measured = [pair for pair in apart if math.isfinite(pair.alike)]
+    if not measured:
         return None
-    kin = [pair for pair in told if pair.alike >= KIN]
-    strange = [pair for pair in told if pair.alike <= STRANGE]
-    said = [f"{len(kin)} share an ancestor" if kin else "", f"{len(strange)} are unrelated" if strange else ""]
-    if not any(said):
+    related = [pair for pair in measured if pair.alike >= MIN_RELATED_SHARE]
+    unrelated = [pair for pair in measured if pair.alike <= MAX_UNRELATED_SHARE]
+    phrases = [
+        f"{len(related)} share an ancestor" if related else "",
+        f"{len(unrelated)} are unrelated" if unrelated else "",
+    ]
+    if not any(phrases):
         return None
-    return Verdict(f"of {len(apart)} pairs {' and '.join(filter(None, said))}", float(len(kin)), KIN)
+    message = f"of {len(apart)} pairs {' and '.join(filter(None, phrases))}"
+    return Verdict(message, float(len(related)), MIN_RELATED_SHARE)

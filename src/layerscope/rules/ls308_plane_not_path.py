@@ -1,4 +1,4 @@
-"""LS308."""
+"""A plane does not represent the training run drawn on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Route
 
-GAP = 0.1  # of the range of the run's losses
+MAX_RELATIVE_GAP = 0.1  # of the range of the run's losses
 
 
 @rule(
@@ -31,11 +31,11 @@ def plane_not_path(route: Route) -> Verdict | None:
     **What to try.** Read the losses of the checkpoints themselves; a plane through three of them.
 
     """
-    said = []
-    if route.gap > GAP * route.spread > 0:
-        said.append(
+    reasons = []
+    if route.gap > MAX_RELATIVE_GAP * route.spread > 0:
+        reasons.append(
             f"the plane's loss is off by up to {route.gap:.3g}, {route.gap / route.spread:.0%} of the run's range"
         )
     if sum(route.shares) <= sum(route.walk):
-        said.append(f"it explains {sum(route.shares):.0%} of the path, a random walk's {sum(route.walk):.0%}")
-    return Verdict("; ".join(said), route.gap, GAP * route.spread) if said else None
+        reasons.append(f"it explains {sum(route.shares):.0%} of the path, a random walk's {sum(route.walk):.0%}")
+    return Verdict("; ".join(reasons), route.gap, MAX_RELATIVE_GAP * route.spread) if reasons else None

@@ -1,4 +1,4 @@
-"""LS309."""
+"""The model is on a slope, so sharpness measures do not describe a minimum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Slope
 
-SHARE = 0.5  # of the rise, from which it is mostly slope
+MAX_SLOPE_SHARE = 0.5  # of the rise, from which it is mostly slope
 
 
 @rule(
@@ -32,8 +32,8 @@ def slope_not_minimum(slope: Slope) -> Verdict | None:
     **What to try.** Measure on the training data, or train on; a smaller radius makes it worse.
 
     """
-    first = slope.radius * slope.gradient
-    if not (math.isfinite(slope.rise) and slope.rise > 0 and first > SHARE * slope.rise):
+    linear_rise = slope.radius * slope.gradient
+    if not (math.isfinite(slope.rise) and slope.rise > 0 and linear_rise > MAX_SLOPE_SHARE * slope.rise):
         return None
-    told = f"of the rise {slope.rise:.3g} along the gradient its slope is {min(first / slope.rise, 1):.0%}"
-    return Verdict(f"{told} (‖g‖ = {slope.gradient:.3g})", first / slope.rise, SHARE)
+    message = f"of the rise {slope.rise:.3g} along the gradient its slope is {min(linear_rise / slope.rise, 1):.0%}"
+    return Verdict(f"{message} (‖g‖ = {slope.gradient:.3g})", linear_rise / slope.rise, MAX_SLOPE_SHARE)

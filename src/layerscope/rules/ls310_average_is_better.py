@@ -1,4 +1,4 @@
-"""LS310."""
+"""The average of all models has a lower loss than each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LS311."""
+"""There are too few examples to decide whether there is a loss barrier."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def noise_above_effect(pairs: Pairs) -> Verdict | None:
 
     **Caveats.** The error is of these examples as a sample; that training runs differ is not in it.
     """
-    near = [pair for pair in pairs.every if abs(pair.barriers[pairs.first] - pairs.tolerance) < 2 * pair.error]
-    if not near:
+    undecided = [pair for pair in pairs.all_pairs if abs(pair.barriers[pairs.first] - pairs.tolerance) < 2 * pair.error]
+    if not undecided:
         return None
-    count = f"{len(near)} of {len(pairs.every)} pairs"
-    told = f"{count} lie within two standard errors of the tolerance, {pairs.tolerance:.3g}"
-    return Verdict(told, float(len(near)), 0.0)
+    count = f"{len(undecided)} of {len(pairs.all_pairs)} pairs"
+    message = f"{count} lie within two standard errors of the tolerance, {pairs.tolerance:.3g}"
+    return Verdict(message, float(len(undecided)), 0.0)

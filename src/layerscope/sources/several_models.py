@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 SELECTIONS = ("learned", "weights", "all")
-CONSTANT = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
-MOST_NAMED = 4  # tensors that a message names
+CONSTANT_SUFFIXES = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
+MAX_NAMED_TENSORS = 4  # tensors that a message names
 
 
 @dataclass(frozen=True)
@@ -40,41 +40,41 @@ class Tensor:
 
 def tensors_of(source: Any) -> dict[str, Tensor]:
     """Every floating tensor of an opened source, by name, tied ones once."""
-    found: dict[str, Tensor] = {}
+    tensor_by_name: dict[str, Tensor] = {}
     for ref in source.layers():
         name = strip_wrapper_prefixes(ref.tensor)
-        floating = "float" in ref.dtype or ref.dtype.startswith("e")
-        if name in found or not floating or ref.kind == "tied":
+        is_floating = "float" in ref.dtype or ref.dtype.startswith("e")
+        if name in tensor_by_name or not is_floating or ref.kind == "tied":
             continue
-        mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
-        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT) and not mask
-        whole = replace(ref, part=None, expert=None)
-        found[name] = Tensor(
-            name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, learned, whole
+        is_causal_mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
+        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
+        whole_ref = replace(ref, part=None, expert=None)
+        tensor_by_name[name] = Tensor(
+            name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, learned, whole_ref
         )
-    return found
+    return tensor_by_name
 
 
-def chosen(tensors: Mapping[str, Tensor], select: str) -> list[str]:
+def select_names(tensors: Mapping[str, Tensor], select: str) -> list[str]:
     """Names of the tensors that count: "learned", "weights" (of two axes or more), "all", or a glob on the names.
 
     :raises UsageError: nothing matches.
     """
     if select == "all":
         return list(tensors)
-    learned = [name for name, tensor in tensors.items() if tensor.learned]
+    trainable = [name for name, tensor in tensors.items() if tensor.learned]
     if select == "learned":
-        found = learned
+        names = trainable
     elif select == "weights":
-        found = [name for name in learned if len(tensors[name].shape) != 1]
+        names = [name for name in trainable if len(tensors[name].shape) != 1]
     else:
-        found = [name for name in tensors if fnmatchcase(name, select)]
-    if not found:
+        names = [name for name in tensors if fnmatchcase(name, select)]
+    if not names:
         raise UsageError(f"select={select!r} leaves no tensor: learned, weights, all, or a glob on the names")
-    return found
+    return names
 
 
-class Opened:
+class OpenedModels:
     """Several models, of which one tensor at a time is read from each."""
 
     def __init__(self, models: Mapping[str, Any], select: str, partial: bool) -> None:
@@ -84,24 +84,24 @@ class Opened:
         self.names = tuple(models)
         self._stack = ExitStack()
         try:
-            self._sources = [self._stack.enter_context(opening.opened(model)) for model in models.values()]
-            every = [tensors_of(source) for source in self._sources]
-            wanted = [chosen(tensors, select) for tensors in every]
-            common = [name for name in wanted[0] if all(name in names for names in wanted)]
-            apart = sorted({name for names in wanted for name in names} - set(common))
-            other = [name for name in common if len({tensors[name].shape for tensors in every}) > 1]
-            if (apart or other) and not partial:
-                raise UsageError(_difference(self.names, every, apart, other))
-            self.tensors = {name: every[0][name] for name in common if name not in other}
-            self._every = every
-            self.left_out = (*apart, *other)
+            self._sources = [self._stack.enter_context(opening.opened_source(model)) for model in models.values()]
+            tensors_by_model = [tensors_of(source) for source in self._sources]
+            selected = [select_names(tensors, select) for tensors in tensors_by_model]
+            common = [name for name in selected[0] if all(name in names for names in selected)]
+            unshared = sorted({name for names in selected for name in names} - set(common))
+            reshaped = [name for name in common if len({tensors[name].shape for tensors in tensors_by_model}) > 1]
+            if (unshared or reshaped) and not partial:
+                raise UsageError(_describe_difference(self.names, tensors_by_model, unshared, reshaped))
+            self.tensors = {name: tensors_by_model[0][name] for name in common if name not in reshaped}
+            self._tensors_by_model = tensors_by_model
+            self.left_out = (*unshared, *reshaped)
             if not self.tensors:
                 raise UsageError(f"{', '.join(self.names)} have no tensor of the same name and shape")
         except BaseException:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> OpenedModels:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,11 +112,11 @@ class Opened:
 
         :raises UsageError: they hold another number of entries.
         """
-        pairs = zip(self._sources, self._every, strict=True)
-        found = [np.asarray(source.read(tensors[name].ref)).reshape(-1) for source, tensors in pairs]
-        if len({vector.size for vector in found}) > 1:
-            raise UsageError(f"{name}: {', '.join(f'{vector.size:,}' for vector in found)} entries")
-        return found
+        sources_and_tensors = zip(self._sources, self._tensors_by_model, strict=True)
+        vectors = [np.asarray(source.read(tensors[name].ref)).reshape(-1) for source, tensors in sources_and_tensors]
+        if len({vector.size for vector in vectors}) > 1:
+            raise UsageError(f"{name}: {', '.join(f'{vector.size:,}' for vector in vectors)} entries")
+        return vectors
 
     def each(self) -> Iterator[tuple[str, list[Array]]]:
         """Every common tensor of each model."""
@@ -124,47 +124,60 @@ class Opened:
             yield name, self.read(name)
 
 
-def _difference(names: Sequence[str], every: list[dict[str, Tensor]], apart: list[str], other: list[str]) -> str:
+def _describe_difference(
+    names: Sequence[str], tensors_by_model: list[dict[str, Tensor]], unshared: list[str], reshaped: list[str]
+) -> str:
     """What two models lack of each other, in a line."""
-    said = []
-    if apart:
-        owners = {name: [n for n, tensors in zip(names, every, strict=True) if name in tensors] for name in apart}
-        some = ", ".join(f"{name} (only in {', '.join(owners[name])})" for name in apart[:MOST_NAMED])
-        said.append(f"{len(apart)} tensors are not in all models: {some}{', …' if len(apart) > MOST_NAMED else ''}")
-    if other:
-        shapes = {n: dict.fromkeys(str(tensors[n].shape) for tensors in every) for n in other[:MOST_NAMED]}
-        some = ", ".join(f"{n} {' and '.join(found)}" for n, found in shapes.items())
-        said.append(f"{len(other)} have other shapes: {some}{', …' if len(other) > MOST_NAMED else ''}")
-    return f"{'; '.join(said)}; partial=True compares the rest"
+    differences = []
+    if unshared:
+        owners = {
+            name: [n for n, tensors in zip(names, tensors_by_model, strict=True) if name in tensors]
+            for name in unshared
+        }
+        examples = ", ".join(f"{name} (only in {', '.join(owners[name])})" for name in unshared[:MAX_NAMED_TENSORS])
+        differences.append(
+            f"{len(unshared)} tensors are not in all models: {examples}"
+            f"{', …' if len(unshared) > MAX_NAMED_TENSORS else ''}"
+        )
+    if reshaped:
+        shapes = {
+            n: dict.fromkeys(str(tensors[n].shape) for tensors in tensors_by_model)
+            for n in reshaped[:MAX_NAMED_TENSORS]
+        }
+        examples = ", ".join(f"{n} {' and '.join(distinct)}" for n, distinct in shapes.items())
+        differences.append(
+            f"{len(reshaped)} have other shapes: {examples}{', …' if len(reshaped) > MAX_NAMED_TENSORS else ''}"
+        )
+    return f"{'; '.join(differences)}; partial=True compares the rest"
 
 
-def named(models: Any) -> dict[str, Any]:
-    """Models by name: a mapping's own names; of a sequence A, B, … or the ends of their paths that tell them apart.
+def name_models(models: Any) -> dict[str, Any]:
+    """Name several models: a mapping's own names; of a sequence A, B, … or the distinct ends of their paths.
 
     :raises UsageError: fewer than two.
     """
     if isinstance(models, Mapping) and not all(hasattr(x, "shape") for x in models.values()):
-        found = {str(name): model for name, model in models.items()}
-        if len(found) < len(models):
-            raise UsageError(f"two models are called {next(iter(found))!r} once their names are text")
+        model_by_name = {str(name): model for name, model in models.items()}
+        if len(model_by_name) < len(models):
+            raise UsageError(f"two models are called {next(iter(model_by_name))!r} once their names are text")
     else:
-        several = list(models)
-        files = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in several)
-        names = short([str(model) for model in several]) if files else list(letters(len(several)))
-        found = dict(zip(names, several, strict=True))
-    if len(found) < 2:
-        raise UsageError(f"distances are between two models or more, not {len(found)}")
-    return found
+        model_list = list(models)
+        are_paths = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in model_list)
+        names = shorten_paths([str(model) for model in model_list]) if are_paths else list(letters(len(model_list)))
+        model_by_name = dict(zip(names, model_list, strict=True))
+    if len(model_by_name) < 2:
+        raise UsageError(f"distances are between two models or more, not {len(model_by_name)}")
+    return model_by_name
 
 
-def short(paths: Sequence[str]) -> list[str]:
+def shorten_paths(paths: Sequence[str]) -> list[str]:
     """The ends of paths that tell them apart, without a suffix that all have."""
-    found = list(distinct_paths([str(path) for path in paths]))
-    suffixes = {PurePath(name).suffix for name in found}
-    bare = [name.removesuffix(next(iter(suffixes))) for name in found] if len(suffixes) == 1 else found
-    return bare if len(set(bare)) == len(bare) and all(bare) else found
+    distinct = list(distinct_paths([str(path) for path in paths]))
+    suffixes = {PurePath(name).suffix for name in distinct}
+    without_suffix = [name.removesuffix(next(iter(suffixes))) for name in distinct] if len(suffixes) == 1 else distinct
+    return without_suffix if len(set(without_suffix)) == len(without_suffix) and all(without_suffix) else distinct
 
 
-def pairs(count: int) -> Iterator[tuple[int, int]]:
-    """Every pair of so many."""
+def index_pairs(count: int) -> Iterator[tuple[int, int]]:
+    """The index pairs (i, j), i < j, of a sequence of ``count`` items."""
     return itertools.combinations(range(count), 2)

@@ -26,13 +26,13 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.ASCII)
 _counter = itertools.count()
 
 
-def spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
+def make_spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
     """A spec with a key of its own; one that is made of others is as portable as they are."""
     portable = portable and all(part.portable for part in parts)
     return SourceSpec(target, format, portable, f"{os.getpid()}.{next(_counter)}", parts)
 
 
-def short(target: Any) -> str:
+def short_name(target: Any) -> str:
     """The last part of a target's name."""
     return name_of(target).rstrip("/").rpartition("/")[2]
 
@@ -44,7 +44,7 @@ def name_of(target: Any) -> str:
     return f"{type(target).__module__}.{type(target).__qualname__}"
 
 
-def _in_store(url: str) -> Any:
+def _locate_in_store(url: str) -> Any:
     """The path of a URL in an fsspec store.
 
     :raises MissingExtra: no library for stores, or none for this one.
@@ -56,10 +56,10 @@ def _in_store(url: str) -> Any:
         raise MissingExtra(f"{url}: a URL", "remote") from None
     try:
         path = UPath(url)
-        there = path.exists()
-        beside = path.with_name(path.name + ".index") if not there and path.name else path
-        if not there and beside.is_file():  # a TensorFlow checkpoint is named by what its files share
-            return beside
+        exists = path.exists()
+        index_path = path.with_name(path.name + ".index") if not exists and path.name else path
+        if not exists and index_path.is_file():  # a TensorFlow checkpoint is named by what its files share
+            return index_path
     except ImportError as error:
         extra = "; pip install 'layerscope[hf]'" if url.startswith("hf:") else ""
         raise TargetNotFound(f"{url}: {error}{extra}") from None
@@ -67,18 +67,18 @@ def _in_store(url: str) -> Any:
         raise TargetNotFound(f"{url}: no such kind of store: {error}") from None
     except Exception as error:  # each store has its own
         raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
-    if not there:
+    if not exists:
         raise TargetNotFound(f"{url} does not exist")
     return Path(path.path) if path.protocol in ("", "file", "local") else path
 
 
-def _locate(target: str | os.PathLike[str]) -> Any:
+def locate(target: str | os.PathLike[str]) -> Any:
     """An existing path, or a string that may be a hub id."""
     text = os.fspath(target)
     if not text or "\0" in text:
         raise TargetNotFound(f"{text!r} is no path")
     if URL.match(text):
-        return _in_store(text)
+        return _locate_in_store(text)
     try:
         path = Path(text).expanduser()
         if path.exists():
@@ -86,14 +86,14 @@ def _locate(target: str | os.PathLike[str]) -> Any:
         if path.with_name(path.name + ".index").is_file():  # a TensorFlow checkpoint is named by what its files share
             return path.with_name(path.name + ".index")
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
-        why = error.strerror if isinstance(error, OSError) else error
-        raise TargetNotFound(f"{text[:200]}: {why}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TargetNotFound(f"{text[:200]}: {reason}") from error
     if isinstance(target, str) and HUB_ID.fullmatch(target) and not path.suffix:
         return target
-    raise TargetNotFound(f"{text} does not exist{_suggest(path)}")
+    raise TargetNotFound(f"{text} does not exist{_suggest_name(path)}")
 
 
-def _suggest(path: Path) -> str:
+def _suggest_name(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_folder
 
-READ = (
+READABLE_FORMATS = (
     "safetensors, torch (.pt .pth .bin .ckpt .jit .pt2, DCP), GGUF, Keras (.keras .h5), ONNX, TensorFlow, TFLite, "
     "Flax, Orbax, .npz, LoRA, diffusers and Hugging Face folders"
 )
-NAMES = {  # end of a name → what it is, what to do
+DESCRIPTION_BY_SUFFIX = {  # end of a name → what it is, what to do
     ".mlpackage": "Core ML, which is not read; give the model that it was converted from",
     ".mlmodel": "Core ML, which is not read; give the model that it was converted from",
     "saved_model.pb": "the graph of a SavedModel; give its folder",
@@ -25,47 +25,49 @@ NAMES = {  # end of a name → what it is, what to do
     ".pb": "a frozen graph of TensorFlow, which is not read; give the SavedModel or the checkpoint",
     ".pkl": "a pickle that is no torch checkpoint; save the arrays as .npz or safetensors",
 }
-STARTS = {  # first bytes → what it is
+DESCRIPTION_BY_PREFIX = {  # first bytes → what it is
     b"version https://git-lfs": "a Git LFS pointer instead of the file; run: git lfs pull",
     b"<!DOCTYPE": "a web page, not a model; the download failed",
     b"<html": "a web page, not a model; the download failed",
     b"\xef\n": "a piece of a split file? join the pieces with cat",
 }
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def hint(path: Path) -> str:
+def describe_target(path: Path) -> str:
     """What the target is, in a few words, or ""."""
     name = path.name
     if is_folder(path):
-        return _of_folder(path)
-    head = whole(path).read(0, 64)
-    for start, what in STARTS.items():
+        return _describe_folder(path)
+    head = whole_file(path).read(0, 64)
+    for start, what in DESCRIPTION_BY_PREFIX.items():
         if head.startswith(start):
             return what
     if ".data-0000" in name:
         return f"the numbers of a TensorFlow checkpoint; give {name.partition('.data-')[0]}"
     if ".part" in name:
         return "a piece of a split file; join the pieces with cat"
-    return next((what for end, what in NAMES.items() if name.endswith(end)), "")
+    return next((what for end, what in DESCRIPTION_BY_SUFFIX.items() if name.endswith(end)), "")
 
 
-def pointer(path: Path) -> str:
+def describe_placeholder(path: Path) -> str:
     """What stands in the place of a model's file, or "": a Git LFS pointer, a web page."""
-    head = whole(path).read(0, 64)
-    return next((what for start, what in STARTS.items() if len(start) > 2 and head.startswith(start)), "")
+    head = whole_file(path).read(0, 64)
+    return next(
+        (what for start, what in DESCRIPTION_BY_PREFIX.items() if len(start) > 2 and head.startswith(start)), ""
+    )
 
 
-def _of_folder(path: Path) -> str:
+def _describe_folder(path: Path) -> str:
     if path.name.endswith((".mlpackage", ".mlmodelc")):
-        return NAMES[".mlpackage"]
+        return DESCRIPTION_BY_SUFFIX[".mlpackage"]
     entries = sorted(entry.name for entry in path.iterdir())
     if any(name.endswith("variables.index") for name in entries):
         return f"the variables of a SavedModel; give {path.parent} or {path / 'variables.index'}"
-    runs = [name for name in entries if name.startswith("checkpoint-") and name[11:].isdigit()]
-    if runs:
-        newest = max(runs, key=lambda name: int(name[11:]))
-        return f"{len(runs)} checkpoints of a run; give one of them, the newest is {path / newest}"
-    if any(name in TOKENIZER for name in entries):
+    checkpoints = [name for name in entries if name.startswith("checkpoint-") and name[11:].isdigit()]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda name: int(name[11:]))
+        return f"{len(checkpoints)} checkpoints of a run; give one of them, the newest is {path / newest}"
+    if any(name in TOKENIZER_FILES for name in entries):
         return "a tokenizer without weights"
     return ""

@@ -19,15 +19,17 @@ class Cell(NamedTuple):
     style: str = ""
 
 
-def widths_of(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
+def column_widths(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
     """Terminal columns that each column needs."""
     return [max([cell_len(head), *(cell_len(row[i].text) for row in rows)]) for i, head in enumerate(heads)]
 
 
-def fit(heads: Sequence[str], rows: list[list[Cell]], width: int, give_way: Sequence[tuple[int, Shorten, int]]) -> None:
+def fit_columns(
+    heads: Sequence[str], rows: list[list[Cell]], width: int, give_way: Sequence[tuple[int, Shorten, int]]
+) -> None:
     """Shorten columns in turn until the rows fit: each of ``give_way`` is (column, how, least width)."""
     for column, shorten, least in give_way:
-        widths = widths_of(heads, rows)
+        widths = column_widths(heads, rows)
         over = sum(widths) + len(widths) - 1 - width
         if over <= 0:
             return
@@ -36,14 +38,14 @@ def fit(heads: Sequence[str], rows: list[list[Cell]], width: int, give_way: Sequ
             row[column] = Cell(shorten(row[column].text, room), row[column].style)
 
 
-def draw(console: Console, heads: Sequence[str], rows: Sequence[Sequence[Cell]], left: Collection[int]) -> None:
+def print_rows(console: Console, heads: Sequence[str], rows: Sequence[Sequence[Cell]], left: Collection[int]) -> None:
     """Print the heads and the rows; a line that is still too long ends in …."""
-    widths = widths_of(heads, rows)
+    widths = column_widths(heads, rows)
     plain = console.color_system is None
     for i, cells in enumerate([[Cell(head, "bold") for head in heads], *rows]):
         padded = [_pad(cell.text, widths[j], j in left) for j, cell in enumerate(cells)]
         if plain:
-            console.file.write(_cut(" ".join(padded).rstrip(), console.width) + "\n")
+            console.file.write(_truncate_line(" ".join(padded).rstrip(), console.width) + "\n")
             continue
         line = Text(no_wrap=True, overflow="ellipsis")
         for j, (text, cell) in enumerate(zip(padded, cells, strict=True)):
@@ -56,5 +58,5 @@ def _pad(text: str, width: int, left: bool) -> str:
     return text + space if left else space + text
 
 
-def _cut(line: str, width: int) -> str:
+def _truncate_line(line: str, width: int) -> str:
     return line if cell_len(line) <= width else set_cell_size(line, width - 1) + "…"

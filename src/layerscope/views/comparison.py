@@ -13,7 +13,7 @@ from rich.text import Text
 
 from layerscope.errors import MissingExtra
 from layerscope.records.comparison import ComparedLayer, Comparison
-from layerscope.text import abbreviate, alpha, number, plural, printable
+from layerscope.text import abbreviate, format_alpha, format_number, plural, printable
 from layerscope.views import aligned_columns, table
 from layerscope.views.aligned_columns import Cell
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 SCHEMA = 1
 METRICS = ("alpha", "log_spectral_norm", "alpha_weighted", "stable_rank", "entropy")
 DISTANCES = ("relative", "cosine", "cka", "overlap", "angle", "frobenius")
-SHOWN = (
+DISTANCE_COLUMNS = (
     ("relative", "rel.dist", ".3f"),
     ("cosine", "cosine", ".3f"),
     ("cka", "CKA", ".3f"),
     ("overlap", "overlap", ".2f"),
 )
 BARS = " ▁▂▃▄▅▆▇█"
-MOST = 8  # unmatched layers that are named
+MAX_NAMED_UNMATCHED = 8  # unmatched layers that are named
 
 
-def show(comparison: Comparison, console: Console, *, verbose: bool = False) -> None:
+def print_comparison(comparison: Comparison, console: Console, *, verbose: bool = False) -> None:
     """Summaries side by side, the layers, the α of each model as a row of bars, the reading and its warnings."""
     for letter, name in zip(comparison.letters, comparison.names, strict=True):
         console.print(Text.assemble((letter, "bold"), f"  {printable(name, console.width - 4)}"))
     console.print()
-    table.side_by_side(comparison.reports, console, names=comparison.letters)
+    table.print_side_by_side(comparison.reports, console, names=comparison.letters)
     if comparison.layers:
         console.print()
-        _layers(comparison, console)
-    _histogram(comparison, console)
+        _print_layers(comparison, console)
+    _print_alpha_histogram(comparison, console)
     console.print(Text("\nReading", style="bold"))
     for line in comparison.reading:
         console.print(Text(f"  {printable(line, 400)}"))
@@ -50,38 +50,40 @@ def show(comparison: Comparison, console: Console, *, verbose: bool = False) -> 
         console.print(Text(f"  ! {printable(line, 400)}", style=table.STYLES["warn"]))
     for name, missing in zip(comparison.letters, comparison.unmatched, strict=True):
         if missing:
-            shown = missing if verbose else missing[:MOST]
-            listed = ", ".join(printable(x, 60) for x in shown) + (" …" if len(missing) > len(shown) else "")
+            names_shown = missing if verbose else missing[:MAX_NAMED_UNMATCHED]
+            listed = ", ".join(printable(x, 60) for x in names_shown) + (
+                " …" if len(missing) > len(names_shown) else ""
+            )
             console.print(Text(f"Analysed only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
 
 
-def alphas(layer: ComparedLayer) -> list[str]:
+def alpha_cells(layer: ComparedLayer) -> list[str]:
     """α of a layer in each model."""
     doubtful = layer.doubtful or (False,) * len(layer.metrics)
-    return [alpha(m.get("alpha"), doubt) for m, doubt in zip(layer.metrics, doubtful, strict=True)]
+    return [format_alpha(m.get("alpha"), doubt) for m, doubt in zip(layer.metrics, doubtful, strict=True)]
 
 
-def distances_of(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
+def choose_distance_columns(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
     """Distances that have columns: all of two models, the relative one of more, none that were not measured."""
     if not any(any(layer.distances[1:]) for layer in comparison.layers):
         return ()
-    return SHOWN if len(comparison.names) == 2 else SHOWN[:1]
+    return DISTANCE_COLUMNS if len(comparison.names) == 2 else DISTANCE_COLUMNS[:1]
 
 
 def distance_heads(comparison: Comparison) -> list[str]:
     """A heading for each distance of each model from the first."""
-    return [f"{head} {x}" for x in comparison.letters[1:] for _, head, _ in distances_of(comparison)]
+    return [f"{head} {x}" for x in comparison.letters[1:] for _, head, _ in choose_distance_columns(comparison)]
 
 
 def distance_cells(comparison: Comparison, layer: ComparedLayer) -> list[str]:
     """The distances of one layer, in the order of the headings."""
-    shown = distances_of(comparison)
-    return [number(found.get(name), fmt) for found in layer.distances[1:] for name, _, fmt in shown]
+    columns = choose_distance_columns(comparison)
+    return [format_number(distances.get(name), fmt) for distances in layer.distances[1:] for name, _, fmt in columns]
 
 
-def plain(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """What ``show`` prints, without colours."""
-    return table.captured(lambda console: show(comparison, console))
+    return table.capture_text(lambda console: print_comparison(comparison, console))
 
 
 def rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -91,7 +93,7 @@ def rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
         for metric in METRICS:
             row |= {f"{metric}_{i}": values.get(metric) for i, values in enumerate(layer.metrics, 1)}
         for distance in DISTANCES:
-            row |= {f"{distance}_{i}": found.get(distance) for i, found in enumerate(layer.distances[1:], 2)}
+            row |= {f"{distance}_{i}": distances.get(distance) for i, distances in enumerate(layer.distances[1:], 2)}
         yield row
 
 
@@ -134,39 +136,39 @@ def to_csv(comparison: Comparison) -> str:
     """One line per matched layer."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    found = list(rows(comparison))
-    heads = list(found[0]) if found else ["name"]
+    records = list(rows(comparison))
+    heads = list(records[0]) if records else ["name"]
     writer.writerow(heads)
-    for row in found:
+    for row in records:
         writer.writerow([printable(row[head], 32_000) if isinstance(row[head], str) else row[head] for head in heads])
     return buffer.getvalue()
 
 
-def _layers(comparison: Comparison, console: Console) -> None:
+def _print_layers(comparison: Comparison, console: Console) -> None:
     several = len(comparison.names) > 2
-    shown = SHOWN[:1] if several else SHOWN
+    shown = DISTANCE_COLUMNS[:1] if several else DISTANCE_COLUMNS
     labels = comparison.letters
     heads = ["layer", *(f"α {label}" for label in labels)]
     heads += [f"{head} {label}" if several else head for label in labels[1:] for _, head, _ in shown]
     cells = []
     for layer in comparison.layers:
-        row = [Cell(printable(layer.name)), *map(Cell, alphas(layer))]
-        row += [Cell(number(d.get(name), fmt)) for d in layer.distances[1:] for name, _, fmt in shown]
+        row = [Cell(printable(layer.name)), *map(Cell, alpha_cells(layer))]
+        row += [Cell(format_number(d.get(name), fmt)) for d in layer.distances[1:] for name, _, fmt in shown]
         cells.append(row)
     if not any(any(layer.distances[1:]) for layer in comparison.layers):
         heads, cells = heads[: len(labels) + 1], [row[: len(labels) + 1] for row in cells]
-    aligned_columns.fit(heads, cells, console.width, [(0, abbreviate, 16)])
-    aligned_columns.draw(console, heads, cells, {0})
+    aligned_columns.fit_columns(heads, cells, console.width, [(0, abbreviate, 16)])
+    aligned_columns.print_rows(console, heads, cells, {0})
 
 
-def _histogram(comparison: Comparison, console: Console) -> None:
+def _print_alpha_histogram(comparison: Comparison, console: Console) -> None:
     edges: Sequence[float] = comparison.histogram["edges"]
     if not edges:
         return
-    most = max(max(counts) for counts in comparison.histogram["counts"])
+    largest_count = max(max(counts) for counts in comparison.histogram["counts"])
     width = max(len(letter) for letter in comparison.letters)
     span = f"{edges[0]:.1f}".ljust(len(edges) - 4) + f"{edges[-1]:.1f}"
     console.print(Text(f"\n{'α'.rjust(width)}  {span}", style="dim"))
     for letter, counts in zip(comparison.letters, comparison.histogram["counts"], strict=True):
-        bars = "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in counts)
+        bars = "".join(BARS[-(-count * (len(BARS) - 1) // largest_count)] for count in counts)
         console.print(Text(f"{letter.rjust(width)}  {bars}"))

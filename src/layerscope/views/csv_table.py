@@ -10,7 +10,7 @@ from layerscope.records.report import Report
 from layerscope.text import printable
 from layerscope.views import report_rows
 
-CELL = 32_000  # characters that spreadsheets take in a cell
+MAX_CELL_CHARS = 32_000  # characters that spreadsheets take in a cell
 
 
 def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
@@ -23,11 +23,11 @@ def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
     for report in reports:
         for row in report_rows.rows(report):
             values = [row[name] for name in names]
-            writer.writerow([_csv(v) for v in ([report.meta["target"], *values] if several else values)])
+            writer.writerow([_format_value(v) for v in ([report.meta["target"], *values] if several else values)])
     return buffer.getvalue()
 
 
-def _csv(value: object) -> object:
+def _format_value(value: object) -> object:
     if isinstance(value, list):
         return "×".join(map(str, value))
-    return printable(value, CELL) if isinstance(value, str) else value
+    return printable(value, MAX_CELL_CHARS) if isinstance(value, str) else value

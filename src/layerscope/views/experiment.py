@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
-def outcome(found: Outcome, width: int = WIDTH) -> str:
+def outcome_text(record: Outcome, width: int = WIDTH) -> str:
     """Tables, then a line per claim: + where it holds, – where it does not."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    for each in found.tables:
-        console.print(table(each))
+    for numbers in record.tables:
+        console.print(outcome_table(numbers))
         console.print()
-    held = f"{sum(c.holds for c in found.claims)} of {len(found.claims)} claims hold"
-    head = f"{found.name} on {printable(found.data, 120)}, seed {found.seed}: {held} ({found.seconds:.0f} s)"
+    claims_text = f"{sum(c.holds for c in record.claims)} of {len(record.claims)} claims hold"
+    head = f"{record.name} on {printable(record.data, 120)}, seed {record.seed}: {claims_text} ({record.seconds:.0f} s)"
     console.print(head, markup=False, highlight=False)
-    for claim in found.claims:
+    for claim in record.claims:
         line = f"  {'+' if claim.holds else '–'} {claim.figure}: {claim.says}: {printable(claim.measured, 300)}"
         console.print(line, markup=False, highlight=False)
     file: Any = console.file
     return str(file.getvalue()).rstrip()
 
 
-def table(found: Table) -> Shown:
+def outcome_table(record: Table) -> Shown:
     """Numbers beside those that were published."""
-    shown = Shown(box=None, pad_edge=False, title=found.title, title_justify="left", title_style="")
-    for column in found.columns:
+    shown = Shown(box=None, pad_edge=False, title=record.title, title_justify="left", title_style="")
+    for column in record.columns:
         shown.add_column(column, justify="right")
-    for row in found.rows:
-        shown.add_row(*(cell(value) for value in row))
+    for row in record.rows:
+        shown.add_row(*(format_cell(value) for value in row))
     return shown
 
 
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """A number in four digits; a dash where there is none."""
     if value is None:
         return "–"

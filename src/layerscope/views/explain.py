@@ -8,7 +8,7 @@ from rich.text import Text
 from layerscope.registry import Plugin
 
 
-def explanation(plugin: Plugin) -> Markdown | Text:
+def explanation_text(plugin: Plugin) -> Markdown | Text:
     """Its docstring under its name, with severity or unit, and the reference."""
     meta = plugin.meta
     if plugin.kind == "rules":

@@ -9,26 +9,26 @@ from layerscope.records.findings import SEVERITIES, Finding
 from layerscope.records.report import Report
 from layerscope.text import printable
 from layerscope.views import headline
-from layerscope.views.rerun_command import command
+from layerscope.views.rerun_command import report_command
 
 
 def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
     """A suite for each report, a case for each layer and one for the whole model; lesser findings are output."""
     root = Element("testsuites", name="layerscope")
     for report in reports:
-        root.append(_suite(report, SEVERITIES.index(fail_on)))
+        root.append(_make_suite(report, SEVERITIES.index(fail_on)))
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(report: Report, least: int) -> Element:
+def _make_suite(report: Report, min_severity: int) -> Element:
     target = printable(report.meta["target"], 500)
     suite = Element("testsuite", name=target)
-    findings = headline.by_layer(report.findings)
+    findings = headline.group_by_layer(report.findings)
     properties = SubElement(suite, "properties")
-    SubElement(properties, "property", name="command", value=command(report))
+    SubElement(properties, "property", name="command", value=report_command(report))
     for row in report.rows:
         if not row.ref.axes and not row.failed:
             continue  # norms and biases are no tests that were left out
@@ -39,12 +39,12 @@ def _suite(report: Report, least: int) -> Element:
         elif row.skipped:
             SubElement(case, "skipped", message=printable(row.skipped, 600))
         else:
-            _judge(case, findings.get(row.name, []), least)
+            _add_findings(case, findings.get(row.name, []), min_severity)
     case = SubElement(suite, "testcase", classname=target, name="the whole model", time="0")
     if all(row.skipped for row in report.rows):
         SubElement(case, "error", message="no layer could be analysed")
     else:
-        _judge(case, findings.get(None, []), least)
+        _add_findings(case, findings.get(None, []), min_severity)
     counts = {"failures": "failure", "errors": "error", "skipped": "skipped"}
     suite.set("tests", str(len(suite.findall("testcase"))))
     for name, tag in counts.items():
@@ -53,15 +53,15 @@ def _suite(report: Report, least: int) -> Element:
     return suite
 
 
-def _judge(case: Element, found: list[Finding], least: int) -> None:
-    grave = [f for f in found if SEVERITIES.index(f.severity) >= least]
-    lines = [f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in grave]
-    if grave:
-        codes = " ".join(dict.fromkeys(printable(f.code, 40) for f in grave))
+def _add_findings(case: Element, findings: list[Finding], min_severity: int) -> None:
+    failures = [f for f in findings if SEVERITIES.index(f.severity) >= min_severity]
+    lines = [f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in failures]
+    if failures:
+        codes = " ".join(dict.fromkeys(printable(f.code, 40) for f in failures))
         failure = SubElement(case, "failure", type=codes, message=lines[0])
         failure.text = "\n".join(lines)
-    rest = [f for f in found if f not in grave]
-    if rest:
+    notes = [f for f in findings if f not in failures]
+    if notes:
         SubElement(case, "system-out").text = "\n".join(
-            f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in rest
+            f"{printable(f.code, 40)} {printable(f.title, 80)}: {printable(f.message, 600)}" for f in notes
         )

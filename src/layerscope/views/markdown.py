@@ -12,134 +12,158 @@ from layerscope.records.comparison import Comparison
 from layerscope.records.findings import Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
-from layerscope.text import plural, printable, short
+from layerscope.text import plural, printable, short_target
 from layerscope.views import headline, report_rows, table
-from layerscope.views.comparison import alphas, distance_cells, distance_heads
-from layerscope.views.rerun_command import command, command_of
+from layerscope.views.comparison import alpha_cells, distance_cells, distance_heads
+from layerscope.views.rerun_command import comparison_command, report_command
 
-DESCRIBED = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
-LONGEST = 60_000  # characters; GitHub takes 65,536 in a comment
-LISTED = 10  # layers named below one verdict
-LINKS = {
+MAX_COMMENT_CHARS = 60_000  # characters; GitHub takes 65,536 in a comment
+MAX_LISTED_LAYERS = 10  # layers named below one verdict
+LINK_BREAKERS = {
     "@": "@<!-- -->",
     "\\#": "\\#<!-- -->",
     "://": ":<!-- -->//",
     "www.": "www<!-- -->.",
 }  # that GitHub makes itself
-SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "🔴", "failed": "🔴"}
+STATUS_SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "🔴", "failed": "🔴"}
 
 
-def to_markdown(report: Report, columns: Sequence[str] = (), room: int = LONGEST) -> str:
+def to_markdown(report: Report, columns: Sequence[str] = (), room: int = MAX_COMMENT_CHARS) -> str:
     """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
-    described = headline.described(report)
-    names = list(columns) or (list(DESCRIBED) if described else table.by_importance(report))
-    heads = [table.head(name) for name in names]
-    by_layer = headline.by_layer(report.findings)
+    is_description = headline.is_description(report)
+    names = list(columns) or (
+        list(table.DESCRIPTION_HTML_COLUMNS) if is_description else table.columns_by_importance(report)
+    )
+    heads = [table.column_head(name) for name in names]
+    by_layer = headline.group_by_layer(report.findings)
     rows = [
-        _cells(report, layer, values, names, by_layer.get(layer.name, []))
+        _layer_cells(report, layer, values, names, by_layer.get(layer.name, []))
         for layer, values in zip(report.rows, report_rows.rows(report), strict=True)
-        if described or not layer.skipped
+        if is_description or not layer.skipped
     ]
-    if described:
+    if is_description:
         return (
-            "\n".join([f"### layerscope: {code(short(report.meta['target']))}", "", *_table(heads, rows, LONGEST)])
+            "\n".join(
+                [
+                    f"### layerscope: {code_html(short_target(report.meta['target']))}",
+                    "",
+                    *_table_lines(heads, rows, MAX_COMMENT_CHARS),
+                ]
+            )
             + "\n"
         )
-    first, *others = headline.sentences(report)
-    sign = SIGNS[headline.standing(report)]
-    lines = [f"### {sign} layerscope: {code(short(report.meta['target']))}", "", f"**{escape(first)}**"]
+    first, *others = headline.summary_sentences(report)
+    sign = STATUS_SIGNS[headline.overall_status(report)]
+    lines = [f"### {sign} layerscope: {code_html(short_target(report.meta['target']))}", "", f"**{escape(first)}**"]
     lines += [escape(line) for line in others]
-    lines += _findings(report)
-    lines += [f"- failed: {code(row.name)}: {escape(row.skipped)}" for row in report.rows if row.failed][:LISTED]
-    lines += ["", "<details><summary>How sure</summary>", "", *(f"- {escape(x)}" for x in headline.certainty(report))]
-    lines += [f"- made by {code(command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"]
+    lines += _finding_lines(report)
+    lines += [f"- failed: {code_html(row.name)}: {escape(row.skipped)}" for row in report.rows if row.failed][
+        :MAX_LISTED_LAYERS
+    ]
+    lines += [
+        "",
+        "<details><summary>How sure</summary>",
+        "",
+        *(f"- {escape(x)}" for x in headline.certainty_sentences(report)),
+    ]
+    lines += [
+        f"- made by {code_html(report_command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"
+    ]
     lines += ["", "</details>", ""]
-    return _with_table("\n".join(lines), plural(len(rows), "layer"), heads, rows, room)
+    return _append_table("\n".join(lines), plural(len(rows), "layer"), heads, rows, room)
 
 
 def comparison_to_markdown(comparison: Comparison) -> str:
     """The reading with its warnings, medians side by side, and the layers to unfold."""
     letters, names = comparison.letters, comparison.names
-    worst = max(map(headline.standing, comparison.reports), key=list(SIGNS).index)
-    lines = [f"### {SIGNS[worst]} layerscope: " + " against ".join(code(name) for name in names), ""]
-    lines += [f"- {letter}: {code(name)}" for letter, name in zip(letters, names, strict=True)]
-    lines += ["", f"**{escape(headline.of_several(comparison))}**", ""]
+    worst = max(map(headline.overall_status, comparison.reports), key=list(STATUS_SIGNS).index)
+    lines = [f"### {STATUS_SIGNS[worst]} layerscope: " + " against ".join(code_html(name) for name in names), ""]
+    lines += [f"- {letter}: {code_html(name)}" for letter, name in zip(letters, names, strict=True)]
+    lines += ["", f"**{escape(headline.comparison_sentence(comparison))}**", ""]
     lines += [f"- {escape(line)}" for line in comparison.reading]
     lines += [f"- ⚠️ **{escape(line)}**" for line in comparison.warnings]
-    head, *medians = table.medians(comparison.reports, letters)
-    lines += ["", *_table(head, [[escape(cell) for cell in row] for row in medians], LONGEST)]
-    for letter, alone in zip(letters, comparison.unmatched, strict=True):
-        if alone:
-            listed = ", ".join(code(name) for name in alone[:LISTED]) + (", …" if len(alone) > LISTED else "")
-            lines += ["", f"Analysed only in {letter}: {plural(len(alone), 'layer')}: {listed}"]
-    lines += ["", f"Made by {code(command_of(comparison), 2000)}.", ""]
+    head, *medians = table.median_rows(comparison.reports, letters)
+    lines += ["", *_table_lines(head, [[escape(cell) for cell in row] for row in medians], MAX_COMMENT_CHARS)]
+    for letter, unmatched in zip(letters, comparison.unmatched, strict=True):
+        if unmatched:
+            listed = ", ".join(code_html(name) for name in unmatched[:MAX_LISTED_LAYERS]) + (
+                ", …" if len(unmatched) > MAX_LISTED_LAYERS else ""
+            )
+            lines += ["", f"Analysed only in {letter}: {plural(len(unmatched), 'layer')}: {listed}"]
+    lines += ["", f"Made by {code_html(comparison_command(comparison), 2000)}.", ""]
     heads = ["layer", *(f"α {letter}" for letter in letters), *distance_heads(comparison)]
-    rows = [[code(layer.name), *alphas(layer), *distance_cells(comparison, layer)] for layer in comparison.layers]
-    return _with_table("\n".join(lines), plural(len(rows), "matched layer"), heads, rows)
+    rows = [
+        [code_html(layer.name), *alpha_cells(layer), *distance_cells(comparison, layer)] for layer in comparison.layers
+    ]
+    return _append_table("\n".join(lines), plural(len(rows), "matched layer"), heads, rows)
 
 
 def escape(text: object, longest: int = 600) -> str:
     """Text that Markdown and the HTML it becomes show as it is; @names, #numbers and addresses stay dead."""
-    shown = _escaped(printable(text, longest))
-    for live, dead in LINKS.items():
+    shown = _escape_markup(printable(text, longest))
+    for live, dead in LINK_BREAKERS.items():
         shown = shown.replace(live, dead)
     return shown
 
 
-def code(name: object, longest: int = 200) -> str:
+def code_html(name: object, longest: int = 200) -> str:
     """A stranger's name, in which nobody is mentioned and nothing becomes a link."""
     return f"<code>{escape(name, longest)}</code>"
 
 
-def _escaped(shown: str) -> str:
-    for c in "\\`*_[]|#~":
-        shown = shown.replace(c, "\\" + c)
+def _escape_markup(shown: str) -> str:
+    for character in "\\`*_[]|#~":
+        shown = shown.replace(character, "\\" + character)
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _findings(report: Report) -> list[str]:
+def _finding_lines(report: Report) -> list[str]:
     lines = []
-    for key, found in headline.by_code(report.findings).items():
-        title = f"{SIGNS[found[0].severity]} **{escape(key)} {escape(found[0].title)}**"
-        if found[0].layer is None:
-            lines.append(f"- {title}: {escape(found[0].message)}")
-        elif found[0].severity == "info":
-            lines.append(f"- {title}: {plural(len(found), 'layer')}")
+    for key, findings in headline.group_by_code(report.findings).items():
+        title = f"{STATUS_SIGNS[findings[0].severity]} **{escape(key)} {escape(findings[0].title)}**"
+        if findings[0].layer is None:
+            lines.append(f"- {title}: {escape(findings[0].message)}")
+        elif findings[0].severity == "info":
+            lines.append(f"- {title}: {plural(len(findings), 'layer')}")
         else:
-            lines.append(f"- {title}: {plural(len(found), 'layer')}")
-            lines += [f"  - {code(f.where)}: {escape(f.message)}" for f in found[:LISTED]]
-            lines += [f"  - … and {len(found) - LISTED} more"] if len(found) > LISTED else []
+            lines.append(f"- {title}: {plural(len(findings), 'layer')}")
+            lines += [f"  - {code_html(f.where)}: {escape(f.message)}" for f in findings[:MAX_LISTED_LAYERS]]
+            lines += (
+                [f"  - … and {len(findings) - MAX_LISTED_LAYERS} more"] if len(findings) > MAX_LISTED_LAYERS else []
+            )
     return ["", *lines] if lines else []
 
 
-def _cells(
-    report: Report, layer: LayerReport, values: dict[str, Any], names: Sequence[str], found: list[Finding]
+def _layer_cells(
+    report: Report, layer: LayerReport, values: dict[str, Any], names: Sequence[str], findings: list[Finding]
 ) -> list[str]:
     return [
-        code(layer.name)
+        code_html(layer.name)
         if name == "name"
-        else escape(table.cell(report.settings, layer, values, name, found).text.strip())
+        else escape(table.make_cell(report.settings, layer, values, name, findings).text.strip())
         for name in names
     ]
 
 
-def _with_table(text: str, what: str, heads: Sequence[str], rows: Sequence[Sequence[str]], room: int = LONGEST) -> str:
+def _append_table(
+    text: str, what: str, heads: Sequence[str], rows: Sequence[Sequence[str]], room: int = MAX_COMMENT_CHARS
+) -> str:
     if not rows:
         return text
-    lines = _table(heads, rows, room - len(text))
+    lines = _table_lines(heads, rows, room - len(text))
     return "\n".join([text, f"<details><summary>{what}</summary>", "", *lines, "", "</details>", ""])
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int) -> list[str]:
+def _table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int) -> list[str]:
     """A table; rows beyond the room are counted."""
-    lines = ["| " + " | ".join(_escaped(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
-    left = room - sum(map(len, lines)) - 200
-    more = 0
+    lines = ["| " + " | ".join(_escape_markup(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
+    remaining = room - sum(map(len, lines)) - 200
+    omitted = 0
     for row in rows:
         line = "| " + " | ".join(row) + " |"
-        left -= len(line) + 1
-        if left < 0:
-            more += 1
+        remaining -= len(line) + 1
+        if remaining < 0:
+            omitted += 1
         else:
             lines.append(line)
-    return [*lines, "", f"… and {more:,} more rows: --format csv has them all."] if more else lines
+    return [*lines, "", f"… and {omitted:,} more rows: --format csv has them all."] if omitted else lines

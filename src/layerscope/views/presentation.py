@@ -18,49 +18,50 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def text(record: Any) -> str:
+def to_text(record: Any) -> str:
     """A record as plain text: what its ``repr`` is."""
     from layerscope.views import comparison, history, landscape, table
 
-    show: Mapping[type, Any] = {
-        Report: table.plain, Comparison: comparison.plain, History: history.plain, Line: landscape.line,
-        Plane: landscape.plane, Basins: landscape.basins, Distances: landscape.distances,
+    views: Mapping[type, Any] = {
+        Report: table.report_text, Comparison: comparison.comparison_text, History: history.history_text,
+        Line: landscape.line_text, Plane: landscape.plane_text,
+        Basins: landscape.basins_text, Distances: landscape.distances_text,
     }  # fmt: skip
-    shown: str = show[type(record)](record)
-    return shown
+    text: str = views[type(record)](record)
+    return text
 
 
-def figure(record: Any, *arguments: Any, ax: Any = None, **options: Any) -> Figure:
+def to_figure(record: Any, *arguments: Any, ax: Any = None, **options: Any) -> Figure:
     """A record as a matplotlib figure; on ``ax``, where one is given, the first of its pictures alone."""
     from layerscope.views.plots import drawing, landscape_pictures
 
     if isinstance(record, Report | Comparison | History):
         name, *layers = arguments
-        return drawing.figure(name, [record] if isinstance(record, History) else record, layers, ax)
+        return drawing.make_figure(name, [record] if isinstance(record, History) else record, layers, ax)
     pictures = landscape_pictures.pictures_of(record, *arguments, **options)
-    return drawing.drawn(pictures if ax is None else pictures[:1], ax)
+    return drawing.draw_pictures(pictures if ax is None else pictures[:1], ax)
 
 
-def frame(record: Any) -> pd.DataFrame:
+def to_frame(record: Any) -> pd.DataFrame:
     """A record as a pandas DataFrame."""
     from layerscope.views import comparison, history, report_rows
 
-    make: Mapping[type, Any] = {
+    views: Mapping[type, Any] = {
         Report: report_rows.frame, Comparison: comparison.frame, History: history.frame,
     }  # fmt: skip
-    found: pd.DataFrame = make[type(record)](record)
-    return found
+    table: pd.DataFrame = views[type(record)](record)
+    return table
 
 
-def as_dict(record: Comparison) -> dict[str, Any]:
+def to_dict(record: Comparison) -> dict[str, Any]:
     """A record as plain JSON types."""
     from layerscope.views import comparison
 
     return comparison.to_dict(record)
 
 
-def notebook_cell(record: Report | Comparison) -> str:
+def to_notebook_html(record: Report | Comparison) -> str:
     """A record as the HTML of a notebook's cell."""
     from layerscope.views import notebook
 
-    return notebook.html(record) if isinstance(record, Report) else notebook.comparison_html(record)
+    return notebook.report_html(record) if isinstance(record, Report) else notebook.comparison_html(record)

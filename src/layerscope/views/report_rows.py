@@ -6,29 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope import registry
 from layerscope.errors import MissingExtra, UnknownName
-from layerscope.records.layer_sizes import SIZES, sizes
+from layerscope.records.layer_sizes import SIZE_COLUMNS, size_columns
 from layerscope.records.report import Report
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HEADS = {
+COLUMN_HEADS = {
     "layer_id": "#", "name": "layer", "layer_type": "type", "verdicts": "verdict", "num_evals": "evals",
     "size": "N×M·rf", "num_spikes": "spikes", "mp_softrank": "mp.sr", "alpha_farms": "α farms",
 }  # fmt: skip
-ALIASES = {head: name for name, head in HEADS.items() if name != "size"} | {"num_traps": "rand_num_spikes"}
+COLUMN_ALIASES = {head: name for name, head in COLUMN_HEADS.items() if name != "size"} | {
+    "num_traps": "rand_num_spikes"
+}
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
     """One dict per tensor: sizes, every metric (None where absent), how it was read, its verdict codes."""
-    names = [name for name in metric_names() if name not in SIZES]
+    names = [name for name in metric_names() if name not in SIZE_COLUMNS]
     verdicts: dict[str | None, list[str]] = {}
     for finding in report.findings:
         verdicts.setdefault(finding.layer, []).append(finding.code)
     conv = report.settings.conv
     return [
         {
-            **sizes(layer, conv),
+            **size_columns(layer, conv),
             **{name: layer.metrics.get(name) for name in names},
             "verdicts": " ".join(verdicts.get(layer.name, [])),
             "how": layer.ref.how,
@@ -44,12 +46,12 @@ def metric_names() -> list[str]:
 
 def columns() -> list[str]:
     """Every column a table can show."""
-    return [*SIZES, *(name for name in metric_names() if name not in SIZES), "verdicts", "how"]
+    return [*SIZE_COLUMNS, *(name for name in metric_names() if name not in SIZE_COLUMNS), "verdicts", "how"]
 
 
-def chosen(names: list[str]) -> list[str]:
+def check_columns(names: list[str]) -> list[str]:
     """The same names, checked; headings of the table will do too."""
-    names = [ALIASES.get(name, name) for name in names]
+    names = [COLUMN_ALIASES.get(name, name) for name in names]
     for name in names:
         if name not in columns():
             raise UnknownName("column", name, columns())

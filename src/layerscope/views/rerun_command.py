@@ -10,13 +10,13 @@ from layerscope.records.comparison import Comparison
 from layerscope.records.report import Report
 from layerscope.settings import EVIDENCE_FITS, Settings
 
-OPTIONS = {  # settings that the command line has a word for
+SETTING_OPTIONS = {  # settings that the command line has a word for
     "min_evals": "--min-evals", "max_evals": "--max-evals", "seed": "--seed", "jobs": "--jobs",
     "shuffles": "--shuffles", "max_cost": "--max-cost", "window": "--window", "fix_fingers": "--fix-fingers",
     "conv": "--conv",
 }  # fmt: skip
-COMPARED = {"min_evals", "jobs"}  # settings that compare has a word for
-HOW = (
+COMPARE_SETTINGS = {"min_evals", "jobs"}  # settings that compare has a word for
+CONDITIONING_OPTIONS = (
     "loss",
     "fisher",
     "conv",
@@ -27,51 +27,55 @@ HOW = (
     "momentum",
     "nesterov",
 )  # what conditioning was asked for
-LONGEST = 2000  # characters
+MAX_COMMAND_CHARS = 2000  # characters
 TOO_LONG = "too long to show: target, layers and settings are in the report itself"
-FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}
+SETTING_FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}
 
 
-def command(report: Report) -> str:
+def report_command(report: Report) -> str:
     """A command line where one says it all, else a line of Python."""
     if "conditioning" in report.meta:
-        return _of_learning(report)
-    return _call("analyze", [report], [])
+        return _format_conditioning_call(report)
+    return _format_call("analyze", [report], [])
 
 
-def command_of(comparison: Comparison) -> str:
+def comparison_command(comparison: Comparison) -> str:
     """The call that makes a comparison again: with ``analyze`` where no weights were compared."""
-    how = "compare" if "weights" in comparison.apart else "analyze"
-    return _call(how, comparison.reports, ["--html", "comparison.html"])
+    function = "compare" if "weights" in comparison.apart else "analyze"
+    return _format_call(function, comparison.reports, ["--html", "comparison.html"])
 
 
-def _call(how: str, reports: Sequence[Report], more: Sequence[str]) -> str:
-    changed, asked = changed_settings(reports[0]), reports[0].meta.get("asked", {})
+def _format_call(function: str, reports: Sequence[Report], extra: Sequence[str]) -> str:
+    changed, arguments = changed_settings(reports[0]), reports[0].meta.get("asked", {})
     targets = [str(report.meta.get("asked", {}).get("target", report.meta["target"])) for report in reports]
     live = any(report.meta.get("asked", {}).get("live") for report in reports)
-    options = _words(changed)
-    if how == "compare" and (changed.keys() - COMPARED or asked.keys() - {"layers"}):
+    options = _format_command_options(changed)
+    if function == "compare" and (changed.keys() - COMPARE_SETTINGS or arguments.keys() - {"layers"}):
         options = None
     if options is not None and not live:
-        options += [word for layer in asked.get("layers", ()) for word in ("-l", str(layer))]
-        options += [f"--{name}" for name in ("intra", "stacked") if asked.get(name)]
-        options += ["--base", _path(asked["base"])] if "base" in asked else []
-        line = shlex.join(["layerscope", how, *map(_path, targets), *options, *more])
-        if line.isprintable() and len(line) <= LONGEST:
+        options += [word for layer in arguments.get("layers", ()) for word in ("-l", str(layer))]
+        options += [f"--{name}" for name in ("intra", "stacked") if arguments.get(name)]
+        options += ["--base", _escape_leading_dash(arguments["base"])] if "base" in arguments else []
+        line = shlex.join(["layerscope", function, *map(_escape_leading_dash, targets), *options, *extra])
+        if line.isprintable() and len(line) <= MAX_COMMAND_CHARS:
             return line
-    line = _python("analyze" if len(reports) == 1 else "compare", targets, changed, {**asked, "live": live})
-    return line if len(line) <= LONGEST else TOO_LONG  # a call is whole or not there: half a quotation is another call
+    line = _format_python_call(
+        "analyze" if len(reports) == 1 else "compare", targets, changed, {**arguments, "live": live}
+    )
+    return (
+        line if len(line) <= MAX_COMMAND_CHARS else TOO_LONG
+    )  # a call is whole or not there: half a quotation is another call
 
 
-def _of_learning(report: Report) -> str:
-    how = {name: value for name, value in report.meta["conditioning"].items() if name in HOW}
-    asked = {k: v for k, v in report.meta.get("asked", {}).items() if k == "layers"}
-    words = [f"{name}={value!r}" for name, value in {**how, **asked, **changed_settings(report)}.items()]
+def _format_conditioning_call(report: Report) -> str:
+    options = {name: value for name, value in report.meta["conditioning"].items() if name in CONDITIONING_OPTIONS}
+    arguments = {k: v for k, v in report.meta.get("asked", {}).items() if k == "layers"}
+    words = [f"{name}={value!r}" for name, value in {**options, **arguments, **changed_settings(report)}.items()]
     line = f"layerscope.conditioning(model, data, {', '.join(words)})"
-    return line if len(line) <= LONGEST else TOO_LONG
+    return line if len(line) <= MAX_COMMAND_CHARS else TOO_LONG
 
 
-def _path(target: str) -> str:
+def _escape_leading_dash(target: str) -> str:
     return f"./{target}" if target.startswith("-") else target
 
 
@@ -81,14 +85,14 @@ def changed_settings(report: Report) -> dict[str, Any]:
     return {name: value for name, value in used.items() if value != default[name]}
 
 
-def _words(changed: Mapping[str, Any]) -> list[str] | None:
+def _format_command_options(changed: Mapping[str, Any]) -> list[str] | None:
     """Options of the command line; None where it has no word for a setting."""
     words: list[str] = []
     for name, value in changed.items():
-        if name in OPTIONS:
-            words += [OPTIONS[name], str(value)]
-        elif name in FLAGS and value:
-            words.append(FLAGS[name])
+        if name in SETTING_OPTIONS:
+            words += [SETTING_OPTIONS[name], str(value)]
+        elif name in SETTING_FLAGS and value:
+            words.append(SETTING_FLAGS[name])
         elif name == "pool" and not value:
             words.append("--no-pool")
         elif name == "fits" and tuple(value) == EVIDENCE_FITS:
@@ -98,14 +102,16 @@ def _words(changed: Mapping[str, Any]) -> list[str] | None:
     return words
 
 
-def _python(function: str, targets: Sequence[str], changed: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    if asked.get("live"):
+def _format_python_call(
+    function: str, targets: Sequence[str], changed: Mapping[str, Any], call_arguments: Mapping[str, Any]
+) -> str:
+    if call_arguments.get("live"):
         arguments = ["model"] if len(targets) == 1 else [f"model_{i}" for i in range(1, len(targets) + 1)]
     else:
         arguments = [repr(target) for target in targets]
-    arguments += [f"{k}={v!r}" for k, v in asked.items() if k not in ("target", "live")]
-    plain = {name: value for name, value in changed.items() if name != "limits"}
-    arguments += [f"{name}={value!r}" for name, value in plain.items()]
+    arguments += [f"{k}={v!r}" for k, v in call_arguments.items() if k not in ("target", "live")]
+    simple = {name: value for name, value in changed.items() if name != "limits"}
+    arguments += [f"{name}={value!r}" for name, value in simple.items()]
     if "limits" in changed:
         default = Settings().to_dict()["limits"]
         limits = ", ".join(f"{k}={v!r}" for k, v in changed["limits"].items() if v != default[k])

@@ -13,7 +13,7 @@ from layerscope import registry
 from layerscope.records.findings import Finding
 from layerscope.records.report import Report
 from layerscope.text import printable
-from layerscope.views.rerun_command import command
+from layerscope.views.rerun_command import report_command
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {"error": "error", "warn": "warning", "info": "note"}
@@ -25,10 +25,10 @@ def to_sarif(reports: Sequence[Report]) -> str:
     A layer is a logical location; its file is the physical one, by the path that was given, because tools show
     nothing without. What could not be measured is a notification of the run, not a result.
     """
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(r) for r in reports]}, indent=2) + "\n"
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [_make_run(r) for r in reports]}, indent=2) + "\n"
 
 
-def _run(report: Report) -> dict[str, Any]:
+def _make_run(report: Report) -> dict[str, Any]:
     codes = sorted({finding.code for finding in report.findings})
     failed = [row for row in report.rows if row.failed]
     notes = [
@@ -43,22 +43,22 @@ def _run(report: Report) -> dict[str, Any]:
             "driver": {
                 "name": "layerscope",
                 "version": printable(report.meta.get("layerscope", ""), 40),
-                "rules": [_rule(code) for code in codes],
+                "rules": [_make_rule(code) for code in codes],
             }
         },
         "invocations": [
             {
                 "executionSuccessful": not notes,
-                "commandLine": command(report),
+                "commandLine": report_command(report),
                 **({"toolExecutionNotifications": notes} if notes else {}),
             }
         ],
-        "results": [_result(report, finding, codes.index(finding.code)) for finding in report.findings],
+        "results": [_make_result(report, finding, codes.index(finding.code)) for finding in report.findings],
         "columnKind": "unicodeCodePoints",
     }
 
 
-def _rule(code: str) -> dict[str, Any]:
+def _make_rule(code: str) -> dict[str, Any]:
     plugin = registry.plugins("rules").get(code)
     if plugin is None:  # of a report that another version judged
         return {"id": printable(code, 40)}
@@ -73,11 +73,11 @@ def _rule(code: str) -> dict[str, Any]:
     }
 
 
-def _result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
+def _make_result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
     where = printable(finding.where, 600)
     target = str(report.meta["target"])
     location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": uri(target)}, "region": {"startLine": 1}},
+        "physicalLocation": {"artifactLocation": {"uri": target_uri(target)}, "region": {"startLine": 1}},
     }
     if finding.layer is not None:
         location["logicalLocations"] = [{"fullyQualifiedName": where, "kind": "member"}]
@@ -92,7 +92,7 @@ def _result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
     }
 
 
-def uri(target: str) -> str:
+def target_uri(target: str) -> str:
     """A target as a URI reference: a relative path stays one, an absolute path becomes a file's, a URL is kept."""
     if "://" in target:
         return quote(target.encode("utf-8", "surrogateescape"), safe=":/?&=%~")

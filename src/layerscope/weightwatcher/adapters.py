@@ -15,7 +15,7 @@ from layerscope.sources.adapters import lora_factors
 from layerscope.sources.layouts.torch_names import TensorInfo
 from layerscope.sources.opening import open_target
 from layerscope.sources.readers import lora
-from layerscope.weightwatcher.columns import Wanted, row_of
+from layerscope.weightwatcher.columns import ColumnOptions, build_row
 from layerscope.weightwatcher.layers import Layer, is_module
 from layerscope.weightwatcher.names import PEFT_WITH_BASE
 
@@ -23,64 +23,70 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 
-def analyzed(model: Any, layers: list[Layer], peft: Any, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
+def analyze_adapters(
+    model: Any, layers: list[Layer], peft: Any, options: ColumnOptions
+) -> tuple[Report, list[dict[str, Any]]]:
     """B·A of each adapter; with the base also W and W + B·A."""
     if peft not in (True, PEFT_WITH_BASE):
         raise UnknownName("peft setting", str(peft), ("True", PEFT_WITH_BASE))
     weights = {layer.longname: layer for layer in layers}
     arrays: dict[str, Array] = {}
-    rows: list[tuple[str, str, tuple[int, ...]]] = []
-    for factors, a, b, scale in adapters_of(model, layers):
-        update = lora_factors.product(factors, a, b, scale)
+    matrices: list[tuple[str, str, tuple[int, ...]]] = []
+    for factors, a, b, scale in find_adapters(model, layers):
+        update = lora_factors.full_product(factors, a, b, scale)
         base = weights.get(factors.stem) or weights.get(f"{factors.stem}.base_layer")
-        matrices_of = {"lora_BA": update}
+        matrices_by_kind = {"lora_BA": update}
         if peft == PEFT_WITH_BASE:
             if base is None or base.shape != update.shape:
                 raise UsageError(f"peft='with_base': {factors.stem} has no base weight of shape {update.shape}")
-            whole = base.array().astype(np.float64)
-            matrices_of = {"base": whole, "lora_W_plus_AB": whole + update, **matrices_of}
-        for kind, matrix in matrices_of.items():
-            core = lora_factors.core(a, b, scale) if kind == "lora_BA" and factors.rank <= min(update.shape) else matrix
+            base_weight = base.array().astype(np.float64)
+            matrices_by_kind = {"base": base_weight, "lora_W_plus_AB": base_weight + update, **matrices_by_kind}
+        for kind, matrix in matrices_by_kind.items():
+            core = (
+                lora_factors.low_rank_core(a, b, scale)
+                if kind == "lora_BA" and factors.rank <= min(update.shape)
+                else matrix
+            )
             arrays[f"{factors.label}.{kind}.weight"] = core
-            rows.append((f"{factors.label}.{kind}", kind, update.shape))
+            matrices.append((f"{factors.label}.{kind}", kind, update.shape))
     if not arrays:
         raise UsageError("peft: the model has no LoRA factors (lora_A, lora_B)")
-    report = analysis.analyze(arrays, settings=want.settings)
-    made = []
-    for i, (name, kind, shape) in enumerate(rows):
-        found = report.layers[f"{name}.weight"]
-        count = len(found.spectrum.evals) if found.spectrum is not None else 0
+    report = analysis.analyze(arrays, settings=options.settings)
+    rows = []
+    for i, (name, kind, shape) in enumerate(matrices):
+        layer_report = report.layers[f"{name}.weight"]
+        count = len(layer_report.spectrum.evals) if layer_report.spectrum is not None else 0
         sizes = {"layer_id": i, "name": kind, "longname": name, "layer_type": "dense", "N": max(shape), "M": min(shape),
                  "Q": max(shape) / min(shape), "rf": 1, "num_evals": count, "peft": True}  # fmt: skip
-        made.append(row_of(sizes, found, want))
-    return report, made
+        rows.append(build_row(sizes, layer_report, options))
+    return report, rows
 
 
-def adapters_of(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Factors, Array, Array, float]]:
+def find_adapters(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Factors, Array, Array, float]]:
     """(factors, A, B, scale) of each adapter of a live model or an adapter's folder."""
     if isinstance(model, str | Path) and lora.is_adapter(model):
         source = open_target(model)
         assert isinstance(source, lora.AdapterSource)
-        weights, scale, infos = source.weights.fetch, source.scales, source.weights.tensors
+        weights, scales, tensors = source.weights.fetch, source.scales, source.weights.tensors
     elif is_module(model):
         by_name = {f"{layer.longname}.weight": layer for layer in layers}
-        scale, weights = {}, lambda name: by_name[name].array()
-        infos = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
+        scales, weights = {}, lambda name: by_name[name].array()
+        tensors = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
     else:
         raise UsageError(
             "peft needs a live model with its scaling, or an adapter's folder with its adapter_config.json"
         )
-    found = []
-    for factors in lora_factors.factors_of(infos)[0]:
+    adapters = []
+    for factors in lora_factors.group_factors(tensors)[0]:
         if factors.fault():
             raise UsageError(f"peft: {factors.label}: {factors.fault()}")
         a, b = (weights(factors.tensors[which].name) for which in "AB")
-        known = scale.get(factors.label)
-        found.append((factors, a, b, _live_scale(model, factors) if known is None else known))
-    return found
+        scale = scales.get(factors.label)
+        adapters.append((factors, a, b, _read_live_scale(model, factors) if scale is None else scale))
+    return adapters
 
 
-def _live_scale(model: Any, factors: lora_factors.Factors) -> float:
+def _read_live_scale(model: Any, factors: lora_factors.Factors) -> float:
     """``scaling`` of the module that has the adapter, as PEFT keeps it."""
     for path, owner in model.named_modules():
         if path.removeprefix(lora_factors.PREFIX) == factors.stem:

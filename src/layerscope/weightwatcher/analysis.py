@@ -8,66 +8,82 @@ from layerscope import analysis
 from layerscope.errors import UsageError
 from layerscope.records.report import Report
 from layerscope.tensor_names import strip_wrapper_prefixes
-from layerscope.weightwatcher.columns import Wanted, row_of
+from layerscope.weightwatcher.columns import ColumnOptions, build_row
 from layerscope.weightwatcher.layers import Layer, key_of, sizes_of, tensors_of
 from layerscope.weightwatcher.names import SUPPORTED
 
 
-def rows_of(
-    chosen: list[Layer], base: list[Layer] | None, pool: bool, conv2d_norm: bool, want: Wanted
+def measure_layers(
+    chosen: list[Layer], base: list[Layer] | None, pool: bool, conv2d_norm: bool, options: ColumnOptions
 ) -> tuple[Report | None, list[dict[str, Any]]]:
     """A row per layer, or per kernel position without ``pool``; of W − W₀ where there is a base."""
     arrays = tensors_of(chosen, pool, conv2d_norm)
     if not arrays:
         return None, []
-    against = None
+    base_arrays = None
     if base is not None:
-        names = {strip_wrapper_prefixes(layer.longname): layer for layer in base}
-        pairs = [(layer, names.get(strip_wrapper_prefixes(layer.longname))) for layer in chosen]
-        matched = [(ours, theirs) for ours, theirs in pairs if theirs is not None and theirs.shape == ours.shape]
+        base_by_name = {strip_wrapper_prefixes(layer.longname): layer for layer in base}
+        pairs = [(layer, base_by_name.get(strip_wrapper_prefixes(layer.longname))) for layer in chosen]
+        matched = [
+            (layer, base_layer)
+            for layer, base_layer in pairs
+            if base_layer is not None and base_layer.shape == layer.shape
+        ]
         if not matched:
             raise UsageError("the base model has no layer of the same name and shape")
-        chosen = [ours for ours, _ in matched]
+        chosen = [layer for layer, _ in matched]
         arrays = tensors_of(chosen, pool, conv2d_norm)
         renamed = [Layer(o.id, o.name, o.longname, o.type, t.weight) for o, t in matched if t is not None]
-        against = tensors_of(renamed, pool, conv2d_norm)
-    report = analysis.analyze(arrays, base=against, settings=want.settings)
+        base_arrays = tensors_of(renamed, pool, conv2d_norm)
+    report = analysis.analyze(arrays, base=base_arrays, settings=options.settings)
     rows = []
     for layer in chosen:
         for i in range(1 if pool else layer.sizes[2]):
-            row = report.layers[key_of(layer, None if pool else i)]
+            layer_report = report.layers[key_of(layer, None if pool else i)]
             sizes = sizes_of(layer, pool, i)
-            rows.append(row_of(sizes, row, want))
+            rows.append(build_row(sizes, layer_report, options))
     return report, rows
 
 
-def arranged(layers: list[Layer], how: str, want: Wanted) -> tuple[Report, list[dict[str, Any]]]:
+def measure_arrangement(
+    layers: list[Layer], arrangement: str, options: ColumnOptions
+) -> tuple[Report, list[dict[str, Any]]]:
     """A row per product of consecutive layers ("intra"), or one of all layers ("stacked")."""
     arrays = tensors_of([layer for layer in layers if layer.type in SUPPORTED], True, True)
-    report = analysis.analyze(arrays, settings=want.settings, intra=how == "intra", stacked=how == "stacked")
+    report = analysis.analyze(
+        arrays, settings=options.settings, intra=arrangement == "intra", stacked=arrangement == "stacked"
+    )
     rows: list[dict[str, Any]] = []
-    for found in report.rows:
-        s = found.spectrum
-        if s is None:
+    for layer_report in report.rows:
+        spectrum = layer_report.spectrum
+        if spectrum is None:
             continue
-        sizes = {"layer_id": len(rows), "name": found.name.replace(".weight", ""), "longname": found.name,
-                 "layer_type": how, "N": s.n, "M": s.m, "Q": s.n / s.m, "rf": s.k,
-                 "num_evals": len(s.evals)}  # fmt: skip
-        rows.append(row_of(sizes, found, want) | ({"Xflag": True} if how == "intra" else {}))
+        sizes = {
+            "layer_id": len(rows),
+            "name": layer_report.name.replace(".weight", ""),
+            "longname": layer_report.name,
+            "layer_type": arrangement,
+            "N": spectrum.n,
+            "M": spectrum.m,
+            "Q": spectrum.n / spectrum.m,
+            "rf": spectrum.k,
+            "num_evals": len(spectrum.evals),
+        }
+        rows.append(build_row(sizes, layer_report, options) | ({"Xflag": True} if arrangement == "intra" else {}))
     return report, rows
 
 
-def left_out(layers: list[Layer], rows: list[dict[str, Any]], report: Report | None) -> dict[str, str]:
+def explain_missing_rows(layers: list[Layer], rows: list[dict[str, Any]], report: Report | None) -> dict[str, str]:
     """Layer → why there is no row for it, or none with an α."""
-    shown = {row["longname"] for row in rows}
-    why = "not among the layers asked for, or outside min_evals, max_evals and max_N"
-    found = {
-        layer.longname: why if layer.type in SUPPORTED else f"of type {layer.type}"
+    analyzed_names = {row["longname"] for row in rows}
+    not_selected = "not among the layers asked for, or outside min_evals, max_evals and max_N"
+    reasons = {
+        layer.longname: not_selected if layer.type in SUPPORTED else f"of type {layer.type}"
         for layer in layers
-        if layer.longname not in shown
+        if layer.longname not in analyzed_names
     }
     for row in report.rows if report is not None else ():
         reason = row.skipped or row.absent.get("alpha", "")
         if reason:
-            found[row.name.removesuffix(".weight")] = reason
-    return found
+            reasons[row.name.removesuffix(".weight")] = reason
+    return reasons

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def each_bin(watcher: Any, folder: str | Path, what: str, options: dict[str, Any]) -> pd.DataFrame:
+def run_on_each_bin(watcher: Any, folder: str | Path, method: str, options: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     files = sorted(Path(folder).glob("pytorch_model*bin"))
@@ -19,6 +19,6 @@ def each_bin(watcher: Any, folder: str | Path, what: str, options: dict[str, Any
         raise UsageError(f"{folder}: no pytorch_model*bin in it")
     frames = []
     for file in files:
-        frame = getattr(watcher(model=file), what)(**options)
+        frame = getattr(watcher(model=file), method)(**options)
         frames.append(frame.assign(model_name=Path(folder).name, model_filename=file.name))
     return pd.concat(frames, ignore_index=True)

@@ -12,57 +12,70 @@ import numpy as np
 from layerscope.errors import UsageError
 from layerscope.numerics import localization
 from layerscope.tensor_names import strip_wrapper_prefixes
-from layerscope.weightwatcher.layers import Layer, as_float64, filtered, stack_of
+from layerscope.weightwatcher.layers import Layer, as_float64, select_layers, stack_of
 from layerscope.weightwatcher.names import EUCLIDEAN, RAW, SUPPORTED, UNKNOWN
 
 
-def compared(layers: Sequence[Layer], others: Sequence[Layer], method: str, wanted: Any) -> list[dict[str, Any]]:
+def compare_layers(
+    layers: Sequence[Layer], other_layers: Sequence[Layer], method: str, selection: Any
+) -> list[dict[str, Any]]:
     """A row per layer that both models have, matched by name.
 
     :raises UsageError: they have none in common.
     """
-    theirs = {strip_wrapper_prefixes(layer.longname): layer for layer in others}
+    others_by_name = {strip_wrapper_prefixes(layer.longname): layer for layer in other_layers}
     rows = []
-    for one in filtered(layers, wanted):
-        other = theirs.get(strip_wrapper_prefixes(one.longname))
-        if one.type not in SUPPORTED or other is None or other.shape != one.shape:
+    for first in select_layers(layers, selection):
+        second = others_by_name.get(strip_wrapper_prefixes(first.longname))
+        if first.type not in SUPPORTED or second is None or second.shape != first.shape:
             continue
         delta_b, b_shape = 0.0, UNKNOWN  # type: float, Any
-        if method == RAW and one.bias is not None and other.bias is not None and one.type == "dense":
-            a, b = as_float64(one.bias), as_float64(other.bias)
+        if method == RAW and first.bias is not None and second.bias is not None and first.type == "dense":
+            a, b = as_float64(first.bias), as_float64(second.bias)
             if a.shape == b.shape:
                 delta_b, b_shape = float(np.linalg.norm(a - b)), a.shape
-        n, m, _ = one.sizes
-        rows.append({"method": method, "layer_id": one.id, "name": one.name, "delta_W": distance(one, other, method),
-                     "delta_b": delta_b, "M": m, "N": n, "b_shape": b_shape, "longname": one.longname})  # fmt: skip
+        n, m, _ = first.sizes
+        rows.append(
+            {
+                "method": method,
+                "layer_id": first.id,
+                "name": first.name,
+                "delta_W": layer_distance(first, second, method),
+                "delta_b": delta_b,
+                "M": m,
+                "N": n,
+                "b_shape": b_shape,
+                "longname": first.longname,
+            }
+        )
     if not rows:
         raise UsageError("the models have no layer of the same name and shape")
     return rows
 
 
-def distance(one: Layer, other: Layer, method: str) -> float:
+def layer_distance(first: Layer, second: Layer, method: str) -> float:
     """Of one layer, by the method's definition."""
     if method == RAW:
-        return float(np.linalg.norm(as_float64(one.weight) - as_float64(other.weight)))
-    found = []
-    for a, b in zip(stack_of(one)[1], stack_of(other)[1], strict=True):
+        return float(np.linalg.norm(as_float64(first.weight) - as_float64(second.weight)))
+    distances = []
+    for a, b in zip(stack_of(first)[1], stack_of(second)[1], strict=True):
         x, y = a.astype(np.float64), b.astype(np.float64)
         if method == EUCLIDEAN:
-            found.append(float(np.linalg.norm(x - y)))
+            distances.append(float(np.linalg.norm(x - y)))
         else:
             scale = math.sqrt(float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
-            found.append(float(np.linalg.norm(x.T @ y)) / scale if scale > 0 else 0.0)
-    return fmean(found)
+            distances.append(float(np.linalg.norm(x.T @ y)) / scale if scale > 0 else 0.0)
+    return fmean(distances)
 
 
-def localized(vectors: Any) -> list[dict[str, Any]]:
+def measure_vectors(vectors: Any) -> list[dict[str, Any]]:
     """Length, entropies and localisation of each vector."""
     try:
-        many = [vectors] if getattr(vectors, "ndim", 0) == 1 else [as_float64(v) for v in vectors]
+        arrays = [vectors] if getattr(vectors, "ndim", 0) == 1 else [as_float64(v) for v in vectors]
     except (TypeError, ValueError):
         raise UsageError(f"vector_metrics takes vectors, not {vectors!r:.60}") from None
     rows = []
-    for vector in many:
+    for vector in arrays:
         v = as_float64(vector)
         if v.ndim != 1 or not v.any():
             raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")

@@ -74,9 +74,9 @@ def layers_of(model: Any, start_ids: int) -> list[Layer]:
     if isinstance(start_ids, bool) or not isinstance(start_ids, numbers.Integral):
         raise UsageError(f"start_ids must be a whole number, not {start_ids!r:.40}")
     if is_module(model):
-        return _modules(model, start_ids)
+        return _layers_of_module(model, start_ids)
     if isinstance(model, Mapping):
-        return _entries(model, start_ids or 1)
+        return _layers_of_state_dict(model, start_ids or 1)
     if isinstance(model, str | Path):
         source = open_target(model)
         tensors, fetch = getattr(source, "tensors", None), getattr(source, "fetch", None)
@@ -85,13 +85,13 @@ def layers_of(model: Any, start_ids: int) -> list[Layer]:
                 tensors, fetch = source.weights.tensors, source.weights.fetch
             else:
                 raise UnknownFormat(f"{model}: its tensors cannot be listed by name; use layerscope.analyze")
-        wanted = [info for info in tensors if info.name.endswith((".weight", ".bias")) and not info.fault]
-        return _entries({info.name: fetch(info.name) for info in wanted}, start_ids)
+        readable = [info for info in tensors if info.name.endswith((".weight", ".bias")) and not info.fault]
+        return _layers_of_state_dict({info.name: fetch(info.name) for info in readable}, start_ids)
     raise UnknownFormat(f"cannot analyse a {name_of(model)}; known: torch modules, state dicts, files, folders")
 
 
-def _modules(model: Any, start_ids: int) -> list[Layer]:
-    found = []
+def _layers_of_module(model: Any, start_ids: int) -> list[Layer]:
+    layers = []
     for number, (path, owner) in enumerate(model.named_modules(), start_ids):
         torch = sys.modules["torch"]
         try:
@@ -103,31 +103,33 @@ def _modules(model: Any, start_ids: int) -> list[Layer]:
             continue
         name = path.rpartition(".")[2] or type(owner).__name__
         bias = getattr(owner, "bias", None)
-        found.append(Layer(number, name, path or name, _module_type(owner, weight), weight.detach(), bias, owner))
-    return found
+        layers.append(Layer(number, name, path or name, _module_type(owner, weight), weight.detach(), bias, owner))
+    return layers
 
 
 def _module_type(owner: Any, weight: Any) -> str:
     from torch import nn
 
-    name, axes = type(owner).__name__.lower(), weight.ndim
+    name, dimensions = type(owner).__name__.lower(), weight.ndim
     if not weight.is_floating_point():
         return "unknown"
-    for kind, classes, word, dims in (
+    for kind, classes, class_word, expected_dimensions in (
         ("dense", nn.Linear, "linear", 2), ("conv1d", nn.Conv1d, "conv1d", 3), ("conv2d", nn.Conv2d, "conv2d", 4),
         ("embedding", (nn.Embedding, nn.EmbeddingBag), "embedding", 2),
     ):  # fmt: skip
-        if axes == dims and (isinstance(owner, classes) or (word in name and "transpose" not in name)):
+        if dimensions == expected_dimensions and (
+            isinstance(owner, classes) or (class_word in name and "transpose" not in name)
+        ):
             return kind
-    if name == "conv1d" and axes == 2:  # transformers' Conv1D is a Linear stored (in, out)
+    if name == "conv1d" and dimensions == 2:  # transformers' Conv1D is a Linear stored (in, out)
         return "dense"
     return "norm" if "norm" in name else "unknown"
 
 
-def _entries(state: Mapping[str, Any], start: int) -> list[Layer]:
+def _layers_of_state_dict(state: Mapping[str, Any], start: int) -> list[Layer]:
     if "state_dict" in state and isinstance(state["state_dict"], Mapping):
         state = state["state_dict"]
-    found = []
+    layers = []
     for number, key in enumerate((key for key in state if str(key).endswith(".weight")), start):
         weight = state[key]
         if not hasattr(weight, "shape"):
@@ -136,63 +138,92 @@ def _entries(state: Mapping[str, Any], start: int) -> list[Layer]:
         kind = {2: "dense", 4: "conv2d", 1: "norm"}.get(len(weight.shape), "unknown")
         if "float" not in str(weight.dtype) or "sparse" in str(getattr(weight, "layout", "")):
             kind = "unknown"
-        found.append(Layer(number, stem, stem, kind, weight, state.get(f"{stem}.bias")))
-    return found
+        layers.append(Layer(number, stem, stem, kind, weight, state.get(f"{stem}.bias")))
+    return layers
 
 
-def filtered(layers: Sequence[Layer], wanted: Any) -> list[Layer]:
-    """Filter as 0.7.7 documents it: ids, types or names; negative ids, or a "-" before a name, drop."""
-    try:
-        items = [wanted] if isinstance(wanted, str | numbers.Integral) else list(wanted or ())
-    except TypeError:
-        raise UsageError(f"layers takes ids, types and names, not {wanted!r:.100}") from None
-    if not items:
-        return list(layers)
-    ids = [int(item) for item in items if isinstance(item, numbers.Integral)]
-    types = [item for item in items if isinstance(item, str) and item in TYPES]
-    names = [item for item in items if isinstance(item, str) and item not in TYPES]
-    if len(ids) + len(types) + len(names) < len(items):
-        raise UsageError(f"layers takes ids, types and names, not {items!r:.100}")
-    if ids and min(ids) < 0 <= max(ids):
-        raise UsageError(f"layers = {ids}: ids are all kept (0 or above) or all dropped (below 0)")
-    drops = [name for name in names if name.startswith("-")]
-    if drops and len(drops) < len(names):
-        raise UsageError(f"layers = {names}: names are all kept, or all dropped by a '-' before them")
-    last, known = max((x.id for x in layers), default=0), {x for y in layers for x in (y.name, y.longname)}
-    for item in ids:  # an id between others may belong to a module without weights
-        if abs(item) > last:
-            raise UsageError(f"layers: no layer has the id {abs(item)}; describe() lists them")
-    for name in names:
-        if name.removeprefix("-") not in known:
-            raise UnknownName("layer", name.removeprefix("-"), known)
+@dataclass(frozen=True)
+class Selection:
+    """Ids, types and names of layers, as 0.7.7 documents them: negative ids, or a "-" before a name, drop layers."""
 
-    def keeps(layer: Layer) -> bool:
-        if types and layer.type not in types:
-            return False
-        if ids and (layer.id in ids if ids[0] >= 0 else -layer.id not in ids) is False:
-            return False
-        if drops:
-            return f"-{layer.name}" not in drops and f"-{layer.longname}" not in drops
-        return not names or layer.name in names or layer.longname in names
+    types: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+    dropped_ids: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    dropped_names: tuple[str, ...] = ()
 
-    return [layer for layer in layers if keeps(layer)]
+    @classmethod
+    def parse(cls, value: Any, layers: Sequence[Layer]) -> Selection:
+        """Read the argument ``layers`` and check it against the layers of the model.
+
+        :raises UsageError: it is no selection, mixes keeping and dropping, or names an unknown id.
+        :raises UnknownName: no layer has the name.
+        """
+        try:
+            items = [value] if isinstance(value, str | numbers.Integral) else list(value or ())
+        except TypeError:
+            raise UsageError(f"layers takes ids, types and names, not {value!r:.100}") from None
+        ids = [int(item) for item in items if isinstance(item, numbers.Integral)]
+        types = [item for item in items if isinstance(item, str) and item in TYPES]
+        names = [item for item in items if isinstance(item, str) and item not in TYPES]
+        if len(ids) + len(types) + len(names) < len(items):
+            raise UsageError(f"layers takes ids, types and names, not {items!r:.100}")
+        if ids and min(ids) < 0 <= max(ids):
+            raise UsageError(f"layers = {ids}: ids are all kept (0 or above) or all dropped (below 0)")
+        dropped = [name.removeprefix("-") for name in names if name.startswith("-")]
+        if dropped and len(dropped) < len(names):
+            raise UsageError(f"layers = {names}: names are all kept, or all dropped by a '-' before them")
+        last_id = max((layer.id for layer in layers), default=0)
+        known_names = {name for layer in layers for name in (layer.name, layer.longname)}
+        for number in ids:  # an id between others may belong to a module without weights
+            if abs(number) > last_id:
+                raise UsageError(f"layers: no layer has the id {abs(number)}; describe() lists them")
+        for name in dropped or names:
+            if name not in known_names:
+                raise UnknownName("layer", name, known_names)
+        return cls(
+            types=tuple(types),
+            ids=tuple(number for number in ids if number >= 0),
+            dropped_ids=tuple(-number for number in ids if number < 0),
+            names=() if dropped else tuple(names),
+            dropped_names=tuple(dropped),
+        )
+
+    def keeps(self, layer: Layer) -> bool:
+        """Does the selection keep this layer?"""
+        names = {layer.name, layer.longname}
+        return (
+            (not self.types or layer.type in self.types)
+            and (not self.ids or layer.id in self.ids)
+            and layer.id not in self.dropped_ids
+            and (not self.names or not names.isdisjoint(self.names))
+            and names.isdisjoint(self.dropped_names)
+        )
 
 
-def supported(layers: list[Layer], wanted: Any, min_evals: int, max_evals: int, max_n: int, pool: bool) -> list[Layer]:
+def select_layers(layers: Sequence[Layer], argument: Any) -> list[Layer]:
+    """The layers that the argument ``layers`` selects; all of them without one."""
+    selection = Selection.parse(argument, layers)
+    return [layer for layer in layers if selection.keeps(layer)]
+
+
+def select_analyzable(
+    layers: list[Layer], argument: Any, min_evals: int, max_evals: int, max_n: int, pool: bool
+) -> list[Layer]:
     """The layers that 0.7.7 would analyse."""
     for name, value in (("min_evals", min_evals), ("max_evals", max_evals), ("max_N", max_n)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise UsageError(f"{name} must be a whole number, not {value!r:.40}")
     if max_evals and max_evals < min_evals:
         raise UsageError(f"max_evals = {max_evals} is below min_evals = {min_evals}: no layer has both")
-    found = []
-    for layer in filtered(layers, wanted):
+    chosen = []
+    for layer in select_layers(layers, argument):
         if layer.type in SUPPORTED and 0 not in layer.shape:
             n, m, rf = layer.sizes
             count = m * rf if pool else m
             if count >= min_evals and (not max_evals or count <= max_evals) and n <= max_n:
-                found.append(layer)
-    return found
+                chosen.append(layer)
+    return chosen
 
 
 def sizes_of(layer: Layer, pool: bool, matrix: int) -> dict[str, Any]:
@@ -210,13 +241,13 @@ def tensors_of(layers: Iterable[Layer], pool: bool, conv2d_norm: bool) -> dict[s
     """The arrays to analyse: whole tensors, or their kernel positions, scaled by √(rf/2) as 0.7.7 scales those."""
     if pool:
         return {key_of(layer, None): layer.array() for layer in layers}
-    found = {}
+    arrays = {}
     for layer in layers:
         stack = stack_of(layer)[1]
         factor = math.sqrt(len(stack) / 2) if conv2d_norm and layer.type == "conv2d" else 1.0
         for i, matrix in enumerate(stack):
-            found[key_of(layer, i)] = matrix if factor == 1.0 else factor * matrix.astype(np.float64)
-    return found
+            arrays[key_of(layer, i)] = matrix if factor == 1.0 else factor * matrix.astype(np.float64)
+    return arrays
 
 
 def stack_of(layer: Layer) -> tuple[LayerRef, Array]:

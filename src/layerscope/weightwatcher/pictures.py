@@ -12,8 +12,8 @@ from layerscope.records.report import Report
 from layerscope.views.plots import drawing
 from layerscope.weightwatcher.names import DEF_SAVE_DIR
 
-TAGS = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # of a file's name → picture
-SHUFFLED = {"randesd1": "randomized"}
+PICTURES_BY_TAG = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # of a file's name → picture
+SHUFFLE_PICTURES_BY_TAG = {"randesd1": "randomized"}
 
 
 def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> list[Path]:
@@ -32,28 +32,28 @@ def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> lis
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from None
-    tags = TAGS | (SHUFFLED if report.settings.randomize else {})
+    pictures_by_tag = PICTURES_BY_TAG | (SHUFFLE_PICTURES_BY_TAG if report.settings.randomize else {})
     written = []
     for row in rows:
-        name, key = _of(report, row)
-        for tag, picture in tags.items():
-            figure = drawing.figure(picture, report, [name])
+        name, number = _locate_row(report, row)
+        for tag, picture in pictures_by_tag.items():
+            figure = drawing.make_figure(picture, report, [name])
             if folder is not None:
-                written.append(folder / f"ww.layer{key}.{tag}.png")
-                drawing.save(figure, written[-1])
-            _show(figure)
+                written.append(folder / f"ww.layer{number}.{tag}.png")
+                drawing.save_figure(figure, written[-1])
+            _show_in_notebook(figure)
     return written
 
 
-def _of(report: Report, row: Mapping[str, Any]) -> tuple[str, str]:
+def _locate_row(report: Report, row: Mapping[str, Any]) -> tuple[str, str]:
     """(name in the report, number of its files)."""
     layers, longname = report.layers, str(row["longname"])
-    part = f"/{row['slice_id']}" if "slice_id" in row else ""
-    name = next(key for key in (f"{longname}{part}.weight", longname) if key in layers)
-    return name, f"{int(row['layer_id'])}" + (f".{int(row['slice_id'])}" if part else "")
+    suffix = f"/{row['slice_id']}" if "slice_id" in row else ""
+    name = next(key for key in (f"{longname}{suffix}.weight", longname) if key in layers)
+    return name, f"{int(row['layer_id'])}" + (f".{int(row['slice_id'])}" if suffix else "")
 
 
-def _show(figure: Any) -> None:
+def _show_in_notebook(figure: Any) -> None:
     """In the cell of a notebook; nothing elsewhere: files are what a script can use."""
     if "IPython" in sys.modules:
         from IPython import get_ipython

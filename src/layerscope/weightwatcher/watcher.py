@@ -19,17 +19,18 @@ from layerscope.records.layers import LayerRef
 from layerscope.settings import Settings
 from layerscope.sources.targets import name_of
 from layerscope.weightwatcher import adapters, analysis, pictures
-from layerscope.weightwatcher.checkpoint_folders import each_bin
-from layerscope.weightwatcher.columns import Wanted, data_frame
-from layerscope.weightwatcher.distances import compared, localized
+from layerscope.weightwatcher.argument_checks import CHOICES, EXCLUSIVE, refuse_unsupported
+from layerscope.weightwatcher.checkpoint_folders import run_on_each_bin
+from layerscope.weightwatcher.columns import ColumnOptions, data_frame
+from layerscope.weightwatcher.distances import compare_layers, measure_vectors
 from layerscope.weightwatcher.layers import (
     Layer,
-    filtered,
     is_module,
     layers_of,
+    select_analyzable,
+    select_layers,
     sizes_of,
     stack_of,
-    supported,
 )
 from layerscope.weightwatcher.names import (
     ACCURATE_SVD,
@@ -51,7 +52,6 @@ from layerscope.weightwatcher.names import (
     NO_PICTURES,
     NO_SLICES,
     PL,
-    POWERLAW_PACKAGE,
     RAW,
     RMT,
     SIZES,
@@ -60,7 +60,7 @@ from layerscope.weightwatcher.names import (
     SVD,
     WW_POWERLAW,
 )
-from layerscope.weightwatcher.weight_edits import kept_by, truncate
+from layerscope.weightwatcher.weight_edits import count_singular_values, truncate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ class WeightWatcher:
         peft: Any = False,
     ) -> pd.DataFrame:
         """The layers that analyze would look at, with their sizes."""
-        refuse(
+        refuse_unsupported(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
             glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
             conv2d_fft=(conv2d_fft, False, NO_FFT), fft=(fft, False, NO_FFT),
@@ -127,7 +127,7 @@ class WeightWatcher:
         )  # fmt: skip
         del conv2d_norm, base_model, savefig  # none changes a size
         pool = pool and not ww2x
-        chosen = supported(self._layers(model, start_ids), layers, min_evals, max_evals, max_N, pool)
+        chosen = select_analyzable(self._list_layers(model, start_ids), layers, min_evals, max_evals, max_N, pool)
         rows = [sizes_of(layer, pool, i) for layer in chosen for i in range(1 if pool else layer.sizes[2])]
         return data_frame(rows, SIZES if pool else [*SIZES, "slice_id"])
 
@@ -179,7 +179,7 @@ class WeightWatcher:
 
         :raises UsageError: an argument, or a combination, that is not supported.
         """
-        refuse(
+        refuse_unsupported(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
             glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
             conv2d_fft=(conv2d_fft, False, NO_FFT),
@@ -187,53 +187,57 @@ class WeightWatcher:
             channels=(channels, None, "the layout is known from the model"),
         )  # fmt: skip
         pool = pool and not ww2x
-        if fit not in FITS:
-            raise UnknownName("fit", str(fit), FITS)
-        if svd_method not in (FAST_SVD, ACCURATE_SVD):
-            raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
-        if pl_package not in (WW_POWERLAW, POWERLAW_PACKAGE):
-            raise UnknownName("pl_package", str(pl_package), (WW_POWERLAW, POWERLAW_PACKAGE))
+        for argument, choice in (("fit", fit), ("svd_method", svd_method), ("pl_package", pl_package)):
+            if choice not in CHOICES[argument]:
+                raise UnknownName(argument, str(choice), CHOICES[argument])
         if intra and sparsify:
             raise UsageError("intra multiplies the layers themselves here: pass sparsify=False (0.7.7 puts a random "
                              "matrix between them)")  # fmt: skip
-        whole = [name for name, on in (("intra", intra), ("stacked", stacked), ("peft", peft)) if on]
-        if len(whole) > 1 or (whole and not pool):
-            raise UsageError(f"{' and '.join([*whole, *([] if pool else ['pool=False'])])} contradict each other")
         base = base_model if base_model is not None else self.base_model
-        if whole and layers is not None and np.size(layers):
-            raise UsageError(f"layers and {whole[0]} contradict each other: {whole[0]} is about the whole model")
-        if whole and base is not None:
-            raise UsageError(f"base_model and {whole[0]} contradict each other")
+        arrangement = next((name for name, on in (("intra", intra), ("stacked", stacked), ("peft", peft)) if on), "")
+        present = {
+            "intra": intra, "stacked": stacked, "peft": peft, "pool=False": not pool, "base_model": base is not None,
+            "layers": arrangement and layers is not None and np.size(layers),
+        }  # fmt: skip
+        for names, reason in EXCLUSIVE:
+            conflicting = [name for name in names if present[name]]
+            if len(conflicting) > 1:
+                raise UsageError(f"{' and '.join(conflicting)} contradict each other{reason.format(conflicting[-1])}")
         for name, value in (("tolerance", tolerance), ("finger_thresh", finger_thresh)):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise UsageError(f"{name} must be a number, not {value!r:.40}")
         settings = Settings.weightwatcher(
-            min_evals=max(2, min_evals) if not whole and isinstance(min_evals, int) else 2,
+            min_evals=max(2, min_evals) if not arrangement and isinstance(min_evals, int) else 2,
             conv_factor=0.5 if conv2d_norm else 1.0,
             fix_fingers=fix_fingers or "",
             xmin_max=xmin_max,
             max_fingers=max_fingers,
             finger_thresh=float(finger_thresh),
-            drop_top=_dropped(xmax),
+            drop_top=_count_dropped(xmax),
             fits=("power_law", "marchenko_pastur", *(("mp_kde",) if mp_fit else ()), *FITS[fit]),
             randomize=randomize,
             vectors=vectors,
             inverse=inverse,
             seed=seed,
         )
-        want = Wanted(randomize, mp_fit, vectors, detX or ERG, fit, bool(fix_fingers == CLIP_XMAX), tolerance, settings)
-        everything = self._layers(model, start_ids)
+        options = ColumnOptions(
+            randomize, mp_fit, vectors, detX or ERG, fit, bool(fix_fingers == CLIP_XMAX), tolerance, settings
+        )
+        all_layers = self._list_layers(model, start_ids)
         if peft:
-            self.report, rows = adapters.analyzed(self._model(model), everything, peft, want)
-        elif whole:
-            self.report, rows = analysis.arranged(everything, whole[0], want)
+            self.report, rows = adapters.analyze_adapters(self._require_model(model), all_layers, peft, options)
+        elif arrangement:
+            self.report, rows = analysis.measure_arrangement(all_layers, arrangement, options)
         else:
-            chosen = supported(everything, layers, min_evals, max_evals, max_N, pool)
-            theirs = self._layers(base, start_ids) if base is not None else None
-            self.report, rows = analysis.rows_of(chosen, theirs, pool, conv2d_norm, want)
-        lead, names = ["layer_id", "name"], sorted({name for row in rows for name in row} - {"layer_id", "name"})
-        self.details = data_frame(rows, lead + names)
-        self.left_out = analysis.left_out(everything, rows, self.report)
+            chosen = select_analyzable(all_layers, layers, min_evals, max_evals, max_N, pool)
+            base_layers = self._list_layers(base, start_ids) if base is not None else None
+            self.report, rows = analysis.measure_layers(chosen, base_layers, pool, conv2d_norm, options)
+        first_columns, other_columns = (
+            ["layer_id", "name"],
+            sorted({name for row in rows for name in row} - {"layer_id", "name"}),
+        )
+        self.details = data_frame(rows, first_columns + other_columns)
+        self.left_out = analysis.explain_missing_rows(all_layers, rows, self.report)
         if plot and self.report is not None:
             pictures.draw(self.report, rows, savefig)
         return self.details
@@ -253,26 +257,26 @@ class WeightWatcher:
 
     def get_ESD(self, model: Any = None, layer: Any = None, random: bool = False, params: Any = None) -> Floats:
         """Eigenvalues of one layer, by id or name, ascending; ``random`` shuffles its entries first."""
-        refuse(params=(params, None, "call analyze with the arguments you want"))
-        found = self._one(model, layer)
-        ref, stack = stack_of(found)
+        refuse_unsupported(params=(params, None, "call analyze with the arguments you want"))
+        chosen = self._find_layer(model, layer)
+        ref, stack = stack_of(chosen)
         if random:
-            stack = random_matrix.Shuffler(stack).shuffle([0, found.id])
+            stack = random_matrix.Shuffler(stack).shuffle([0, chosen.id])
         factor = Settings.weightwatcher().conv_factor if ref.kind == "conv2d" else 1.0
         return spectra.scaled(spectra.esd(stack), factor).evals
 
     def get_Weights(self, model: Any = None, layer: Any = None, params: Any = None) -> list[Array]:
         """The matrices of one layer, by id or name: one, or one per kernel position."""
-        refuse(params=(params, None, "there are no other matrices"))
-        return list(stack_of(self._one(model, layer))[1])
+        refuse_unsupported(params=(params, None, "there are no other matrices"))
+        return list(stack_of(self._find_layer(model, layer))[1])
 
     def get_framework_layer(self, model: Any = None, layer: Any = None, params: Any = None) -> Any:
         """The torch module of one layer, by id or name."""
-        refuse(params=(params, None, "there is nothing to choose"))
-        found = self._one(model, layer)
-        if found.owner is None:
-            raise UsageError(f"{found.longname} comes from a state dict or a file: there is no module")
-        return found.owner
+        refuse_unsupported(params=(params, None, "there is nothing to choose"))
+        chosen = self._find_layer(model, layer)
+        if chosen.owner is None:
+            raise UsageError(f"{chosen.longname} comes from a state dict or a file: there is no module")
+        return chosen.owner
 
     def distances(
         self, model_1: Any, model_2: Any, method: str = RAW, layers: Any = (), start_ids: int = 0, pool: bool = True,
@@ -285,19 +289,21 @@ class WeightWatcher:
 
         :raises UsageError: the models have no layer in common.
         """
-        refuse(
+        refuse_unsupported(
             channels=(channels, None, "the layout is known from the model"), pool=(pool, True, "each layer is a row")
         )
         method = str(method).lower()
         if method not in (RAW, EUCLIDEAN, CKA):
             raise UnknownName("method", method, (RAW, EUCLIDEAN, CKA))
-        rows = compared(self._layers(model_1, start_ids), self._layers(model_2, start_ids), method, layers)
+        rows = compare_layers(
+            self._list_layers(model_1, start_ids), self._list_layers(model_2, start_ids), method, layers
+        )
         frame = data_frame(rows, list(rows[0])).set_index("layer_id")
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
 
     def vector_metrics(self, vectors: Any) -> pd.DataFrame:
         """Length, entropies and localisation of one vector, of a list of them, or of the rows of a matrix."""
-        rows = localized(vectors)
+        rows = measure_vectors(vectors)
         return data_frame(rows, list(rows[0]) if rows else ["length"])
 
     def SVDSmoothing(
@@ -310,36 +316,38 @@ class WeightWatcher:
         (below 0: all but that share of the largest), "auto" rmt where α > 6, else detX. layerscope.edit.smooth changes
         nothing in place.
         """
-        refuse(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES), fit=(fit, PL, "only PL gives xmin here"))
+        refuse_unsupported(
+            pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES), fit=(fit, PL, "only PL gives xmin here")
+        )
         if svd_method not in (FAST_SVD, ACCURATE_SVD):
             raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
         if method not in (DETX, LAMBDA_MIN, RMT, SVD, AUTO):
             raise UnknownName("method", str(method), (DETX, LAMBDA_MIN, RMT, SVD, AUTO))
         if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 < abs(percent) <= 1:
             raise UsageError(f"percent must lie between -1 and 1 and not be 0, not {percent!r}")
-        kept = functools.partial(kept_by, method, percent)
-        return truncate(self._model(model), self._all(model, layers, start_ids), kept)
+        choose_count = functools.partial(count_singular_values, method, percent)
+        return truncate(self._require_model(model), self._select_layers(model, layers, start_ids), choose_count)
 
     def SVDSharpness(
         self, model: Any = None, pool: bool = True, layers: Any = (), plot: bool = False, start_ids: int = 0,
         *, seed: int = 0,
     ) -> Any:  # fmt: skip
         """Drop as many of the largest singular values as a shuffle has spikes, in place; return the model."""
-        refuse(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES))
+        refuse_unsupported(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES))
         settings = Settings.weightwatcher(seed=seed)
         ref = LayerRef(0, "", (), "", "", "")
-        chosen = self._all(model, layers, start_ids)
-        return truncate(self._model(model), chosen, lambda stack: -surgery.trap_count(stack, ref, settings))
+        chosen = self._select_layers(model, layers, start_ids)
+        return truncate(self._require_model(model), chosen, lambda stack: -surgery.trap_count(stack, ref, settings))
 
     @staticmethod
     def describe_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
         """describe of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
-        return each_bin(WeightWatcher, model_dir, "describe", options)
+        return run_on_each_bin(WeightWatcher, model_dir, "describe", options)
 
     @staticmethod
     def analyze_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
         """analyze of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
-        return each_bin(WeightWatcher, model_dir, "analyze", options)
+        return run_on_each_bin(WeightWatcher, model_dir, "analyze", options)
 
     @staticmethod
     def extract_pytorch_bins(*_: Any, **__: Any) -> None:
@@ -358,36 +366,30 @@ class WeightWatcher:
             return FRAMEWORK.PYTORCH
         return FRAMEWORK.PYSTATEDICT if isinstance(model, Mapping) else FRAMEWORK.PYSTATEDICT_DIR
 
-    def _model(self, model: Any) -> Any:
+    def _require_model(self, model: Any) -> Any:
         chosen = self.model if model is None else model
         if chosen is None:
             raise UsageError("no model: give one to WeightWatcher(model=…) or to the method")
         return chosen
 
-    def _layers(self, model: Any, start_ids: int) -> list[Layer]:
-        return layers_of(self._model(model), start_ids)
+    def _list_layers(self, model: Any, start_ids: int) -> list[Layer]:
+        return layers_of(self._require_model(model), start_ids)
 
-    def _all(self, model: Any, layers: Any, start_ids: int) -> list[Layer]:
+    def _select_layers(self, model: Any, layers: Any, start_ids: int) -> list[Layer]:
         """The layers that smoothing and sharpening change."""
-        return supported(self._layers(model, start_ids), layers, DEFAULT_MIN_EVALS, 0, sys.maxsize, True)
+        return select_analyzable(self._list_layers(model, start_ids), layers, DEFAULT_MIN_EVALS, 0, sys.maxsize, True)
 
-    def _one(self, model: Any, layer: Any) -> Layer:
-        found = filtered(self._layers(model, 0), [layer] if layer is not None else [])
-        if layer is None or len(found) != 1:
-            many = f"{len(found)} layers" if layer is not None else "no layer"
-            raise UsageError(f"{many} named by {layer!r}; give one id or one name (describe lists them)")
-        if found[0].type not in SUPPORTED:
-            raise UsageError(f"{found[0].longname} is of type {found[0].type}: it has no spectrum")
-        return found[0]
-
-
-def refuse(**arguments: tuple[Any, Any, str]) -> None:
-    for name, (value, default, why) in arguments.items():
-        if value is not default and value != default:
-            raise UsageError(f"{name} = {value!r} is not supported: {why}")
+    def _find_layer(self, model: Any, layer: Any) -> Layer:
+        matches = select_layers(self._list_layers(model, 0), [layer] if layer is not None else [])
+        if layer is None or len(matches) != 1:
+            count = f"{len(matches)} layers" if layer is not None else "no layer"
+            raise UsageError(f"{count} named by {layer!r}; give one id or one name (describe lists them)")
+        if matches[0].type not in SUPPORTED:
+            raise UsageError(f"{matches[0].longname} is of type {matches[0].type}: it has no spectrum")
+        return matches[0]
 
 
-def _dropped(xmax: Any) -> int:
+def _count_dropped(xmax: Any) -> int:
     if xmax is None:
         return 0
     if isinstance(xmax, bool) or not isinstance(xmax, numbers.Integral):

@@ -21,27 +21,30 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 
-def truncate(target: Any, layers: Sequence[Layer], kept: Callable[[Array], int]) -> Any:
-    """Truncate each layer, its ``kept(stack)`` largest singular values staying, or going where that is negative."""
+def truncate(target: Any, layers: Sequence[Layer], choose_count: Callable[[Array], int]) -> Any:
+    """Keep the ``choose_count(stack)`` largest singular values of each layer, or drop them where it is negative."""
     if not (is_module(target) or isinstance(target, Mapping)):
         raise UsageError(
             "weights are changed in place: give a torch module or a state dict (layerscope.edit reads files)"
         )
     changed: list[tuple[Layer, Array]] = []
-    seen: set[int] = set()
+    visited: set[int] = set()
     for layer in layers:
         address = layer.weight.data_ptr() if hasattr(layer.weight, "data_ptr") else id(layer.weight)
-        if address in seen:  # a weight that two modules share is changed once
+        if address in visited:  # a weight that two modules share is changed once
             continue
-        seen.add(address)
+        visited.add(address)
         ref, stack = stack_of(layer)
-        count = kept(stack)
+        count = choose_count(stack)
         if count == 0:
             continue
-        each = math.ceil(abs(count) / len(stack)) if count > 0 else abs(count) // len(stack) or 1
+        count_per_matrix = math.ceil(abs(count) / len(stack)) if count > 0 else abs(count) // len(stack) or 1
         change = surgery.keep_largest if count > 0 else surgery.drop_largest
-        parts = [change(matrix[None], each)[0] if each < matrix.shape[1] else matrix for matrix in stack]
-        changed.append((layer, matrices.fold(np.stack(parts), ref)))
+        truncated = [
+            change(matrix[None], count_per_matrix)[0] if count_per_matrix < matrix.shape[1] else matrix
+            for matrix in stack
+        ]
+        changed.append((layer, matrices.fold(np.stack(truncated), ref)))
     for layer, array in changed:  # all or none
         write_back(target, layer, array)
     return target
@@ -58,7 +61,7 @@ def write_back(target: Any, layer: Layer, array: Array) -> None:
     state[f"{layer.longname}.weight"] = np.ascontiguousarray(array.astype(layer.array().dtype))
 
 
-def kept_by(method: str, percent: float, stack: Array) -> int:
+def count_singular_values(method: str, percent: float, stack: Array) -> int:
     """How many of the largest singular values a method keeps; below 0, how many of them it drops."""
     if method == SVD:
         return int(percent * stack.shape[0] * stack.shape[2])

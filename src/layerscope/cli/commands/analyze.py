@@ -9,23 +9,23 @@ import click
 
 from layerscope.choices import FINGER_FIXES
 from layerscope.cli.options import (
-    JUDGED,
     SEVERITIES,
-    arrangement,
-    each_model,
+    VERDICT_FORMATS,
+    add_matrix_options,
+    add_output_options,
+    arrangement_options,
     layers_option,
+    list_models,
     selectors,
     settings_of,
-    with_matrices,
-    with_output,
 )  # fmt: skip
 from layerscope.cli.output import (
     check_outputs,
-    chosen_columns,
+    combine_reports,
     exit_code,
+    parse_columns,
     progress_bar,
     save_report,
-    together,
     write_reports,
 )
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @layers_option
-@with_matrices
+@add_matrix_options
 @click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
 @click.option("--max-evals", type=int, metavar="N", help="Skip layers with more, and say so.")
 @click.option("--evidence", is_flag=True, help="Bootstrap interval, goodness of fit, likelihood ratios (slower).")
@@ -60,19 +60,19 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show the plan with its cost and memory; measure nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
 @click.option("--verbose", "-v", is_flag=True, help="Every finding, and skipped tensors too.")
-@with_output(JUDGED)
+@add_output_options(VERDICT_FORMATS)
 def analyze(targets: tuple[str, ...], **options: Any) -> int:
     """Measure and judge every layer of each TARGET."""
-    columns = chosen_columns(options["columns"])
+    columns = parse_columns(options["columns"])
     check_outputs(options, targets)
     if options["dry_run"]:
-        _dry_run(targets, options)
+        _print_plan(targets, options)
         return 0
     if options["save"] and len(targets) > 1:
         raise click.UsageError("--save takes the report of one TARGET")
     reports: list[Report] = []
     try:
-        reports.extend(_analyze(model, options) for target in targets for model in each_model(target))
+        reports.extend(_analyze(model, options) for target in targets for model in list_models(target))
     except BaseException:
         if reports:  # what is done is not lost
             write_reports(reports, options, columns)
@@ -81,7 +81,7 @@ def analyze(targets: tuple[str, ...], **options: Any) -> int:
         write_reports(reports, options, columns)
         raise click.UsageError(f"--save takes the report of one model, {targets[0]} has {len(reports)}")
     problem = save_report(reports[0].save, options["save"]) if options["save"] else None
-    problem = (save_report(together(reports).html, options["html"]) if options["html"] else None) or problem
+    problem = (save_report(combine_reports(reports).html, options["html"]) if options["html"] else None) or problem
     write_reports(reports, options, columns)
     if problem is not None:
         raise problem
@@ -95,25 +95,25 @@ def _analyze(target: str, options: dict[str, Any]) -> Report:
         return analysis.analyze(
             target,
             layers=selectors(options["layers"]),
-            **arrangement(options),
+            **arrangement_options(options),
             settings=settings_of(target, options),
             engine=options["engine"],
             progress=progress,
         )
 
 
-def _dry_run(targets: tuple[str, ...], options: dict[str, Any]) -> None:
+def _print_plan(targets: tuple[str, ...], options: dict[str, Any]) -> None:
     from layerscope import analysis
     from layerscope.persistence import report_file
     from layerscope.views.table import console_for, plan_table
 
     console = console_for(sys.stdout)
-    for target in [model for each in targets for model in each_model(each)]:
-        if report_file.is_report(target):
-            console.print(f"{target}: a saved report; judging it again touches no matrix")
+    for model in [model for target in targets for model in list_models(target)]:
+        if report_file.is_report(model):
+            console.print(f"{model}: a saved report; judging it again touches no matrix")
             continue
-        settings = settings_of(target, options)
+        settings = settings_of(model, options)
         jobs, idle = analysis.plan(
-            target, layers=selectors(options["layers"]), **arrangement(options), settings=settings
+            model, layers=selectors(options["layers"]), **arrangement_options(options), settings=settings
         )
-        console.print(plan_table(target, jobs, idle))
+        console.print(plan_table(model, jobs, idle))

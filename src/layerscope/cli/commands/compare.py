@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from layerscope.cli.options import (
-    COMPARED,
+    COMPARISON_FORMATS,
     layers_option,
     selectors,
 )  # fmt: skip
@@ -29,7 +29,7 @@ from layerscope.cli.output import (
 @click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
 @click.option("--verbose", "-v", is_flag=True, help="Name every layer that only one model has.")
-@click.option("--format", "-f", "format_", type=click.Choice(COMPARED), default="table", show_default=True)
+@click.option("--format", "-f", "format_", type=click.Choice(COMPARISON_FORMATS), default="table", show_default=True)
 @click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
 @click.option("--html", metavar="FILE", help="Write the comparison as one HTML page.")
 def compare(targets: tuple[str, ...], **options: Any) -> int:
@@ -40,7 +40,7 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
     check_outputs(options, targets)
     settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
-        found = analysis.compare(
+        result = analysis.compare(
             *targets,
             layers=selectors(options["layers"]),
             distances=not options["no_distances"],
@@ -48,13 +48,13 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
             progress=progress,
             **settings,
         )
-    problem = save_report(found.html, options["html"]) if options["html"] else None
+    problem = save_report(result.html, options["html"]) if options["html"] else None
     with destination(options["output"]) as stream:
         if options["format_"] == "table":
-            comparison.show(found, table.console_for(stream), verbose=options["verbose"])
+            comparison.print_comparison(result, table.console_for(stream), verbose=options["verbose"])
         else:
             write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": markdown.comparison_to_markdown}
-            stream.write(write[options["format_"]](found))
+            stream.write(write[options["format_"]](result))
     if problem is not None:
         raise problem
-    return exit_code(list(found.reports), None)
+    return exit_code(list(result.reports), None)

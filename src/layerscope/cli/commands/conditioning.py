@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from layerscope.choices import CONV_ROWS, CURVATURE_MATRICES, FISHER_LABELS
-from layerscope.cli.options import JUDGED, SEVERITIES, layers_option, selectors, with_output
-from layerscope.cli.output import check_outputs, chosen_columns, exit_code, progress_bar, save_report, write_reports
+from layerscope.cli.options import SEVERITIES, VERDICT_FORMATS, add_output_options, layers_option, selectors
+from layerscope.cli.output import check_outputs, exit_code, parse_columns, progress_bar, save_report, write_reports
 from layerscope.cli.user_objects import call_or_get, import_object
 
 
@@ -45,20 +45,20 @@ from layerscope.cli.user_objects import call_or_get, import_object
 @click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit with 1 on findings of this severity or above.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
 @click.option("--verbose", "-v", is_flag=True, help="Every finding, and what was not measured.")
-@with_output(JUDGED)
+@add_output_options(VERDICT_FORMATS)
 def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
     """Measure how each layer of a live PyTorch MODEL learns. MODEL and --data are code of yours, which is run."""
-    from layerscope.lenses.learning_statistics.conditioning import conditioning as measured
+    from layerscope.lenses.learning_statistics.conditioning import conditioning as measure_conditioning
 
-    columns = chosen_columns(options["columns"])
+    columns = parse_columns(options["columns"])
     check_outputs(options, [])
-    built = call_or_get(model)
+    network = call_or_get(model)
     if options["evaluate"]:
-        built.eval()
+        network.eval()
     names = ("fisher", "conv", "bias", "exact", "curvature_of", "lr", "momentum", "nesterov", "seed")
     with progress_bar(model, options["quiet"]) as progress:
-        report = measured(
-            built,
+        report = measure_conditioning(
+            network,
             call_or_get(data),
             import_object(loss) if ":" in loss else loss,
             layers=selectors(options["layers"]),

@@ -21,8 +21,8 @@ def demo(context: click.Context) -> int:
     for path in NETWORKS:
         report = analysis.analyze(path)
         reports.append(report)
-        table.show(report, console)
+        table.print_report(report, console)
         console.print()
-    table.side_by_side(reports, console)
+    table.print_side_by_side(reports, console)
     console.print(closing(reports))
     return 0

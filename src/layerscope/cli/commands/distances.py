@@ -31,18 +31,18 @@ def distances(
     models: tuple[str, ...], select: str, partial: bool, origin: str | None, kind: str, **options: Any
 ) -> int:
     """How far models are from each other in parameter space, from their files alone."""
-    from layerscope.lenses.landscape.geometry.distances import distances as measured
+    from layerscope.lenses.landscape.geometry.distances import distances as measure_distances
     from layerscope.views import landscape as view
 
     check_landscape_outputs(options, models)
     if kind == "centred" and origin is None:
         raise UsageError("centred cosines are seen from an origin: give --origin MODEL")
-    found = measured(models, select=select, partial=partial, origin=origin)
+    result = measure_distances(models, select=select, partial=partial, origin=origin)
     if options["format_"] == "json":
-        click.echo(json.dumps(found.to_dict(), allow_nan=False))
+        click.echo(json.dumps(result.to_dict(), allow_nan=False))
     elif options["format_"] == "csv":
-        click.echo("\n".join(view.csv(found.names, found.matrix(kind))))
+        click.echo("\n".join(view.matrix_csv_lines(result.names, result.matrix(kind))))
     else:
-        click.echo(view.distances(found, kind, terminal_width()))
-    write_files(found, options, lambda: found.plot(kind))
+        click.echo(view.distances_text(result, kind, terminal_width()))
+    write_files(result, options, lambda: result.plot(kind))
     return 0

@@ -15,8 +15,8 @@ from layerscope.cli.output import check_outputs
 from layerscope.errors import TargetNotFound, UnknownName, UsageError
 from layerscope.experiments import catalog, outcome
 
-FASHION = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist puts it
-MNIST = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where people, and torchvision, put it
+FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist puts it
+MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where people, and torchvision, put it
 
 
 @click.command()
@@ -46,77 +46,79 @@ def experiment(name: str, data: str, seed: int, seeds: int, **options: Any) -> i
     if options["output"]:
         drawing.check_format(options["output"])
     check_outputs({"html": options["html"], "output": options["output"], "save": options["store"]}, [])
-    how = _asked(name, module, options)
+    chosen_options = _select_options(name, module, options)
     outcomes = []
-    for each in range(seed, seed + seeds):
-        with _bar(f"{name}, seed {each}", options["quiet"]) as tick:
-            given = {**how, "progress": tick} if "progress" in _parameters(module) else how
-            outcomes.append(module.run(_data(name, data, each), seed=each, **given))
+    for run_seed in range(seed, seed + seeds):
+        with _progress_bar(f"{name}, seed {run_seed}", options["quiet"]) as tick:
+            arguments = (
+                {**chosen_options, "progress": tick} if "progress" in _parameter_names(module) else chosen_options
+            )
+            outcomes.append(module.run(_load_data(name, data, run_seed), seed=run_seed, **arguments))
         if not options["as_json"]:
             click.echo(repr(outcomes[-1]))
     if options["as_json"]:
-        click.echo(json.dumps([_plain(outcome.to_dict()) for outcome in outcomes], allow_nan=False))
+        click.echo(json.dumps([_replace_nan(outcome.to_dict()) for outcome in outcomes], allow_nan=False))
     elif seeds > 1:
-        for figure, says, held in outcome.spread(outcomes):
-            click.echo(f"{held} of {seeds} seeds: {figure}: {says}")
+        for figure_name, claim, count in outcome.spread(outcomes):
+            click.echo(f"{count} of {seeds} seeds: {figure_name}: {claim}")
     if options["html"]:
-        writing.write(outcomes[0], options["html"])
+        writing.write_page(outcomes[0], options["html"])
     if options["output"]:
         if not outcomes[0].pictures:
             raise UsageError(f"{name} has no picture")
-        drawing.save(outcomes[0].plot(), options["output"])
+        drawing.save_figure(outcomes[0].plot(), options["output"])
     return 0
 
 
-def _asked(name: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _select_options(name: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Options that this experiment takes.
 
     :raises UsageError: one that it does not.
     """
-    found = {key: options[key] for key in ("framework", "models", "engine", "store") if options[key]}
-    for key in found:
-        if key not in _parameters(module):
+    chosen = {key: options[key] for key in ("framework", "models", "engine", "store") if options[key]}
+    for key in chosen:
+        if key not in _parameter_names(module):
             raise UsageError(f"{name} takes no --{key}")
-    return found
+    return chosen
 
 
-def _parameters(module: Any) -> set[str]:
+def _parameter_names(module: Any) -> set[str]:
     import inspect
 
     return set(inspect.signature(module.run).parameters)
 
 
-def _data(name: str, asked: str, seed: int) -> Any:
+def _load_data(name: str, source: str, seed: int) -> Any:
     from layerscope.experiments.image_data import digits, idx
 
     if name == "enough-data":
         from layerscope.experiments.enough_data import text_of
 
-        return text_of(asked) if asked else None
-    if asked in ("", "digits"):
+        return text_of(source) if source else None
+    if source in ("", "digits"):
         return digits(seed)
     pool = 2 if name in ("conditioning", "mountains") else 1
-    places = {"fashion": (FASHION,), "mnist": MNIST}.get(asked, (asked,))
-    folder = next((path for path in places if Path(path).exists()), None)
-    if folder is None and asked in ("fashion", "mnist"):
-        hint = "Debian's dataset-fashion-mnist puts it there" if asked == "fashion" else "--data FOLDER names another"
-        raise TargetNotFound(f"no idx files of {asked} in {', '.join(places)}: {hint}")
+    folders = {"fashion": (FASHION_MNIST_FOLDER,), "mnist": MNIST_FOLDERS}.get(source, (source,))
+    folder = next((path for path in folders if Path(path).exists()), None)
+    if folder is None and source in ("fashion", "mnist"):
+        hint = "Debian's dataset-fashion-mnist puts it there" if source == "fashion" else "--data FOLDER names another"
+        raise TargetNotFound(f"no idx files of {source} in {', '.join(folders)}: {hint}")
     if folder is None:
-        raise UnknownName("data set, nor folder,", asked, ("digits", "fashion", "mnist"))
+        raise UnknownName("data set, nor folder,", source, ("digits", "fashion", "mnist"))
     return idx(folder, seed=seed, pool=pool)
 
 
-def _plain(value: Any) -> Any:
+def _replace_nan(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_replace_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
 
 
 @contextmanager
-def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -125,5 +127,5 @@ def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -17,14 +17,14 @@ def explain(code: str) -> int:
 
     known = {**registry.plugins("metrics"), **registry.plugins("rules")}
     labels = {plugin.meta["label"]: plugin for plugin in registry.plugins("metrics").values()}
-    from layerscope.views.report_rows import ALIASES
+    from layerscope.views.report_rows import COLUMN_ALIASES
 
-    code = ALIASES.get(code, code)
+    code = COLUMN_ALIASES.get(code, code)
     plugin = known.get(code) or known.get(code.upper()) or labels.get(code)
     if plugin is None:
         raise UnknownName("verdict or column", code, known)
-    from layerscope.views.explain import explanation
+    from layerscope.views.explain import explanation_text
     from layerscope.views.table import console_for
 
-    console_for(sys.stdout).print(explanation(plugin))
+    console_for(sys.stdout).print(explanation_text(plugin))
     return 0

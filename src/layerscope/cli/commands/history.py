@@ -26,11 +26,13 @@ def history(runs: tuple[str, ...], html: str | None) -> int:
     check_outputs({"html": html, "save": None, "output": None}, runs)
     for path in runs:
         if not report_file.is_history(path):
-            what = "is no history of a run, which layerscope.Monitor writes" if Path(path).exists() else "is not there"
-            raise TargetNotFound(f"{path} {what}")
-    found = [report_file.load_history(path) for path in runs]
-    for run in found:
-        view.show(run, Console(file=sys.stdout))
+            problem = (
+                "is no history of a run, which layerscope.Monitor writes" if Path(path).exists() else "is not there"
+            )
+            raise TargetNotFound(f"{path} {problem}")
+    histories = [report_file.load_history(path) for path in runs]
+    for run in histories:
+        view.print_history(run, Console(file=sys.stdout))
     if html:
-        writing.write(found, html)
+        writing.write_page(histories, html)
     return 0

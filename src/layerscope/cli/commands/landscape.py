@@ -6,9 +6,7 @@ import click
 
 from layerscope.cli.lazy_commands import LazyCommands
 
-COMMANDS = ("line", "plane", "run", "basins", "path")
 
-
-@click.group(cls=LazyCommands, names=COMMANDS, prefix="landscape_")
+@click.group(cls=LazyCommands, prefix="landscape_")
 def landscape() -> None:
     """Loss and accuracy between models: lines, planes, curves, and which of them share a basin."""

@@ -25,15 +25,15 @@ def basins(
     models: tuple[str, ...], points: int, no_align: bool, sharpness: bool, tolerance: float | None, **options: Any
 ) -> int:
     """Which of these MODELs are on one mountain, so that they can be averaged?"""
-    from layerscope.lenses.landscape.geometry.basins import basins as clustered
+    from layerscope.lenses.landscape.geometry.basins import basins as cluster_models
     from layerscope.views import landscape as view
 
     evaluate, names = build_evaluator(models, 2, options)
-    given = dict(zip(names, models, strict=True))
+    models_by_name = dict(zip(names, models, strict=True))
     with points_bar("lines", options["quiet"]) as tick:
-        how: Any = {"points": points, "aligning": not no_align, "tolerance": tolerance, "sharp": sharpness}
-        how["progress"] = tick
-        found = clustered(given, evaluate, **how)
-    print_result(found.to_dict(), view.basins(found), options)
-    write_files(found, options, found.plot)
+        arguments: Any = {"points": points, "aligning": not no_align, "tolerance": tolerance, "sharp": sharpness}
+        arguments["progress"] = tick
+        result = cluster_models(models_by_name, evaluate, **arguments)
+    print_result(result.to_dict(), view.basins_text(result), options)
+    write_files(result, options, result.plot)
     return 0

@@ -24,7 +24,7 @@ from layerscope.cli.options import engine_option, evaluation_options
 )
 def line(models: tuple[str, ...], points: int, engine: str | None, span: tuple[float, float], **options: Any) -> int:
     """The lines from the first MODEL to each of the others. BUILD makes a module of the architecture."""
-    from layerscope.lenses.landscape.geometry.lines_and_planes import line as walked
+    from layerscope.lenses.landscape.geometry.lines_and_planes import line as evaluate_line
     from layerscope.views import landscape as view
 
     evaluate, names = build_evaluator(models, 2, options)
@@ -32,8 +32,8 @@ def line(models: tuple[str, ...], points: int, engine: str | None, span: tuple[f
     for model, name in zip(models[1:], names[1:], strict=True):
         with points_bar(f"{names[0]} → {name}", options["quiet"]) as tick:
             ends = (names[0], name)
-            how: Any = {"points": points, "span": span, "names": ends, "progress": tick, "engine": engine}
-            lines.append(walked(models[0], model, evaluate, **how))
-    print_result([each.to_dict() for each in lines], "\n".join(map(view.line, lines)), options)
+            arguments: Any = {"points": points, "span": span, "names": ends, "progress": tick, "engine": engine}
+            lines.append(evaluate_line(models[0], model, evaluate, **arguments))
+    print_result([result.to_dict() for result in lines], "\n".join(map(view.line_text, lines)), options)
     write_files(lines, options, lambda: lines[0].plot(*lines[1:]))
     return 0

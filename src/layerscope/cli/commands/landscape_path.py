@@ -29,9 +29,9 @@ def path(models: tuple[str, ...], train: str, bends: int, steps: int, lr: float,
     if len(models) != 2:
         raise UsageError(f"a path joins two models, not {len(models)}")
     evaluate, names = build_evaluator(models, 2, options)
-    how: Any = {"bends": bends, "steps": steps, "lr": lr, "names": (names[0], names[1])}
-    found = connect(models[0], models[1], evaluate, call_or_get(train), **how)
-    both = [found.straight, found.curved]
-    print_result([each.to_dict() for each in both], repr(found), options)
-    write_files(both, options, lambda: found.straight.plot(found.curved))
+    arguments: Any = {"bends": bends, "steps": steps, "lr": lr, "names": (names[0], names[1])}
+    connection = connect(models[0], models[1], evaluate, call_or_get(train), **arguments)
+    lines = [connection.straight, connection.curved]
+    print_result([line.to_dict() for line in lines], repr(connection), options)
+    write_files(lines, options, lambda: connection.straight.plot(connection.curved))
     return 0

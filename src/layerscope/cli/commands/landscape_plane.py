@@ -47,7 +47,7 @@ def plane(
 ) -> int:  # fmt: skip
     """The plane through three MODELs, or around one along two directions."""
     from layerscope.lenses.landscape.geometry.directions import plane_around
-    from layerscope.lenses.landscape.geometry.lines_and_planes import plane as spanned
+    from layerscope.lenses.landscape.geometry.lines_and_planes import plane as evaluate_plane
     from layerscope.views import landscape as view
 
     if len(models) not in (1, 3):
@@ -55,17 +55,17 @@ def plane(
     evaluate, names = build_evaluator(models, len(models), options)
     check_metric(metric, evaluate, models[0])
     u = u or ((-1.0, 1.0, 21) if len(models) == 1 else (-0.5, 1.5, 21))
-    how: Any = {"u": u, "v": v or u, "store": store, "engine": options["engine"]}
+    arguments: Any = {"u": u, "v": v or u, "store": store, "engine": options["engine"]}
     if len(models) == 1:
-        along = _steepest_directions(evaluate, models[0], options) if directions == "hessian" else directions
+        axes = _steepest_directions(evaluate, models[0], options) if directions == "hessian" else directions
         with points_bar("plane", options["quiet"]) as tick:
-            found = plane_around(models[0], evaluate, directions=along, progress=tick, **how)
+            result = plane_around(models[0], evaluate, directions=axes, progress=tick, **arguments)
     else:
         with points_bar("plane", options["quiet"]) as tick:
             a, b, c = models
-            found = spanned(a, b, c, evaluate, names=(names[0], names[1], names[2]), progress=tick, **how)
-    print_result(found.to_dict(), view.plane(found), options)
-    write_files(found, options, lambda: found.plot(metric, coordinates=coordinates, surface=surface))
+            result = evaluate_plane(a, b, c, evaluate, names=(names[0], names[1], names[2]), progress=tick, **arguments)
+    print_result(result.to_dict(), view.plane_text(result), options)
+    write_files(result, options, lambda: result.plot(metric, coordinates=coordinates, surface=surface))
     return 0
 
 
@@ -79,5 +79,5 @@ def _steepest_directions(evaluate: Any, model: str, options: dict[str, Any]) -> 
     net, loss = deepcopy(evaluate.model).requires_grad_(True), options["loss"]
     load_into(net, weights_of(model))
     data = evaluate.x.contiguous(), evaluate.y
-    found = curvature(net, data, import_object(loss) if ":" in loss else loss, k=2, vectors=True)
-    return [evaluate.unflat(vector) for vector in found.vectors]
+    top_eigenpairs = curvature(net, data, import_object(loss) if ":" in loss else loss, k=2, vectors=True)
+    return [evaluate.unflat(vector) for vector in top_eigenpairs.vectors]

@@ -29,7 +29,7 @@ def run(models: tuple[str, ...], points: int, store: str | None, metric: str, **
     evaluate, names = build_evaluator(models, 3, options)
     check_metric(metric, evaluate, models[0])
     with points_bar("plane", options["quiet"]) as tick:
-        found = plane_of_path(models, evaluate, points=points, names=names, progress=tick, store=store)
-    print_result(found.to_dict(), view.plane(found), options)
-    write_files(found, options, lambda: found.plot(metric))
+        result = plane_of_path(models, evaluate, points=points, names=names, progress=tick, store=store)
+    print_result(result.to_dict(), view.plane_text(result), options)
+    write_files(result, options, lambda: result.plot(metric))
     return 0

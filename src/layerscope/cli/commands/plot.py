@@ -6,33 +6,49 @@ from typing import Any
 
 import click
 
-from layerscope.cli.options import arrangement, each_model, layers_option, matrix_settings, selectors, with_matrices
+from layerscope.cli.options import (
+    add_matrix_options,
+    arrangement_options,
+    layers_option,
+    list_models,
+    matrix_settings,
+    selectors,
+)
 from layerscope.cli.output import check_outputs, exit_code, progress_bar
 from layerscope.errors import UsageError
 
-SCOPES = {"layer": "Of a layer", "model": "Of a model", "models": "Of several", "matched": "Of a layer of several",
-          "run layer": "Of a layer over runs", "run": "Of whole runs"}  # fmt: skip
+SCOPE_DESCRIPTIONS = {
+    "layer": "Of a layer",
+    "model": "Of a model",
+    "models": "Of several",
+    "matched": "Of a layer of several",
+    "run layer": "Of a layer over runs",
+    "run": "Of whole runs",
+}
 
 
-class Pictures(click.Command):
+class PlotCommand(click.Command):
     """The command, whose help lists the pictures that there are."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from layerscope import registry
 
-        found = {name: plugin.target.SCOPE for name, plugin in registry.plugins("plots").items()}
+        scope_by_name = {name: plugin.target.SCOPE for name, plugin in registry.plugins("plots").items()}
         with formatter.section("Pictures"):
             formatter.write_dl(
-                [(what, ", ".join(n for n in found if found[n] == scope)) for scope, what in SCOPES.items()]
+                [
+                    (description, ", ".join(name for name in scope_by_name if scope_by_name[name] == scope))
+                    for scope, description in SCOPE_DESCRIPTIONS.items()
+                ]
             )
 
 
-@click.command(cls=Pictures)
+@click.command(cls=PlotCommand)
 @click.argument("name")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @click.option("--output", "-o", required=True, metavar="FILE", help="Write there: .png, .svg or .pdf.")
 @layers_option
-@with_matrices
+@add_matrix_options
 @click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
 @click.option("--seed", type=int, metavar="N", help="Of every random draw.  [default: 0]")
 @click.option("--engine", metavar="NAME", help="threads, serial or processes.  [default: threads]")
@@ -47,25 +63,25 @@ def plot(name: str, targets: tuple[str, ...], output: str, **options: Any) -> in
     plugin = registry.find("plots", name)
     drawing.check_format(output)
     check_outputs({**options, "output": output}, targets)
-    models = [model for target in targets for model in each_model(target)]
+    models = [model for target in targets for model in list_models(target)]
     changes = {key: options[key] for key in ("min_evals", "seed", "jobs") if options[key] is not None}
     changes |= matrix_settings(options)
     if hasattr(plugin.target, "NEEDS") and not all(report_file.is_report(model) for model in models):
         changes[plugin.target.NEEDS] = True
-    chosen = {"layers": selectors(options["layers"]), "engine": options["engine"], **changes}
+    arguments = {"layers": selectors(options["layers"]), "engine": options["engine"], **changes}
     with progress_bar(" ".join(targets), options["quiet"]) as progress:
         if all(report_file.is_history(model) for model in models):
-            found: Any = [report_file.load_history(model) for model in models]
+            data: Any = [report_file.load_history(model) for model in models]
         elif len(models) == 1:
-            found = analysis.analyze(models[0], progress=progress, **arrangement(options), **chosen)
-        elif arrangement(options):
+            data = analysis.analyze(models[0], progress=progress, **arrangement_options(options), **arguments)
+        elif arrangement_options(options):
             raise click.UsageError("--base, --intra and --stacked take one TARGET")
         else:
-            found = analysis.compare(*models, progress=progress, distances=name == "distances", **chosen)
-    drawn = (selectors(options["layers"]) or []) if isinstance(found, list) else []
-    reasons = {picture.empty for picture in pictures.pictures(plugin.name, found, drawn)}
+            data = analysis.compare(*models, progress=progress, distances=name == "distances", **arguments)
+    layers = (selectors(options["layers"]) or []) if isinstance(data, list) else []
+    reasons = {picture.empty for picture in pictures.make_pictures(plugin.name, data, layers)}
     if "" not in reasons:
-        why = "; ".join(sorted(reasons)) or "no layer of the same name is analysed in all of them"
-        raise UsageError(f"{name}: {why}")
-    drawing.save(drawing.figure(plugin.name, found, drawn), output)
-    return 0 if isinstance(found, list) else exit_code(list(getattr(found, "reports", [found])), None)
+        reason = "; ".join(sorted(reasons)) or "no layer of the same name is analysed in all of them"
+        raise UsageError(f"{name}: {reason}")
+    drawing.save_figure(drawing.make_figure(plugin.name, data, layers), output)
+    return 0 if isinstance(data, list) else exit_code(list(getattr(data, "reports", [data])), None)

@@ -46,7 +46,7 @@ class Pages:
 
     def __init__(self, runs: tuple[str, ...]) -> None:
         self._runs = runs
-        self._seen: tuple[Any, ...] = ()
+        self._stamps: tuple[Any, ...] = ()
         self._page = b""
         self._lock = threading.Lock()
 
@@ -58,10 +58,10 @@ class Pages:
         from layerscope.views.page import writing
 
         with self._lock:
-            seen = tuple((Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in self._runs)
-            if seen != self._seen:
-                found = writing.render([report_file.load_history(path) for path in self._runs])
-                self._page, self._seen = found.encode("utf-8", "backslashreplace"), seen
+            stamps = tuple((Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in self._runs)
+            if stamps != self._stamps:
+                html = writing.render_page([report_file.load_history(path) for path in self._runs])
+                self._page, self._stamps = html.encode("utf-8", "backslashreplace"), stamps
             return self._page
 
 

@@ -1,4 +1,4 @@
-"""Factors of each layer's Fisher block, caught while a live PyTorch model runs; the model is left as it was found.
+"""Factors of each layer's Fisher block, recorded while a live PyTorch model runs; the model is left as it was found.
 
 For a layer h = W a: Σ a aᵀ from a hook before the layer, Σ d dᵀ from a hook on its output, d = ∂ℓ/∂h of each example's
 own loss ℓ. Nothing is kept but the sums. Which Fisher: "empirical" takes the labels of the data, "mc" labels drawn from
@@ -13,16 +13,24 @@ from contextlib import ExitStack
 from typing import Any
 
 from layerscope.errors import UnknownName, Unreadable, UsageError
-from layerscope.lenses.learning_statistics.kfac_hooks import Caught, State, add_gradient, hooked, leave_out, watched
-from layerscope.lenses.learning_statistics.layer_rows import CONV, kind_of
-from layerscope.lenses.learning_statistics.neuron_activity import activities
-from layerscope.live.batches import each_batch, run_batch  # fmt: skip
+from layerscope.lenses.learning_statistics.kfac_hooks import (
+    CaptureState,
+    LayerStatistics,
+    Phase,
+    add_gradient,
+    layer_hooks,
+    norm_hook,
+    remove_unlabeled,
+)
+from layerscope.lenses.learning_statistics.layer_rows import CONVENTIONS, kind_of
+from layerscope.lenses.learning_statistics.neuron_activity import count_active_units
+from layerscope.live.batches import iterate_batches, run_batch
 from layerscope.live.losses import Loss
 from layerscope.live.user_code import Forward, require_gradient, restore_model_state, torch_parameters, translate_errors
 from layerscope.records.layers import NOT_SELECTED
 
 FISHERS = ("empirical", "mc", "exact")
-MOST_CLASSES = 100  # backward passes that "exact" may take
+MAX_EXACT_CLASSES = 100  # backward passes that "exact" may take
 
 
 def capture(
@@ -35,11 +43,11 @@ def capture(
     bias: bool = False,
     seed: int = 0,
     forward: Forward | None = None,
-    keep: bool = False,
+    keep_rows: bool = False,
     all_reduce: bool = False,
     only: Collection[str] | None = None,
-) -> tuple[list[Caught], int, float]:
-    """(what was caught of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
+) -> tuple[list[LayerStatistics], int, float]:
+    """(statistics of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
 
     ``all_reduce``: over the batches of all processes of torch.distributed. ``only``: of these weights; of the others
     there is an entry that says so.
@@ -48,91 +56,91 @@ def capture(
     """
     if fisher not in FISHERS:
         raise UnknownName("Fisher", fisher, FISHERS)
-    if conv not in CONV:
-        raise UnknownName("convention of convolutions", conv, CONV)
+    if conv not in CONVENTIONS:
+        raise UnknownName("convention of convolutions", conv, CONVENTIONS)
     torch_parameters(model)
-    every = _entries(model, conv)
-    if not every:
+    layers = _layers_to_measure(model, conv)
+    if not layers:
         raise Unreadable(f"{type(model).__qualname__} has no linear or convolutional layer to measure")
-    for caught in every:
-        caught.problem = NOT_SELECTED if only is not None and caught.name not in only else ""
-    entries = [caught for caught in every if not caught.problem]
-    if keep and all_reduce:
+    for layer in layers:
+        layer.problem = NOT_SELECTED if only is not None and layer.name not in only else ""
+    selected = [layer for layer in layers if not layer.problem]
+    if keep_rows and all_reduce:
         raise UsageError("exact spectra are of the examples of one process: exact and all_reduce contradict each other")
-    state = State(bias, keep)
+    state = CaptureState(bias, keep_rows)
     examples, total = 0, 0.0
-    with restore_model_state(model, [caught.module.weight for caught in entries]), ExitStack() as hooks:
-        by_weight = {id(caught.module.weight): caught for caught in every}
+    with restore_model_state(model, [layer.module.weight for layer in selected]), ExitStack() as hooks:
+        by_weight = {id(layer.module.weight): layer for layer in layers}
         for module in model.modules():
             if measurable(module):
-                hooks.enter_context(hooked(module, by_weight[id(module.weight)], state))
-            elif isinstance(module, _batch_norms()):
-                hooks.enter_context(watched(module, state))
-        for number, batch in enumerate(each_batch(batches)):
-            count, value = _batch(model, batch, loss, fisher, entries, state, (seed, number), forward)
+                hooks.enter_context(layer_hooks(module, by_weight[id(module.weight)], state))
+            elif isinstance(module, _batch_norm_class()):
+                hooks.enter_context(norm_hook(module, state))
+        for number, batch in enumerate(iterate_batches(batches)):
+            count, value = _capture_batch(model, batch, loss, fisher, selected, state, (seed, number), forward)
             examples, total = examples + count, total + value
     if all_reduce:
-        examples, total = _over_processes(entries, examples, total)
+        examples, total = _sum_over_processes(selected, examples, total)
     if not examples:
         raise UsageError("the data have no batch, or none with a label")
-    for caught in entries:
-        caught.problem = caught.problem or _problem(caught)
-    return every, examples, total
+    for layer in selected:
+        layer.problem = layer.problem or _describe_problem(layer)
+    return layers, examples, total
 
 
-def _batch(
-    model: Any, batch: Any, loss: Loss, fisher: str, entries: list[Caught], state: State, seed: tuple[int, int],
-    forward: Forward | None,
+def _capture_batch(
+    model: Any, batch: Any, loss: Loss, fisher: str, layers: list[LayerStatistics], state: CaptureState,
+    seed: tuple[int, int], forward: Forward | None,
 ) -> tuple[int, float]:  # fmt: skip
     """(examples, Σ loss) of one batch."""
     import torch
 
-    for caught in entries:
-        caught.positions = 0
-    state.begin(seed[1])
-    with activities(state):
+    for layer in layers:
+        layer.positions = 0
+    state.begin_batch(seed[1])
+    with count_active_units(state):
         output, labels = run_batch(model, batch, seed[1], forward)
-    state.forward = False
-    last, where = state.final
-    if last is not None and isinstance(output, torch.Tensor) and where == (output.data_ptr(), output.numel()):
-        last.final = True
+    state.end_forward()
+    last, memory = state.last_output
+    if last is not None and isinstance(output, torch.Tensor) and memory == (output.data_ptr(), output.numel()):
+        last.is_final = True
     values = require_gradient(loss.values(output, labels))
-    if state.keep and len(values) != len(output):
+    if state.keep_rows and len(values) != len(output):
         raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
-    kept = loss.label_mask(labels)
-    for caught, x, version in state.calls if kept is not None else ():
-        leave_out(caught, x, version, kept, state)
-    for caught in entries:
-        caught.outputs = output.shape[-1] if output.dim() > 1 else 1
-        caught.batches[seed[1]] = len(output)
-    _learn(values.sum(), entries, state, summing=fisher == "empirical")
-    columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MOST_CLASSES))
-    state.learning, state.summing = False, True
-    for i, column in enumerate(columns if state.edges else []):
+    mask = loss.label_mask(labels)
+    for layer, x, version in state.calls if mask is not None else ():
+        remove_unlabeled(layer, x, version, mask, state)
+    for layer in layers:
+        layer.outputs = output.shape[-1] if output.dim() > 1 else 1
+        layer.batches[seed[1]] = len(output)
+    state.phase = Phase.WEIGHT_GRADIENT | (Phase.FACTORS if fisher == "empirical" else Phase.NOTHING)
+    _accumulate_weight_gradients(values.sum(), layers, state)
+    columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MAX_EXACT_CLASSES))
+    state.phase = Phase.FACTORS
+    for i, column in enumerate(columns if state.output_edges else []):
         with translate_errors(
             "the backward pass"
         ):  # no further than to the layers' outputs: no gradient of a weight is computed
-            more = i < len(columns) - 1
-            torch.autograd.grad(output, state.edges, column, retain_graph=more, allow_unused=True)
-    state.begin(seed[1])
+            is_last = i == len(columns) - 1
+            torch.autograd.grad(output, state.output_edges, column, retain_graph=not is_last, allow_unused=True)
+    state.end_batch()
     return loss.examples(values, labels), float(values.detach().sum())
 
 
-def _learn(loss: Any, entries: list[Caught], state: State, *, summing: bool) -> None:
-    """The backward pass of the loss. Gradients of linear weights are products of what the hooks see, those of
-    convolutions autograd's."""
+def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> None:
+    """Run the backward pass of the loss. The hooks compute the gradients of linear weights, autograd those of
+    convolutions."""
     import torch
 
-    state.learning, state.summing = True, summing
-    convolutions = [caught for caught in entries if kind_of(caught.module) != "linear"]
-    wanted = [*(caught.module.weight for caught in convolutions), *state.edges]
-    if not wanted:
+    convolutions = [layer for layer in layers if kind_of(layer.module) != "linear"]
+    targets = [*(layer.module.weight for layer in convolutions), *state.output_edges]
+    if not targets:
         return
     with translate_errors("the backward pass"):
-        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-    for caught, gradient in zip(convolutions, found, strict=False):
+        gradients = torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True)
+    for layer, gradient in zip(convolutions, gradients, strict=False):
         if gradient is not None:
-            add_gradient(caught, gradient.detach().flatten(1))
+            add_gradient(layer, gradient.detach().flatten(1))
 
 
 def measurable(module: Any) -> bool:
@@ -142,25 +150,25 @@ def measurable(module: Any) -> bool:
     return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()
 
 
-def _entries(model: Any, conv: str) -> list[Caught]:
+def _layers_to_measure(model: Any, conv: str) -> list[LayerStatistics]:
     """One entry per weight, in the order of modules; a transposed convolution has no patches."""
-    found: dict[int, Caught] = {}
+    layer_by_weight: dict[int, LayerStatistics] = {}
     for name, module in model.named_modules():
-        if measurable(module) and id(module.weight) not in found:
-            only = {"conv_transpose": "channels", "linear": "expand" if conv == "channels" else conv}
-            how = only.get(kind_of(module), conv)
-            found[id(module.weight)] = Caught(f"{name}.weight".lstrip("."), module, how)
-    return list(found.values())
+        if measurable(module) and id(module.weight) not in layer_by_weight:
+            conventions = {"conv_transpose": "channels", "linear": "expand" if conv == "channels" else conv}
+            convention = conventions.get(kind_of(module), conv)
+            layer_by_weight[id(module.weight)] = LayerStatistics(f"{name}.weight".lstrip("."), module, convention)
+    return list(layer_by_weight.values())
 
 
-def _batch_norms() -> Any:
+def _batch_norm_class() -> Any:
     from torch import nn
 
     return nn.modules.batchnorm._BatchNorm
 
 
-def _over_processes(entries: list[Caught], examples: int, total: float) -> tuple[int, float]:
-    """The sums of all processes in each of them.
+def _sum_over_processes(layers: list[LayerStatistics], examples: int, total: float) -> tuple[int, float]:
+    """Replace the sums of each process by those over all processes.
 
     :raises UsageError: torch.distributed is not initialised, or a layer was seen by some processes only.
     """
@@ -169,36 +177,37 @@ def _over_processes(entries: list[Caught], examples: int, total: float) -> tuple
 
     if not distributed.is_available() or not distributed.is_initialized():
         raise UsageError("all_reduce: torch.distributed is not initialised")
-    every: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(every, [(len(e.inputs), len(e.gradients), e.ever is not None) for e in entries])
-    if any(seen != every[0] for seen in every):
+    recorded = [(len(layer.inputs), len(layer.gradients), layer.ever_active is not None) for layer in layers]
+    of_processes: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(of_processes, recorded)
+    if any(of_process != of_processes[0] for of_process in of_processes):
         raise UsageError("all_reduce: the processes did not run through the same layers")
 
-    def summed(tensor: Any) -> Any:
+    def reduce_sum(tensor: Any) -> Any:
         tensor = tensor.clone()
         distributed.all_reduce(tensor)
         return tensor
 
-    for caught in entries:
-        for sums in (*caught.inputs, *caught.gradients):
-            sums.second, sums.first = summed(sums.second), summed(sums.first)
-            sums.rows = int(summed(sums.second.new_tensor([sums.rows], dtype=torch.float64)))
-        if caught.gradients:
-            caught.weight_gradient = summed(caught.weight_gradient)
-        if caught.ever is not None:
-            caught.ever = summed(caught.ever.int()) > 0
-            caught.always = summed((~caught.always).int()) == 0
-    device = entries[0].inputs[0].second.device if entries and entries[0].inputs else "cpu"
-    both = summed(torch.tensor([examples, total], dtype=torch.float64, device=device))
-    return int(both[0]), float(both[1])
+    for layer in layers:
+        for sums in (*layer.inputs, *layer.gradients):
+            sums.second, sums.first = reduce_sum(sums.second), reduce_sum(sums.first)
+            sums.rows = int(reduce_sum(sums.second.new_tensor([sums.rows], dtype=torch.float64)))
+        if layer.gradients:
+            layer.weight_gradient = reduce_sum(layer.weight_gradient)
+        if layer.ever_active is not None:
+            layer.ever_active = reduce_sum(layer.ever_active.int()) > 0
+            layer.always_active = reduce_sum((~layer.always_active).int()) == 0
+    device = layers[0].inputs[0].second.device if layers and layers[0].inputs else "cpu"
+    sums_of_all = reduce_sum(torch.tensor([examples, total], dtype=torch.float64, device=device))
+    return int(sums_of_all[0]), float(sums_of_all[1])
 
 
-def _problem(caught: Caught) -> str:
-    if not caught.inputs:
+def _describe_problem(layer: LayerStatistics) -> str:
+    if not layer.inputs:
         return "its module was not called"
-    if not caught.gradients:
+    if not layer.gradients:
         return "no gradient of the loss reaches it: unused, detached, or inside a module that hides it"
-    for sums, what in ((caught.inputs, "inputs"), (caught.gradients, "output-gradients")):
+    for sums, what in ((layer.inputs, "inputs"), (layer.gradients, "output-gradients")):
         if not all(bool(total.second.diagonal().isfinite().all()) for total in sums):  # squares: NaN shows there
             return f"{what} that are not finite"
     return ""

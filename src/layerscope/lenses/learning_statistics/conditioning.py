@@ -16,12 +16,18 @@ from layerscope.live.losses import Loss
 from layerscope.live.user_code import torch_parameters
 from layerscope.records.report import Report
 from layerscope.settings import Settings
-from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.readers.torch_module import Module
 from layerscope.tensor_names import Selector, select
 
-FIRST = ("loss", "weight_sigma_max", "lambda_max_x", "lambda_max_d", "beta_negative")  # compared with later
-DENSITY = {"probes": 8, "steps": 30}  # of the spectral density
+REMEMBERED_METRICS = (
+    "loss",
+    "weight_sigma_max",
+    "lambda_max_x",
+    "lambda_max_d",
+    "beta_negative",
+)  # that later reports are compared with
+DENSITY_OPTIONS = {"probes": 8, "steps": 30}  # of the spectral density
 
 
 def conditioning(
@@ -72,69 +78,83 @@ def conditioning(
         raise UsageError(f"since is a report of the same model, not a {type(since).__name__}")
     batches = as_batches(data)
     batches = materialize_batches(model, batches) if curvature_of is not None else batches
-    used = (settings or Settings()).changed(**options)
-    given = {} if lr is None else {"lr": lr, "curvature_limit": _limit(lr, momentum, nesterov)}
+    effective = (settings or Settings()).changed(**options)
+    training_facts = {} if lr is None else {"lr": lr, "curvature_limit": _curvature_limit(lr, momentum, nesterov)}
     layers = layers if layers is None or isinstance(layers, str | int) else list(layers)
-    only = _only(model, layers)
-    curved = None
+    only = _selected_weights(model, layers)
+    curvatures = None
     if curvature_of is not None:
-        density: dict[str, Any] = {**DENSITY, "fisher": fisher, "seed": used.seed, "forward": forward}
-        curved = curvature(model, batches, loss, curvature_of, layers=_trained(model, only), **density)
-    more = _known_before(since, curved)
+        density: dict[str, Any] = {**DENSITY_OPTIONS, "fisher": fisher, "seed": effective.seed, "forward": forward}
+        curvatures = curvature(model, batches, loss, curvature_of, layers=_trained_weights(model, only), **density)
+    known_facts = _known_facts(since, curvatures)
     target = Factors(
-        model, batches, Loss.of(loss), fisher, conv, bias, used.seed, forward, exact, all_reduce, only, given, more
+        model,
+        batches,
+        Loss.of(loss),
+        fisher,
+        conv,
+        bias,
+        effective.seed,
+        forward,
+        exact,
+        all_reduce,
+        only,
+        training_facts,
+        known_facts,
     )
-    engine = "serial" if used.jobs == 1 else None
+    engine = "serial" if effective.jobs == 1 else None
     chosen = None if only is not None else layers
-    report = analysis.analyze(target, layers=chosen, settings=used, engine=engine, progress=progress)
+    report = analysis.analyze(target, layers=chosen, settings=effective, engine=engine, progress=progress)
     name = loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
     how: dict[str, Any] = {"fisher": fisher, "conv": conv, "bias": bias, "loss": name}
     how |= {"exact": True} if exact else {}
     how |= {"training": bool(model.training), "whole": target.whole}
-    how |= {} if curved is None else {"curvature_of": curvature_of, "curvature": curved.to_dict()}
+    how |= {} if curvatures is None else {"curvature_of": curvature_of, "curvature": curvatures.to_dict()}
     how |= {} if lr is None else {"lr": lr, "momentum": momentum, "nesterov": nesterov}
-    asked = report.meta.get("asked", {})
+    arguments = report.meta.get("asked", {})
     if only is not None and layers is not None:
-        asked = {**asked, "layers": [layers] if isinstance(layers, str | int) else list(layers)}
-    return report.replace(meta={**report.meta, "asked": asked, "conditioning": how})
+        arguments = {**arguments, "layers": [layers] if isinstance(layers, str | int) else list(layers)}
+    return report.replace(meta={**report.meta, "asked": arguments, "conditioning": how})
 
 
-def _only(model: Any, layers: Iterable[Selector] | Selector | None) -> frozenset[str] | None:
+def _selected_weights(model: Any, layers: Iterable[Selector] | Selector | None) -> frozenset[str] | None:
     """Names of the weights that are meant, so that the others need no hooks; None where indices decide.
 
     :raises NoLayerMatches: a selector matches nothing.
     """
     if layers is None:
         return None
-    wanted = [layers] if isinstance(layers, str | int) else list(layers)
-    if any(str(each).lstrip("-!").isdigit() for each in wanted):
+    selectors = [layers] if isinstance(layers, str | int) else list(layers)
+    if any(str(selector).lstrip("-!").isdigit() for selector in selectors):
         return None
-    chosen = select(list(number(Module(model).layers())), wanted)
+    chosen = select(list(number_layers(Module(model).layers())), selectors)
     return frozenset(ref.tensor for ref in chosen if not ref.skipped)
 
 
-def _trained(model: Any, only: frozenset[str] | None) -> list[str]:
+def _trained_weights(model: Any, only: frozenset[str] | None) -> list[str]:
     """Names of the weights among them that are trained; of all, where none is."""
     named = torch_parameters(model)
     weights = {name: p.requires_grad for name, p in named.items() if p.dim() >= 2}
-    every = not any(p.requires_grad for p in named.values())
-    return [name for name, trained in weights.items() if (trained or every) and (only is None or name in only)]
+    none_trained = not any(p.requires_grad for p in named.values())
+    return [name for name, trained in weights.items() if (trained or none_trained) and (only is None or name in only)]
 
 
-def _limit(lr: float, momentum: float, nesterov: bool) -> float:
+def _curvature_limit(lr: float, momentum: float, nesterov: bool) -> float:
     """The largest curvature that gradient descent can follow: heavy ball 2(1+m)/η, Nesterov 2(1+m)/((1+2m)η)."""
-    numbers = isinstance(lr, int | float) and isinstance(momentum, int | float)
-    if not numbers or not (0 < lr < math.inf and 0 <= momentum < 1):
+    are_numbers = isinstance(lr, int | float) and isinstance(momentum, int | float)
+    if not are_numbers or not (0 < lr < math.inf and 0 <= momentum < 1):
         raise UsageError(f"lr must be above 0 and momentum from 0 to 1, not {lr!r} and {momentum!r}")
     return 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / lr
 
 
-def _known_before(since: Report | None, curved: Curvature | None) -> Mapping[str, Mapping[str, float]]:
+def _known_facts(since: Report | None, curvatures: Curvature | None) -> Mapping[str, Mapping[str, float]]:
     """Facts of each layer that this pass does not see: how it was at first, and its curvature."""
-    found: dict[str, dict[str, float]] = {}
+    facts: dict[str, dict[str, float]] = {}
     for row in since.rows if since is not None else ():
-        learned = {**row.parts["weight"].facts, **row.metrics}
-        found[row.ref.tensor] = {f"first_{name}": float(learned[name]) for name in FIRST if name in learned}
-    for name, block in curved.layers.items() if curved is not None else ():
-        found[name] = {**found.get(name, {}), **block.facts()}
-    return found
+        measured = {**row.parts["weight"].facts, **row.metrics}
+        facts[row.ref.tensor] = {
+            f"first_{name}": float(measured[name]) for name in REMEMBERED_METRICS if name in measured
+        }
+    for name, block in curvatures.layers.items() if curvatures is not None else ():
+        facts[name] = {**facts.get(name, {}), **block.facts()}
+    return facts

@@ -19,9 +19,9 @@ from layerscope.numerics import lanczos_quadrature
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-FINE = 0.01  # width of a node of the density, of the range of all nodes
-DIGITS = 6
-SYMMETRIC = 0.02  # relative: what rounding, in float32, stays below
+NODE_WIDTH = 0.01  # width of a node of the density, of the range of all nodes
+SIGNIFICANT_DIGITS = 6
+MAX_ASYMMETRY = 0.02  # relative: what rounding, in float32, stays below
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Curvature:
         if self.nodes.shape[1] < 2:
             raise UsageError("the density needs probes=… and steps=… above 1")
         nodes = self.nodes[self.weights > 0]
-        width = FINE * float(np.ptp(nodes)) or FINE
+        width = NODE_WIDTH * float(np.ptp(nodes)) or NODE_WIDTH
         at = np.linspace(float(nodes.min()) - 3 * width, float(nodes.max()) + 3 * width, points)
         return at, lanczos_quadrature.density(self.nodes, self.weights, at, width)
 
@@ -62,28 +62,28 @@ class Curvature:
         """Share of the eigenvalues below zero by more than a hundredth of the nodes' range."""
         if self.nodes.shape[1] < 2:
             return None
-        return lanczos_quadrature.negative_mass(self.nodes, self.weights, FINE * float(np.ptp(self.nodes)))
+        return lanczos_quadrature.negative_mass(self.nodes, self.weights, NODE_WIDTH * float(np.ptp(self.nodes)))
 
     def facts(self) -> dict[str, float]:
         """As numbers of a layer in a Report."""
-        found = {"curvature_lambda_max": float(self.values[0]), "curvature_residual": float(self.residuals[0])}
+        facts = {"curvature_lambda_max": float(self.values[0]), "curvature_residual": float(self.residuals[0])}
         if self.trace is not None and self.trace_error is not None and math.isfinite(self.trace_error):
-            found |= {"curvature_trace": self.trace, "curvature_trace_error": self.trace_error}
-        return found
+            facts |= {"curvature_trace": self.trace, "curvature_trace_error": self.trace_error}
+        return facts
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, without layers and vectors."""
         return {
             "matrix": self.matrix,
             "params": self.params,
-            "values": _plain(self.values),
-            "residuals": _plain(self.residuals),
+            "values": _round_values(self.values),
+            "residuals": _round_values(self.residuals),
             "converged": self.converged,
             "least": self.least,
             "trace": self.trace,
             "trace_error": None if self.trace_error is None or math.isnan(self.trace_error) else self.trace_error,
-            "nodes": [_plain(row) for row in self.nodes],
-            "weights": [_plain(row) for row in self.weights],
+            "nodes": [_round_values(row) for row in self.nodes],
+            "weights": [_round_values(row) for row in self.weights],
             "products": self.products,
         }
 
@@ -145,51 +145,54 @@ def curvature(
     if not rtol > 0:
         raise UsageError(f"rtol must be above 0, not {rtol!r}")
     batches = as_batches(data)
-    of = Products(model, batches, Loss.of(loss), matrix, fisher=fisher, seed=seed, forward=forward)
-    chosen = _chosen(of, [] if layers is None else [layers] if isinstance(layers, str | int) else list(layers))
+    products = Products(model, batches, Loss.of(loss), matrix, fisher=fisher, seed=seed, forward=forward)
+    patterns = [] if layers is None else [layers] if isinstance(layers, str | int) else list(layers)
+    block_names = _matching_weights(products, patterns)
 
-    def measured(names: list[str], block: str, found: Mapping[str, Curvature]) -> Curvature:
-        like = of.vector(names)
-        plain = of.of(names)
+    def measure(names: list[str], block: str, blocks: Mapping[str, Curvature]) -> Curvature:
+        zeros = products.vector(names)
+        multiply = products.block(names)
 
         def product(vector: Any) -> Any:
-            found = plain(vector)
-            if not bool(found.isfinite().all()):
+            result = multiply(vector)
+            if not bool(result.isfinite().all()):
                 raise Unreadable(f"{block or matrix}: its products are not finite: a derivative of the model is not")
-            return found
+            return result
 
-        top = lanczos_quadrature.largest(product, like, k, rtol=rtol, most=most, seed=seed, vectors=vectors)
-        if top.asymmetry > SYMMETRIC:
+        top = lanczos_quadrature.largest(product, zeros, k, rtol=rtol, max_products=most, seed=seed, vectors=vectors)
+        if top.asymmetry > MAX_ASYMMETRY:
             raise Unreadable(f"{block or matrix}: not symmetric, so an operation of the model has no second derivative")
-        spread = lanczos_quadrature.quadrature(product, like, probes=probes, steps=steps, seed=seed) if probes else None
-        none = np.zeros((0, 0))
+        spread = (
+            lanczos_quadrature.quadrature(product, zeros, probes=probes, steps=steps, seed=seed) if probes else None
+        )
+        empty = np.zeros((0, 0))
         return Curvature(
-            matrix, block, len(like), top.values, top.residuals, top.converged, top.least,
+            matrix, block, len(zeros), top.values, top.residuals, top.converged, top.least,
             None if spread is None else spread.trace, None if spread is None else spread.trace_error,
-            none if spread is None else spread.nodes, none if spread is None else spread.weights,
+            empty if spread is None else spread.nodes, empty if spread is None else spread.weights,
             top.products + (0 if spread is None else probes * spread.nodes.shape[1]),
-            of.value, of.examples, top.vectors, found,
+            products.value, products.examples, top.vectors, blocks,
         )  # fmt: skip
 
-    with of.ready():
-        return measured(list(of.named), "", {name: measured([name], name, {}) for name in chosen})
+    with products.ready():
+        return measure(list(products.named), "", {name: measure([name], name, {}) for name in block_names})
 
 
-def _chosen(of: Products, patterns: list[str]) -> list[str]:
+def _matching_weights(products: Products, patterns: list[str]) -> list[str]:
     """Weights that the patterns name, in the model's order.
 
     :raises UsageError: a pattern that names none.
     """
-    weights = [name for name, parameter in of.named.items() if parameter.dim() >= 2]
+    weights = [name for name, parameter in products.named.items() if parameter.dim() >= 2]
     for pattern in patterns:
-        if not isinstance(pattern, str) or not any(_meant(name, pattern) for name in weights):
+        if not isinstance(pattern, str) or not any(_matches_pattern(name, pattern) for name in weights):
             raise UsageError(f"no weight called {pattern!r}{did_you_mean(str(pattern), weights)}")
-    return [name for name in weights if any(_meant(name, pattern) for pattern in patterns)]
+    return [name for name in weights if any(_matches_pattern(name, pattern) for pattern in patterns)]
 
 
-def _meant(name: str, pattern: str) -> bool:
+def _matches_pattern(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or name == f"{pattern}.weight"
 
 
-def _plain(values: Floats) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]
+def _round_values(values: Floats) -> list[float]:
+    return [float(f"{value:.{SIGNIFICANT_DIGITS}g}") for value in values]

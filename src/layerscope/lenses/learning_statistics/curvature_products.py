@@ -43,7 +43,7 @@ class Products:
         :raises UsageError: an unknown matrix or Fisher, no batch, weights narrower than float32, or a loss that has no
             distribution where one is needed.
         """
-        every = torch_parameters(model)
+        parameters = torch_parameters(model)
         if matrix not in MATRICES:
             raise UnknownName("curvature matrix", matrix, MATRICES)
         if fisher not in FISHERS:
@@ -59,7 +59,7 @@ class Products:
         )
         self.matrix = "ggn" if (matrix, fisher) == ("fisher", "exact") else matrix
         self.fisher = fisher
-        named = {name: p for name, p in every.items() if p.is_floating_point() and p.numel()}
+        named = {name: p for name, p in parameters.items() if p.is_floating_point() and p.numel()}
         trained = {name: p for name, p in named.items() if p.requires_grad}
         self.named: Mapping[str, Any] = trained or named
         if not self.batches:
@@ -70,7 +70,8 @@ class Products:
         if not self.named:
             raise UsageError("the model has no parameters")
         self.examples, self.value = 0, 0.0  # how many, and L
-        self._kept: Callable[[list[Any]], Callable[[Any], Any]] | None = None  # the graph, where one batch is all
+        # parameters → products, where one batch is all
+        self._stored_graph: Callable[[list[Any]], Callable[[Any], Any]] | None = None
 
     @contextmanager
     def ready(self) -> Iterator[Products]:
@@ -86,11 +87,11 @@ class Products:
             if not math.isfinite(self.value):
                 raise UsageError(f"the mean loss is {self.value}: there is no curvature")
             if len(self.batches) == 1:
-                self._kept = self._graph(0, self.batches[0])
+                self._stored_graph = self._graph(0, self.batches[0])
             try:
                 yield self
             finally:
-                self._kept = None
+                self._stored_graph = None
 
     def vector(self, names: Sequence[str]) -> Any:
         """Zeros as long as these parameters together."""
@@ -99,16 +100,16 @@ class Products:
         first = self.named[names[0]]
         return torch.zeros(sum(self.named[name].numel() for name in names), dtype=first.dtype, device=first.device)
 
-    def of(self, names: Sequence[str]) -> Callable[[Any], Any]:
+    def block(self, names: Sequence[str]) -> Callable[[Any], Any]:
         """v → Av of the block of these parameters, one after the other."""
         parameters = [self.named[name] for name in names]
 
         def product(vector: Any) -> Any:
             total: Any = 0.0
-            parts = _split(vector, parameters)
+            parts = _split_vector(vector, parameters)
             for number, batch in enumerate(self.batches):
-                graph = self._kept or self._graph(number, batch)
-                total = total + _joined(graph(parameters)(parts), vector)
+                graph = self._stored_graph or self._graph(number, batch)
+                total = total + _flatten_parts(graph(parameters)(parts), vector)
             return total / self.examples
 
         return product
@@ -128,33 +129,35 @@ class Products:
         import torch
 
         values, output, labels = self._run(number, batch)
-        every = list(self.named.values())
+        trained = list(self.named.values())
         if self.matrix == "hessian":
-            first = _grad([values.sum()], every, create_graph=True)
-            at = {id(p): g for p, g in zip(every, first, strict=True)}
+            gradient = _grad([values.sum()], trained, create_graph=True)
+            gradient_by_id = {id(p): g for p, g in zip(trained, gradient, strict=True)}
 
             def hessian(parameters: list[Any]) -> Callable[[Any], Any]:
-                wanted = [at[id(p)] for p in parameters]
-                return lambda parts: _grad(wanted, parameters, parts)
+                gradients = [gradient_by_id[id(p)] for p in parameters]
+                return lambda parts: _grad(gradients, parameters, parts)
 
             return hessian
-        outer, inner = self._inside(values, output, labels, number)
+        outer, inner = self._inner_matrix(values, output, labels, number)
         probe = torch.zeros_like(outer, requires_grad=True)
-        backward = _grad([outer], every, [probe], create_graph=True)  # Jᵀu is linear in u: its derivative along v is Jv
-        back = {id(p): g for p, g in zip(every, backward, strict=True)}
+        backward = _grad(
+            [outer], trained, [probe], create_graph=True
+        )  # Jᵀu is linear in u: its derivative along v is Jv
+        backward_by_id = {id(p): g for p, g in zip(trained, backward, strict=True)}
 
         def gauss_newton(parameters: list[Any]) -> Callable[[Any], Any]:
-            wanted = [back[id(p)] for p in parameters]
+            backward_parts = [backward_by_id[id(p)] for p in parameters]
 
             def product(parts: list[Any]) -> list[Any]:
-                (along,) = _grad(wanted, [probe], parts)
+                (along,) = _grad(backward_parts, [probe], parts)
                 return _grad([outer], parameters, [inner(along)])
 
             return product
 
         return gauss_newton
 
-    def _inside(self, values: Any, output: Any, labels: Any, number: int) -> tuple[Any, Callable[[Any], Any]]:
+    def _inner_matrix(self, values: Any, output: Any, labels: Any, number: int) -> tuple[Any, Callable[[Any], Any]]:
         """(what is differentiated by the parameters, the matrix between Jᵀ and J)."""
 
         if self.matrix == "fisher" and self.fisher == "empirical":
@@ -179,10 +182,10 @@ def _grad(outputs: list[Any], inputs: list[Any], along: Any = None, *, create_gr
     import torch
 
     pairs = zip(outputs, along or [None] * len(outputs), strict=True)
-    used = [(output, vector) for output, vector in pairs if output.requires_grad]
-    if not used:
+    differentiable = [(output, vector) for output, vector in pairs if output.requires_grad]
+    if not differentiable:
         return [torch.zeros_like(x) for x in inputs]
-    outputs, along = (list(side) for side in zip(*used, strict=True))
+    outputs, along = (list(side) for side in zip(*differentiable, strict=True))
     with translate_errors("a derivative of the model"):
         return list(
             torch.autograd.grad(
@@ -192,15 +195,15 @@ def _grad(outputs: list[Any], inputs: list[Any], along: Any = None, *, create_gr
         )  # fmt: skip
 
 
-def _split(vector: Any, parameters: list[Any]) -> list[Any]:
-    parts, at = [], 0
+def _split_vector(vector: Any, parameters: list[Any]) -> list[Any]:
+    parts, start = [], 0
     for p in parameters:
-        parts.append(vector[at : at + p.numel()].reshape(p.shape).to(p))
-        at += p.numel()
+        parts.append(vector[start : start + p.numel()].reshape(p.shape).to(p))
+        start += p.numel()
     return parts
 
 
-def _joined(parts: list[Any], like: Any) -> Any:
+def _flatten_parts(parts: list[Any], like: Any) -> Any:
     import torch
 
     return torch.cat([part.detach().reshape(-1).to(like) for part in parts])

@@ -16,17 +16,17 @@ import numpy as np
 
 from layerscope.errors import Absent, Unreadable
 from layerscope.lenses.learning_statistics.capture import capture
-from layerscope.lenses.learning_statistics.fisher_blocks import Blocks
-from layerscope.lenses.learning_statistics.kfac_hooks import Caught
+from layerscope.lenses.learning_statistics.fisher_blocks import FisherBlocks
+from layerscope.lenses.learning_statistics.kfac_hooks import LayerStatistics
 from layerscope.lenses.learning_statistics.layer_rows import kind_of
 from layerscope.live.losses import Loss
 from layerscope.numerics.lapack_eigenvalues import eigvalsh
 from layerscope.numerics.second_moments import FactorSum
 from layerscope.records.layers import LayerRef
-from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.readers.torch_module import Module
 from layerscope.sources.readers.torch_tensor import to_numpy
-from layerscope.sources.targets import Composed, spec
+from layerscope.sources.targets import Composed, make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -51,8 +51,8 @@ class Factors(Composed):
     exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
     all_reduce: bool = False  # over the processes of torch.distributed
     only: frozenset[str] | None = None  # weights that are to be measured; None: all
-    given: Mapping[str, float] = field(default_factory=dict)  # facts of every layer: of the descent that trains it
-    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # facts of layers that others measured
+    training_facts: Mapping[str, float] = field(default_factory=dict)  # of the optimizer, added to every layer
+    known_facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by layer, measured elsewhere
     whole: dict[str, Any] = field(default_factory=dict)  # of all layers together; filled in when it is opened
 
     def __str__(self) -> str:
@@ -81,20 +81,20 @@ class FactorsSource:
 
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
-        options |= {"keep": target.exact, "all_reduce": target.all_reduce, "only": target.only}
-        caught, self.examples, total = capture(target.model, target.batches, target.loss, **options)
-        self.loss, self.given = total / self.examples, target.given
-        self.chance = target.loss.kind == "cross_entropy"
-        self._caught = {entry.name: entry for entry in caught}
-        self._blocks = Blocks(caught if target.exact else (), self.examples)
-        self._more = target.more
+        options |= {"keep_rows": target.exact, "all_reduce": target.all_reduce, "only": target.only}
+        statistics, self.examples, total = capture(target.model, target.batches, target.loss, **options)
+        self.loss, self._training_facts = total / self.examples, target.training_facts
+        self._is_classifier = target.loss.kind == "cross_entropy"
+        self._statistics = {entry.name: entry for entry in statistics}
+        self._blocks = FisherBlocks(statistics if target.exact else (), self.examples)
+        self._known_facts = target.known_facts
         target.whole.update(self._blocks.whole(), examples=self.examples)
         if math.isfinite(self.loss):
             target.whole["loss"] = self.loss
-        if not caught:
+        if not statistics:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
-        self.spec = spec(target, "factors_torch", portable=False)
-        self._layers = [ref for row in number(self._rows(target.model)) for ref in self._roles(row)]
+        self.spec = make_spec(target, "factors_torch", portable=False)
+        self._layers = [ref for row in number_layers(self._layer_rows(target.model)) for ref in self._role_rows(row)]
 
     def layers(self) -> Iterator[LayerRef]:
         """Every tensor, in the order of modules; of a measured weight its three roles."""
@@ -105,7 +105,7 @@ class FactorsSource:
 
         :raises Absent: the factor could not be measured.
         """
-        entry = self._caught[ref.tensor]
+        entry = self._statistics[ref.tensor]
         if ref.role == "weight":
             return to_numpy(entry.module.weight.detach().flatten(1))
         if entry.problem:
@@ -117,70 +117,70 @@ class FactorsSource:
 
     def facts(self, ref: LayerRef) -> Mapping[str, float]:
         """Numbers that no spectrum holds: counts, energies, and how W and its gradient stand to each other."""
-        entry = self._caught.get(ref.tensor)
+        entry = self._statistics.get(ref.tensor)
         if entry is None or entry.problem or ref.role == "base":
             return {}
         if ref.role == "weight":
-            return self._of_weight(entry)
+            return self._weight_facts(entry)
         if ref.role == "fisher":
             return self._blocks.facts(ref.tensor)
         sums = entry.inputs if ref.role == "input" else entry.gradients
         precision, scale = (
-            float(np.finfo(_name(sums[0])).eps),
+            float(np.finfo(_dtype_name(sums[0])).eps),
             self.examples if ref.role == "gradient" else sums[0].rows,
         )
         trace = sum(float(total.second.diagonal().sum()) for total in sums) / scale
-        found = {"eps": precision, "rows": float(sums[0].rows), "trace": trace}
-        found = {f"{ref.role}_{name}": value for name, value in found.items()}
+        numbers = {"eps": precision, "rows": float(sums[0].rows), "trace": trace}
+        facts = {f"{ref.role}_{name}": value for name, value in numbers.items()}
         if ref.role == "gradient":
-            return found
-        return {**found, "mean_energy": max(total.mean_energy() for total in sums)}
+            return facts
+        return {**facts, "mean_energy": max(total.mean_energy() for total in sums)}
 
-    def _of_weight(self, entry: Caught) -> Mapping[str, float]:
+    def _weight_facts(self, entry: LayerStatistics) -> Mapping[str, float]:
         weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
         gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
         units: dict[str, float] = {}
-        if entry.ever is not None:
-            dying, full = float((~entry.ever).sum()), float(entry.always.sum())
-            units = {"units": float(len(entry.ever)), "dying": dying, "full": full}
-        found = {
-            **self.given,
+        if entry.ever_active is not None:
+            dying, full = float((~entry.ever_active).sum()), float(entry.always_active.sum())
+            units = {"units": float(len(entry.ever_active)), "dying": dying, "full": full}
+        facts = {
+            **self._training_facts,
             **units,
             **({"bounded": 1.0} if entry.conv == "expand" or entry.positions == entry.calls else {}),
-            **_of_groups(entry, self.examples),
-            **_of_norm(entry.norm),
-            **self._more.get(entry.name, {}),
-            **({"outputs": float(entry.outputs)} if self.chance else {}),
+            **_group_facts(entry, self.examples),
+            **_norm_facts(entry.norm),
+            **self._known_facts.get(entry.name, {}),
+            **({"outputs": float(entry.outputs)} if self._is_classifier else {}),
             "examples": float(self.examples),
             "positions": float(entry.positions),
             "calls": float(entry.calls),
             "batches": float(len(entry.batches)),
-            "final": float(entry.final),
+            "final": float(entry.is_final),
             "loss": self.loss,
             "groups": float(len(entry.inputs)),
             "grad_sigma_max": _largest_singular(gradient),
             "grad_fro": float(np.linalg.norm(gradient)),
             "grad_along_weight": float((gradient * weight).sum()),
         }
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        return {name: value for name, value in facts.items() if math.isfinite(value)}
 
-    def _rows(self, model: Any) -> Iterator[LayerRef]:
+    def _layer_rows(self, model: Any) -> Iterator[LayerRef]:
         """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
-        seen: set[str] = set()
+        listed: set[str] = set()
         for ref in Module(model).layers():
-            entry = self._caught.get(ref.tensor)
+            entry = self._statistics.get(ref.tensor)
             if entry is None:
                 yield replace(ref, skipped=ref.skipped or (COMPUTED if "parametri" in ref.how else HIDDEN))
-            elif ref.tensor not in seen:
-                seen.add(ref.tensor)
-                out, into = entry.module.weight.flatten(1).shape
+            elif ref.tensor not in listed:
+                listed.add(ref.tensor)
+                outputs, inputs = entry.module.weight.flatten(1).shape
                 kind = "dense" if kind_of(entry.module) == "linear" else ref.kind
-                yield LayerRef(0, ref.tensor, (out, into), "oi", ref.dtype, kind, tensor=ref.tensor,
+                yield LayerRef(0, ref.tensor, (outputs, inputs), "oi", ref.dtype, kind, tensor=ref.tensor,
                                skipped=entry.problem, aliases=ref.aliases)  # fmt: skip
 
-    def _roles(self, row: LayerRef) -> Iterator[LayerRef]:
+    def _role_rows(self, row: LayerRef) -> Iterator[LayerRef]:
         yield row
-        entry = self._caught.get(row.tensor)
+        entry = self._statistics.get(row.tensor)
         if row.skipped or entry is None:
             return
         for role, sums in (("input", entry.inputs), ("gradient", entry.gradients)):
@@ -188,7 +188,7 @@ class FactorsSource:
             shape: dict[str, Any] = {
                 "shape": (groups, d, d),
                 "axes": "eoi",
-                "dtype": _name(sums[0]),
+                "dtype": _dtype_name(sums[0]),
                 "kind": "covariance",
             }
             yield replace(row, role=role, symmetric=True, **shape)
@@ -198,7 +198,7 @@ class FactorsSource:
             yield replace(row, role="fisher", symmetric=True, rank=rank, kind="covariance", **shape)
 
 
-def _of_groups(entry: Caught, examples: int) -> dict[str, float]:
+def _group_facts(entry: LayerStatistics, examples: int) -> dict[str, float]:
     """Of a convolution in groups, each of which has a block: the steepest one's λmax, and the trace of all."""
     if len(entry.inputs) < 2:
         return {}
@@ -208,17 +208,17 @@ def _of_groups(entry: Caught, examples: int) -> dict[str, float]:
     return {"groups_lambda_max": float(tops.max()), "groups_trace": float(traces.sum())}
 
 
-def _of_norm(norm: Any) -> dict[str, float]:
+def _norm_facts(norm: Any) -> dict[str, float]:
     """Of the batch normalisation behind the layer: is it in training mode, and where do its shifts stand?"""
     if norm is None:
         return {}
-    found = {"norm_training": float(norm.training)}
+    facts = {"norm_training": float(norm.training)}
     if norm.affine:
         beta, gamma = (to_numpy(p.detach()).astype(np.float64) for p in (norm.bias, norm.weight))
-        found["beta_negative"] = float((beta < 0).mean())
+        facts["beta_negative"] = float((beta < 0).mean())
         if (gamma != 0).all():
-            found["beta_over_gamma"] = float((beta / np.abs(gamma)).mean())
-    return found
+            facts["beta_over_gamma"] = float((beta / np.abs(gamma)).mean())
+    return facts
 
 
 def _largest_singular(matrix: Array) -> float:
@@ -227,5 +227,5 @@ def _largest_singular(matrix: Array) -> float:
     return math.sqrt(max(0.0, float(eigvalsh((wide @ wide.T)[None])[0, -1])))
 
 
-def _name(total: FactorSum) -> str:
+def _dtype_name(total: FactorSum) -> str:
     return str(total.second.dtype).removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from layerscope.numerics.second_moments import FactorSum
 
 
 @dataclass
-class Caught:
-    """What was caught of one weight: sums for each group of a convolution."""
+class LayerStatistics:
+    """What the hooks recorded of one weight: sums for each group of a convolution."""
 
     name: str  # of the weight
     module: Any
@@ -25,11 +26,11 @@ class Caught:
     calls: int = 0
     outputs: int = 0  # of the model
     batches: dict[int, int] = field(default_factory=dict)  # batch → examples in it, those without a label too
-    kept_inputs: list[tuple[int, Any]] = field(default_factory=list)  # (batch, rows), where exact spectra are wanted
-    kept_gradients: list[tuple[int, Any]] = field(default_factory=list)  # of each backward pass
-    ever: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
-    always: Any = None  # (out,) for all of them?
-    final: bool = False  # is its output the model's?
+    stored_inputs: list[tuple[int, Any]] = field(default_factory=list)  # (batch, rows), where exact spectra are wanted
+    stored_gradients: list[tuple[int, Any]] = field(default_factory=list)  # of each backward pass
+    ever_active: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
+    always_active: Any = None  # (out,) for all of them?
+    is_final: bool = False  # is its output the model's?
     norm: Any = None  # the batch normalisation that its output goes into
     problem: str = ""  # why it could not be measured
 
@@ -50,70 +51,90 @@ class Caught:
         return inside, torch.stack([total.finish(examples) for total in self.gradients])
 
 
+class Phase(enum.Flag):
+    """What the hooks record at the moment."""
+
+    NOTHING = 0
+    FORWARD = enum.auto()  # inputs, into S_x; not while a checkpoint runs its part again during the backward pass
+    WEIGHT_GRADIENT = enum.auto()  # the backward pass is that of the loss
+    FACTORS = enum.auto()  # output gradients, into S_d; with WEIGHT_GRADIENT for the empirical Fisher
+
+
 @dataclass
-class State:
-    """Where the measurement stands, and what the hooks are to do."""
+class CaptureState:
+    """What the hooks are to record, and what they share with each other during one batch."""
 
     bias: bool
-    keep: bool
+    keep_rows: bool
     batch: int = 0
-    forward: bool = False  # not what a checkpoint runs again on the way back
-    learning: bool = False  # does the pass that comes back belong to the loss: is it the weight's gradient?
-    summing: bool = False  # is it to be summed up in S_d?
-    edges: list[Any] = field(default_factory=list)  # of the graph, to the layers' outputs
-    calls: list[tuple[Caught, Any, int]] = field(default_factory=list)  # (layer, its input, version of it)
-    makers: dict[int, Caught] = field(default_factory=dict)  # id of a tensor → the layer whose units it has
-    alive: list[Any] = field(default_factory=list)  # these tensors, so that ids stay theirs
-    final: tuple[Caught | None, Any] = (None, None)  # whose output came last, and where it lies
+    phase: Phase = Phase.NOTHING
+    output_edges: list[Any] = field(default_factory=list)  # of the graph, to the layers' outputs
+    calls: list[tuple[LayerStatistics, Any, int]] = field(default_factory=list)  # (layer, its input, version of it)
+    layer_by_tensor: dict[int, LayerStatistics] = field(default_factory=dict)  # id of a tensor → layer of its units
+    referenced: list[Any] = field(default_factory=list)  # these tensors, so that their ids stay unique
+    last_output: tuple[LayerStatistics | None, Any] = (None, None)  # whose output came last, and where it lies
 
-    def begin(self, batch: int) -> None:
-        """A batch comes."""
-        self.batch, self.forward, self.final = batch, True, (None, None)
-        self.edges, self.calls, self.makers, self.alive = [], [], {}, []
+    def begin_batch(self, batch: int) -> None:
+        """Record inputs from now on, and nothing of the previous batch."""
+        self.phase, self.batch = Phase.FORWARD, batch
+        self._forget_tensors()
 
-    def made(self, tensor: Any, caught: Caught) -> None:
-        """A tensor that has the units of a layer."""
-        self.makers[id(tensor)] = caught
-        self.alive.append(tensor)
+    def end_batch(self) -> None:
+        """Record nothing until the next batch: a loader may run the model, too."""
+        self.phase = Phase.NOTHING
+        self._forget_tensors()
+
+    def _forget_tensors(self) -> None:
+        self.last_output = (None, None)
+        self.output_edges, self.calls, self.layer_by_tensor, self.referenced = [], [], {}, []
+
+    def end_forward(self) -> None:
+        """Record no more inputs."""
+        self.phase &= ~Phase.FORWARD
+
+    def assign_units(self, tensor: Any, layer: LayerStatistics) -> None:
+        """Remember that a tensor has the units of a layer."""
+        self.layer_by_tensor[id(tensor)] = layer
+        self.referenced.append(tensor)
 
 
 @contextmanager
-def hooked(module: Any, caught: Caught, state: State) -> Iterator[None]:
-    """Hooks before the module and on its output; removed at the end."""
+def layer_hooks(module: Any, layer: LayerStatistics, state: CaptureState) -> Iterator[None]:
+    """Record what a module is called with and what gradients its outputs get, by hooks that are removed at the end."""
     from torch.autograd import graph
 
-    def before(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if not state.forward or caught.problem:
+    def record_input(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        if Phase.FORWARD not in state.phase or layer.problem:
             return
-        x = arguments[0] if arguments else next(iter(named.values()))
-        with narrow_off(x):
-            rows = _rows(module, x.detach(), caught, state)
-            caught.calls += 1
-            caught.positions += rows.shape[1]
-            if state.keep:
-                caught.kept_inputs.append((state.batch, rows.cpu().numpy()))
-            _add(caught.inputs, reduced(rows, caught.conv))
-        state.calls.append((caught, x, x._version))
+        x = arguments[0] if arguments else next(iter(keywords.values()))
+        with autocast_off(x):
+            rows = _input_rows(module, x.detach(), layer, state)
+            layer.calls += 1
+            layer.positions += rows.shape[1]
+            if state.keep_rows:
+                layer.stored_inputs.append((state.batch, rows.cpu().numpy()))
+            _add_rows(layer.inputs, apply_convention(rows, layer.conv))
+        state.calls.append((layer, x, x._version))
 
-    def after(_: Any, __: Any, output: Any) -> None:
-        if not state.forward:
+    def record_output(_: Any, __: Any, output: Any) -> None:
+        if Phase.FORWARD not in state.phase:
             return
-        state.made(output, caught)
-        state.final = caught, (output.data_ptr(), output.numel())
-        if not output.requires_grad or caught.problem:
+        state.assign_units(output, layer)
+        state.last_output = layer, (output.data_ptr(), output.numel())
+        if not output.requires_grad or layer.problem:
             return
         _, x, version = state.calls[-1]
 
-        def back(gradient: Any) -> None:
-            with narrow_off(gradient):
-                _back(module, caught, state, x, version, gradient)
+        def record_gradient(gradient: Any) -> None:
+            with autocast_off(gradient):
+                _record_output_gradient(module, layer, state, x, version, gradient)
 
-        output.register_hook(back)
-        state.edges.append(graph.get_gradient_edge(output))  # an activation in place may follow
+        output.register_hook(record_gradient)
+        state.output_edges.append(graph.get_gradient_edge(output))  # an activation in place may follow
 
     handles = (
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after),
+        module.register_forward_pre_hook(record_input, with_kwargs=True),
+        module.register_forward_hook(record_output),
     )
     try:
         yield
@@ -122,97 +143,100 @@ def hooked(module: Any, caught: Caught, state: State) -> Iterator[None]:
             handle.remove()
 
 
-def _back(module: Any, caught: Caught, state: State, x: Any, version: int, gradient: Any) -> None:
-    """What comes back to a call of the module."""
-    rows = gradient_rows(module, gradient.detach()).to(_wide(gradient))
-    if state.learning and kind_of(module) == "linear":
+def _record_output_gradient(
+    module: Any, layer: LayerStatistics, state: CaptureState, x: Any, version: int, gradient: Any
+) -> None:
+    """Add the output gradient of one call of a module to the sums."""
+    rows = gradient_rows(module, gradient.detach()).to(_sum_dtype(gradient))
+    if Phase.WEIGHT_GRADIENT in state.phase and kind_of(module) == "linear":
         if x._version != version:
-            caught.problem = "its input is overwritten in place before the gradient comes back"
+            layer.problem = "its input is overwritten in place before the gradient comes back"
             return
-        inside = input_rows(module, x.detach(), caught.conv).to(_wide(x))
-        add_gradient(caught, rows.flatten(0, 2).T @ inside.flatten(0, 2))
-    if not state.summing:
+        inputs = input_rows(module, x.detach(), layer.conv).to(_sum_dtype(x))
+        add_gradient(layer, rows.flatten(0, 2).T @ inputs.flatten(0, 2))
+    if Phase.FACTORS not in state.phase:
         return
-    if state.keep:
-        caught.kept_gradients.append((state.batch, rows.cpu().numpy()))
-    if caught.conv == "reduce":
+    if state.keep_rows:
+        layer.stored_gradients.append((state.batch, rows.cpu().numpy()))
+    if layer.conv == "reduce":
         rows = rows.sum(1, keepdim=True)
-    elif caught.conv == "channels":
+    elif layer.conv == "channels":
         rows = rows * rows.shape[1] ** 0.5  # T²/(N·T) of their sum is T² times their mean
-    _add(caught.gradients, rows)
+    _add_rows(layer.gradients, rows)
 
 
-def add_gradient(caught: Caught, gradient: Any) -> None:
-    """A part of Σ ∂ℓ/∂W."""
-    caught.weight_gradient = gradient if caught.weight_gradient is None else caught.weight_gradient + gradient
+def add_gradient(layer: LayerStatistics, gradient: Any) -> None:
+    """Add a part of Σ ∂ℓ/∂W."""
+    layer.weight_gradient = gradient if layer.weight_gradient is None else layer.weight_gradient + gradient
 
 
-def leave_out(caught: Caught, x: Any, version: int, kept: Any, state: State) -> None:
-    """Take back from S_x what examples without a label put in: they do not count.
+def remove_unlabeled(layer: LayerStatistics, x: Any, version: int, mask: Any, state: CaptureState) -> None:
+    """Subtract from S_x what examples without a label added: they do not count.
 
-    :param kept: which examples, or which tokens of sequences, have a label.
+    :param mask: which examples, or which tokens of sequences, have a label.
     """
-    with narrow_off(x):
-        rows = _rows(caught.module, x.detach(), caught, state)
-        if kept.dim() > 1 and caught.conv != "expand":
-            kept = kept.flatten(1).any(1)
-        fits = tuple(kept.shape) == tuple(rows.shape[: kept.dim()])
-        if not fits or bool(kept.all()):
+    with autocast_off(x):
+        rows = _input_rows(layer.module, x.detach(), layer, state)
+        if mask.dim() > 1 and layer.conv != "expand":
+            mask = mask.flatten(1).any(1)
+        fits = tuple(mask.shape) == tuple(rows.shape[: mask.dim()])
+        if not fits or bool(mask.all()):
             return  # other positions than the labels have: all count
         if x._version != version:
-            caught.problem = "its input is overwritten in place, and some examples have no label"
+            layer.problem = "its input is overwritten in place, and some examples have no label"
             return
-        ignored = reduced(rows, caught.conv)[~kept]
-        for group, total in enumerate(caught.inputs):
-            total.remove(ignored[..., group, :].reshape(-1, ignored.shape[-1]))
+        unlabeled = apply_convention(rows, layer.conv)[~mask]
+        for group, total in enumerate(layer.inputs):
+            total.remove(unlabeled[..., group, :].reshape(-1, unlabeled.shape[-1]))
 
 
-def reduced(rows: Any, conv: str) -> Any:
+def apply_convention(rows: Any, conv: str) -> Any:
     """The rows of a convention: of "reduce" the mean over positions."""
     return rows.mean(1, keepdim=True) if conv == "reduce" else rows
 
 
 @contextmanager
-def watched(module: Any, state: State) -> Iterator[None]:
-    """Whose output goes into this normalisation?"""
+def norm_hook(module: Any, state: CaptureState) -> Iterator[None]:
+    """Find the layer whose output goes into this normalization."""
 
-    def look(_: Any, arguments: Any, output: Any) -> None:
-        caught = state.makers.get(id(arguments[0])) if state.forward and arguments else None
-        if caught is not None and caught.units == module.num_features:
-            caught.norm = module
-            state.made(output, caught)
+    def find_layer(_: Any, arguments: Any, output: Any) -> None:
+        is_recording = Phase.FORWARD in state.phase and bool(arguments)
+        layer = state.layer_by_tensor.get(id(arguments[0])) if is_recording else None
+        if layer is not None and layer.units == module.num_features:
+            layer.norm = module
+            state.assign_units(output, layer)
 
-    handle = module.register_forward_hook(look)
+    handle = module.register_forward_hook(find_layer)
     try:
         yield
     finally:
         handle.remove()
 
 
-def narrow_off(tensor: Any) -> Any:
+def autocast_off(tensor: Any) -> Any:
     """Outside autocast: sums of narrower numbers lose the small eigenvalues."""
     import torch
 
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def _rows(module: Any, x: Any, caught: Caught, state: State) -> Any:
+def _input_rows(module: Any, x: Any, layer: LayerStatistics, state: CaptureState) -> Any:
     import torch
 
-    rows = input_rows(module, x, caught.conv).to(_wide(x))
+    rows = input_rows(module, x, layer.conv).to(_sum_dtype(x))
     if state.bias and module.bias is not None:
         rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
     return rows
 
 
-def _add(sums: list[FactorSum], rows: Any) -> None:
+def _add_rows(sums: list[FactorSum], rows: Any) -> None:
     for group in range(rows.shape[2]):
         if len(sums) <= group:
             sums.append(FactorSum())
         sums[group].add(rows[:, :, group].reshape(-1, rows.shape[-1]))
 
 
-def _wide(tensor: Any) -> Any:
+def _sum_dtype(tensor: Any) -> Any:
     """At least float32."""
     import torch
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CONV = ("expand", "reduce", "channels")
+CONVENTIONS = ("expand", "reduce", "channels")
 
 
 def kind_of(module: Any) -> str:
@@ -22,20 +22,20 @@ def kind_of(module: Any) -> str:
 
 
 def input_rows(module: Any, x: Any, conv: str) -> Any:
-    """Rows of what comes in: features, or the patches under the kernel; "channels" leaves the kernel out."""
+    """Rows of the inputs: features, or the patches under the kernel; "channels" leaves the kernel out."""
     if kind_of(module) == "linear":
-        return _batched(x, 1).unsqueeze(2)
-    x = _batched(x, 1 + len(module.kernel_size), channels=True)
+        return _with_example_axis(x, 1).unsqueeze(2)
+    x = _with_example_axis(x, 1 + len(module.kernel_size), channels=True)
     if conv == "channels" or kind_of(module) == "conv_transpose":
         return _positions(x, module.groups)
     return patches(module, x)
 
 
 def gradient_rows(module: Any, g: Any) -> Any:
-    """Rows of what comes back, the gradient of the summed loss by the output."""
+    """Rows of the output gradient, that of the summed loss by the output."""
     if kind_of(module) == "linear":
-        return _batched(g, 1).unsqueeze(2)
-    return _positions(_batched(g, 1 + len(module.kernel_size), channels=True), module.groups)
+        return _with_example_axis(g, 1).unsqueeze(2)
+    return _positions(_with_example_axis(g, 1 + len(module.kernel_size), channels=True), module.groups)
 
 
 def patches(module: Any, x: Any) -> Any:
@@ -62,9 +62,9 @@ def _positions(x: Any, groups: int) -> Any:
     return x.reshape(examples, groups, channels // groups, -1).permute(0, 3, 1, 2)
 
 
-def _batched(x: Any, least: int, *, channels: bool = False) -> Any:
+def _with_example_axis(x: Any, min_dims: int, *, channels: bool = False) -> Any:
     """With an axis of examples; what lies between it and the features is one axis of positions."""
-    if x.dim() == least:
+    if x.dim() == min_dims:
         x = x.unsqueeze(0)
     if channels:
         return x

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from layerscope.lenses.learning_statistics.kfac_hooks import Caught, State
+from layerscope.lenses.learning_statistics.kfac_hooks import CaptureState, LayerStatistics, Phase
 from layerscope.lenses.learning_statistics.layer_rows import kind_of
 
 
-def activities(state: State) -> AbstractContextManager[Any]:
+def count_active_units(state: CaptureState) -> AbstractContextManager[Any]:
     """While it lasts, the output of each ReLU is counted for the layer whose units it has.
 
     A unit is a feature of a linear layer, a channel of a convolution; exactly zero is inactive. What lies between the
@@ -23,45 +23,45 @@ def activities(state: State) -> AbstractContextManager[Any]:
     relus = {functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_, torch.Tensor.relu,
              torch.Tensor.relu_}  # fmt: skip
 
-    class Watch(TorchFunctionMode):  # type: ignore[misc]
-        """Looks at what functions return."""
+    class ReluCounter(TorchFunctionMode):  # type: ignore[misc]
+        """Counts the active units in what ReLUs return, and follows units through other functions."""
 
         inside = False  # functional.relu calls torch.relu
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            outer = func in relus and not self.inside
-            maker = _maker(args, state) if state.forward else None
-            self.inside = self.inside or outer
+            is_outer_relu = func in relus and not self.inside
+            layer = _layer_of_units(args, state) if Phase.FORWARD in state.phase else None
+            self.inside = self.inside or is_outer_relu
             try:
                 output = func(*args, **(kwargs or {}))
             finally:
-                self.inside = self.inside and not outer
-            if maker is None or not isinstance(output, torch.Tensor):
+                self.inside = self.inside and not is_outer_relu
+            if layer is None or not isinstance(output, torch.Tensor):
                 return output
-            if outer:
-                _count(maker, output.detach())
-                state.makers.pop(id(output), None)  # what is behind it are other units
+            if is_outer_relu:
+                _count_activity(layer, output.detach())
+                state.layer_by_tensor.pop(id(output), None)  # behind the ReLU these are other units
             elif not self.inside and output.shape == args[0].shape:
-                state.made(output, maker)
+                state.assign_units(output, layer)
             return output
 
-    return Watch()
+    return ReluCounter()
 
 
-def _maker(args: Any, state: State) -> Caught | None:
+def _layer_of_units(args: Any, state: CaptureState) -> LayerStatistics | None:
     """The layer whose units the arguments have: of several the one that came last."""
-    found = [state.makers[id(each)] for each in args if id(each) in state.makers]
-    if len(found) < 2:
-        return found[0] if found else None
-    order = [id(caught) for caught, _, _ in state.calls]
-    return max(found, key=lambda caught: order.index(id(caught)) if id(caught) in order else -1)
+    layers = [state.layer_by_tensor[id(argument)] for argument in args if id(argument) in state.layer_by_tensor]
+    if len(layers) < 2:
+        return layers[0] if layers else None
+    order = [id(layer) for layer, _, _ in state.calls]
+    return max(layers, key=lambda layer: order.index(id(layer)) if id(layer) in order else -1)
 
 
-def _count(caught: Caught, output: Any) -> None:
-    axis = output.dim() - 1 if kind_of(caught.module) == "linear" else 1
-    if output.dim() < 2 or output.shape[axis] != caught.units:
+def _count_activity(layer: LayerStatistics, output: Any) -> None:
+    axis = output.dim() - 1 if kind_of(layer.module) == "linear" else 1
+    if output.dim() < 2 or output.shape[axis] != layer.units:
         return
-    active = output.movedim(axis, -1).reshape(-1, caught.units) > 0
+    active = output.movedim(axis, -1).reshape(-1, layer.units) > 0
     ever, always = active.any(0), active.all(0)
-    caught.ever = ever if caught.ever is None else caught.ever | ever
-    caught.always = always if caught.always is None else caught.always & always
+    layer.ever_active = ever if layer.ever_active is None else layer.ever_active | ever
+    layer.always_active = always if layer.always_active is None else layer.always_active & always

@@ -31,11 +31,11 @@ def mlp(widths: Sequence[int], *, norm: bool = False, init: str = "random", bias
         raise UsageError(f"an MLP needs the widths of its input and output, not {list(widths)}")
     if init not in INITS:
         raise UnknownName("initialisation", init, INITS)
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential()
     for i, (d_in, d_out) in enumerate(pairwise(widths), 1):
         layer = nn.Linear(d_in, d_out, bias=bias)
-        _initialise(layer, init, drawn)
+        _initialize(layer, init, generator)
         net.add_module(f"fc{i}", layer)
         if i < len(widths) - 1:
             if norm:
@@ -44,15 +44,15 @@ def mlp(widths: Sequence[int], *, norm: bool = False, init: str = "random", bias
     return net
 
 
-def _initialise(layer: Any, init: str, drawn: Any) -> None:
+def _initialize(layer: Any, init: str, generator: Any) -> None:
     with torch.no_grad():
         d_in = layer.weight.shape[1]
         if init == "random":
-            layer.weight.uniform_(-(d_in**-0.5), d_in**-0.5, generator=drawn)
+            layer.weight.uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
         elif init == "he":
-            layer.weight.normal_(0, (2 / d_in) ** 0.5, generator=drawn)
+            layer.weight.normal_(0, (2 / d_in) ** 0.5, generator=generator)
         else:
-            torch.nn.init.orthogonal_(layer.weight, generator=drawn)
+            torch.nn.init.orthogonal_(layer.weight, generator=generator)
         if layer.bias is not None:
             layer.bias.zero_()
 
@@ -69,33 +69,36 @@ def resnet(
     """
     if depth < 8 or (depth - 2) % 6:
         raise UsageError(f"depth {depth} is not 6n + 2: 8, 14, 20, 26, 32, …")
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential()
 
     def conv(c_in: int, c_out: int, stride: int) -> Any:
         layer = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
         with torch.no_grad():
-            layer.weight.normal_(0, (2 / (9 * c_out)) ** 0.5, generator=drawn)
+            layer.weight.normal_(0, (2 / (9 * c_out)) ** 0.5, generator=generator)
         return layer
 
     net.add_module("conv", conv(channels, width, 1))
     net.add_module("bn", nn.BatchNorm2d(width))
     net.add_module("relu", nn.ReLU())
-    before = width
+    channels_in = width
     for stage in range(3):
-        wide = width * 2**stage
+        channels_out = width * 2**stage
         for i in range((depth - 2) // 6):
             stride = 2 if stage and not i else 1
-            net.add_module(f"block{stage + 1}_{i + 1}", Block(conv(before, wide, stride), conv(wide, wide, 1)))
-            before = wide
+            net.add_module(
+                f"block{stage + 1}_{i + 1}",
+                Block(conv(channels_in, channels_out, stride), conv(channels_out, channels_out, 1)),
+            )
+            channels_in = channels_out
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))
     net.add_module("flat", nn.Flatten())
     if last_bn:
-        net.add_module("last_bn", nn.BatchNorm1d(before))
-    fc = nn.Linear(before, classes)
+        net.add_module("last_bn", nn.BatchNorm1d(channels_in))
+    fc = nn.Linear(channels_in, classes)
     with torch.no_grad():
-        fc.weight.uniform_(-(before**-0.5), before**-0.5, generator=drawn)
-        fc.bias.uniform_(-(before**-0.5), before**-0.5, generator=drawn)
+        fc.weight.uniform_(-(channels_in**-0.5), channels_in**-0.5, generator=generator)
+        fc.bias.uniform_(-(channels_in**-0.5), channels_in**-0.5, generator=generator)
     net.add_module("fc", fc)
     return net
 

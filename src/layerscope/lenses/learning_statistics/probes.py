@@ -17,8 +17,8 @@ from layerscope.live.user_code import torch_parameters
 from layerscope.records.report import Report
 
 INVARIANT, HOMOGENEOUS, NEITHER = "scale-invariant", "homogeneous", "neither"
-NEAR = 0.05  # relative error of a ratio that still agrees with its theorem
-WATCHED = ("lambda_max_x", "lambda_max_d", "domination")
+MAX_DEVIATION = 0.05  # relative error of a ratio that still agrees with its theorem
+PROBED_METRICS = ("lambda_max_x", "lambda_max_d", "domination")
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class ScaleProbe:
     layers: tuple[ScaledLayer, ...]
 
     def __repr__(self) -> str:
-        width = max(len(each.name) for each in self.layers)
+        width = max(len(layer.name) for layer in self.layers)
         lines = [f"{self.layer} times {self.alpha:g}: {self.kind} (off by {self.deviation:.1%} at most)"]
         lines += [f"  {'':{width}}  {'λmax Sx':>22}  {'λmax Sd':>22}  {'domination':>22}"]
-        for each in self.layers:
-            measured = (each.inputs, each.gradients, each.domination)
+        for layer in self.layers:
+            measured = (layer.inputs, layer.gradients, layer.domination)
             cells = [
-                f"{'–' if found is None else format(found, '.3g'):>8} ({one:.3g}; {two:.3g})"
-                for found, one, two in zip(measured, each.plain, each.normalised, strict=True)
+                f"{'–' if ratio is None else format(ratio, '.3g'):>8} ({first:.3g}; {second:.3g})"
+                for ratio, first, second in zip(measured, layer.plain, layer.normalised, strict=True)
             ]
-            lines.append(f"  {each.name:{width}}  " + "  ".join(f"{cell:>22}" for cell in cells))
+            lines.append(f"  {layer.name:{width}}  " + "  ".join(f"{cell:>22}" for cell in cells))
         return "\n".join([*lines, "  measured (Theorem 1; Theorem 2)"])
 
 
@@ -85,51 +85,56 @@ def scale_probe(
     if not (0 < alpha < math.inf) or alpha == 1:
         raise UsageError(f"alpha must be above zero and not 1, which is {alpha!r}")
     weight = weights[layer]
-    kept = weight.detach().clone()
+    original = weight.detach().clone()
 
-    def fixed(output: Any, _: Any) -> Any:
-        drawn = torch.Generator().manual_seed(0)
-        direction = torch.randn(output.shape[1:], generator=drawn).to(output)
+    def linear_loss(output: Any, _: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(output.shape[1:], generator=generator).to(output)
         return (output * direction).flatten(1).sum(1)
 
-    def measured() -> Report:
-        return conditioning(model, data, fixed, forward=forward, fits=(), min_evals=2)
+    def measure() -> Report:
+        return conditioning(model, data, linear_loss, forward=forward, fits=(), min_evals=2)
 
-    before = measured()
+    before = measure()
     try:
         with torch.no_grad():
             weight.mul_(alpha)
-        after = measured()
+        after = measure()
     finally:
         with torch.no_grad():
-            weight.copy_(kept)
+            weight.copy_(original)
     names = [row.name for row in before.rows if not row.skipped]
     if layer not in names:
         raise UsageError(f"{layer} cannot be measured: {before.layers[layer].skipped}")
-    found = tuple(_scaled(name, names.index(layer) - i, alpha, before, after) for i, name in enumerate(names))
-    off = {HOMOGENEOUS: max(_off(each, each.plain) for each in found)}
-    off[INVARIANT] = max(_off(each, each.normalised) for each in found)
-    kind = min(off, key=lambda name: off[name])
-    return ScaleProbe(layer, alpha, kind if off[kind] <= NEAR else NEITHER, off[kind], found)
+    layers = tuple(_scaled_layer(name, names.index(layer) - i, alpha, before, after) for i, name in enumerate(names))
+    deviations = {HOMOGENEOUS: max(_deviation(scaled, scaled.plain) for scaled in layers)}
+    deviations[INVARIANT] = max(_deviation(scaled, scaled.normalised) for scaled in layers)
+    nearest = min(deviations, key=lambda kind: deviations[kind])
+    kind = nearest if deviations[nearest] <= MAX_DEVIATION else NEITHER
+    return ScaleProbe(layer, alpha, kind, deviations[nearest], layers)
 
 
-def _scaled(name: str, ahead: int, alpha: float, before: Report, after: Report) -> ScaledLayer:
-    """``ahead``: how many layers it comes before the probed one; negative behind it."""
-    ratios = [_ratio(before, after, name, metric) for metric in WATCHED]
+def _scaled_layer(name: str, layers_before: int, alpha: float, before: Report, after: Report) -> ScaledLayer:
+    """``layers_before``: how many layers it comes before the probed one; negative behind it."""
+    ratios = [_metric_ratio(before, after, name, metric) for metric in PROBED_METRICS]
     square = alpha**2
-    plain = (square if ahead < 0 else 1.0, square if ahead > 0 else 1.0, 1 / alpha if ahead == 0 else alpha)
-    normalised = (1.0, 1 / square, 1 / square) if ahead == 0 else (1.0, 1.0, 1.0)
+    plain = (
+        square if layers_before < 0 else 1.0,
+        square if layers_before > 0 else 1.0,
+        1 / alpha if layers_before == 0 else alpha,
+    )
+    normalised = (1.0, 1 / square, 1 / square) if layers_before == 0 else (1.0, 1.0, 1.0)
     return ScaledLayer(name, ratios[0], ratios[1], ratios[2], plain, normalised)
 
 
-def _ratio(before: Report, after: Report, name: str, metric: str) -> float | None:
-    one, other = (report.layers[name].metrics.get(metric) for report in (before, after))
-    return float(other) / float(one) if one and other is not None else None
+def _metric_ratio(before: Report, after: Report, name: str, metric: str) -> float | None:
+    value_before, value_after = (report.layers[name].metrics.get(metric) for report in (before, after))
+    return float(value_after) / float(value_before) if value_before and value_after is not None else None
 
 
-def _off(each: ScaledLayer, predicted: tuple[float, float, float]) -> float:
-    pairs = zip((each.inputs, each.gradients, each.domination), predicted, strict=True)
-    return max((abs(found / said - 1) for found, said in pairs if found is not None), default=math.inf)
+def _deviation(layer: ScaledLayer, predicted: tuple[float, float, float]) -> float:
+    pairs = zip((layer.inputs, layer.gradients, layer.domination), predicted, strict=True)
+    return max((abs(ratio / prediction - 1) for ratio, prediction in pairs if ratio is not None), default=math.inf)
 
 
 @contextmanager
@@ -150,16 +155,16 @@ def block_updates(model: Any, pattern: str) -> Iterator[tuple[str, ...]]:
             f"{pattern!r} is no pattern of {len(layers)} zeros and ones, one for each of {', '.join(layers)}"
         )
     frozen = [name for name, sign in zip(layers, pattern, strict=True) if sign == "0"]
-    held = [p for name in frozen for p in layers[name].parameters(recurse=False)]
-    before = [(p, p.requires_grad, p.grad) for p in held]
+    frozen_parameters = [p for name in frozen for p in layers[name].parameters(recurse=False)]
+    before = [(p, p.requires_grad, p.grad) for p in frozen_parameters]
     try:
-        for p in held:
+        for p in frozen_parameters:
             p.requires_grad_(False)
             p.grad = None  # an optimiser passes over parameters without one
         yield tuple(frozen)
     finally:
-        for p, wanted, gradient in before:
-            p.requires_grad_(wanted)
+        for p, requires_grad, gradient in before:
+            p.requires_grad_(requires_grad)
             p.grad = gradient
 
 
@@ -180,8 +185,8 @@ def with_last_bn(model: Any, name: str | None = None) -> Any:
     copied = copy.deepcopy(model)
     linear = {path: module for path, module in copied.named_modules() if type(module) is nn.Linear}
     if not linear or (name is not None and name not in linear):
-        known = did_you_mean(name or "", linear) or (f"; there are: {', '.join(linear)}" if linear else "")
-        raise UsageError(f"the model has no linear layer{'' if name is None else f' {name!r}'}{known}")
+        hint = did_you_mean(name or "", linear) or (f"; there are: {', '.join(linear)}" if linear else "")
+        raise UsageError(f"the model has no linear layer{'' if name is None else f' {name!r}'}{hint}")
     path = name if name is not None else list(linear)[-1]
     normed = NormedLinear(linear[path])
     if not path:

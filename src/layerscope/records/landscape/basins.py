@@ -43,9 +43,9 @@ class Sharpness:
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
     def __repr__(self) -> str:
-        told = f"rises by {self.average:.3g} ± {self.average_error:.1g} at {self.sigma:g}·|θ| noise"
+        average = f"rises by {self.average:.3g} ± {self.average_error:.1g} at {self.sigma:g}·|θ| noise"
         steps = f"SAM {self.sam:.3g}, adaptive {self.adaptive:.3g} at ρ = {self.rho:g}, worst {self.worst:.3g} %"
-        lines = [f"loss {self.loss:.4g}, ‖g‖ {self.gradient:.3g}: {told}; {steps}; half-width {self.width:.3g}"]
+        lines = [f"loss {self.loss:.4g}, ‖g‖ {self.gradient:.3g}: {average}; {steps}; half-width {self.width:.3g}"]
         return "\n".join([*lines, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])
 
 
@@ -77,31 +77,34 @@ class Basins(Viewable):
 
     def advice(self) -> list[str]:
         """What follows for averaging them."""
-        groups = [group for group in self.clusters if len(group) > 1]
-        said = []
-        for group in groups:
+        sentences = []
+        for group in self.clusters:
+            if len(group) < 2:
+                continue
             mean, best = self.means[group]["loss"], min(self.ends[name]["loss"] for name in group)
             rises = f"between them the loss rises by no more than {self.tolerance:.3g}"
-            said.append(
+            sentences.append(
                 f"Average {_enumerate_names(group)}: {rises}; their mean has {mean:.4g}, the best of them {best:.4g}."
             )
         for group in self.aligned:
-            inside = [each for each in self.clusters if set(each) <= set(group)]
+            inside = [cluster for cluster in self.clusters if set(cluster) <= set(group)]
             if len(inside) < 2:
                 continue
-            places = [self.names.index(name) for name in group]
-            ordered = self.barriers["aligned"][np.ix_(places, places)] <= self.tolerance
-            if ordered.all():
-                do, why = "Align", "in one order of their units no hill is between them"
+            indices = [self.names.index(name) for name in group]
+            is_connected = self.barriers["aligned"][np.ix_(indices, indices)] <= self.tolerance
+            if is_connected.all():
+                action, reason = "Align", "in one order of their units no hill is between them"
             else:
-                do, why = "Align and repair", "an order of their units alone leaves a hill, REPAIR takes it away"
-            said.append(f"{do} before averaging {_enumerate_names([each[0] for each in inside])}: {why}.")
+                action, reason = "Align and repair", "an order of their units alone leaves a hill, REPAIR takes it away"
+            sentences.append(
+                f"{action} before averaging {_enumerate_names([cluster[0] for cluster in inside])}: {reason}."
+            )
         joined = self.aligned or self.clusters
         if len(joined) > 1:
-            said.append(
-                f"Do not average across {len(joined)} groups: {'; '.join(_enumerate_names(each) for each in joined)}."
+            sentences.append(
+                f"Do not average across {len(joined)} groups: {'; '.join(_enumerate_names(group) for group in joined)}."
             )
-        return said
+        return sentences
 
     def plot(self, way: str = "", ax: Any = None) -> Any:
         """The barriers as a matplotlib figure, mountain by mountain, beside the tree in which they join."""
@@ -112,13 +115,13 @@ class Basins(Viewable):
         matrices = {way: [[finite_or_none(x) for x in row] for row in rows] for way, rows in self.barriers.items()}
         return {
             "names": list(self.names), "barriers": matrices, "tolerance": self.tolerance,
-            "clusters": [list(each) for each in self.clusters], "aligned": [list(each) for each in self.aligned],
+            "clusters": list(map(list, self.clusters)), "aligned": list(map(list, self.aligned)),
             "ends": {name: dict(metrics) for name, metrics in self.ends.items()}, "mean": dict(self.mean),
             "advice": self.advice(),
             "functions": {
                 name: [[finite_or_none(x) for x in row] for row in rows] for name, rows in self.functions.items()
             },
-            "sharpness": {name: each.to_dict() for name, each in self.sharpness.items()},
+            "sharpness": {name: sharpness.to_dict() for name, sharpness in self.sharpness.items()},
             "findings": [[f.code, f.title, f.layer, f.message] for f in self.findings], "about": dict(self.about),
         }  # fmt: skip
 
@@ -128,8 +131,9 @@ def _enumerate_names(names: Sequence[str]) -> str:
 
 
 def complete_linkage(barriers: Floats) -> Floats:
+    """SciPy's linkage of models, groups joining at the largest barrier between them."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    found: Floats = linkage(squareform(np.maximum(barriers, 0.0), checks=False), "complete", optimal_ordering=True)
-    return found
+    tree: Floats = linkage(squareform(np.maximum(barriers, 0.0), checks=False), "complete", optimal_ordering=True)
+    return tree

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.choices import DISTANCE_KINDS
 from layerscope.errors import UnknownName
 from layerscope.numerics import parameter_geometry
 from layerscope.numerics.finite_numbers import finite_or_none
@@ -19,10 +20,9 @@ from layerscope.records.viewable import Viewable
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats, Ints
 
-KINDS = ("l2", "symmetric", "relative", "cosine", "rms")
-APART = 0.95  # of the symmetric distance: as vectors that have nothing in common
-TELLING = 400  # entries from which a tensor's cosine tells chance from kinship
-CHANCE = 3.0  # standard deviations 1/√P of a cosine of independent weights
+UNRELATED_DISTANCE = 0.95  # symmetric: as far as vectors that have nothing in common
+MIN_ENTRIES_FOR_COSINE = 400  # from which a tensor's cosine tells chance from kinship
+MAX_CHANCE_DEVIATIONS = 3.0  # standard deviations 1/√P of a cosine of independent weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,7 @@ class Distances(Viewable):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Those that :meth:`matrix` has."""
-        return (*KINDS, *(["centred"] if self.origin else []), *self.without)
+        return (*DISTANCE_KINDS, *(["centred"] if self.origin else []), *self.without)
 
     @property
     def from_origin(self) -> dict[str, float]:
@@ -88,61 +88,65 @@ class Distances(Viewable):
         from scipy.spatial.distance import squareform
 
         finite = np.nan_to_num(self.matrix("symmetric"), nan=1.0)
-        found: Floats = linkage(squareform(finite, checks=False), "average", optimal_ordering=True)
-        return found
+        tree: Floats = linkage(squareform(finite, checks=False), "average", optimal_ordering=True)
+        return tree
 
     def share_above_chance(self, i: int, j: int) -> float:
         """Share of the weights whose cosine is above what chance gives independent ones."""
-        told = []
+        are_above = []
         for name, shape in self.shapes.items():
-            size, (one, other) = math.prod(shape), self.lengths[name][[i, j]]
-            if len(shape) > 1 and size >= TELLING and one > 0 and other > 0:
-                cosine = (one + other - self.tensors[name][i, j]) / (2 * math.sqrt(one * other))
-                told.append(cosine > CHANCE / math.sqrt(size))
-        return sum(told) / len(told) if told else math.nan
+            size, (length_i, length_j) = math.prod(shape), self.lengths[name][[i, j]]  # squared
+            if len(shape) > 1 and size >= MIN_ENTRIES_FOR_COSINE and length_i > 0 and length_j > 0:
+                cosine = (length_i + length_j - self.tensors[name][i, j]) / (2 * math.sqrt(length_i * length_j))
+                are_above.append(cosine > MAX_CHANCE_DEVIATIONS / math.sqrt(size))
+        return sum(are_above) / len(are_above) if are_above else math.nan
 
     def by_layer(self, a: str, b: str) -> dict[str, float]:
         """l2 distance of each module's tensors between two models: their squares add up to the whole.
 
         :raises UnknownName: no such model.
         """
-        i, j = (self._at(name) for name in (a, b))
-        found: dict[str, float] = {}
+        i, j = (self._index_of(name) for name in (a, b))
+        squares_by_module: dict[str, float] = {}
         for name, squares in self.tensors.items():
             module = name.rpartition(".")[0] or name
-            found[module] = found.get(module, 0.0) + float(squares[i, j])
-        return {module: math.sqrt(square) for module, square in found.items()}
+            squares_by_module[module] = squares_by_module.get(module, 0.0) + float(squares[i, j])
+        return {module: math.sqrt(square) for module, square in squares_by_module.items()}
 
     def parts(self, a: str, b: str) -> tuple[float, float]:
         """(share of the squared distance that is a difference of lengths, share that is angle)."""
-        i, j = (self._at(name) for name in (a, b))
-        one, other = (math.sqrt(max(0.0, float(self.products[k, k]))) for k in (i, j))
-        whole = float(self.squares[i, j])
-        length = min(1.0, (one - other) ** 2 / whole) if whole > 0 else 0.0
-        return length, 1.0 - length if whole > 0 else 0.0
+        i, j = (self._index_of(name) for name in (a, b))
+        length_a, length_b = (math.sqrt(max(0.0, float(self.products[k, k]))) for k in (i, j))
+        total = float(self.squares[i, j])
+        length_share = min(1.0, (length_a - length_b) ** 2 / total) if total > 0 else 0.0
+        return length_share, 1.0 - length_share if total > 0 else 0.0
 
     def reading(self) -> list[str]:
         """What the distances say, in plain language."""
-        symmetric, said = self.matrix("symmetric"), []
-        every = [float(symmetric[i, j]) for i, j in combinations(range(len(self.names)), 2)]
-        far = sum(value >= APART for value in every)
-        if far == len(every):
-            said.append("Every two are as far apart as vectors that have nothing in common (symmetric ≥ 0.95).")
+        symmetric, sentences = self.matrix("symmetric"), []
+        values = [float(symmetric[i, j]) for i, j in combinations(range(len(self.names)), 2)]
+        far = sum(value >= UNRELATED_DISTANCE for value in values)
+        if far == len(values):
+            sentences.append("Every two are as far apart as vectors that have nothing in common (symmetric ≥ 0.95).")
         elif far:
-            said.append(f"{far} of {len(every)} pairs have nothing in common (symmetric ≥ 0.95).")
+            sentences.append(f"{far} of {len(values)} pairs have nothing in common (symmetric ≥ 0.95).")
         else:
-            low, high = f"{min(every):.3g}", f"{max(every):.3g}"
+            low, high = f"{min(values):.3g}", f"{max(values):.3g}"
             span = low if low == high else f"{low} to {high}"
-            said.append(f"Symmetric distance {span}: 1 has nothing in common, 0 everything; norms' gains lower it.")
+            sentences.append(
+                f"Symmetric distance {span}: 1 has nothing in common, 0 everything; norms' gains lower it."
+            )
         measured = [float(value) for value in self.matrix("l2")[np.triu_indices(len(self.names), 1)]]
         mean, fresh = sum(measured) / len(measured), self.expected["torch"]
         if fresh > 0:
-            said.append(f"Mean distance {mean:.4g}; two fresh models of torch's own initialiser: {fresh:.4g}.")
-        said.append("Euclidean distance alone ranks nothing: decay shrinks it, and scales and orders of units do not "
-                    "change what a model computes.")  # fmt: skip
-        return said
+            sentences.append(f"Mean distance {mean:.4g}; two fresh models of torch's own initialiser: {fresh:.4g}.")
+        sentences.append(
+            "Euclidean distance alone ranks nothing: decay shrinks it, and scales and orders of units do not "
+            "change what a model computes."
+        )
+        return sentences
 
-    def _at(self, name: str) -> int:
+    def _index_of(self, name: str) -> int:
         if name not in self.names:
             raise UnknownName("model", name, self.names)
         return self.names.index(name)

@@ -1,4 +1,4 @@
-"""What was found along a line or a curve between two models."""
+"""Metrics along a line or a curve between two models, and its barrier."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from layerscope.records.viewable import Viewable
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-HIGHER = ("accuracy",)  # metrics that are better when higher
+HIGHER_IS_BETTER = ("accuracy",)  # metrics that are better when higher
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Line(Viewable):
-    """What was found along (1−t)·A + t·B."""
+    """Metrics along (1−t)·A + t·B."""
 
     names: tuple[str, str]
     t: Floats  # (n,)
@@ -39,18 +39,18 @@ class Line(Viewable):
             :func:`layerscope.numerics.parameter_geometry.barrier`.
         :raises UsageError: no such kind or metric.
         """
-        if kind not in parameter_geometry.KINDS or metric not in self.metrics:
-            raise UsageError(f"barriers are {', '.join(parameter_geometry.KINDS)} of {', '.join(self.metrics)}")
-        values = 1 - self.metrics[metric] if metric in HIGHER else self.metrics[metric]
-        found = parameter_geometry.barrier(self.t, values, kind)
-        return Barrier(found.value, found.at, self._error(found.at, metric), kind, metric)
+        if kind not in parameter_geometry.BARRIER_KINDS or metric not in self.metrics:
+            raise UsageError(f"barriers are {', '.join(parameter_geometry.BARRIER_KINDS)} of {', '.join(self.metrics)}")
+        values = 1 - self.metrics[metric] if metric in HIGHER_IS_BETTER else self.metrics[metric]
+        top = parameter_geometry.barrier(self.t, values, kind)
+        return Barrier(top.value, top.at, self._barrier_error(top.at, metric), kind, metric)
 
     def errors(self, metric: str = "loss") -> Floats:
         """Standard error of each point over the examples, (n,): of accuracy √(p(1−p)/N); NaN where it is not known."""
         if metric == "loss" and self.samples.shape[1:] > (1,):
             return np.asarray(self.samples.std(1, ddof=1) / math.sqrt(self.samples.shape[1]))
         p, count = self.metrics[metric], self.about.get("examples", 0)
-        if metric in HIGHER and count:
+        if metric in HIGHER_IS_BETTER and count:
             return np.asarray(np.sqrt(np.clip(p * (1 - p), 0, None) / count))
         return np.full(len(self.t), math.nan)
 
@@ -64,13 +64,15 @@ class Line(Viewable):
         """The curves as a matplotlib figure, with those of other lines."""
         return self._figure(*others, ax=ax)
 
-    def _error(self, at: float, metric: str) -> float | None:
+    def _barrier_error(self, at: float, metric: str) -> float | None:
         """Standard error of the top over the chord, paired: the same examples were seen everywhere."""
-        rows = {float(t): row for t, row in zip(self.t, self.samples, strict=False)}
-        if metric != "loss" or not {0.0, 1.0, at} <= rows.keys():
+        samples_by_t = {float(t): row for t, row in zip(self.t, self.samples, strict=False)}
+        if metric != "loss" or not {0.0, 1.0, at} <= samples_by_t.keys():
             return None
-        over = rows[at] - (1 - at) * rows[0.0] - at * rows[1.0]
-        return float(over.std(ddof=1) / math.sqrt(len(over))) if len(over) > 1 and np.isfinite(over).all() else None
+        rises = samples_by_t[at] - (1 - at) * samples_by_t[0.0] - at * samples_by_t[1.0]
+        if len(rises) < 2 or not np.isfinite(rises).all():
+            return None
+        return float(rises.std(ddof=1) / math.sqrt(len(rises)))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types; holes are null. "top" is that of the chord, its error a standard error."""
@@ -78,7 +80,7 @@ class Line(Viewable):
         return {
             "names": list(self.names), "t": self.t.tolist(), "about": dict(self.about), "holes": dict(self.holes),
             "metrics": {name: [finite_or_none(v) for v in values] for name, values in self.metrics.items()},
-            "barrier": {kind: finite_or_none(self.barrier(kind).value) for kind in parameter_geometry.KINDS},
+            "barrier": {kind: finite_or_none(self.barrier(kind).value) for kind in parameter_geometry.BARRIER_KINDS},
             "clamped": self.clamped,
             "top": {"t": finite_or_none(top.at), "value": finite_or_none(top.value), "error": top.error},
             "errors": {name: [finite_or_none(v) for v in self.errors(name)] for name in self.metrics},
@@ -107,7 +109,5 @@ class Curve:
     stretch: float  # length of the path over the distance of its ends
 
     def __repr__(self) -> str:
-        values = [each.barrier().value for each in (self.straight, self.curved)]
-        return (
-            f"{self.kind}: barrier {values[0]:.4g} straight, {values[1]:.4g} curved; {self.stretch:.3g} times as long"
-        )
+        straight, curved = (path.barrier().value for path in (self.straight, self.curved))
+        return f"{self.kind}: barrier {straight:.4g} straight, {curved:.4g} curved; {self.stretch:.3g} times as long"

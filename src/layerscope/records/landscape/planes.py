@@ -1,4 +1,4 @@
-"""What was found on a plane through models, and the path of a run."""
+"""Metrics on a plane through models, and the path of a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from layerscope.errors import UsageError
 from layerscope.numerics.finite_numbers import finite_or_none
 from layerscope.records.findings import Finding
-from layerscope.records.landscape.lines import HIGHER
+from layerscope.records.landscape.lines import HIGHER_IS_BETTER
 from layerscope.records.viewable import Viewable
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Track:
     @property
     def gap(self) -> float:
         """Largest difference between a checkpoint's loss and that of its place on the plane."""
-        apart = np.abs(self.losses - self.below)
-        return float(np.nanmax(apart)) if np.isfinite(apart).any() else math.nan
+        gaps = np.abs(self.losses - self.below)
+        return float(np.nanmax(gaps)) if np.isfinite(gaps).any() else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -46,7 +46,7 @@ class Track:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plane(Viewable):
-    """What was found at A + u·(B−A) + v·(C−A)."""
+    """Metrics at A + u·(B−A) + v·(C−A)."""
 
     names: tuple[str, str, str]
     u: Floats  # (m,)
@@ -67,7 +67,7 @@ class Plane(Viewable):
         """
         if metric not in self.metrics:
             raise UsageError(f"the plane has {', '.join(self.metrics)}, not {metric!r}")
-        values = self.metrics[metric] if metric in HIGHER else -self.metrics[metric]
+        values = self.metrics[metric] if metric in HIGHER_IS_BETTER else -self.metrics[metric]
         if not np.isfinite(values).any():
             raise UsageError("every point is a hole")
         i, j = np.unravel_index(int(np.nanargmax(values)), values.shape)
@@ -125,5 +125,5 @@ class Trajectory:
         ends = float(self.from_start[-1])
         path = f"{len(self.names)} checkpoints, path {self.length:.4g}, ends {ends:.4g} apart"
         off = f"off it by {float(self.off_plane.max()):.3g} at most"
-        told = f"{path}; the plane explains {shares} (a random walk: {walk}), {off}"
-        return "\n".join([told, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])
+        summary = f"{path}; the plane explains {shares} (a random walk: {walk}), {off}"
+        return "\n".join([summary, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])

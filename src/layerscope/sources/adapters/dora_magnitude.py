@@ -13,7 +13,9 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-MAGNITUDE = re.compile(r"(?P<stem>.+)\.lora_magnitude_vector(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$", re.DOTALL)
+MAGNITUDE_NAME = re.compile(
+    r"(?P<stem>.+)\.lora_magnitude_vector(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$", re.DOTALL
+)
 
 
 def renormalize(weight: Floats, magnitude: Array, out_axis: int) -> Floats:

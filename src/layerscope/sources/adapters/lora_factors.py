@@ -12,13 +12,13 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
-from layerscope.sources.adapters.dora_magnitude import MAGNITUDE
+from layerscope.sources.adapters.dora_magnitude import MAGNITUDE_NAME
 from layerscope.sources.layouts.torch_names import TensorInfo
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-FACTOR = re.compile(
+FACTOR_NAME = re.compile(
     r"(?P<stem>.+)\.lora_(?P<embedding>embedding_)?(?P<which>[AB])(\.(?!weight$)(?P<adapter>[^.]+))?(\.weight)?$",
     re.DOTALL,
 )
@@ -73,30 +73,30 @@ class Factors:
         return ""
 
 
-def factors_of(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[TensorInfo]]:
+def group_factors(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[TensorInfo]]:
     """(adapted modules in stored order, the other tensors)."""
-    found: dict[tuple[str, str], Factors] = {}
+    factors_by_module: dict[tuple[str, str], Factors] = {}
     others = []
     for info in tensors:
-        match, which = FACTOR.match(info.name), ""
+        match, which = FACTOR_NAME.match(info.name), ""
         if match:
             which = match["which"]
-        elif match := MAGNITUDE.match(info.name):
+        elif match := MAGNITUDE_NAME.match(info.name):
             which = "magnitude"
         if not match:
             others.append(info)
             continue
         stem, adapter = match["stem"].removeprefix(PREFIX), match["adapter"] or ""
         adapter = "" if adapter == "default" else adapter
-        factors = found.setdefault((stem, adapter), Factors(stem, adapter))
+        factors = factors_by_module.setdefault((stem, adapter), Factors(stem, adapter))
         factors.embedding = factors.embedding or bool(which in "AB" and match["embedding"])
         if which in factors.tensors:
             raise Unreadable(f"two tensors are factor {which} of {stem}: {factors.tensors[which].name} and {info.name}")
         factors.tensors[which] = info
-    return list(found.values()), others
+    return list(factors_by_module.values()), others
 
 
-def row_of(factors: Factors, scale: float) -> LayerRef:
+def adapter_row(factors: Factors, scale: float) -> LayerRef:
     """The row of one adapter: a core of rank r for two-dimensional factors, the whole kernel for convolutions."""
     name, info = factors.label, next(iter(factors.tensors.values()))
     fault = factors.fault()
@@ -114,17 +114,17 @@ def row_of(factors: Factors, scale: float) -> LayerRef:
     return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
 
 
-def core(a: Array, b: Array, scale: float) -> Floats:
+def low_rank_core(a: Array, b: Array, scale: float) -> Floats:
     """An r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ of the QR decompositions of B and Aᵀ."""
     r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
     with np.errstate(over="ignore", invalid="ignore"):
-        small: Floats = scale * (r_b @ r_a.T)
-    return small
+        core: Floats = scale * (r_b @ r_a.T)
+    return core
 
 
-def product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
+def full_product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
     """s·B·A in float64, laid out as the module's weight."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        whole: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))
-    return whole.T if factors.embedding else whole.reshape(factors.shape)
+        product: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))
+    return product.T if factors.embedding else product.reshape(factors.shape)

@@ -12,9 +12,9 @@ import numpy as np
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import Source
-from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.opening import open_target
-from layerscope.sources.targets import Composed, name_of, spec
+from layerscope.sources.targets import Composed, make_spec, name_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -46,14 +46,14 @@ class IntraSource:
     """A row per pair of dense layers of which the second takes what the first gives; the others say why not."""
 
     def __init__(self, target: Intra, model: Source) -> None:
-        self.spec = spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
+        self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
         self.model = model
-        usable = [ref for ref in model.layers() if not ref.skipped]
+        analyzed = [ref for ref in model.layers() if not ref.skipped]
         self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
-        rows = [self._row(first, second) for first, second in itertools.pairwise(usable)]
+        rows = [self._product_row(first, second) for first, second in itertools.pairwise(analyzed)]
         if not self._pairs:
             raise Unreadable(f"{target}: no two consecutive layers fit together")
-        self._layers = number(rows)
+        self._layers = number_layers(rows)
 
     def layers(self) -> Iterator[LayerRef]:
         """Every pair of consecutive layers."""
@@ -62,29 +62,29 @@ class IntraSource:
     def read(self, ref: LayerRef) -> Array:
         """W₂W₁ in float64."""
         first, second = self._pairs[ref.name]
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told when it is analysed
-            product: Array = _out_in(self.model, second) @ _out_in(self.model, first)
+        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports entries that are not finite
+            product: Array = _read_out_in(self.model, second) @ _read_out_in(self.model, first)
         return product
 
-    def _row(self, first: LayerRef, second: LayerRef) -> LayerRef:
+    def _product_row(self, first: LayerRef, second: LayerRef) -> LayerRef:
         name = f"{second.name} · {first.name}"
         row = LayerRef(0, name, (0, 0), "", "float64", "intra", tensor=name, how="product of two layers")
         for ref in (first, second):
             if set(ref.axes) != {"o", "i"} or ref.groups > 1:
                 return replace(row, skipped=f"{ref.name} is {ref.kind}, no single matrix")
-        (out1, into1), (out2, into2) = _sizes(first), _sizes(second)
-        if into2 != out1:
-            return replace(row, skipped=f"{first.name} gives {out1}, {second.name} takes {into2}")
+        (out1, in1), (out2, in2) = _sizes(first), _sizes(second)
+        if in2 != out1:
+            return replace(row, skipped=f"{first.name} gives {out1}, {second.name} takes {in2}")
         self._pairs[name] = (first, second)
-        return replace(row, shape=(out2, into1), axes="oi")
+        return replace(row, shape=(out2, in1), axes="oi")
 
 
 def _sizes(ref: LayerRef) -> tuple[int, int]:
-    """(outputs, inputs); an embedding takes a token and gives a row."""
+    """(outputs, inputs); an embedding takes a token and returns a row."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     return (sizes["i"], sizes["o"]) if ref.kind == "embedding" else (sizes["o"], sizes["i"])
 
 
-def _out_in(model: Source, ref: LayerRef) -> Array:
+def _read_out_in(model: Source, ref: LayerRef) -> Array:
     matrix = model.read(ref).astype(np.float64)
     return matrix.T if (ref.axes == "io") != (ref.kind == "embedding") else matrix

@@ -13,9 +13,9 @@ from layerscope.errors import Absent, Unreadable
 from layerscope.numerics.matrices import dimensions, unfold
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import Source
-from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.opening import open_target
-from layerscope.sources.targets import Composed, name_of, spec
+from layerscope.sources.targets import Composed, make_spec, name_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -48,18 +48,18 @@ class StackedSource:
     """One row: each layer as (W − median) / MAD, kernel positions side by side, filled up with zeros to the widest."""
 
     def __init__(self, target: Stacked, model: Source) -> None:
-        self.spec = spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
+        self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
         self.model = model
         refs = list(model.layers())
         self.members = [ref for ref in refs if not ref.skipped]
         if not self.members:
             raise Unreadable(f"{target}: no layer to stack")
-        sizes = [_size(ref) for ref in self.members]
+        sizes = [_flat_shape(ref) for ref in self.members]
         self.shape = (sum(rows for rows, _ in sizes), max(columns for _, columns in sizes))
         how = f"{len(self.members)} layers, each less its median over its MAD"
-        whole = LayerRef(0, NAME, self.shape, "oi", "float64", "stacked", tensor=NAME, how=how)
-        left = [replace(ref, skipped=ref.skipped or f"in {NAME}") for ref in refs]
-        self._layers = number([whole, *left])
+        stack = LayerRef(0, NAME, self.shape, "oi", "float64", "stacked", tensor=NAME, how=how)
+        members = [replace(ref, skipped=ref.skipped or f"in {NAME}") for ref in refs]
+        self._layers = number_layers([stack, *members])
 
     def layers(self) -> Iterator[LayerRef]:
         """The whole, then every tensor."""
@@ -71,22 +71,22 @@ class StackedSource:
         :raises Absent: the entries of a layer have no spread.
         """
         stack = np.zeros(self.shape)
-        at = 0
+        start = 0
         for member in self.members:
             try:
                 matrices = unfold(self.model.read(member), member).astype(np.float64)
-            except Absent as why:
-                raise Absent(f"{member.name}: {why}") from None
+            except Absent as reason:
+                raise Absent(f"{member.name}: {reason}") from None
             flat = np.concatenate(list(matrices), axis=1)
-            middle = float(np.median(flat))
-            deviation = float(np.median(np.abs(flat - middle)))
-            if not 0 < deviation < math.inf:
+            median = float(np.median(flat))
+            mad = float(np.median(np.abs(flat - median)))
+            if not 0 < mad < math.inf:
                 raise Absent(f"the entries of {member.name} have no finite spread to bring them to one scale")
-            stack[at : at + len(flat), : flat.shape[1]] = (flat - middle) / deviation
-            at += len(flat)
+            stack[start : start + len(flat), : flat.shape[1]] = (flat - median) / mad
+            start += len(flat)
         return stack
 
 
-def _size(ref: LayerRef) -> tuple[int, int]:
+def _flat_shape(ref: LayerRef) -> tuple[int, int]:
     k, n, m = dimensions(ref)
     return n, k * m

@@ -11,9 +11,9 @@ import numpy as np
 from layerscope.errors import Absent, Unreadable
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import Source
-from layerscope.sources.layouts.torch_names import number
+from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.opening import open_target
-from layerscope.sources.targets import Composed, short, spec
+from layerscope.sources.targets import Composed, make_spec, short_name
 from layerscope.tensor_names import matching_keys
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Delta(Composed):
     base: Any
 
     def __str__(self) -> str:
-        return f"{short(self.target)} minus {short(self.base)}"
+        return f"{short_name(self.target)} minus {short_name(self.base)}"
 
 
 def accepts(target: Any) -> bool:
@@ -47,21 +47,21 @@ class DeltaSource:
     """Layers of the model that are in the base too; the others are listed with the reason."""
 
     def __init__(self, target: Delta, model: Source, base: Source) -> None:
-        self.spec = spec(target, PLUGIN_NAME, portable=True, parts=(model.spec, base.spec))
+        self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec, base.spec))
         self.model, self.base = model, base
-        mine, others = list(model.layers()), list(base.layers())
-        self._keys, keys = matching_keys([ref.name for ref in mine], [ref.name for ref in others])
-        theirs = {keys[ref.name]: ref for ref in others}
+        model_refs, base_refs = list(model.layers()), list(base.layers())
+        self._keys, base_keys = matching_keys([ref.name for ref in model_refs], [ref.name for ref in base_refs])
+        base_by_key = {base_keys[ref.name]: ref for ref in base_refs}
         self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
-        rows = [self._match(ref, theirs) for ref in mine]
+        rows = [self._match(ref, base_by_key) for ref in model_refs]
         if not self._pairs:
-            usable = [[ref.name for ref in refs if ref.axes] for refs in (rows, theirs.values())]
+            usable = [[ref.name for ref in refs if ref.axes] for refs in (rows, base_by_key.values())]
             names = [f"{', '.join(some[:2])} …" if some else "no layers" for some in usable]
             raise Unreadable(f"{target}: no layer in common: {' against '.join(names)}")
-        known = set(self._keys.values())
-        alone = [ref for name, ref in theirs.items() if name not in known]
-        self._layers = number(
-            [*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in alone)]
+        matched_keys = set(self._keys.values())
+        base_only = [ref for key, ref in base_by_key.items() if key not in matched_keys]
+        self._layers = number_layers(
+            [*rows, *(replace(ref, skipped=ref.skipped or "only in the base model") for ref in base_only)]
         )
 
     def layers(self) -> Iterator[LayerRef]:
@@ -75,7 +75,7 @@ class DeltaSource:
         """
         a, b = self.both(ref)
         wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told when it is analysed
+        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports entries that are not finite
             difference = np.subtract(a.astype(wide), b.astype(wide))
         if not difference.any():
             raise Absent("the same as in the base model", failed=False)
@@ -83,26 +83,26 @@ class DeltaSource:
 
     def both(self, ref: LayerRef) -> tuple[Array, Array]:
         """W and W₀."""
-        mine, theirs = self._pairs[ref.name]
-        a = self.model.read(replace(mine, rank=0))  # a low-rank core has a basis of its own
-        return np.asarray(a), np.asarray(self.base.read(replace(theirs, rank=0)))
+        model_ref, base_ref = self._pairs[ref.name]
+        weight = self.model.read(replace(model_ref, rank=0))  # the basis of a low-rank core differs between models
+        return np.asarray(weight), np.asarray(self.base.read(replace(base_ref, rank=0)))
 
-    def _match(self, ref: LayerRef, theirs: dict[str, LayerRef]) -> LayerRef:
+    def _match(self, ref: LayerRef, base_by_key: dict[str, LayerRef]) -> LayerRef:
         if ref.skipped:
             return ref
-        other = theirs.get(self._keys[ref.name])
-        if other is None:
+        base_ref = base_by_key.get(self._keys[ref.name])
+        if base_ref is None:
             return replace(ref, skipped="the base model has no layer of this name")
-        if other.skipped:
-            return replace(ref, skipped=f"in the base model: {other.skipped}")
-        fused = other.part is not None and ref.part is not None and other.part != ref.part
-        if (other.shape, other.axes) != (ref.shape, ref.axes) or fused:
-            if other.shape == ref.shape:
+        if base_ref.skipped:
+            return replace(ref, skipped=f"in the base model: {base_ref.skipped}")
+        is_other_part = base_ref.part is not None and ref.part is not None and base_ref.part != ref.part
+        if (base_ref.shape, base_ref.axes) != (ref.shape, ref.axes) or is_other_part:
+            if base_ref.shape == ref.shape:
                 return replace(ref, skipped="lies otherwise in its tensor than in the base model (other heads or axes)")
-            shapes = ("×".join(map(str, r.shape)) for r in (ref, other))
+            shapes = ("×".join(map(str, r.shape)) for r in (ref, base_ref))
             return replace(ref, skipped="its shape is {} here and {} in the base model".format(*shapes))
-        self._pairs[ref.name] = (ref, other)
-        wide = "float64" if "float64" in (ref.dtype, other.dtype) else "float32"
+        self._pairs[ref.name] = (ref, base_ref)
+        wide = "float64" if "float64" in (ref.dtype, base_ref.dtype) else "float32"
         return replace(
             ref, rank=0, dtype=wide, derived="delta", how=", ".join(filter(None, (ref.how, "minus the base model")))
         )

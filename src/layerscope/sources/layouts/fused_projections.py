@@ -8,25 +8,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layerscope.records.layers import LayerRef, Part
+from layerscope.sources.layouts import transposed_projections
 
 Config = Mapping[str, Any]
-Named = tuple[tuple[str, Part], ...]
-Layout = Callable[[tuple[int, ...], Config], "Fused"]
+NamedParts = tuple[tuple[str, Part], ...]
+Layout = Callable[[tuple[int, ...], Config], "FusedProjection"]
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedProjection:
     """Axes of a tensor and the parts in it."""
 
     axes: str
-    parts: Named = ()
+    parts: NamedParts = ()
 
 
-def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | None:
+def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> FusedProjection | None:
     """What ``model_type`` says about a two-dimensional tensor of this name, or None where it says nothing."""
-    inner = config.get("text_config")
-    types = (config.get("model_type"), inner.get("model_type") if isinstance(inner, Mapping) else None)
-    family = next((FAMILIES[str(name)] for name in types if str(name) in FAMILIES), None)
+    text_config = config.get("text_config")
+    inner_type = text_config.get("model_type") if isinstance(text_config, Mapping) else None
+    model_types = [str(config.get("model_type")), str(inner_type)]
+    family = next((FAMILIES[model_type] for model_type in model_types if model_type in FAMILIES), None)
     if family is None or len(shape) != 2 or not name.endswith(".weight"):
         return None
     layer = name.removesuffix(".weight")
@@ -36,19 +38,19 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> Fused | No
                 fused = layout(shape, config)
             except (KeyError, TypeError, ValueError, ArithmeticError):  # a config without the numbers: leave it whole
                 return None
-            whole = all(
+            fits = all(
                 p.length > 0 and p.offset + p.length <= p.stride and shape[p.axis] % p.stride == 0
                 for _, p in fused.parts
             )
-            return fused if whole else Fused(fused.axes)
+            return fused if fits else FusedProjection(fused.axes)
     return None
 
 
-def turned(fused: Fused | None) -> Fused | None:
-    """The same of a matrix that is stored (in, out) where its family stores (out, in)."""
+def swap_axes(fused: FusedProjection | None) -> FusedProjection | None:
+    """The layout of a matrix that is stored (in, out) although its family stores (out, in)."""
     if fused is None or fused.axes != "oi":
         return None
-    return Fused("io", tuple((label, replace(part, axis=1 - part.axis)) for label, part in fused.parts))
+    return FusedProjection("io", tuple((label, replace(part, axis=1 - part.axis)) for label, part in fused.parts))
 
 
 QUERY = re.compile(r"(.*[._])?(q|q_proj|query|q_lin|wq|to_q)$")
@@ -56,16 +58,16 @@ KEY_VALUE = re.compile(r"(.*[._])?(k|v|k_proj|v_proj|key|value|k_lin|v_lin|wk|wv
 OUTPUT = re.compile(
     r".*(attn|attention|self)[._](o_proj|out_proj|out_lin|c_proj|wo|dense|o|output\.dense|output|out)$|(.*[._])?o_proj$"
 )
-LONGEST = 200  # letters of a name that is matched
+MAX_NAME_CHARS = 200  # longer names are not matched
 
 
 def with_heads(ref: LayerRef, config: Config) -> LayerRef:
     """The same ref, with the heads of an attention projection as the config counts them."""
-    if ref.skipped or set(ref.axes) != {"o", "i"} or not config or len(ref.name) > LONGEST:
+    if ref.skipped or set(ref.axes) != {"o", "i"} or not config or len(ref.name) > MAX_NAME_CHARS:
         return ref
     name = ref.name.replace(".weight", "").replace("[", ".").removesuffix("]")
     try:
-        heads, kv, size = _heads(config)
+        heads, kv, size = _head_sizes(config)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return ref
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
@@ -78,7 +80,7 @@ def with_heads(ref: LayerRef, config: Config) -> LayerRef:
     return ref
 
 
-def _pieces(axis: int, **lengths: int) -> Named:
+def _consecutive_parts(axis: int, **lengths: int) -> NamedParts:
     """Named pieces that follow each other within a repeating group of their total length."""
     stride, offset, parts = sum(lengths.values()), 0, []
     for label, length in lengths.items():
@@ -87,7 +89,7 @@ def _pieces(axis: int, **lengths: int) -> Named:
     return tuple(parts)
 
 
-def _heads(config: Config) -> tuple[int, int, int]:
+def _head_sizes(config: Config) -> tuple[int, int, int]:
     """(query heads, key-value heads, head size)."""
     heads = int(config.get("num_attention_heads") or config.get("n_head") or config["n_heads"])
     hidden = int(config.get("hidden_size") or config.get("n_embd") or config["d_model"])
@@ -95,59 +97,60 @@ def _heads(config: Config) -> tuple[int, int, int]:
     return heads, kv, int(config.get("head_dim") or hidden // heads)
 
 
-def _transposed(shape: tuple[int, ...], config: Config) -> Fused:
-    return Fused("io")
+def _transposed(shape: tuple[int, ...], config: Config) -> FusedProjection:
+    return FusedProjection(transposed_projections.AXES)
 
 
-def _thirds_transposed(shape: tuple[int, ...], config: Config) -> Fused:
+def _thirds_transposed(shape: tuple[int, ...], config: Config) -> FusedProjection:
     third = shape[1] // 3
-    return Fused("io", _pieces(1, q=third, k=third, v=third) if shape[1] == 3 * third else ())
+    parts = _consecutive_parts(1, q=third, k=third, v=third) if shape[1] == 3 * third else ()
+    return FusedProjection(transposed_projections.AXES, parts)
 
 
-def _halves_transposed(shape: tuple[int, ...], config: Config) -> Fused:
-    return Fused("io", _pieces(1, k=shape[1] // 2, v=shape[1] // 2))
+def _halves_transposed(shape: tuple[int, ...], config: Config) -> FusedProjection:
+    return FusedProjection(transposed_projections.AXES, _consecutive_parts(1, k=shape[1] // 2, v=shape[1] // 2))
 
 
-def _thirds(shape: tuple[int, ...], config: Config) -> Fused:
+def _thirds(shape: tuple[int, ...], config: Config) -> FusedProjection:
     third = shape[0] // 3
-    return Fused("oi", _pieces(0, q=third, k=third, v=third))
+    return FusedProjection("oi", _consecutive_parts(0, q=third, k=third, v=third))
 
 
-def _grouped(shape: tuple[int, ...], config: Config) -> Fused:
+def _grouped(shape: tuple[int, ...], config: Config) -> FusedProjection:
     """q of all heads, then k and v of all key-value heads."""
-    heads, kv, size = _heads(config)
-    parts = _pieces(0, q=heads * size, k=kv * size, v=kv * size)
-    return Fused("oi", parts if parts[0][1].stride == shape[0] else ())
+    heads, kv, size = _head_sizes(config)
+    parts = _consecutive_parts(0, q=heads * size, k=kv * size, v=kv * size)
+    return FusedProjection("oi", parts if parts[0][1].stride == shape[0] else ())
 
 
-def _interleaved(shape: tuple[int, ...], config: Config) -> Fused:
+def _interleaved(shape: tuple[int, ...], config: Config) -> FusedProjection:
     """q, k, v of one head beside each other."""
-    _, _, size = _heads(config)
-    return Fused("oi", _pieces(0, q=size, k=size, v=size))
+    _, _, size = _head_sizes(config)
+    return FusedProjection("oi", _consecutive_parts(0, q=size, k=size, v=size))
 
 
-def _falcon(shape: tuple[int, ...], config: Config) -> Fused:
-    heads, _, size = _heads(config)
+def _falcon(shape: tuple[int, ...], config: Config) -> FusedProjection:
+    heads, _, size = _head_sizes(config)
     if config.get("new_decoder_architecture"):
         kv = int(config["num_kv_heads"])
-        return Fused("oi", _pieces(0, q=heads // kv * size, k=size, v=size))
+        return FusedProjection("oi", _consecutive_parts(0, q=heads // kv * size, k=size, v=size))
     if config.get("multi_query", True):
-        return Fused("oi", _pieces(0, q=heads * size, k=size, v=size))
+        return FusedProjection("oi", _consecutive_parts(0, q=heads * size, k=size, v=size))
     return _interleaved(shape, config)
 
 
-def _bigcode(shape: tuple[int, ...], config: Config) -> Fused:
-    heads, _, size = _heads(config)
+def _bigcode(shape: tuple[int, ...], config: Config) -> FusedProjection:
+    heads, _, size = _head_sizes(config)
     if config.get("multi_query", True):
-        return Fused("oi", _pieces(0, q=heads * size, k=size, v=size))
+        return FusedProjection("oi", _consecutive_parts(0, q=heads * size, k=size, v=size))
     return _interleaved(shape, config)
 
 
-def _gate_up(shape: tuple[int, ...], config: Config) -> Fused:
-    return Fused("oi", _pieces(0, gate=shape[0] // 2, up=shape[0] // 2))
+def _gate_up(shape: tuple[int, ...], config: Config) -> FusedProjection:
+    return FusedProjection("oi", _consecutive_parts(0, gate=shape[0] // 2, up=shape[0] // 2))
 
 
-_GPT2: dict[str, Layout] = {
+_CONV1D: dict[str, Layout] = {
     "crossattention.c_attn": _halves_transposed,
     "attn.c_attn": _thirds_transposed,
     "c_attn": _transposed,
@@ -158,10 +161,7 @@ _GPT2: dict[str, Layout] = {
 _PHI3: dict[str, Layout] = {"qkv_proj": _grouped, "gate_up_proj": _gate_up}
 
 FAMILIES: dict[str, dict[str, Layout]] = {
-    "gpt2": _GPT2,
-    "openai-gpt": _GPT2,
-    "imagegpt": _GPT2,
-    "decision_transformer": _GPT2,
+    **dict.fromkeys(transposed_projections.MODEL_TYPES, _CONV1D),
     "gpt_bigcode": {"attn.c_attn": _bigcode},
     "gpt_neox": {"attention.query_key_value": _interleaved},
     "bloom": {"self_attention.query_key_value": _interleaved},

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from layerscope.records.layers import LayerRef
-from layerscope.sources.layouts.torch_names import both, equal_parts, matches, split_ref, why_not
+from layerscope.sources.layouts.torch_names import equal_parts, join_descriptions, matches, skip_reason, split_ref
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -22,16 +22,16 @@ HEADS_OUT = ("query", "key", "value")
 HEADS_IN = ("attention_output", "out")
 STATISTICS = ("moving_mean", "moving_variance", "mean", "var")
 NORMS = ("gamma", "beta", "scale")
-NNX = re.compile(r"\.(raw_)?value$")  # what an NNX state's arrays are called below their names
+NNX_VALUE = re.compile(r"\.(raw_)?value$")  # what an NNX state's arrays are called below their names
 EMBEDDINGS = re.compile(r"(\w*_)?embeddings?(_table)?$")
 INGREDIENTS = re.compile(r"lora_\w+|\w+_(scale|zero)|g_idx")
-CONVOLVED = re.compile(r"(\w*_)?(kernel|weights?)$")
+CONVOLUTION_KERNEL = re.compile(r"(\w*_)?(kernel|weights?)$")
 EQUATION = re.compile(r"([a-zA-Z.]+),([a-zA-Z]+)->([a-zA-Z.]+)$")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of a layer, as a file or a live model tells of it."""
+    """One variable of a layer, as a file or a live model describes it."""
 
     name: str  # unique, the path that leads to it
     shape: tuple[int, ...]
@@ -44,13 +44,13 @@ class Variable:
 
     @property
     def variable(self) -> str:
-        """Its own name: kernel, bias, ..."""
+        """The name of the variable within its layer: kernel, bias, ..."""
         return self.words[-1]
 
     @property
     def words(self) -> list[str]:
         """The parts of its name, without what Flax's NNX puts behind it."""
-        return re.split(r"[/.]", NNX.sub("", self.name))
+        return re.split(r"[/.]", NNX_VALUE.sub("", self.name))
 
     @property
     def owner(self) -> str:
@@ -59,7 +59,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Laid:
+class VariableLayout:
     """Rows of one variable, and how its tensor is arranged before they are taken from it."""
 
     refs: list[LayerRef]
@@ -73,42 +73,42 @@ class Laid:
         return (tensor.transpose(self.order) if self.order else tensor).reshape(self.shape)
 
 
-def lay(variable: Variable) -> Laid:
+def lay_out_variable(variable: Variable) -> VariableLayout:
     """The rows of one variable."""
     v, name = variable, variable.variable
     ref = LayerRef(0, v.name, v.shape, "", v.dtype, "", tensor=v.name)
-    unfit = _unfit(v)
-    if unfit:
-        return Laid([replace(ref, kind=unfit[0], skipped=unfit[1])])
+    skip = _skip_reason(v)
+    if skip:
+        return VariableLayout([replace(ref, kind=skip[0], skipped=skip[1])])
     if (matches(EMBEDDINGS, name) or v.layer == "embedding") and len(v.shape) == 2:
-        return Laid([replace(ref, kind="embedding", axes="oi")])
+        return VariableLayout([replace(ref, kind="embedding", axes="oi")])
     if v.gates and (len(v.shape) == 2 or len(v.shape) in CONV):
         axes = "io" if len(v.shape) == 2 else CONV[len(v.shape)][1]
-        return Laid(_gates(replace(ref, axes=axes, kind=v.gates, how="stored (in, out)"), v.gates))
+        return VariableLayout(_split_gates(replace(ref, axes=axes, kind=v.gates, how="stored (in, out)"), v.gates))
     if v.layer == "depthwise" or name == "depthwise_kernel":
-        return _depthwise(ref)
+        return _lay_out_depthwise(ref)
     match = EQUATION.match(v.equation)
     if match:
-        return _einsum(ref, *match.groups())
+        return _lay_out_einsum(ref, *match.groups())
     if len(v.shape) == 3 and v.owner in (*HEADS_OUT, *HEADS_IN) and v.layer in ("", "einsum"):
-        return _heads(ref, v.owner in HEADS_OUT)
+        return _join_heads(ref, v.owner in HEADS_OUT)
     if len(v.shape) == 2:
-        return Laid([replace(ref, kind="dense", axes="io", how="stored (in, out)")])
-    known = v.layer in ("conv", "conv_transpose", "separable") or matches(CONVOLVED, name)
-    if v.layer == "einsum" or len(v.shape) not in CONV or not known:
+        return VariableLayout([replace(ref, kind="dense", axes="io", how="stored (in, out)")])
+    is_convolution = v.layer in ("conv", "conv_transpose", "separable") or matches(CONVOLUTION_KERNEL, name)
+    if v.layer == "einsum" or len(v.shape) not in CONV or not is_convolution:
         reason = f"{len(v.shape)}-D: " + (
             "its equation is not in this file" if v.layer == "einsum" else "no known layer"
         )
-        return Laid([replace(ref, kind="tensor", skipped=reason)])
-    return _conv(ref, v)
+        return VariableLayout([replace(ref, kind="tensor", skipped=reason)])
+    return _lay_out_convolution(ref, v)
 
 
-def _unfit(v: Variable) -> tuple[str, str] | None:
+def _skip_reason(v: Variable) -> tuple[str, str] | None:
     if v.fault:
         return "tensor", v.fault
-    unfit = why_not(v.shape, v.dtype)
-    if unfit:
-        return unfit
+    skip = skip_reason(v.shape, v.dtype)
+    if skip:
+        return skip
     if v.variable in STATISTICS:
         return "buffer", "statistics"
     if INGREDIENTS.fullmatch(v.variable):
@@ -120,7 +120,7 @@ def _unfit(v: Variable) -> tuple[str, str] | None:
     return ("vector", "1-D") if len(v.shape) == 1 else None
 
 
-def _gates(ref: LayerRef, kind: str) -> list[LayerRef]:
+def _split_gates(ref: LayerRef, kind: str) -> list[LayerRef]:
     labels = GATES[kind]
     last = len(ref.shape) - 1
     if not labels or ref.shape[last] % len(labels):
@@ -128,56 +128,56 @@ def _gates(ref: LayerRef, kind: str) -> list[LayerRef]:
     return split_ref(ref, equal_parts(labels, last, ref.shape[last]), f"split gates {', '.join(labels)}")
 
 
-def _conv(ref: LayerRef, v: Variable) -> Laid:
+def _lay_out_convolution(ref: LayerRef, v: Variable) -> VariableLayout:
     kind, axes = CONV[len(v.shape)]
     how = "stored (…, in, out)"
     if v.layer == "conv_transpose":
         axes, how = axes[:-2] + "oi", "stored (…, out, in)"
     if v.groups == 0 and v.layer != "conv_transpose" and v.shape[-2] < v.shape[-1]:
-        how = both(how, "as one group: the file names no groups")
+        how = join_descriptions(how, "as one group: the file names no groups")
     if v.groups > 1 and v.shape[-1] % v.groups == 0:
-        how = both(how, f"{v.groups} groups")
+        how = join_descriptions(how, f"{v.groups} groups")
     groups = v.groups if v.groups > 1 and v.shape[axes.index("o")] % v.groups == 0 else 1
-    return Laid([replace(ref, kind=kind, axes=axes, groups=groups, how=how)])
+    return VariableLayout([replace(ref, kind=kind, axes=axes, groups=groups, how=how)])
 
 
-def _depthwise(ref: LayerRef) -> Laid:
+def _lay_out_depthwise(ref: LayerRef) -> VariableLayout:
     """(positions…, in, multiplier): a group per input channel, each with matrices (multiplier, 1)."""
-    *positions, into, multiplier = ref.shape
+    *positions, inputs, multiplier = ref.shape
     if len(ref.shape) not in CONV:
-        return Laid([replace(ref, kind="tensor", skipped=f"{len(ref.shape)}-D: no known layer")])
+        return VariableLayout([replace(ref, kind="tensor", skipped=f"{len(ref.shape)}-D: no known layer")])
     kind, axes = CONV[len(ref.shape)]
-    shape = (*positions, 1, into * multiplier)
-    return Laid(
-        [replace(ref, kind=kind, axes=axes, shape=shape, groups=into, how=f"depthwise, {into} groups")], (), shape
+    shape = (*positions, 1, inputs * multiplier)
+    return VariableLayout(
+        [replace(ref, kind=kind, axes=axes, shape=shape, groups=inputs, how=f"depthwise, {inputs} groups")], (), shape
     )
 
 
-def _heads(ref: LayerRef, out: bool) -> Laid:
+def _join_heads(ref: LayerRef, heads_are_outputs: bool) -> VariableLayout:
     """An attention projection (in, heads, size), or (heads, size, out)."""
     a, b, c = ref.shape
-    shape, heads, axis = ((a, b * c), b, "o") if out else ((a * b, c), a, "i")
+    shape, heads, axis = ((a, b * c), b, "o") if heads_are_outputs else ((a * b, c), a, "i")
     row = replace(
         ref, shape=shape, axes="io", kind="dense", heads=heads, heads_on=axis, how="stored (in, out), heads joined"
     )
-    return Laid([row], (), shape)
+    return VariableLayout([row], (), shape)
 
 
-def _einsum(ref: LayerRef, into: str, kernel: str, out: str) -> Laid:
+def _lay_out_einsum(ref: LayerRef, into: str, kernel: str, out: str) -> VariableLayout:
     """A kernel under an einsum: axes that both sides have are a stack, those of the input alone are i, others o."""
     if len(kernel) != len(ref.shape) or len(set(kernel)) != len(kernel):
-        return Laid(
+        return VariableLayout(
             [replace(ref, kind="tensor", skipped=f"its equation {into},{kernel}->{out} does not fit its shape")]
         )
     groups = ([], [], [])  # type: tuple[list[int], list[int], list[int]]
     for axis, letter in enumerate(kernel):
         groups[0 if letter in into and letter in out else 1 if letter in into else 2].append(axis)
-    stack, ins, outs = (math.prod(ref.shape[axis] for axis in group) for group in groups)
+    stack, inputs, outputs = (math.prod(ref.shape[axis] for axis in group) for group in groups)
     order = tuple(axis for group in groups for axis in group)
-    shape, axes = ((stack, ins, outs), "eio") if groups[0] else ((ins, outs), "io")
+    shape, axes = ((stack, inputs, outputs), "eio") if groups[0] else ((inputs, outputs), "io")
     heads = {}
     if not groups[0] and len(kernel) == 3:
-        many = groups[2] if len(groups[2]) == 2 else groups[1]
-        heads = {"heads": ref.shape[many[0]], "heads_on": "o" if many is groups[2] else "i"}
+        head_axes = groups[2] if len(groups[2]) == 2 else groups[1]
+        heads = {"heads": ref.shape[head_axes[0]], "heads_on": "o" if head_axes is groups[2] else "i"}
     how = f"einsum {into},{kernel}->{out}" if len(kernel) > 2 else "stored (in, out)"
-    return Laid([replace(ref, kind="dense", axes=axes, shape=shape, how=how, **heads)], order, shape)  # type: ignore[arg-type]
+    return VariableLayout([replace(ref, kind="dense", axes=axes, shape=shape, how=how, **heads)], order, shape)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ KINDS = {  # Keras class → kind of layer
     "BatchNormalization": "norm", "LayerNormalization": "norm", "GroupNormalization": "norm",
     "UnitNormalization": "norm", "RMSNormalization": "norm",
 }  # fmt: skip
-GATED = ("lstm", "gru", "rnn")
-VARIABLES = {  # in the order in which a layer makes them
+RECURRENT_KINDS = ("lstm", "gru", "rnn")
+VARIABLE_NAMES = {  # in the order in which a layer makes them
     "dense": ("kernel", "bias"),
     "conv": ("kernel", "bias"),
     "conv_transpose": ("kernel", "bias"),
@@ -35,8 +35,9 @@ VARIABLES = {  # in the order in which a layer makes them
     "rnn": ("kernel", "recurrent_kernel", "bias"),
     "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-DEEPEST = 32  # models in models
-NUMBER = re.compile(r"_\d+$", re.ASCII)
+MAX_NESTING_DEPTH = 32  # models in models
+MAX_LAYERS = 1 << 17
+NUMBER_SUFFIX = re.compile(r"_\d+$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,42 +50,44 @@ class LayerConfig:
     position: int
 
 
-def snake(name: str) -> str:
+def snake_case(name: str) -> str:
     """A class's name as Keras writes it in files: Conv2DTranspose → conv2d_transpose."""
     spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
 
 
-SNAKES = {snake(name): kind for name, kind in KINDS.items()}
+KINDS_BY_SNAKE_CASE = {snake_case(name): kind for name, kind in KINDS.items()}
 
 
 def kind_of_group(group: str) -> str:
     """The kind of layer that a group of a weights file is named after; "" where the name is somebody's own."""
-    return SNAKES.get(group) or SNAKES.get(NUMBER.sub("", group), "")
+    return KINDS_BY_SNAKE_CASE.get(group) or KINDS_BY_SNAKE_CASE.get(NUMBER_SUFFIX.sub("", group), "")
 
 
 def layer_configs(config: Any) -> dict[tuple[str, ...], LayerConfig]:
     """Every layer of a saved model by the names that lead to it, its own last."""
-    found: dict[tuple[str, ...], LayerConfig] = {}
-    _walk(config, (), found, 0)
-    return found
+    configs: dict[tuple[str, ...], LayerConfig] = {}
+    _collect_layer_configs(config, (), configs, 0)
+    return configs
 
 
-def _walk(node: Any, above: tuple[str, ...], found: dict[tuple[str, ...], LayerConfig], depth: int) -> None:
-    if not isinstance(node, Mapping) or depth > DEEPEST or len(found) > 1 << 17:
+def _collect_layer_configs(
+    node: Any, parents: tuple[str, ...], configs: dict[tuple[str, ...], LayerConfig], depth: int
+) -> None:
+    if not isinstance(node, Mapping) or depth > MAX_NESTING_DEPTH or len(configs) > MAX_LAYERS:
         return
     inner = node.get("config")
     if not isinstance(inner, Mapping):
         return
     name, kind = inner.get("name"), KINDS.get(str(node.get("class_name")), "")
-    path = (*above, name) if isinstance(name, str) else above
+    path = (*parents, name) if isinstance(name, str) else parents
     groups, equation = inner.get("groups"), inner.get("equation")
     if isinstance(name, str):
         count = groups if isinstance(groups, int) and 0 < groups < 1 << 31 else 1
         text = equation if isinstance(equation, str) else ""
-        found.setdefault(path, LayerConfig(kind, count, text, len(found)))
+        configs.setdefault(path, LayerConfig(kind, count, text, len(configs)))
     layers = inner.get("layers")
     for child in layers if isinstance(layers, list) else []:
-        _walk(child, path if depth else (), found, depth + 1)
+        _collect_layer_configs(child, path if depth else (), configs, depth + 1)
     for key in ("layer", "backward_layer", "cell"):
-        _walk(inner.get(key), path, found, depth + 1)
+        _collect_layer_configs(inner.get(key), path, configs, depth + 1)

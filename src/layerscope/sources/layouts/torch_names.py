@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from layerscope.records.layers import LayerRef, Part
-from layerscope.sources.layouts.experts import experts, is_experts, renamed
-from layerscope.sources.layouts.fused_projections import fused_parts, turned, with_heads
+from layerscope.sources.layouts import transposed_projections
+from layerscope.sources.layouts.experts import expert_rows, is_experts, rename_mixtral_expert
+from layerscope.sources.layouts.fused_projections import fused_parts, swap_axes, with_heads
 
 FLOATS = re.compile(r"(b?float(16|32|64)|float8_\w+)$")
 EMBEDDING = re.compile(r"(\w*_)?(embed|embd|emb|embeddings?|embed_tokens|embed_positions|wte|wpe|shared|pos_embed\w*)$")
 RECURRENT = re.compile(r"(?P<stem>.*)weight_(?P<which>ih|hh|hr)(?P<level>(_l\d+)?(_reverse)?)$")
 INGREDIENT = re.compile(r"(^|\.)parametrizations\.\w+\.original\d?$")
 NORM = re.compile(r"(.*norm\w*|bn\d*|ln_\w+|ln\d*)$", re.IGNORECASE)
-LATENT = re.compile(r"\.attn_[kv]_b\.")  # llama.cpp: a matrix per head
-CONVOLVED = re.compile(r"(weight|kernel|buffer|conv\d*|conv\w{0,20})$", re.IGNORECASE)  # what three axes need to be one
-LONGEST_WORD = 200  # letters
+LATENT_ATTENTION = re.compile(r"\.attn_[kv]_b\.")  # llama.cpp: a matrix per head
+CONVOLUTION_NAME = re.compile(
+    r"(weight|kernel|buffer|conv\d*|conv\w{0,20})$", re.IGNORECASE
+)  # what three axes need to be one
+MAX_WORD_CHARS = 200  # longer words are not matched: matching them is quadratic
 GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
 GROUPABLE = ("conv1d", "conv2d", "conv3d")
 CONV = {3: ("conv1d", "oiw"), 4: ("conv2d", "oihw"), 5: ("conv3d", "oidhw")}
+
+Shapes = Mapping[str, tuple[int, ...]]
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str  # numpy-style name
-    storage: Hashable = None  # equal for tensors that are the same memory; None: its own
+    storage: Hashable = None  # equal for tensors that share memory; None: not shared
     fault: str = ""  # why it can never be read as numbers
     how: str = ""  # how it is read, for people
     axes: str = ""  # of experts, where how it is stored says so
@@ -46,60 +52,67 @@ class TensorInfo:
 
 def layers_of(
     tensors: Iterable[TensorInfo],
-    config: Mapping[str, Any] | None = None,
-    beside: Mapping[str, tuple[int, ...]] | None = None,
+    config: Config | None = None,
+    beside: Shapes | None = None,
 ) -> list[LayerRef]:
     """One LayerRef per matrix, and one per tensor that is none, in stored order; tied tensors once.
 
-    ``beside`` are shapes of other tensors of the model, for what is told by its neighbours.
+    ``beside`` are shapes of other tensors of the model, for tensors whose meaning depends on their neighbors.
     """
-    known = list(tensors)
-    shapes = {**(beside or {}), **{t.name: t.shape for t in known}}
-    first: dict[Hashable, str] = {}
+    infos = list(tensors)
+    shapes = {**(beside or {}), **{info.name: info.shape for info in infos}}
+    first_names: dict[Hashable, str] = {}
     aliases: dict[str, list[str]] = {}
     refs: list[LayerRef] = []
-    for tensor in known:
-        owner = first.setdefault(tensor.storage, tensor.name) if tensor.storage is not None else tensor.name
+    for tensor in infos:
+        owner = first_names.setdefault(tensor.storage, tensor.name) if tensor.storage is not None else tensor.name
         if owner != tensor.name:
             aliases.setdefault(owner, []).append(tensor.name)
             refs.append(_skip(tensor, "tied", f"same as {owner}"))
         else:
-            refs.extend(renamed(with_heads(ref, config or {})) for ref in _layers(tensor, shapes, config or {}))
-    return number(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
+            refs.extend(
+                rename_mixtral_expert(with_heads(ref, config or {}))
+                for ref in _rows_of_tensor(tensor, shapes, config or {})
+            )
+    return number_layers(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
 
 
-def number(refs: Iterable[LayerRef]) -> list[LayerRef]:
+def number_layers(refs: Iterable[LayerRef]) -> list[LayerRef]:
     """The same refs with their positions as index and names that are unique."""
-    made: list[LayerRef] = []
-    seen: dict[str, int] = {}
+    numbered: list[LayerRef] = []
+    name_counts: dict[str, int] = {}
     for i, ref in enumerate(refs):
         name = ref.name
-        while name in seen:  # a tensor may be called what a part of another is called
-            seen[ref.name] = again = seen.get(ref.name, 1) + 1
-            name = f"{ref.name}#{again}"
-        seen[name] = 1
-        made.append(replace(ref, index=i, name=name))
-    return made
+        while name in name_counts:  # a tensor may be called what a part of another is called
+            name_counts[ref.name] = count = name_counts.get(ref.name, 1) + 1
+            name = f"{ref.name}#{count}"
+        name_counts[name] = 1
+        numbered.append(replace(ref, index=i, name=name))
+    return numbered
 
 
 def split_ref(ref: LayerRef, parts: Iterable[tuple[str, Part]], how: str) -> list[LayerRef]:
     """One ref per named part of a tensor."""
-    made = []
+    refs = []
     for label, part in parts:
         shape = list(ref.shape)
         shape[part.axis] = part.count(shape[part.axis])
-        made.append(replace(ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=both(ref.how, how)))
-    return made
+        refs.append(
+            replace(
+                ref, name=f"{ref.name}[{label}]", shape=tuple(shape), part=part, how=join_descriptions(ref.how, how)
+            )
+        )
+    return refs
 
 
-def both(*hows: str) -> str:
-    """Several words on how a tensor is read, as one."""
+def join_descriptions(*hows: str) -> str:
+    """Join several descriptions of how a tensor is read; empty ones are left out."""
     return ", ".join(filter(None, hows))
 
 
 def matches(pattern: re.Pattern[str], word: str) -> bool:
-    """Does a word of a name match? Words longer than any model's are not looked at: matching them is quadratic."""
-    return len(word) <= LONGEST_WORD and pattern.match(word) is not None
+    """Does a word of a name match? Words longer than those of any model are not matched."""
+    return len(word) <= MAX_WORD_CHARS and pattern.match(word) is not None
 
 
 def equal_parts(labels: str | Iterable[str], axis: int, size: int) -> list[tuple[str, Part]]:
@@ -109,7 +122,7 @@ def equal_parts(labels: str | Iterable[str], axis: int, size: int) -> list[tuple
     return [(name, Part(axis, i * length, length, size)) for i, name in enumerate(names)]
 
 
-def why_not(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
+def skip_reason(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
     """(kind, reason) of a tensor that can be no matrix whatever it is called, else None."""
     if math.prod(shape) == 0:
         return "empty", "no entries"
@@ -122,45 +135,97 @@ def why_not(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
     return None
 
 
-def _layers(tensor: TensorInfo, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[LayerRef]:
-    name, shape = tensor.name, tensor.shape
-    if tensor.part_of:
-        return [_skip(tensor, "ingredient", f"an ingredient of {tensor.part_of}")]
-    unfit = (
-        (("quantised" if "quantised" in tensor.fault else "tensor", tensor.fault) if tensor.fault else None)
-        or why_not(shape, tensor.dtype)
-        or _vector(name, shape)
-    )
-    if unfit:
-        return [_skip(tensor, *unfit)]
-    if INGREDIENT.search(name) or (name.endswith(("_g", "_v")) and {f"{name[:-1]}g", f"{name[:-1]}v"} <= shapes.keys()):
+def _rows_of_tensor(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef]:
+    """The rows of one tensor, by the first rule that applies to it."""
+    for rule in RULES:
+        rows = rule(tensor, shapes, config)
+        if rows is not None:
+            return rows
+    return _split_fused(_matrix_ref(tensor), config)
+
+
+def _skip_part_of_another(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    return [_skip(tensor, "ingredient", f"an ingredient of {tensor.part_of}")] if tensor.part_of else None
+
+
+def _skip_unreadable(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    kind = "quantised" if "quantised" in tensor.fault else "tensor"
+    return [_skip(tensor, kind, tensor.fault)] if tensor.fault else None
+
+
+def _skip_no_matrix(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    skip = skip_reason(tensor.shape, tensor.dtype) or _vector_kind(tensor.name, tensor.shape)
+    return [_skip(tensor, *skip)] if skip else None
+
+
+def _skip_parametrization(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    name = tensor.name
+    weight_norm = name.endswith(("_g", "_v")) and {f"{name[:-1]}g", f"{name[:-1]}v"} <= shapes.keys()
+    if weight_norm or INGREDIENT.search(name):
         return [_skip(tensor, "ingredient", "an ingredient of a parametrised weight; analyse the live model")]
-    recurrent = RECURRENT.match(name) if len(shape) == 2 else None
-    if recurrent:
-        return _gates(tensor, recurrent, shapes)
-    if is_experts(name, shape):
-        whole = LayerRef(0, name, shape, tensor.axes, tensor.dtype, "experts", tensor=name, how=tensor.how)
-        return experts(whole, shapes, config)
-    kind, axes = _kind_and_axes(name, shape)
-    if not axes:
-        why = "more axes than a layer has" if len(shape) > 3 else "no layer that is known"
-        return [_skip(tensor, kind, f"{len(shape)}-D: {why}")]
-    how = "as one group: the file names no groups" if kind in GROUPABLE and shape[1] < shape[0] else ""
-    axes = tensor.axes or axes
-    ref = LayerRef(0, name, shape, axes, tensor.dtype, kind, tensor=name, how=both(tensor.how, how))
-    if name.endswith("in_proj_weight") and len(shape) == 2 and shape[0] == 3 * shape[1]:
-        return split_ref(replace(ref, kind="attention"), equal_parts("qkv", 0, shape[0]), "split q, k, v")
-    return _fused(ref, config)
+    return None
 
 
-def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
+def _split_recurrent(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    match = RECURRENT.match(tensor.name) if len(tensor.shape) == 2 else None
+    return _split_gates(tensor, match, shapes) if match else None
+
+
+def _split_experts(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    name, shape = tensor.name, tensor.shape
+    if not is_experts(name, shape):
+        return None
+    stack = LayerRef(0, name, shape, tensor.axes, tensor.dtype, "experts", tensor=name, how=tensor.how)
+    return expert_rows(stack, shapes, config)
+
+
+def _skip_unknown_axes(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    kind, axes = _kind_and_axes(tensor.name, tensor.shape)
+    if axes:
+        return None
+    count = len(tensor.shape)
+    reason = "more axes than a layer has" if count > 3 else "no layer that is known"
+    return [_skip(tensor, kind, f"{count}-D: {reason}")]
+
+
+def _split_in_proj(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    shape = tensor.shape
+    if not tensor.name.endswith("in_proj_weight") or len(shape) != 2 or shape[0] != 3 * shape[1]:
+        return None
+    ref = replace(_matrix_ref(tensor), kind="attention")
+    return split_ref(ref, equal_parts("qkv", 0, shape[0]), "split q, k, v")
+
+
+Rule = Callable[[TensorInfo, Shapes, Config], list[LayerRef] | None]
+RULES: tuple[Rule, ...] = (  # the first that does not return None decides; each may rely on those before it
+    _skip_part_of_another,
+    _skip_unreadable,
+    _skip_no_matrix,
+    _skip_parametrization,
+    _split_recurrent,
+    _split_experts,
+    _skip_unknown_axes,
+    _split_in_proj,
+)
+
+
+def _matrix_ref(tensor: TensorInfo) -> LayerRef:
+    """The whole tensor as one row, with the axes that its name and its number of axes give it."""
+    kind, axes = _kind_and_axes(tensor.name, tensor.shape)
+    ungrouped = kind in GROUPABLE and tensor.shape[1] < tensor.shape[0]
+    how = join_descriptions(tensor.how, "as one group: the file names no groups" if ungrouped else "")
+    return LayerRef(0, tensor.name, tensor.shape, tensor.axes or axes, tensor.dtype, kind, tensor=tensor.name, how=how)
+
+
+def _split_fused(ref: LayerRef, config: Config) -> list[LayerRef]:
+    """A row per projection of a fused tensor, or the whole as one."""
     fused = fused_parts(ref.name, ref.shape, config)
-    if ref.axes == "io" and (fused is None or fused.axes == "oi"):  # a quantised weight lies across
-        fused = turned(fused_parts(ref.name, ref.shape[::-1], config))
+    if ref.axes == "io" and (fused is None or fused.axes == "oi"):  # decoders of quantized weights give (in, out)
+        fused = swap_axes(fused_parts(ref.name, ref.shape[::-1], config))
     if fused is None:
         return [ref]
     if fused.axes == "io" and ref.axes != "io":
-        ref = replace(ref, how=both(ref.how, "stored (in, out)"))
+        ref = replace(ref, how=join_descriptions(ref.how, transposed_projections.DESCRIPTION))
     ref = replace(ref, axes=fused.axes)
     if not fused.parts:
         return [ref]
@@ -168,7 +233,7 @@ def _fused(ref: LayerRef, config: Mapping[str, Any]) -> list[LayerRef]:
     return split_ref(ref, fused.parts, how)
 
 
-def _vector(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
+def _vector_kind(name: str, shape: tuple[int, ...]) -> tuple[str, str] | None:
     owner, _, last = name.rpartition(".")
     if len(shape) > 1:
         return ("bias", "a bias") if last == "bias" or last.endswith("_bias") else None
@@ -188,14 +253,14 @@ def _kind_and_axes(name: str, shape: tuple[int, ...]) -> tuple[str, str]:
         return ("embedding" if embedding else "dense"), "oi"
     if len(shape) == 3 and (embedding or shape[0] == 1) and not name.endswith(".weight"):
         return "embedding", "eoi"
-    if len(shape) == 3 and LATENT.search(name):
+    if len(shape) == 3 and LATENT_ATTENTION.search(name):
         return "attention", "eoi"
-    if len(shape) == 3 and not CONVOLVED.search(name):
+    if len(shape) == 3 and not CONVOLUTION_NAME.search(name):
         return "tensor", ""
     return CONV.get(len(shape), ("tensor", ""))
 
 
-def _gates(tensor: TensorInfo, match: re.Match[str], shapes: Mapping[str, tuple[int, ...]]) -> list[LayerRef]:
+def _split_gates(tensor: TensorInfo, match: re.Match[str], shapes: Shapes) -> list[LayerRef]:
     """Gates of a torch LSTM, GRU or RNN: weight_hh is (gates·hidden, hidden), or (…, projection) beside a weight_hr."""
     stem, level = match["stem"], match["level"]
     hh, hr = shapes.get(f"{stem}weight_hh{level}"), shapes.get(f"{stem}weight_hr{level}")

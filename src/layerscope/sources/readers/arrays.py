@@ -9,50 +9,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Unreadable
+from layerscope.sources.inventory import JAX_OPTIMIZER_KEYS
 from layerscope.sources.layouts.torch_names import TensorInfo
-from layerscope.sources.readers.state_dict import Tensors, named
-from layerscope.sources.targets import spec
+from layerscope.sources.readers.state_dict import Tensors, source_from_names
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = False
-SKIPPED = frozenset({"opt_state"})
 
 
 def accepts(target: Any) -> bool:
     """A mapping, a single array, or a pytree of JAX; what is in it is checked when it is opened."""
-    return isinstance(target, Mapping | np.ndarray) or _is_torch(target) or _pytree(target) is not None
+    return isinstance(target, Mapping | np.ndarray) or _is_torch(target) or _flatten_pytree(target) is not None
 
 
 def open(target: Any) -> Tensors:
     """Describe every array of the mapping, nested mappings joined by dots; a single array is called "array"."""
-    tree = _pytree(target)
-    flat = dict(_flatten(target if isinstance(target, Mapping) else {"array": target}, "")) if tree is None else tree
-    if not flat:
+    leaf_by_path = _flatten_pytree(target)
+    array_by_name = (
+        dict(_flatten_mapping(target if isinstance(target, Mapping) else {"array": target}, ""))
+        if leaf_by_path is None
+        else leaf_by_path
+    )
+    if not array_by_name:
         raise Unreadable("the dict holds no arrays; expected names and arrays, as in model.state_dict()")
-    infos = [_describe(name, value) for name, value in flat.items()]
-    return named(spec(target, "arrays", portable=False), infos, lambda name: _array(flat[name]))
+    infos = [_describe_array(name, value) for name, value in array_by_name.items()]
+    return source_from_names(
+        make_spec(target, "arrays", portable=False), infos, lambda name: _to_array(array_by_name[name])
+    )
 
 
-def _flatten(mapping: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def _flatten_mapping(mapping: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
+    arrays: list[tuple[str, Any]] = []
     for key, value in mapping.items():
         name = f"{prefix}{key}"
-        if key in SKIPPED:
+        if key in JAX_OPTIMIZER_KEYS:
             continue
         if isinstance(value, Mapping):
-            found += _flatten(value, f"{name}.")
+            arrays += _flatten_mapping(value, f"{name}.")
         elif isinstance(value, np.ndarray) or _is_torch(value) or hasattr(value, "__array__"):
-            found.append((name, value))
+            arrays.append((name, value))
         elif isinstance(value, list | tuple) and len(mapping) == 1 and value and isinstance(value[0], Mapping):
-            found += _flatten(value[0], f"{name}.")
+            arrays += _flatten_mapping(value[0], f"{name}.")
         elif isinstance(value, list | tuple):
-            found += _flatten(dict(enumerate(value)), f"{name}.")
-    return found
+            arrays += _flatten_mapping(dict(enumerate(value)), f"{name}.")
+    return arrays
 
 
-def _pytree(target: Any) -> dict[str, Any] | None:
+def _flatten_pytree(target: Any) -> dict[str, Any] | None:
     """The arrays of a pytree (a TrainState, an nnx or Equinox module, a list) by the path to each.
 
     None where JAX is not loaded, for a mapping, and where the target is none of its trees. An optimiser's state is
@@ -65,15 +71,15 @@ def _pytree(target: Any) -> dict[str, Any] | None:
         return None
     assert jax is not None  # flax loads it
     leaves, _ = jax.tree_util.tree_flatten_with_path(target)
-    found: dict[str, Any] = {}
+    leaf_by_path: dict[str, Any] = {}
     for path, leaf in leaves:
-        words = [str(getattr(step, "key", getattr(step, "name", getattr(step, "idx", step)))) for step in path]
-        if not isinstance(leaf, np.ndarray | jax.Array) or not SKIPPED.isdisjoint(words):
+        path_keys = [str(getattr(step, "key", getattr(step, "name", getattr(step, "idx", step)))) for step in path]
+        if not isinstance(leaf, np.ndarray | jax.Array) or not JAX_OPTIMIZER_KEYS.isdisjoint(path_keys):
             continue
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
             continue  # keys of random generators
-        found[".".join(words) or "array"] = leaf
-    return found or None
+        leaf_by_path[".".join(path_keys) or "array"] = leaf
+    return leaf_by_path or None
 
 
 def _is_torch(value: Any) -> bool:
@@ -81,16 +87,16 @@ def _is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _describe(name: str, value: Any) -> TensorInfo:
+def _describe_array(name: str, value: Any) -> TensorInfo:
     if _is_torch(value):
-        from layerscope.sources.readers.torch_tensor import describe
+        from layerscope.sources.readers.torch_tensor import describe_tensor
 
-        return describe(name, value)
+        return describe_tensor(name, value)
     array = np.asarray(value)
     return TensorInfo(name, array.shape, array.dtype.name)
 
 
-def _array(value: Any) -> Array:
+def _to_array(value: Any) -> Array:
     if _is_torch(value):
         from layerscope.sources.readers.torch_tensor import to_numpy
 

@@ -11,33 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import MissingExtra, Unreadable
-from layerscope.numerics.lazy_rows import rows_of
+from layerscope.errors import Unreadable
+from layerscope.numerics.lazy_rows import lazy_rows
 from layerscope.sources.layouts.torch_names import TensorInfo
+from layerscope.sources.quantization.gguf_types import PLAIN_DTYPES, decodable_types, decode, look_up_type
 from layerscope.sources.readers.gguf_header import MAGIC, Entry, Header, read_header
 from layerscope.sources.readers.state_dict import StateDict
 from layerscope.sources.storage.dtypes import as_dtype
-from layerscope.sources.storage.extents import Extent, whole
-from layerscope.sources.storage.paths import inside, is_file
-from layerscope.sources.targets import spec
+from layerscope.sources.storage.extents import Extent, whole_file
+from layerscope.sources.storage.paths import is_file, path_inside
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
-         "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}  # fmt: skip
-SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+SPLIT_FILE_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
 def accepts(target: Any) -> bool:
     """A file that begins as GGUF does, or whose name says that it should."""
-    return is_file(target) and (target.suffix == ".gguf" or whole(target).read(0, 4) == MAGIC)
+    return is_file(target) and (target.suffix == ".gguf" or whole_file(target).read(0, 4) == MAGIC)
 
 
 def open(target: Path) -> StateDict:
     """Read the headers."""
-    files = [whole(file) for file in _parts(target)]
+    files = [whole_file(file) for file in _list_parts(target)]
     headers = [read_header(extent) for extent in files]
     places: dict[str, tuple[Extent, int, Entry]] = {}
     for extent, header in zip(files, headers, strict=True):
@@ -47,110 +46,86 @@ def open(target: Path) -> StateDict:
             places[name] = (extent, header.data, entry)
     if not places:
         raise Unreadable(f"{target}: a GGUF file without tensors (a vocabulary alone?)")
-    tensors = [_describe(target, name, *place) for name, place in places.items()]
-    _check_apart(target, places)
+    tensors = [_describe_tensor(target, name, *place) for name, place in places.items()]
+    _check_no_overlap(target, places)
 
     def fetch(name: str) -> Array:
-        return _read(*places[name])
+        return _read_tensor(*places[name])
 
-    return StateDict(spec(target, "gguf", portable=True), tensors, fetch, _config(headers[0]))
+    return StateDict(make_spec(target, "gguf", portable=True), tensors, fetch, _config_from_metadata(headers[0]))
 
 
-def _parts(target: Path) -> list[Path]:
-    match = SPLIT.match(target.name)
+def _list_parts(target: Path) -> list[Path]:
+    match = SPLIT_FILE_NAME.match(target.name)
     if match is None:
         return [target]
     names = [f"{match['stem']}-{i:05d}-of-{match['count']}.gguf" for i in range(1, int(match["count"]) + 1)]
-    paths = [inside(target.parent, name) for name in names]
+    paths = [path_inside(target.parent, name) for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise Unreadable(f"{target}: {len(missing)} of {len(paths)} parts are missing, the first {missing[0]}")
     return paths
 
 
-def _describe(target: Path, name: str, extent: Extent, data: int, entry: Entry) -> TensorInfo:
-    kind, (block, size) = _type_of(entry.code)
-    if not kind:
+def _describe_tensor(target: Path, name: str, extent: Extent, data: int, entry: Entry) -> TensorInfo:
+    ggml_type, (block, size) = look_up_type(entry.code)
+    if not ggml_type:
         return TensorInfo(name, entry.shape, f"ggml type {entry.code}", fault=f"ggml type {entry.code}, not decoded")
     entries = math.prod(entry.shape)
     if entry.shape and entry.shape[-1] % block:
-        raise Unreadable(f"{target}: {name[:80]!r}: rows of {entry.shape[-1]} are no whole blocks of {kind}")
+        raise Unreadable(f"{target}: {name[:80]!r}: rows of {entry.shape[-1]} are no whole blocks of {ggml_type}")
     if data + entry.offset + entries // block * size > extent.length:
         raise Unreadable(f"{target}: truncated: {name[:80]!r} would end beyond the file")
-    if kind in PLAIN:
-        return TensorInfo(name, entry.shape, PLAIN[kind])
-    fault = "" if kind in _decoders() else f"quantised as {kind}, not decoded"
-    return TensorInfo(name, entry.shape, "float32", fault=fault, how=f"decoded from {kind}")
+    if ggml_type in PLAIN_DTYPES:
+        return TensorInfo(name, entry.shape, PLAIN_DTYPES[ggml_type])
+    fault = "" if ggml_type in decodable_types() else f"quantised as {ggml_type}, not decoded"
+    return TensorInfo(name, entry.shape, "float32", fault=fault, how=f"decoded from {ggml_type}")
 
 
-def _check_apart(target: Path, places: Mapping[str, tuple[Extent, int, Entry]]) -> None:
+def _check_no_overlap(target: Path, places: Mapping[str, tuple[Extent, int, Entry]]) -> None:
     """No two tensors share bytes.
 
     :raises Unreadable: two do.
     """
-    taken = []
+    spans = []
     for name, (extent, _, entry) in places.items():
-        kind, (block, size) = _type_of(entry.code)
-        length = math.prod(entry.shape) // block * size if kind else 0
-        taken.append((str(extent.path), entry.offset, entry.offset + length, name))
-    taken.sort()
-    for before, after in itertools.pairwise(taken):
-        if before[0] == after[0] and after[1] < before[2]:
-            raise Unreadable(f"{target}: {after[3][:80]!r} overlaps {before[3][:80]!r}")
+        ggml_type, (block, size) = look_up_type(entry.code)
+        length = math.prod(entry.shape) // block * size if ggml_type else 0
+        spans.append((str(extent.path), entry.offset, entry.offset + length, name))
+    spans.sort()
+    for previous, span in itertools.pairwise(spans):
+        if previous[0] == span[0] and span[1] < previous[2]:
+            raise Unreadable(f"{target}: {span[3][:80]!r} overlaps {previous[3][:80]!r}")
 
 
-def _read(extent: Extent, data: int, entry: Entry) -> Array:
-    kind, (block, size) = _type_of(entry.code)
-    at = data + entry.offset
-    if kind in PLAIN:
-        return extent.array(as_dtype(PLAIN[kind]), at, entry.shape)
-    from gguf.quants import dequantize
-
+def _read_tensor(extent: Extent, data: int, entry: Entry) -> Array:
+    ggml_type, (block, size) = look_up_type(entry.code)
+    start = data + entry.offset
+    if ggml_type in PLAIN_DTYPES:
+        return extent.array(as_dtype(PLAIN_DTYPES[ggml_type]), start, entry.shape)
     shape = (math.prod(entry.shape[:-1]), entry.shape[-1])
-    width = shape[1] // block * size
-    codes = extent.array(np.dtype(np.uint8), at, (shape[0], width))
+    row_bytes = shape[1] // block * size
+    codes = extent.array(np.dtype(np.uint8), start, (shape[0], row_bytes))
 
-    def make(start: int, stop: int) -> Array:
-        return np.asarray(dequantize(np.asarray(codes[start:stop]), _decoders()[kind])).reshape(-1, shape[1])
+    def decode_rows(first: int, stop: int) -> Array:
+        return decode(codes[first:stop], ggml_type).reshape(-1, shape[1])
 
-    made = rows_of(shape, np.float32, make)
-    return made if len(entry.shape) == 2 else np.asarray(made).reshape(entry.shape)  # type: ignore[return-value]
-
-
-def _type_of(code: int) -> tuple[str, tuple[int, int]]:
-    """(name, (entries, bytes) of a block) of one of ggml's types; an empty name where the package knows none."""
-    constants = _package()
-    try:
-        kind = constants.GGMLQuantizationType(code)
-    except ValueError:
-        return "", (1, 1)
-    return kind.name, constants.GGML_QUANT_SIZES[kind]
+    decoded_rows = lazy_rows(shape, np.float32, decode_rows)
+    return decoded_rows if len(entry.shape) == 2 else np.asarray(decoded_rows).reshape(entry.shape)  # type: ignore[return-value]
 
 
-def _decoders() -> dict[str, Any]:
-    _package()
-    from gguf import quants
-
-    return {kind.name: kind for kind in quants._type_traits}
-
-
-def _package() -> Any:
-    try:
-        from gguf import constants
-    except ImportError:
-        raise MissingExtra("a GGUF file", "gguf") from None
-    return constants
-
-
-def _config(header: Header) -> dict[str, Any]:
+def _config_from_metadata(header: Header) -> dict[str, Any]:
     """What the metadata says, in the words of a config.json."""
-    meta = header.metadata
-    architecture = meta.get("general.architecture", "")
-    words = {
+    metadata = header.metadata
+    architecture = metadata.get("general.architecture", "")
+    gguf_key_by_config_key = {
         "num_attention_heads": "attention.head_count",
         "num_key_value_heads": "attention.head_count_kv",
         "head_dim": "attention.key_length",
         "hidden_size": "embedding_length",
     }
-    found = {ours: meta.get(f"{architecture}.{theirs}") for ours, theirs in words.items()}
-    return {"model_type": "gguf", **{name: value for name, value in found.items() if isinstance(value, int)}}
+    values = {
+        config_key: metadata.get(f"{architecture}.{gguf_key}")
+        for config_key, gguf_key in gguf_key_by_config_key.items()
+    }
+    return {"model_type": "gguf", **{name: value for name, value in values.items() if isinstance(value, int)}}

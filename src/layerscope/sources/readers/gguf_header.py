@@ -12,15 +12,15 @@ from layerscope.sources.storage.extents import Cursor, Extent
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MOST_TENSORS = 1 << 19
-MOST_KEYS = 1 << 16
-MOST_AXES = 8
-LONGEST_NAME = 1 << 16  # bytes
-LONGEST_TEXT = 1 << 24  # bytes of one string: chat templates are long
-LONGEST_KEPT = 256  # bytes of a metadata string that is remembered
-DEEPEST = 3  # arrays in arrays
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-STRING, ARRAY = 8, 9
+MAX_TENSORS = 1 << 19
+MAX_METADATA_KEYS = 1 << 16
+MAX_AXES = 8
+MAX_NAME_BYTES = 1 << 16  # bytes
+MAX_STRING_BYTES = 1 << 24  # bytes of one string: chat templates are long
+MAX_STORED_STRING_BYTES = 256  # bytes of a metadata string that is remembered
+MAX_ARRAY_NESTING = 3  # arrays in arrays
+SCALAR_FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+STRING_TYPE, ARRAY_TYPE = 8, 9
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def read_header(extent: Extent) -> Header:
     """
     cursor = Cursor(extent)
     try:
-        return _header(cursor)
+        return _parse_header(cursor)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise Unreadable(f"{extent.path}: the GGUF header is damaged: {error}") from None
 
 
-def _header(cursor: Cursor) -> Header:
+def _parse_header(cursor: Cursor) -> Header:
     if cursor.take(4) != MAGIC:
         raise ValueError("no GGUF magic")
     version = cursor.number("<I")
@@ -61,60 +61,60 @@ def _header(cursor: Cursor) -> Header:
         swapped = int.from_bytes(int(version).to_bytes(4, "little"), "big")
         raise ValueError(f"version {version}" if swapped not in (1, 2, 3) else "big-endian")
     tensors, keys = cursor.number("<Q"), cursor.number("<Q")
-    if tensors > MOST_TENSORS or keys > MOST_KEYS:
+    if tensors > MAX_TENSORS or keys > MAX_METADATA_KEYS:
         raise ValueError(f"{tensors:,} tensors and {keys:,} keys")
     metadata: dict[str, Any] = {}
     for _ in range(keys):
-        key, kind = _text(cursor, LONGEST_NAME), cursor.number("<I")
-        value = _value(cursor, kind, 0)
+        key, kind = _read_text(cursor, MAX_NAME_BYTES), cursor.number("<I")
+        value = _read_value(cursor, kind, 0)
         if value is not None:
             metadata[key] = value
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for _ in range(tensors):
-        name = _text(cursor, LONGEST_NAME)
+        name = _read_text(cursor, MAX_NAME_BYTES)
         axes = cursor.number("<I")
-        if axes > MOST_AXES:
+        if axes > MAX_AXES:
             raise ValueError(f"a tensor with {axes} axes")
         sizes = [cursor.number("<Q") for _ in range(axes)]
         if math.prod(sizes) >= 1 << 62:
             raise ValueError("a tensor of impossible size")
-        if name in found:
+        if name in entries:
             raise ValueError(f"two tensors are called {name[:80]!r}")
-        found[name] = Entry(tuple(reversed(sizes)), cursor.number("<I"), cursor.number("<Q"))
+        entries[name] = Entry(tuple(reversed(sizes)), cursor.number("<I"), cursor.number("<Q"))
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
         raise ValueError(f"an alignment of {alignment}")
-    return Header(metadata, found, -(-cursor.at // alignment) * alignment)
+    return Header(metadata, entries, -(-cursor.at // alignment) * alignment)
 
 
-def _value(cursor: Cursor, kind: int, depth: int) -> Any:
+def _read_value(cursor: Cursor, kind: int, depth: int) -> Any:
     """A scalar or a short string; None for an array, or a long string, which is stepped over."""
-    if kind in SCALARS:
-        return cursor.number(SCALARS[kind])
-    if kind == STRING:
+    if kind in SCALAR_FORMATS:
+        return cursor.number(SCALAR_FORMATS[kind])
+    if kind == STRING_TYPE:
         length = cursor.number("<Q")
-        if length > LONGEST_TEXT:
+        if length > MAX_STRING_BYTES:
             raise ValueError(f"a string of {length:,} bytes")
         raw = cursor.take(length)
-        return raw.decode("utf-8", "replace") if length <= LONGEST_KEPT else None
-    if kind != ARRAY or depth > DEEPEST:
+        return raw.decode("utf-8", "replace") if length <= MAX_STORED_STRING_BYTES else None
+    if kind != ARRAY_TYPE or depth > MAX_ARRAY_NESTING:
         raise ValueError(f"a value of type {kind}")
     inner, count = cursor.number("<I"), cursor.number("<Q")
-    if inner in SCALARS:
-        cursor.skip(count * struct.calcsize(SCALARS[inner]))
-    elif inner == STRING:
+    if inner in SCALAR_FORMATS:
+        cursor.skip(count * struct.calcsize(SCALAR_FORMATS[inner]))
+    elif inner == STRING_TYPE:
         _skip_strings(cursor, count)
     else:
-        if count > MOST_KEYS:
+        if count > MAX_METADATA_KEYS:
             raise ValueError(f"{count:,} arrays in an array")
         for _ in range(count):
-            _value(cursor, inner, depth + 1)
+            _read_value(cursor, inner, depth + 1)
     return None
 
 
-def _text(cursor: Cursor, longest: int) -> str:
+def _read_text(cursor: Cursor, max_bytes: int) -> str:
     length = cursor.number("<Q")
-    if length > longest:
+    if length > max_bytes:
         raise ValueError(f"a name of {length:,} bytes")
     return cursor.take(length).decode("utf-8")
 
@@ -124,13 +124,13 @@ def _skip_strings(cursor: Cursor, count: int) -> None:
     if count > cursor.extent.length // 8:
         raise ValueError(f"{count:,} strings")
     unpack = struct.Struct("<Q").unpack_from
-    done = 0
-    while done < count:
+    skipped = 0
+    while skipped < count:
         cursor.take(8)  # its chunk is here now
         cursor.at -= 8
         chunk, at, stop = cursor.chunk, cursor.at - cursor.begin, len(cursor.chunk) - 8
-        while done < count and at <= stop:
+        while skipped < count and at <= stop:
             at += 8 + unpack(chunk, at)[0]
-            done += 1
+            skipped += 1
         cursor.at = cursor.begin
         cursor.skip(at)

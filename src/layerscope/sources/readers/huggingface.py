@@ -14,13 +14,13 @@ from typing import Any
 from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
 from layerscope.sources.readers import flax_msgpack, gguf, keras_file, lora, npz, onnx, safetensors, tflite, torch_file
 from layerscope.sources.readers.state_dict import Tensors
-from layerscope.sources.storage.json_text import parsed
-from layerscope.sources.storage.paths import inside, is_folder
+from layerscope.sources.storage.json_text import read_json
+from layerscope.sources.storage.paths import is_folder, path_inside
 from layerscope.sources.targets import HUB_ID
 
 PORTABLE = True
-SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
-OTHERS: dict[str, Any] = {  # where there are no safetensors and no torch files, in this order
+SHARD_FILE_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
+READER_BY_SUFFIX: dict[str, Any] = {  # where there are no safetensors and no torch files, in this order
     ".gguf": gguf,
     ".npz": npz,
     ".keras": keras_file,
@@ -30,8 +30,8 @@ OTHERS: dict[str, Any] = {  # where there are no safetensors and no torch files,
     ".onnx": onnx,
     ".tflite": tflite,
 }
-LONGEST_CONFIG = 16 << 20  # bytes
-VARIANT = re.compile(r"(?P<stem>[^.]+)\.[^.]+(?P<rest>(-\d{5}-of-\d{5})?\.(safetensors|bin))$")
+MAX_CONFIG_BYTES = 16 << 20  # bytes
+VARIANT_FILE_NAME = re.compile(r"(?P<stem>[^.]+)\.[^.]+(?P<ending>(-\d{5}-of-\d{5})?\.(safetensors|bin))$")
 SIDE_FILES = ("training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt")
 
 
@@ -39,38 +39,42 @@ def accepts(target: Any) -> bool:
     """A folder with weights in it, or a string in the form of a hub id."""
     if isinstance(target, str):
         return HUB_ID.fullmatch(target) is not None
-    return is_folder(target) and not lora.is_adapter(target) and bool(_weights(target) or _other(target))
+    return (
+        is_folder(target)
+        and not lora.is_adapter(target)
+        and bool(_list_weight_files(target) or _list_other_files(target))
+    )
 
 
 def open(target: Path | str) -> Tensors:
     """Read the headers of the folder's one model."""
-    folder = cached(target) if isinstance(target, str) else target
-    if _weights(folder):
-        files, module, listed = _model(folder)
-        source: Tensors = module.open_files(folder, files, _config(folder), listed)
+    folder = find_snapshot(target) if isinstance(target, str) else target
+    if _list_weight_files(folder):
+        files, module, listed = _select_model_files(folder)
+        source: Tensors = module.open_files(folder, files, _read_config(folder), listed)
         note = files[0].name if len(files) == 1 else f"{len(files)} files"
     else:
-        (suffix, names), *_ = _other(folder).items()
-        if len(names) > 1 and not gguf.SPLIT.match(names[0]):
-            raise _several(folder, names)
-        source = OTHERS[suffix].open(inside(folder, names[0]))
+        (suffix, names), *_ = _list_other_files(folder).items()
+        if len(names) > 1 and not gguf.SPLIT_FILE_NAME.match(names[0]):
+            raise _several_models_error(folder, names)
+        source = READER_BY_SUFFIX[suffix].open(path_inside(folder, names[0]))
         note = names[0]
     source.spec = replace(source.spec, target=target, format="huggingface", portable=True, note=note)
     return source
 
 
-def cached(hub_id: str) -> Path:
+def find_snapshot(hub_id: str) -> Path:
     """The snapshot of a hub id in the local cache.
 
     :raises TargetNotFound: it is not there; the message names the cache and the command that would fetch it.
     """
     name, _, revision = hub_id.partition("@")
-    cache = _cache()
+    cache = _hub_cache()
     folder = cache / f"models--{name.replace('/', '--')}"
     if not folder.is_dir():
-        known = [entry.name.removeprefix("models--").replace("--", "/") for entry in cache.glob("models--*")]
+        cached_ids = [entry.name.removeprefix("models--").replace("--", "/") for entry in cache.glob("models--*")]
         raise TargetNotFound(
-            f"{hub_id}: no such file, and not in the local hub cache {cache}{did_you_mean(name, known)} "
+            f"{hub_id}: no such file, and not in the local hub cache {cache}{did_you_mean(name, cached_ids)} "
             f"Fetch it first: hf download {name}"
         )
     reference = folder / "refs" / (revision or "main")
@@ -79,23 +83,23 @@ def cached(hub_id: str) -> Path:
     snapshots = folder / "snapshots"
     if revision and re.fullmatch(r"[\w-]+", revision) and (snapshots / revision).is_dir():
         return snapshots / revision
-    have = sorted(entry.name for entry in snapshots.glob("*"))
-    raise TargetNotFound(f"{hub_id}: the cache holds no such revision; known: {', '.join(have) or 'none'}")
+    revisions = sorted(entry.name for entry in snapshots.glob("*"))
+    raise TargetNotFound(f"{hub_id}: the cache holds no such revision; known: {', '.join(revisions) or 'none'}")
 
 
-def _cache() -> Path:
+def _hub_cache() -> Path:
     if "HF_HUB_CACHE" in os.environ:
         return Path(os.environ["HF_HUB_CACHE"])
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     return Path(home).expanduser() / "hub"
 
 
-def _weights(folder: Path) -> list[str]:
+def _list_weight_files(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     return [
         name
         for name in names
-        if name.endswith((".safetensors", safetensors.INDEX, ".bin.index.json", *torch_file.SUFFIXES))
+        if name.endswith((".safetensors", safetensors.INDEX_SUFFIX, ".bin.index.json", *torch_file.SUFFIXES))
         and name not in SIDE_FILES
         and not _is_variant(name, names)
     ]
@@ -103,23 +107,23 @@ def _weights(folder: Path) -> list[str]:
 
 def _is_variant(name: str, names: list[str]) -> bool:
     """A copy in another precision: model.fp16.safetensors beside model.safetensors."""
-    match = VARIANT.match(name)
-    return match is not None and match["stem"] + match["rest"] in names
+    match = VARIANT_FILE_NAME.match(name)
+    return match is not None and match["stem"] + match["ending"] in names
 
 
-def _other(folder: Path) -> dict[str, list[str]]:
-    """Files of other formats by suffix, the first of :data:`OTHERS` first."""
+def _list_other_files(folder: Path) -> dict[str, list[str]]:
+    """Files of other formats by suffix, the first of :data:`READER_BY_SUFFIX` first."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    found = {suffix: [name for name in names if name.endswith(suffix)] for suffix in OTHERS}
-    return {suffix: matching for suffix, matching in found.items() if matching}
+    names_by_suffix = {suffix: [name for name in names if name.endswith(suffix)] for suffix in READER_BY_SUFFIX}
+    return {suffix: matching for suffix, matching in names_by_suffix.items() if matching}
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
+def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
     try:
-        config = parsed(inside(folder, "config.json"), LONGEST_CONFIG)
+        config = read_json(path_inside(folder, "config.json"), MAX_CONFIG_BYTES)
     except (ValueError, RecursionError):
         raise Unreadable(f"{path}: is not JSON") from None
     if not isinstance(config, dict):
@@ -128,40 +132,40 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return {**text, **config} if isinstance(text, dict) else config
 
 
-def _model(folder: Path) -> tuple[list[Path], Any, dict[str, Path]]:
+def _select_model_files(folder: Path) -> tuple[list[Path], Any, dict[str, Path]]:
     """The files of the folder's one model, the module that reads them, and what an index says; safetensors first."""
-    names = _weights(folder)
+    names = _list_weight_files(folder)
     for suffixes, module in (
-        ((".safetensors", safetensors.INDEX), safetensors),
+        ((".safetensors", safetensors.INDEX_SUFFIX), safetensors),
         ((".bin", ".bin.index.json"), torch_file),
     ):
-        mine = [name for name in names if name.endswith(suffixes)]
-        indices = [name for name in mine if name.endswith(".index.json")]
+        matching = [name for name in names if name.endswith(suffixes)]
+        indices = [name for name in matching if name.endswith(".index.json")]
         if len(indices) == 1:
-            listed = safetensors.shards(folder / indices[0])
+            listed = safetensors.read_shard_index(folder / indices[0])
             return sorted(set(listed.values())), module, listed
-        files = [name for name in mine if not name.endswith(".index.json")]
+        files = [name for name in matching if not name.endswith(".index.json")]
         if files and not indices:
-            return _one_model(folder, files), module, {}
+            return _require_one_model(folder, files), module, {}
         if indices:
-            raise _several(folder, indices)
-    return _one_model(folder, names), torch_file, {}
+            raise _several_models_error(folder, indices)
+    return _require_one_model(folder, names), torch_file, {}
 
 
-def _one_model(folder: Path, files: list[str]) -> list[Path]:
-    shard = SHARD.match(files[0])
+def _require_one_model(folder: Path, files: list[str]) -> list[Path]:
+    shard = SHARD_FILE_NAME.match(files[0])
     if len(files) == 1 and (shard is None or int(shard["count"]) == 1):
-        return [inside(folder, files[0])]
-    shards = [SHARD.match(name) for name in files]
-    matched = [s for s in shards if s is not None]
-    if len(matched) == len(files) and len({(s["stem"], s["count"]) for s in matched}) == 1:
-        count = int(matched[0]["count"])
+        return [path_inside(folder, files[0])]
+    shards = [SHARD_FILE_NAME.match(name) for name in files]
+    matches = [s for s in shards if s is not None]
+    if len(matches) == len(files) and len({(s["stem"], s["count"]) for s in matches}) == 1:
+        count = int(matches[0]["count"])
         if len(files) != count:
             raise Unreadable(f"{folder}: {len(files)} of {count} shards are there")
-        return [inside(folder, name) for name in files]
-    raise _several(folder, files)
+        return [path_inside(folder, name) for name in files]
+    raise _several_models_error(folder, files)
 
 
-def _several(folder: Path, names: list[str]) -> Unreadable:
+def _several_models_error(folder: Path, names: list[str]) -> Unreadable:
     more = " …" if len(names) > 6 else ""
     return Unreadable(f"{folder}: holds {len(names)} models: {', '.join(names[:6])}{more}; name one of them")

@@ -8,24 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.sources.layouts.keras_flax_kernels import Variable
-from layerscope.sources.layouts.keras_layers import GATED, VARIABLES, LayerConfig, kind_of_group, layer_configs
-from layerscope.sources.readers.state_dict import Tensors, of_variables
-from layerscope.sources.storage.extents import whole
-from layerscope.sources.storage.hdf5_process import Dataset, array, contents
-from layerscope.sources.storage.json_text import parse
+from layerscope.sources.layouts.keras_layers import (
+    RECURRENT_KINDS,
+    VARIABLE_NAMES,
+    LayerConfig,
+    kind_of_group,
+    layer_configs,
+)
+from layerscope.sources.readers.state_dict import Tensors, source_from_variables
+from layerscope.sources.storage.extents import whole_file
+from layerscope.sources.storage.hdf5_process import Dataset, list_contents, read_array
+from layerscope.sources.storage.json_text import parse_json
 from layerscope.sources.storage.paths import is_file
 from layerscope.sources.storage.zip_archive import Archive, zip_names
-from layerscope.sources.targets import spec
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
 MAGIC = b"\x89HDF\r\n\x1a\n"
-WEIGHTS, CONFIG = "model.weights.h5", "config.json"
-LONGEST_CONFIG = 16 << 20  # bytes
+WEIGHTS_MEMBER, CONFIG_MEMBER = "model.weights.h5", "config.json"
+MAX_CONFIG_BYTES = 16 << 20  # bytes
 
-Configs = Mapping[tuple[str, ...], LayerConfig]
+ConfigByPath = Mapping[tuple[str, ...], LayerConfig]
 
 
 def accepts(target: Any) -> bool:
@@ -34,25 +40,25 @@ def accepts(target: Any) -> bool:
         return False
     if target.suffix in (".keras", ".h5", ".hdf5"):
         return True
-    return WEIGHTS in zip_names(target) or whole(target).read(0, 8) == MAGIC
+    return WEIGHTS_MEMBER in zip_names(target) or whole_file(target).read(0, 8) == MAGIC
 
 
 def open(target: Path) -> Tensors:
     """Read names and shapes."""
-    extent, config = whole(target), None
+    extent, config = whole_file(target), None
     if zip_names(target):
         archive = Archive(extent)
-        extent = archive.stored(WEIGHTS)
-        if CONFIG in archive.members:
-            config = _json(target, archive.read(CONFIG, LONGEST_CONFIG))
+        extent = archive.stored_extent(WEIGHTS_MEMBER)
+        if CONFIG_MEMBER in archive.members:
+            config = _parse_config(target, archive.read(CONFIG_MEMBER, MAX_CONFIG_BYTES))
     if extent.read(0, 8) != MAGIC:
         raise Unreadable(f"{target}: neither a .keras zip nor an HDF5 file (truncated?)")
-    found = contents(extent)
-    if not found.legacy and not any("/vars/" in dataset.path for dataset in found.datasets):
+    file_contents = list_contents(extent)
+    if not file_contents.legacy and not any("/vars/" in dataset.path for dataset in file_contents.datasets):
         raise Unreadable(f"{target}: an HDF5 file, but not one of Keras: it has no layers")
-    configs = layer_configs(_json(target, found.config) if found.config is not None else config)
-    rows = (_legacy if found.legacy else _saved)(found.datasets, configs)
-    datasets = {dataset.path: dataset for dataset in found.datasets}
+    configs = layer_configs(_parse_config(target, file_contents.config) if file_contents.config is not None else config)
+    rows = (_variables_of_keras2 if file_contents.legacy else _variables_of_keras3)(file_contents.datasets, configs)
+    datasets = {dataset.path: dataset for dataset in file_contents.datasets}
     paths: dict[str, str] = {}
     variables = []
     for variable, path in rows:
@@ -63,19 +69,19 @@ def open(target: Path) -> Tensors:
         raise Unreadable(f"{target}: an HDF5 file without a Keras model's weights")
 
     def fetch(name: str) -> Array:
-        return array(extent, datasets[paths[name]])
+        return read_array(extent, datasets[paths[name]])
 
-    return of_variables(spec(target, "keras_file", portable=True), variables, fetch)
+    return source_from_variables(make_spec(target, "keras_file", portable=True), variables, fetch)
 
 
-def _json(target: Path, raw: bytes | str) -> Any:
+def _parse_config(target: Path, raw: bytes | str) -> Any:
     try:
-        return parse(raw)
+        return parse_json(raw)
     except (ValueError, RecursionError):
         raise Unreadable(f"{target}: its configuration is not JSON") from None
 
 
-def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, str]]:
+def _variables_of_keras3(datasets: list[Dataset], configs: ConfigByPath) -> list[tuple[Variable, str]]:
     """Keras 3: …/vars/0, …/vars/1 below a group that is named after the layer's class."""
     layers: dict[str, list[Dataset]] = {}
     for dataset in datasets:
@@ -84,22 +90,22 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
     for folder, members in layers.items():
         group = folder.removesuffix("/vars").rpartition("/")[2]
         names = members[0].names[:-1]
-        config = _config(configs, names)
+        config = _find_layer_config(configs, names)
         kind = (
             config.kind if config and config.kind else kind_of_group(group) or kind_of_group(names[-1] if names else "")
         )
         if not kind and {"_dense", "_cell"} & {group[-6:], group[-5:]}:
             kind = "einsum" if group.endswith("_dense") else ""
         members.sort(key=lambda d: (len(d.names[-1]), d.names[-1]))
-        gates = kind if kind in GATED else ""
-        labels = VARIABLES.get(kind) or _guessed(members)
-        quantised = "int" in members[0].dtype and kind in VARIABLES
+        gates = kind if kind in RECURRENT_KINDS else ""
+        labels = VARIABLE_NAMES.get(kind) or _guess_labels(members)
+        is_quantized = "int" in members[0].dtype and kind in VARIABLE_NAMES
         for i, dataset in enumerate(members):
             label = labels[i] if i < len(labels) and dataset.names[-1].isdigit() else dataset.names[-1]
             if label == "kernel" and len(dataset.shape) < 2:
                 label = "bias"
             name = "/".join((*names, label))
-            row = Variable(
+            variable = Variable(
                 name,
                 dataset.shape,
                 dataset.dtype,
@@ -107,20 +113,20 @@ def _saved(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, st
                 config.groups if config else 0,
                 config.equation if config else "",
                 gates if label in ("kernel", "recurrent_kernel") else "",
-                dataset.fault or ("quantised by Keras, not decoded" if quantised and len(dataset.shape) > 1 else ""),
+                dataset.fault or ("quantised by Keras, not decoded" if is_quantized and len(dataset.shape) > 1 else ""),
             )
-            rows.append((_position(configs, names), row, dataset.path))
+            rows.append((_find_position(configs, names), variable, dataset.path))
     rows.sort(key=lambda item: item[0])
-    return [(row, path) for _, row, path in rows]
+    return [(variable, path) for _, variable, path in rows]
 
 
-def _guessed(members: list[Dataset]) -> tuple[str, ...]:
+def _guess_labels(members: list[Dataset]) -> tuple[str, ...]:
     """Names of the variables of a layer of unknown class: the first is a kernel, a second of one axis its bias."""
-    axes = [len(d.shape) for d in members]
-    return ("kernel", "bias") if axes in ([2, 1], [3, 1], [4, 1], [5, 1], [2], [4], [5]) else ()
+    axis_counts = [len(d.shape) for d in members]
+    return ("kernel", "bias") if axis_counts in ([2, 1], [3, 1], [4, 1], [5, 1], [2], [4], [5]) else ()
 
 
-def _config(configs: Configs, names: tuple[str, ...]) -> LayerConfig | None:
+def _find_layer_config(configs: ConfigByPath, names: tuple[str, ...]) -> LayerConfig | None:
     """What the configuration says of the layer that these names lead to: the longest end of them that it knows."""
     for start in range(len(names)):
         if names[start:] in configs:
@@ -128,32 +134,32 @@ def _config(configs: Configs, names: tuple[str, ...]) -> LayerConfig | None:
     return None
 
 
-def _position(configs: Configs, names: tuple[str, ...]) -> int:
+def _find_position(configs: ConfigByPath, names: tuple[str, ...]) -> int:
     """Where the configuration has the layer, or the one that it is part of."""
-    stretches = (names[start:stop] for stop in range(len(names), 0, -1) for start in range(stop))
-    return next((configs[names].position for names in stretches if names in configs), len(configs))
+    subpaths = (names[start:stop] for stop in range(len(names), 0, -1) for start in range(stop))
+    return next((configs[names].position for names in subpaths if names in configs), len(configs))
 
 
-def _legacy(datasets: list[Dataset], configs: Configs) -> list[tuple[Variable, str]]:
+def _variables_of_keras2(datasets: list[Dataset], configs: ConfigByPath) -> list[tuple[Variable, str]]:
     """Keras 2: layer/layer/kernel:0."""
     shapes = {dataset.path: dataset.shape for dataset in datasets}
     rows = []
     for dataset in datasets:
-        first, *rest = dataset.names
-        names = tuple(rest[rest.index(first) :]) if first in rest else (first, *rest)
+        first, *inner_names = dataset.names
+        names = tuple(inner_names[inner_names.index(first) :]) if first in inner_names else (first, *inner_names)
         label = names[-1].partition(":")[0]
         owner = names[:-1]
-        config = _config(configs, owner) or _config(configs, owner[:1])
+        config = _find_layer_config(configs, owner) or _find_layer_config(configs, owner[:1])
         kind = config.kind if config else ""
         kind = kind or next((k for name in reversed(owner) if (k := kind_of_group(name))), "")
-        gates = kind if kind in GATED else ""
+        gates = kind if kind in RECURRENT_KINDS else ""
         folder, _, last = dataset.path.rpartition("/")
         recurrent = shapes.get(f"{folder}/{last.replace('kernel', 'recurrent_kernel')}", ())
         if not gates and len(recurrent) == 2 and recurrent[0]:
             gates = {4: "lstm", 3: "gru", 1: "rnn"}.get(recurrent[1] // recurrent[0], "")
-        gated = gates if label in ("kernel", "recurrent_kernel") else ""
+        variable_gates = gates if label in ("kernel", "recurrent_kernel") else ""
         groups, equation = (config.groups, config.equation) if config else (0, "")
         name = "/".join((*owner, label))
-        row = Variable(name, dataset.shape, dataset.dtype, kind, groups, equation, gated, dataset.fault)
+        row = Variable(name, dataset.shape, dataset.dtype, kind, groups, equation, variable_gates, dataset.fault)
         rows.append((row, dataset.path))
     return rows

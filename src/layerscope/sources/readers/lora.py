@@ -13,21 +13,21 @@ from layerscope.records.layers import LayerRef
 from layerscope.sources.adapters import dora_magnitude, lora_factors
 from layerscope.sources.adapters.adapted_model import Merged, MergedSource
 from layerscope.sources.adapters.lora_factors import Factors
-from layerscope.sources.adapters.lora_scale import scaling
-from layerscope.sources.layouts.torch_names import layers_of, number
+from layerscope.sources.adapters.lora_scale import scale_from_config
+from layerscope.sources.layouts.torch_names import layers_of, number_layers
 from layerscope.sources.opening import open_target
 from layerscope.sources.readers import safetensors, torch_file
 from layerscope.sources.readers.state_dict import StateDict
-from layerscope.sources.storage.json_text import parsed
-from layerscope.sources.storage.paths import inside, is_path
-from layerscope.sources.targets import name_of, spec
+from layerscope.sources.storage.json_text import read_json
+from layerscope.sources.storage.paths import is_path, path_inside
+from layerscope.sources.targets import make_spec, name_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "adapter_model.bin")
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def is_adapter(target: Any) -> bool:
@@ -37,8 +37,8 @@ def is_adapter(target: Any) -> bool:
     if not is_path(target):
         return False
     if target.is_dir():
-        return any((target / name).is_file() for name in (*FILES, CONFIG))
-    return target.name in FILES and target.is_file()
+        return any((target / name).is_file() for name in (*ADAPTER_FILES, CONFIG_FILE))
+    return target.name in ADAPTER_FILES and target.is_file()
 
 
 def accepts(target: Any) -> bool:
@@ -51,7 +51,7 @@ def open(target: Path | Merged) -> AdapterSource | MergedSource:
     if isinstance(target, Merged):
         adapter = open_target(target.adapter)
         if not isinstance(adapter, AdapterSource):
-            raise Unreadable(f"{name_of(target.adapter)}: not a LoRA adapter ({FILES[0]} beside {CONFIG})")
+            raise Unreadable(f"{name_of(target.adapter)}: not a LoRA adapter ({ADAPTER_FILES[0]} beside {CONFIG_FILE})")
         return MergedSource(target, adapter, open_target(target.base))
     return AdapterSource(target)
 
@@ -61,21 +61,21 @@ class AdapterSource:
 
     def __init__(self, target: Path) -> None:
         folder = target if target.is_dir() else target.parent
-        self.weights = _weights(target, folder)
-        self.spec = spec(target, "lora", portable=True)
-        self.config = _config(folder)
-        found, others = lora_factors.factors_of(self.weights.tensors)
-        if not found:
+        self.weights = _open_weights(target, folder)
+        self.spec = make_spec(target, "lora", portable=True)
+        self.config = _read_config(folder)
+        all_factors, other_tensors = lora_factors.group_factors(self.weights.tensors)
+        if not all_factors:
             raise Unreadable(f"{target}: holds no factors lora_A and lora_B")
         try:
-            scale = scaling(self.config)
-            self.scales = {factors.label: scale(factors) for factors in found}
+            scale = scale_from_config(self.config)
+            self.scales = {factors.label: scale(factors) for factors in all_factors}
         except (ValueError, OverflowError) as error:
-            raise Unreadable(f"{folder / CONFIG}: does not say the scale lora_alpha / r ({error})") from None
-        self.factors = {factors.label: factors for factors in found}
-        self.others = layers_of(others)
-        rows = [lora_factors.row_of(factors, self.scales[factors.label]) for factors in found]
-        self._layers = number([*rows, *self.others])
+            raise Unreadable(f"{folder / CONFIG_FILE}: does not say the scale lora_alpha / r ({error})") from None
+        self.factors = {factors.label: factors for factors in all_factors}
+        self.others = layers_of(other_tensors)
+        rows = [lora_factors.adapter_row(factors, self.scales[factors.label]) for factors in all_factors]
+        self._layers = number_layers([*rows, *self.others])
 
     def layers(self) -> Iterator[LayerRef]:
         """Adapted modules, then the other tensors."""
@@ -88,38 +88,38 @@ class AdapterSource:
             return self.weights.read(ref)
         a, b = (self.weights.fetch(factors.tensors[which].name) for which in "AB")
         scale = self.scales[factors.label]
-        return lora_factors.core(a, b, scale) if ref.rank else lora_factors.product(factors, a, b, scale)
+        return lora_factors.low_rank_core(a, b, scale) if ref.rank else lora_factors.full_product(factors, a, b, scale)
 
     def merged(self, factors: Factors, weight: Array, transposed: bool) -> Array:
         """W + s·B·A in float64, renormalised by DoRA's magnitudes where there are any."""
         a, b = (self.weights.fetch(factors.tensors[which].name) for which in "AB")
-        update = lora_factors.product(factors, a, b, self.scales[factors.label])
+        update = lora_factors.full_product(factors, a, b, self.scales[factors.label])
         update = update.T if transposed else update
         if update.shape != weight.shape:
             raise Absent(f"the adapter makes {update.shape}, the weight is {weight.shape}")
-        whole: Array = weight.astype(np.float64) + update
+        merged_weight: Array = weight.astype(np.float64) + update
         if "magnitude" in factors.tensors:
             magnitude = self.weights.fetch(factors.tensors["magnitude"].name)
-            whole = dora_magnitude.renormalize(whole, magnitude, out_axis=1 if transposed else 0)
-        return whole
+            merged_weight = dora_magnitude.renormalize(merged_weight, magnitude, out_axis=1 if transposed else 0)
+        return merged_weight
 
 
-def _weights(target: Path, folder: Path) -> StateDict:
-    names = [name for name in FILES if (folder / name).is_file()] if target.is_dir() else [target.name]
+def _open_weights(target: Path, folder: Path) -> StateDict:
+    names = [name for name in ADAPTER_FILES if (folder / name).is_file()] if target.is_dir() else [target.name]
     if not names:
-        raise Unreadable(f"{target}: {CONFIG} without {' or '.join(FILES)}")
-    file = inside(folder, names[0])
+        raise Unreadable(f"{target}: {CONFIG_FILE} without {' or '.join(ADAPTER_FILES)}")
+    file = path_inside(folder, names[0])
     module: Any = safetensors if names[0].endswith(".safetensors") else torch_file
-    opened: StateDict = module.open_files(target, [file], None)
-    return opened
+    weights: StateDict = module.open_files(target, [file], None)
+    return weights
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise Unreadable(f"{folder}: an adapter without its {CONFIG}, which says its scale lora_alpha / r")
+        raise Unreadable(f"{folder}: an adapter without its {CONFIG_FILE}, which says its scale lora_alpha / r")
     try:
-        config = parsed(inside(folder, CONFIG), 1 << 24)
+        config = read_json(path_inside(folder, CONFIG_FILE), 1 << 24)
     except (ValueError, RecursionError):
         raise Unreadable(f"{path}: is not JSON") from None
     if not isinstance(config, dict):

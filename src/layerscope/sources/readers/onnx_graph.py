@@ -8,14 +8,14 @@ from typing import Any
 
 from layerscope.errors import Unreadable
 
-DEEPEST = 16  # graphs in graphs
-MOST = 1 << 18  # names in nodes, and constants
-MOST_USES = 64  # of one value that are looked at
-LONGEST_CHAIN = 16  # operations from a constant to the one that multiplies by it
-GRAPH, GRAPHS, TENSOR = 5, 10, 4  # AttributeProto.AttributeType
-SAME_AXES = ("Identity", "Cast", "CastLike", "QuantizeLinear")
-RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
-BIASES = {
+MAX_GRAPH_DEPTH = 16  # graphs in graphs
+MAX_NAMES = 1 << 18  # names in nodes, and constants
+MAX_USES_PER_VALUE = 64  # of one value that are looked at
+MAX_CHAIN_LENGTH = 16  # operations from a constant to the one that multiplies by it
+GRAPH_ATTRIBUTE, GRAPHS_ATTRIBUTE, TENSOR_ATTRIBUTE = 5, 10, 4  # AttributeProto.AttributeType
+AXIS_PRESERVING_OPERATIONS = ("Identity", "Cast", "CastLike", "QuantizeLinear")
+RESHAPING_OPERATIONS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+BIAS_SLOTS = {
     "Gemm": (2,),
     "Conv": (2,),
     "ConvTranspose": (2,),
@@ -24,11 +24,11 @@ BIASES = {
     "RNN": (3,),
     "FusedConv": (2,),
 }
-NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization",
+NORM_OPERATIONS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization",
          "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # fmt: skip
 
 
-Key = tuple[int, str]  # the graph that a name belongs to, and the name
+ValueKey = tuple[int, str]  # the graph that a name belongs to, and the name
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Use:
     op: str
     name: str
     slot: int  # which of its inputs
-    inputs: tuple[Key, ...]
-    outputs: tuple[Key, ...]
+    inputs: tuple[ValueKey, ...]
+    outputs: tuple[ValueKey, ...]
     attributes: Mapping[str, Any]
 
 
@@ -59,7 +59,7 @@ class Constant:
     """A tensor of the file, and what is done with it."""
 
     name: str  # unique
-    key: Key
+    key: ValueKey
     proto: Any
     initializer: bool  # of a graph, rather than a Constant node's
     arrival: Arrival | None = None  # at the operation that tells its axes
@@ -79,50 +79,50 @@ class Graph:
     def __init__(self, path: Any, proto: Any) -> None:
         self.path = path
         self.constants: dict[str, Constant] = {}
-        self.by_key: dict[Key, Constant] = {}
-        self.uses: dict[Key, list[Use]] = {}
+        self.by_key: dict[ValueKey, Constant] = {}
+        self.uses: dict[ValueKey, list[Use]] = {}
         self.count, self.graphs = 0, 0
         self._collect(proto, (), 0)
         for constant in self.constants.values():
-            self._follow(constant)
+            self._find_arrival(constant)
 
-    def value(self, key: Key) -> Any:
+    def value(self, key: ValueKey) -> Any:
         """The tensor of a constant, or None where the graph computes it."""
-        found = self.by_key.get(key)
-        return None if found is None else found.proto
+        constant = self.by_key.get(key)
+        return None if constant is None else constant.proto
 
-    def _collect(self, graph: Any, above: tuple[tuple[int, set[str]], ...], depth: int) -> None:
-        if depth > DEEPEST:
+    def _collect(self, graph: Any, outer_scopes: tuple[tuple[int, set[str]], ...], depth: int) -> None:
+        if depth > MAX_GRAPH_DEPTH:
             raise Unreadable(f"{self.path}: graphs nested beyond any use")
         self.graphs += 1
         names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
         for node in graph.node:
-            self._counted(1 + len(node.input) + len(node.output))
+            self._count_names(1 + len(node.input) + len(node.output))
             names.update(node.output)
-        here = ((self.graphs, names), *above)
+        scopes = ((self.graphs, names), *outer_scopes)
         for tensor in graph.initializer:
             self._add((self.graphs, tensor.name), tensor, True)
         number = self.graphs
         for node in graph.node:
             attributes = {}
             for attribute in node.attribute:
-                if attribute.type == GRAPH:
-                    self._collect(attribute.g, here, depth + 1)
-                elif attribute.type == GRAPHS:
+                if attribute.type == GRAPH_ATTRIBUTE:
+                    self._collect(attribute.g, scopes, depth + 1)
+                elif attribute.type == GRAPHS_ATTRIBUTE:
                     for inner in attribute.graphs:
-                        self._collect(inner, here, depth + 1)
-                elif attribute.type == TENSOR and node.op_type == "Constant" and node.output:
+                        self._collect(inner, scopes, depth + 1)
+                elif attribute.type == TENSOR_ATTRIBUTE and node.op_type == "Constant" and node.output:
                     self._add((number, node.output[0]), attribute.t, False)
                 elif attribute.type in (2, 3, 7):
                     attributes[attribute.name] = {2: attribute.i, 3: attribute.s, 7: attribute.ints}[attribute.type]
-            inputs = tuple(_owner(name, here) for name in node.input)
+            inputs = tuple(_resolve_name(name, scopes) for name in node.input)
             outputs = tuple((number, name) for name in node.output)
             for slot, key in enumerate(inputs):
                 use = Use(node.op_type, node.name, slot, inputs, outputs, attributes)
                 self.uses.setdefault(key, []).append(use)
 
-    def _add(self, key: Key, tensor: Any, initializer: bool) -> None:
-        self._counted(1)
+    def _add(self, key: ValueKey, tensor: Any, initializer: bool) -> None:
+        self._count_names(1)
         base = key[1] or "constant"
         name = base if base not in self.constants else f"{base}#{len(self.constants) + 1}"
         if name in self.constants:
@@ -131,60 +131,62 @@ class Graph:
         self.constants[name] = constant
         self.by_key.setdefault(key, constant)
 
-    def _counted(self, more: int) -> None:
+    def _count_names(self, more: int) -> None:
         self.count += more
-        if self.count > MOST:
-            raise Unreadable(f"{self.path}: more than {MOST:,} names in its graphs")
+        if self.count > MAX_NAMES:
+            raise Unreadable(f"{self.path}: more than {MAX_NAMES:,} names in its graphs")
 
-    def _follow(self, constant: Constant) -> None:
+    def _find_arrival(self, constant: Constant) -> None:
         """Find the operation that says what the axes of a constant are, through casts and transpositions."""
-        for arrival in self._reached(constant.key, tuple(range(len(constant.proto.dims)))):
-            if constant.arrival is None or _tells(arrival) > _tells(constant.arrival):
+        for arrival in self._iterate_arrivals(constant.key, tuple(range(len(constant.proto.dims)))):
+            if constant.arrival is None or _rank_evidence(arrival) > _rank_evidence(constant.arrival):
                 constant.arrival = arrival
 
-    def _reached(self, key: Key, axes: tuple[int, ...]) -> Iterator[Arrival]:
+    def _iterate_arrivals(self, key: ValueKey, axes: tuple[int, ...]) -> Iterator[Arrival]:
         """Every operation that takes a value, as it is or cast, transposed, dequantised or reshaped."""
-        waiting: list[tuple[Key, tuple[int, ...], Use | None, tuple[int, ...], bool]] = [(key, axes, None, (), False)]
-        seen: set[Key] = set()
-        while waiting and len(seen) < LONGEST_CHAIN:
-            here, order, dequantised, then, reshaped = waiting.pop(0)
-            if here in seen:
+        pending: list[tuple[ValueKey, tuple[int, ...], Use | None, tuple[int, ...], bool]] = [
+            (key, axes, None, (), False)
+        ]
+        visited: set[ValueKey] = set()
+        while pending and len(visited) < MAX_CHAIN_LENGTH:
+            current, order, dequantised, order_at_dequantization, reshaped = pending.pop(0)
+            if current in visited:
                 continue
-            seen.add(here)
-            for use in self.uses.get(here, [])[:MOST_USES]:
-                yield Arrival(use, order, dequantised, then, reshaped)
+            visited.add(current)
+            for use in self.uses.get(current, [])[:MAX_USES_PER_VALUE]:
+                yield Arrival(use, order, dequantised, order_at_dequantization, reshaped)
                 if use.slot or not use.outputs:
                     continue
-                after = use.outputs[0]
-                if use.op in SAME_AXES:
-                    waiting.append((after, order, dequantised, then, reshaped))
+                output = use.outputs[0]
+                if use.op in AXIS_PRESERVING_OPERATIONS:
+                    pending.append((output, order, dequantised, order_at_dequantization, reshaped))
                 elif use.op == "DequantizeLinear":
-                    waiting.append((after, order, use, order, reshaped))
-                elif use.op in RESHAPES:
-                    waiting.append((after, order, dequantised, then, True))
+                    pending.append((output, order, use, order, reshaped))
+                elif use.op in RESHAPING_OPERATIONS:
+                    pending.append((output, order, dequantised, order_at_dequantization, True))
                 elif use.op == "Transpose":
                     perm = tuple(use.attributes.get("perm") or reversed(range(len(order))))
                     if reshaped or sorted(perm) == list(range(len(order))):
                         order = order if reshaped else tuple(order[axis] for axis in perm)
-                        waiting.append((after, order, dequantised, then, reshaped))
+                        pending.append((output, order, dequantised, order_at_dequantization, reshaped))
 
 
-def _owner(name: str, scopes: tuple[tuple[int, set[str]], ...]) -> Key:
+def _resolve_name(name: str, scopes: tuple[tuple[int, set[str]], ...]) -> ValueKey:
     """The graph that defines a name as seen from the innermost one."""
     return next(((number, name) for number, names in scopes if name in names), (0, name))
 
 
-def _tells(arrival: Arrival) -> int:
+def _rank_evidence(arrival: Arrival) -> int:
     """How much an operation says about its operand: what multiplies by it most, what passes it on least."""
     op = arrival.use.op
-    if op in MULTIPLIES or op in NORMS or op in BIASES:
+    if op in MULTIPLYING_OPERATIONS or op in NORM_OPERATIONS or op in BIAS_SLOTS:
         return 2 if arrival.reshaped else 3
-    if op in (*SAME_AXES, *RESHAPES, "Transpose"):
+    if op in (*AXIS_PRESERVING_OPERATIONS, *RESHAPING_OPERATIONS, "Transpose"):
         return 0
     return 1
 
 
-MULTIPLIES = (
+MULTIPLYING_OPERATIONS = (
     "Gemm", "MatMul", "FusedMatMul", "Conv", "FusedConv", "ConvTranspose", "LSTM", "GRU", "RNN", "Gather", "Einsum",
     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits",
     "MatMulIntegerToFloat", "GatherBlockQuantized", "Attention", "QAttention", "DynamicQuantizeLSTM", "MatMulBnb4",

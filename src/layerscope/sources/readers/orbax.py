@@ -9,36 +9,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import MissingExtra, Refused, Unreadable
+from layerscope.sources.inventory import JAX_OPTIMIZER_KEYS
 from layerscope.sources.layouts.torch_names import TensorInfo
-from layerscope.sources.readers.state_dict import Tensors, of_flax
-from layerscope.sources.storage.json_text import parsed
-from layerscope.sources.storage.paths import inside, is_folder, size_of
-from layerscope.sources.targets import spec
+from layerscope.sources.readers.state_dict import Tensors, source_from_flax
+from layerscope.sources.storage.json_text import read_json
+from layerscope.sources.storage.paths import is_folder, path_inside, size_of
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-METADATA = "_METADATA"
-LONGEST = 256 << 20  # bytes of metadata
-WHOLE = {"fill_missing_data_reads": False}  # what is not there is no zero
-ITEMS = ("default", "params", "state", "model", "train_state")
-SKIPPED = ("opt_state",)
-STEP = re.compile(r"(\w*_)?\d+$", re.ASCII)
+METADATA_FILE = "_METADATA"
+MAX_METADATA_BYTES = 256 << 20  # bytes of metadata
+REFUSE_MISSING_DATA = {"fill_missing_data_reads": False}  # what is not there is no zero
+ITEM_FOLDERS = ("default", "params", "state", "model", "train_state")
+STEP_FOLDER = re.compile(r"(\w*_)?\d+$", re.ASCII)
 
 
 def accepts(target: Any) -> bool:
     """A folder with Orbax's metadata, or one of steps and items that have it."""
-    return isinstance(target, Path) and is_folder(target) and _folder(target) is not None
+    return isinstance(target, Path) and is_folder(target) and _find_array_folder(target) is not None
 
 
 def open(target: Path) -> Tensors:
     """Read names, and shapes and dtypes of the arrays."""
-    folder = _folder(target)
+    folder = _find_array_folder(target)
     assert folder is not None
-    names = _names(folder)
+    names = _read_array_names(folder)
     ocdbt = (folder / "manifest.ocdbt").is_file()
-    stores = _open_all(folder, names, ocdbt)
+    stores = _open_arrays(folder, names, ocdbt)
     infos = [TensorInfo(name, tuple(store.shape), store.dtype.name) for name, store in stores.items()]
     if not infos:
         raise Unreadable(f"{target}: an Orbax checkpoint without arrays")
@@ -46,76 +46,79 @@ def open(target: Path) -> Tensors:
     def fetch(name: str) -> Array:
         return np.asarray(stores[name].read().result())
 
-    return of_flax(spec(target, "orbax", portable=True), infos, fetch)
+    return source_from_flax(make_spec(target, "orbax", portable=True), infos, fetch)
 
 
-def _folder(target: Path) -> Path | None:
+def _find_array_folder(target: Path) -> Path | None:
     """Where the arrays lie: here, in an item of this step, or in the last step."""
     try:
-        below = sorted(entry for entry in target.iterdir() if entry.is_dir())
+        subfolders = sorted(entry for entry in target.iterdir() if entry.is_dir())
     except OSError:
         return None
-    steps = sorted((e for e in below if STEP.match(e.name)), key=lambda e: int(re.split(r"_", e.name)[-1]))
-    tried = [target, *(target / item for item in ITEMS)]
+    steps = sorted((e for e in subfolders if STEP_FOLDER.match(e.name)), key=lambda e: int(re.split(r"_", e.name)[-1]))
+    candidates = [target, *(target / item for item in ITEM_FOLDERS)]
     if steps:
-        tried += [steps[-1], *(steps[-1] / item for item in ITEMS)]
-    return next((folder for folder in tried if (folder / METADATA).is_file()), None)
+        candidates += [steps[-1], *(steps[-1] / item for item in ITEM_FOLDERS)]
+    return next((folder for folder in candidates if (folder / METADATA_FILE).is_file()), None)
 
 
-def _names(folder: Path) -> dict[str, str]:
+def _read_array_names(folder: Path) -> dict[str, str]:
     """Name of each array → the key under which it is stored.
 
     :raises Unreadable: metadata that are none.
     """
-    file = inside(folder, METADATA)
-    if size_of(file) > LONGEST:
+    file = path_inside(folder, METADATA_FILE)
+    if size_of(file) > MAX_METADATA_BYTES:
         raise Unreadable(f"{file}: {size_of(file):,} bytes are more than any checkpoint's metadata")
     try:
-        tree = parsed(file, LONGEST)["tree_metadata"]
-        found = {}
+        tree = read_json(file, MAX_METADATA_BYTES)["tree_metadata"]
+        key_by_name = {}
         for entry in tree.values():
             keys = [str(step["key"]) for step in entry["key_metadata"]]
-            if entry["value_metadata"].get("value_type") not in ("jax.Array", "np.ndarray") or keys[0] in SKIPPED:
+            is_array = entry["value_metadata"].get("value_type") in ("jax.Array", "np.ndarray")
+            if not is_array or keys[0] in JAX_OPTIMIZER_KEYS:
                 continue
             name = ".".join(keys)
-            if name in found:
+            if name in key_by_name:
                 raise ValueError("two arrays of one name")
-            found[name] = name
+            key_by_name[name] = name
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise Unreadable(f"{file}: is not the metadata of an Orbax checkpoint") from None
-    return found
+    return key_by_name
 
 
-def _open_all(folder: Path, names: dict[str, str], ocdbt: bool) -> dict[str, Any]:
+def _open_arrays(folder: Path, names: dict[str, str], ocdbt: bool) -> dict[str, Any]:
     try:
         import tensorstore
     except ImportError:
         raise MissingExtra("an Orbax checkpoint", "orbax") from None
     home = folder.resolve()
-    for place in home.rglob("*"):
-        if place.is_symlink() and home not in place.resolve().parents:
-            raise Refused(f"{place}: links out of its folder")
+    for path in home.rglob("*"):
+        if path.is_symlink() and home not in path.resolve().parents:
+            raise Refused(f"{path}: links out of its folder")
     base = f"{home.as_uri()}/"
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
-    opening = {}
+    pending = {}
     for name, key in names.items():
         if any(part in ("", ".", "..") for part in re.split(r"[/\\]", key)):
             raise Unreadable(f"{folder}: an array called {key[:80]!r}")
-        plain = {"driver": "file", "path": f"{home}/{key}/"}
-        store = {"driver": "ocdbt", "base": base, "path": f"{key}/"} if ocdbt else plain
-        opening[name] = (
-            tensorstore.open({"driver": "zarr", "kvstore": store, **WHOLE}, open=True, context=context),
+        file_store = {"driver": "file", "path": f"{home}/{key}/"}
+        store = {"driver": "ocdbt", "base": base, "path": f"{key}/"} if ocdbt else file_store
+        pending[name] = (
+            tensorstore.open({"driver": "zarr", "kvstore": store, **REFUSE_MISSING_DATA}, open=True, context=context),
             store,
         )
-    return {name: _opened(tensorstore, folder, name, *pair, context) for name, pair in opening.items()}
+    return {name: _await_array(tensorstore, folder, name, *pair, context) for name, pair in pending.items()}
 
 
-def _opened(tensorstore: Any, folder: Path, name: str, future: Any, store: Any, context: Any) -> Any:
+def _await_array(tensorstore: Any, folder: Path, name: str, future: Any, store: Any, context: Any) -> Any:
     try:
         return future.result()
     except ValueError:
         try:
-            return tensorstore.open({"driver": "zarr3", "kvstore": store, **WHOLE}, open=True, context=context).result()
+            return tensorstore.open(
+                {"driver": "zarr3", "kvstore": store, **REFUSE_MISSING_DATA}, open=True, context=context
+            ).result()
         except ValueError as error:
             text = " ".join(str(error).split())
             raise Unreadable(f"{folder}: {name[:80]!r} cannot be read: {text[:200]}") from None

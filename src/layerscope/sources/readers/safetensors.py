@@ -12,29 +12,29 @@ from layerscope.sources.readers.safetensors_header import Entry, looks_like_head
 from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.storage.dtypes import as_dtype
 from layerscope.sources.storage.extents import Extent
-from layerscope.sources.storage.json_text import parsed
-from layerscope.sources.storage.paths import inside, is_file
-from layerscope.sources.targets import spec
+from layerscope.sources.storage.json_text import read_json
+from layerscope.sources.storage.paths import is_file, path_inside
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-LONGEST_INDEX = 64 << 20  # bytes
-INDEX = ".safetensors.index.json"
+MAX_INDEX_BYTES = 64 << 20  # bytes
+INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def accepts(target: Any) -> bool:
     """A file whose first bytes are a safetensors header, or whose name says that they should be."""
     if not is_file(target):
         return False
-    return target.name.endswith((".safetensors", INDEX)) or looks_like_header(target)
+    return target.name.endswith((".safetensors", INDEX_SUFFIX)) or looks_like_header(target)
 
 
 def open(target: Path) -> StateDict:
     """Read the headers."""
-    if target.name.endswith(INDEX):
-        listed = shards(target)
+    if target.name.endswith(INDEX_SUFFIX):
+        listed = read_shard_index(target)
         return open_files(target, sorted(set(listed.values())), None, listed)
     return open_files(target, [target], None)
 
@@ -56,23 +56,23 @@ def open_files(
         return read_entry(file, entry)
 
     tensors = [TensorInfo(name, entry.shape, entry.dtype) for name, (_, entry) in entries.items()]
-    return StateDict(spec(target, "safetensors", portable=True), tensors, fetch, config)
+    return StateDict(make_spec(target, "safetensors", portable=True), tensors, fetch, config)
 
 
-def shards(index: Path) -> dict[str, Path]:
+def read_shard_index(index: Path) -> dict[str, Path]:
     """Tensor → file, as an index says, each file inside the index's own folder and there.
 
     :raises Refused: a name that leads out of the folder.
     :raises Unreadable: no weight_map, or a file that is missing.
     """
     try:
-        table = parsed(inside(index.parent, index.name), LONGEST_INDEX)["weight_map"]
+        table = read_json(path_inside(index.parent, index.name), MAX_INDEX_BYTES)["weight_map"]
         listed = {str(tensor): str(name) for tensor, name in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Unreadable(f"{index}: no table 'weight_map' of tensors and files") from None
     if not listed:
         raise Unreadable(f"{index}: names no file")
-    files = {name: inside(index.parent, name) for name in sorted(set(listed.values()))}
+    files = {name: path_inside(index.parent, name) for name in sorted(set(listed.values()))}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise Unreadable(f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import Unreadable
-from layerscope.sources.storage.dtypes import MOST_AXES
-from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.dtypes import MAX_AXES, is_size
+from layerscope.sources.storage.extents import whole_file
 
-LONGEST = 100_000_000  # bytes of header, the limit of the format's own library
-MOST_TENSORS = 1 << 19  # the largest models have a quarter of them
+MAX_HEADER_BYTES = 100_000_000  # bytes of header, the limit of the format's own library
+MAX_TENSORS = 1 << 19  # the largest models have a quarter of them
 DTYPES = {  # name in the file → (numpy-style name, bits per entry)
     "F64": ("float64", 64),
     "F32": ("float32", 32),
@@ -57,25 +57,25 @@ def read_header(path: Path) -> dict[str, Entry]:
     :raises Unreadable: truncated, no JSON, a duplicate name, offsets that are negative, overlap, leave holes or end
         elsewhere than the file, or a size that is not shape × dtype.
     """
-    extent = whole(path)
+    extent = whole_file(path)
     size, prefix = extent.length, extent.read(0, 8)
     if len(prefix) < 8:
         raise Unreadable(f"{path}: {size} bytes are no safetensors file (truncated?)")
     length = int.from_bytes(prefix, "little")
-    if length > min(size - 8, LONGEST):
+    if length > min(size - 8, MAX_HEADER_BYTES):
         raise Unreadable(f"{path}: not safetensors, or truncated: header of {length:,} bytes in a file of {size:,}")
     raw = extent.read(8, length)
-    if raw.count(b'"dtype"') > MOST_TENSORS:
-        raise Unreadable(f"{path}: a header of more than {MOST_TENSORS:,} tensors")
+    if raw.count(b'"dtype"') > MAX_TENSORS:
+        raise Unreadable(f"{path}: a header of more than {MAX_TENSORS:,} tensors")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{path}: the safetensors header is damaged: {_short(error)}") from None
+        raise Unreadable(f"{path}: the safetensors header is damaged: {_shorten(error)}") from None
     if not isinstance(header, dict):
         raise Unreadable(f"{path}: the safetensors header is no table of tensors")
     header.pop("__metadata__", None)
     base = 8 + length
-    entries = {name: _entry(path, name, value, base) for name, value in header.items()}
+    entries = {name: _parse_entry(path, name, value, base) for name, value in header.items()}
     _check_tiling(path, entries, base, size)
     return entries
 
@@ -83,53 +83,49 @@ def read_header(path: Path) -> dict[str, Entry]:
 def looks_like_header(path: Path) -> bool:
     """Do the first bytes read as a length that fits the file and the start of a JSON table?"""
     try:
-        extent = whole(path)
+        extent = whole_file(path)
         head = extent.read(0, 9)
     except OSError:
         return False
     return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= extent.length - 8
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"two entries are called {twice!r}")
+        duplicate = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"two entries are called {duplicate!r}")
     return table
 
 
-def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
-    where = f"{path}: tensor {_short(repr(name))}"
+def _parse_entry(path: Path, name: str, value: Any, base: int) -> Entry:
+    where = f"{path}: tensor {_shorten(repr(name))}"
     try:
         code, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise Unreadable(f"{where} lacks dtype, shape or data_offsets") from None
     if code not in DTYPES if isinstance(code, str) else True:
-        raise Unreadable(f"{where} has the unknown dtype {_short(repr(code))}; known: {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(_is_count(x) for x in [*shape, start, stop]):
+        raise Unreadable(f"{where} has the unknown dtype {_shorten(repr(code))}; known: {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(is_size(x) for x in [*shape, start, stop]):
         raise Unreadable(f"{where} has a shape or offsets that are no sizes")
     dtype, bits = DTYPES[code]
     if start > stop or (stop - start) * 8 != math.prod(shape) * bits:
-        raise Unreadable(f"{where}: {stop - start:,} bytes cannot hold shape {_short(str(shape))} of {code}")
+        raise Unreadable(f"{where}: {stop - start:,} bytes cannot hold shape {_shorten(str(shape))} of {code}")
     return Entry(dtype, tuple(shape), base + start, base + stop)
 
 
 def _check_tiling(path: Path, entries: dict[str, Entry], base: int, size: int) -> None:
-    at, before = base, "the header"
+    expected_start, previous_name = base, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if entry.start != at:
-            fault = "overlaps" if entry.start < at else "leaves a hole after"
-            raise Unreadable(f"{path}: tensor {_short(repr(name))} {fault} {_short(before)}")
-        at, before = entry.stop, repr(name)
-    if at != size:
-        fault = "truncated" if at > size else "followed by data that no tensor owns"
-        raise Unreadable(f"{path}: {fault}: the header describes {at:,} bytes, the file has {size:,}")
+        if entry.start != expected_start:
+            fault = "overlaps" if entry.start < expected_start else "leaves a hole after"
+            raise Unreadable(f"{path}: tensor {_shorten(repr(name))} {fault} {_shorten(previous_name)}")
+        expected_start, previous_name = entry.stop, repr(name)
+    if expected_start != size:
+        fault = "truncated" if expected_start > size else "followed by data that no tensor owns"
+        raise Unreadable(f"{path}: {fault}: the header describes {expected_start:,} bytes, the file has {size:,}")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _short(value: object, longest: int = 80) -> str:
+def _shorten(value: object, max_chars: int = 80) -> str:
     text = str(value)
-    return text if len(text) <= longest else text[:longest] + "…"
+    return text if len(text) <= max_chars else text[:max_chars] + "…"

@@ -8,98 +8,107 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
+from layerscope.sources.inventory import (
+    TENSORFLOW_OPTIMIZER_ATTRIBUTE,
+    TENSORFLOW_OPTIMIZER_NAME,
+    TENSORFLOW_OPTIMIZER_PREFIXES,
+)
 from layerscope.sources.layouts.keras_flax_kernels import Variable
-from layerscope.sources.layouts.keras_layers import GATED, kind_of_group
-from layerscope.sources.readers.state_dict import Tensors, of_variables
+from layerscope.sources.layouts.keras_layers import RECURRENT_KINDS, kind_of_group
+from layerscope.sources.readers.state_dict import Tensors, source_from_variables
 from layerscope.sources.readers.tensorflow_bundle import Bundle, Entry, read_index
 from layerscope.sources.storage.dtypes import as_dtype
-from layerscope.sources.storage.extents import whole
-from layerscope.sources.storage.paths import inside, is_file, is_folder, size_of
-from layerscope.sources.storage.protobuf_wire import message, text, varint
-from layerscope.sources.targets import spec
+from layerscope.sources.storage.extents import whole_file
+from layerscope.sources.storage.paths import is_file, is_folder, path_inside, size_of
+from layerscope.sources.storage.protobuf_wire import as_message, as_text, read_varint
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
-VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-LATEST = re.compile(r'\s*model_checkpoint_path:\s*"([^"\\]+)"')
-SLOTS = re.compile(
-    r"(.*/)?(Adam|Adam_1|Momentum|RMSProp|RMSProp_1|ExponentialMovingAverage|Adagrad|Adadelta|Ftrl|Ftrl_1"
-    r"|adam_[mv]|beta[12]_power|global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)(:0)?$",
-    re.DOTALL,
-)
-OPTIMISERS = ("optimizer/", "_optimizer/")
-EXPORTED = "_all_variables/"  # a list of all variables beside the other lists of them
-LONGEST_OBJECTS = 64 << 20  # bytes
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+LATEST_CHECKPOINT = re.compile(r'\s*model_checkpoint_path:\s*"([^"\\]+)"')
+EXPORTED_PREFIX = "_all_variables/"  # a list of all variables beside the other lists of them
+MAX_OBJECT_GRAPH_BYTES = 64 << 20  # bytes
 
 
 def accepts(target: Any) -> bool:
     """A SavedModel's folder, a checkpoint's .index file, or a folder with a ``checkpoint`` file."""
     if is_file(target):
-        return target.name.endswith(".index") and whole(target).read(max(0, size_of(target) - 8)) != b""
+        return target.name.endswith(".index") and whole_file(target).read(max(0, size_of(target) - 8)) != b""
     return is_folder(target) and any((target / name).is_file() for name in ("saved_model.pb", "checkpoint"))
 
 
 def open(target: Path) -> Tensors:
     """Read the table of variables."""
-    index = _index(target)
-    bundle = read_index(whole(index))
+    index = _find_index(target)
+    bundle = read_index(whole_file(index))
     prefix = index.name.removesuffix(".index")
     files = [
-        inside(index.parent, f"{prefix}.data-{i:05d}-of-{bundle.shards:05d}") for i in range(bundle.shards)
+        path_inside(index.parent, f"{prefix}.data-{i:05d}-of-{bundle.shards:05d}") for i in range(bundle.shards)
     ]  # fmt: skip
-    names, entries, copies = _names(bundle, files), {}, {}  # type: dict[str, str], dict[str, Entry], dict[str, str]
-    for key in sorted(bundle.entries, key=_natural):
-        name = names.get(key, key.removesuffix(VALUE))
-        if key == OBJECTS or "/.OPTIMIZER" in key or key.startswith(OPTIMISERS) or SLOTS.match(name[:500]):
+    names, entries, copy_faults = _read_variable_names(bundle, files), {}, {}  # type: dict[str, str], dict[str, Entry], dict[str, str]
+    for key in sorted(bundle.entries, key=_natural_sort_key):
+        name = names.get(key, key.removesuffix(VALUE_SUFFIX))
+        if key == OBJECT_GRAPH_KEY or _is_optimizer_state(key, name):
             continue
         entry, first = bundle.entries[key], entries.get(name)
         if first is not None:
-            if key.startswith(EXPORTED) and (first.shape, first.dtype) == (entry.shape, entry.dtype):
-                copies[key.removesuffix(VALUE)] = f"a copy of {name}"
-            name = key.removesuffix(VALUE)
+            if key.startswith(EXPORTED_PREFIX) and (first.shape, first.dtype) == (entry.shape, entry.dtype):
+                copy_faults[key.removesuffix(VALUE_SUFFIX)] = f"a copy of {name}"
+            name = key.removesuffix(VALUE_SUFFIX)
         entries[name] = entry
     if not entries:
         raise Unreadable(f"{target}: a checkpoint without variables (are its weights constants of the graph?)")
     for name, entry in entries.items():
-        _check(files, name, entry)
+        _check_stored(files, name, entry)
 
     def fetch(name: str) -> Array:
         entry = entries[name]
-        return whole(files[entry.shard]).array(as_dtype(entry.dtype), entry.offset, entry.shape)
+        return whole_file(files[entry.shard]).array(as_dtype(entry.dtype), entry.offset, entry.shape)
 
     shapes = {name: entry.shape for name, entry in entries.items()}
-    variables = [_variable(name, entry, shapes, copies.get(name, "")) for name, entry in entries.items()]
-    return of_variables(spec(target, "tensorflow", portable=True), variables, fetch)
+    variables = [_describe_variable(name, entry, shapes, copy_faults.get(name, "")) for name, entry in entries.items()]
+    return source_from_variables(make_spec(target, "tensorflow", portable=True), variables, fetch)
 
 
-def _index(target: Path) -> Path:
+def _is_optimizer_state(key: str, name: str) -> bool:
+    return (
+        TENSORFLOW_OPTIMIZER_ATTRIBUTE in key
+        or key.startswith(TENSORFLOW_OPTIMIZER_PREFIXES)
+        or TENSORFLOW_OPTIMIZER_NAME.match(name[:500]) is not None
+    )
+
+
+def _find_index(target: Path) -> Path:
     """The .index file that is meant."""
     if target.is_file():
         return target
     if (target / "saved_model.pb").is_file():
-        found = target / "variables" / "variables.index"
-        if not found.is_file():
+        index = target / "variables" / "variables.index"
+        if not index.is_file():
             raise Unreadable(f"{target}: a SavedModel without variables: its weights are constants of the graph")
-        return inside(target, "variables/variables.index", below=True)
-    match = LATEST.match(whole(inside(target, "checkpoint")).read(0, 1 << 16).decode("utf-8", "replace"))
+        return path_inside(target, "variables/variables.index", below=True)
+    match = LATEST_CHECKPOINT.match(
+        whole_file(path_inside(target, "checkpoint")).read(0, 1 << 16).decode("utf-8", "replace")
+    )
     if match is None:
         raise Unreadable(f"{target / 'checkpoint'}: names no model_checkpoint_path")
-    found = inside(target, match[1].replace("\\", "/").rpartition("/")[2] + ".index")
-    if not found.is_file():
-        raise Unreadable(f"{target}: the latest checkpoint {found.name} is missing")
-    return found
+    index = path_inside(target, match[1].replace("\\", "/").rpartition("/")[2] + ".index")
+    if not index.is_file():
+        raise Unreadable(f"{target}: the latest checkpoint {index.name} is missing")
+    return index
 
 
-def _natural(key: str) -> tuple[bool, list[tuple[int, str]]]:
+def _natural_sort_key(key: str) -> tuple[bool, list[tuple[int, str]]]:
     """Numbers in the order of numbers; what Keras exports a second time last."""
     words = re.split(r"(\d{1,9})", key)
-    return key.startswith(EXPORTED), [(int(word), "") if i % 2 else (0, word) for i, word in enumerate(words)]
+    return key.startswith(EXPORTED_PREFIX), [(int(word), "") if i % 2 else (0, word) for i, word in enumerate(words)]
 
 
-def _check(files: list[Path], name: str, entry: Entry) -> None:
+def _check_stored(files: list[Path], name: str, entry: Entry) -> None:
     """The numbers of a variable are there.
 
     :raises Unreadable: a missing or short file, or sizes that contradict each other.
@@ -109,20 +118,20 @@ def _check(files: list[Path], name: str, entry: Entry) -> None:
     file = files[entry.shard]
     if not file.is_file():
         raise Unreadable(f"{file.name} is missing")
-    if entry.sliced or not _plain(entry.dtype):
+    if entry.sliced or not _is_numeric(entry.dtype):
         return
-    wanted = math.prod(entry.shape) * as_dtype(entry.dtype).itemsize
-    if entry.size != wanted or entry.offset + wanted > size_of(file):
+    expected_bytes = math.prod(entry.shape) * as_dtype(entry.dtype).itemsize
+    if entry.size != expected_bytes or entry.offset + expected_bytes > size_of(file):
         raise Unreadable(f"{file}: {name[:80]!r}: {entry.size:,} bytes are not what its shape says, or truncated")
 
 
-def _plain(dtype: str) -> bool:
+def _is_numeric(dtype: str) -> bool:
     return dtype != "string" and not dtype.startswith("type") and "int4" not in dtype
 
 
-def _variable(name: str, entry: Entry, shapes: dict[str, tuple[int, ...]], copy: str) -> Variable:
-    plain = name.removesuffix(":0")
-    owner, _, label = plain.rpartition("/")
+def _describe_variable(name: str, entry: Entry, shapes: dict[str, tuple[int, ...]], copy_fault: str) -> Variable:
+    plain_name = name.removesuffix(":0")
+    owner, _, label = plain_name.rpartition("/")
     words = owner.split("/")
     kind = next((k for word in reversed(words) if (k := kind_of_group(word))), "")
     if "depthwise" in words[-1] or label in ("depthwise_weights", "depthwise_kernel"):
@@ -131,34 +140,39 @@ def _variable(name: str, entry: Entry, shapes: dict[str, tuple[int, ...]], copy:
         kind = "conv_transpose"
     if label == "pointwise_kernel":
         kind = "conv"
-    gates = kind if kind in GATED else ""
+    gates = kind if kind in RECURRENT_KINDS else ""
     recurrent = shapes.get(f"{owner}/recurrent_kernel", ())
     if not gates and len(recurrent) == 2 and recurrent[0]:
         gates = {4: "lstm", 3: "gru", 1: "rnn"}.get(recurrent[1] // recurrent[0], "")
-    gated = gates if label in ("kernel", "recurrent_kernel") and recurrent else ""
-    fault = "stored in slices, not put together" if entry.sliced else copy
-    return Variable(name, entry.shape, entry.dtype, kind, gates=gated, fault=fault)
+    variable_gates = gates if label in ("kernel", "recurrent_kernel") and recurrent else ""
+    fault = "stored in slices, not put together" if entry.sliced else copy_fault
+    return Variable(name, entry.shape, entry.dtype, kind, gates=variable_gates, fault=fault)
 
 
-def _names(bundle: Bundle, files: list[Path]) -> dict[str, str]:
+def _read_variable_names(bundle: Bundle, files: list[Path]) -> dict[str, str]:
     """Checkpoint key → the name that the variable had in the program, as the graph of objects says.
 
     That graph is an ornament: where it is damaged the keys serve as names.
     """
-    entry = bundle.entries.get(OBJECTS)
-    if entry is None or entry.size > LONGEST_OBJECTS or entry.shard >= len(files) or not files[entry.shard].is_file():
+    entry = bundle.entries.get(OBJECT_GRAPH_KEY)
+    if (
+        entry is None
+        or entry.size > MAX_OBJECT_GRAPH_BYTES
+        or entry.shard >= len(files)
+        or not files[entry.shard].is_file()
+    ):
         return {}
-    raw = whole(files[entry.shard]).read(entry.offset, entry.size)
-    found: dict[str, str] = {}
+    raw = whole_file(files[entry.shard]).read(entry.offset, entry.size)
+    name_by_key: dict[str, str] = {}
     try:
-        length, at = varint(raw, 0)  # a string tensor: the length, a checksum, the bytes
-        for field, node in message(raw[at + 4 : at + 4 + length]):
-            for inner, attribute in message(node) if field == 1 else ():
+        length, at = read_varint(raw, 0)  # a string tensor: the length, a checksum, the bytes
+        for field, node in as_message(raw[at + 4 : at + 4 + length]):
+            for inner, attribute in as_message(node) if field == 1 else ():
                 if inner == 2:
-                    values = dict(message(attribute))
-                    name, key = text(values.get(2, b"")), text(values.get(3, b""))
+                    values = dict(as_message(attribute))
+                    name, key = as_text(values.get(2, b"")), as_text(values.get(3, b""))
                     if name and key:
-                        found[key] = name
+                        name_by_key[key] = name
     except ValueError:
         return {}
-    return found
+    return name_by_key

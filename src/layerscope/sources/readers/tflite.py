@@ -12,26 +12,26 @@ import numpy as np
 
 from layerscope.errors import LayerscopeError, MissingExtra, Unreadable
 from layerscope.records.layers import LayerRef
-from layerscope.sources.layouts.onnx_operations import plain
-from layerscope.sources.layouts.torch_names import both, why_not
+from layerscope.sources.layouts.onnx_operations import last_joined_name
+from layerscope.sources.layouts.torch_names import join_descriptions, skip_reason
 from layerscope.sources.readers.state_dict import Tensors
-from layerscope.sources.storage.dtypes import MOST_AXES, as_dtype
-from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.dtypes import MAX_AXES, as_dtype
+from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file, size_of
-from layerscope.sources.targets import spec
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
 MAGIC = b"TFL3"
-MOST = 1 << 16  # tensors and operators
-LARGEST = 2 << 30  # bytes of a flatbuffer
-DTYPES = {
+MAX_TABLE_ENTRIES = 1 << 16  # tensors and operators
+MAX_FLATBUFFER_BYTES = 2 << 30  # bytes of a flatbuffer
+DTYPE_BY_CODE = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8",
     10: "float64", 12: "uint64", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16",
 }  # fmt: skip
-WEIGHTS = {  # operator → (input, axes, kind)
+WEIGHT_OPERATORS = {  # operator → (input, axes, kind)
     "FULLY_CONNECTED": (1, "oi", "dense"),
     "CONV_2D": (1, "ohwi", "conv2d"),
     "CONV_3D": (1, "dhwio", "conv3d"),
@@ -43,28 +43,29 @@ WEIGHTS = {  # operator → (input, axes, kind)
     "EMBEDDING_LOOKUP": (1, "oi", "embedding"),
     "SVDF": (1, "oi", "dense"),
 }
-GATES = {1: "i", 2: "f", 3: "g", 4: "o", 5: "i", 6: "f", 7: "g", 8: "o"}  # inputs of an LSTM operator: W, then R
-BACKWARD = {slot + 17: gate for slot, gate in GATES.items()}  # the same of a bidirectional one's second direction
-BIASES = {"FULLY_CONNECTED": (2,), "CONV_2D": (2,), "DEPTHWISE_CONV_2D": (2,), "TRANSPOSE_CONV": (3,)}
-GROUPED = ("CONV_2D", "DEPTHWISE_CONV_2D")
-SAME_AXES = ("DEQUANTIZE", "CAST", "QUANTIZE")
-QUANTISED = ("int8", "uint8", "int16", "int4", "int32")
+LSTM_GATES = {1: "i", 2: "f", 3: "g", 4: "o", 5: "i", 6: "f", 7: "g", 8: "o"}  # inputs of an LSTM operator: W, then R
+# The same for the second direction of a bidirectional operator.
+BACKWARD_LSTM_GATES = {slot + 17: gate for slot, gate in LSTM_GATES.items()}
+BIAS_SLOTS = {"FULLY_CONNECTED": (2,), "CONV_2D": (2,), "DEPTHWISE_CONV_2D": (2,), "TRANSPOSE_CONV": (3,)}
+GROUPED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+AXIS_PRESERVING_OPERATORS = ("DEQUANTIZE", "CAST", "QUANTIZE")
+QUANTIZED_DTYPES = ("int8", "uint8", "int16", "int4", "int32")
 
 
 def accepts(target: Any) -> bool:
     """A flatbuffer with TFLite's identifier, or a file called .tflite."""
-    return is_file(target) and (target.suffix == ".tflite" or whole(target).read(4, 4) == MAGIC)
+    return is_file(target) and (target.suffix == ".tflite" or whole_file(target).read(4, 4) == MAGIC)
 
 
 def open(target: Path) -> Tensors:
     """Read the tables of tensors and operators."""
-    if size_of(target) < 8 or whole(target).read(4, 4) != MAGIC or size_of(target) > LARGEST:
+    if size_of(target) < 8 or whole_file(target).read(4, 4) != MAGIC or size_of(target) > MAX_FLATBUFFER_BYTES:
         raise Unreadable(f"{target}: not a TFLite model (truncated?)")
     reads: dict[str, Callable[[], Array]] = {}
     refs: list[LayerRef] = []
     try:
-        for constant in _constants(target):
-            rows, read = constant.laid()
+        for constant in _collect_constants(target):
+            rows, read = constant.lay_out()
             reads[constant.key] = read
             refs += rows
     except LayerscopeError:
@@ -73,35 +74,39 @@ def open(target: Path) -> Tensors:
         raise Unreadable(f"{target}: damaged TFLite model: {type(error).__name__}: {str(error)[:100]}") from None
     if not refs:
         raise Unreadable(f"{target}: a TFLite model without constants")
-    return Tensors(spec(target, "tflite", portable=True), refs, lambda name: reads[name]())
+    return Tensors(make_spec(target, "tflite", portable=True), refs, lambda name: reads[name]())
 
 
-def _constants(target: Path) -> list[Constant]:
+def _collect_constants(target: Path) -> list[Constant]:
     try:
         from tflite import BuiltinOperator, Model
     except ImportError:
         raise MissingExtra("a TFLite model", "tflite") from None
-    raw = whole(target).read()
+    raw = whole_file(target).read()
     operators = {value: name for name, value in vars(BuiltinOperator).items() if name.isupper()}
     model = Model.GetRootAs(raw, 0)
-    if model.SubgraphsLength() > MOST or model.BuffersLength() > MOST or model.OperatorCodesLength() > MOST:
+    if (
+        model.SubgraphsLength() > MAX_TABLE_ENTRIES
+        or model.BuffersLength() > MAX_TABLE_ENTRIES
+        or model.OperatorCodesLength() > MAX_TABLE_ENTRIES
+    ):
         raise Unreadable(f"{target}: tables longer than any model's")
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [operators.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM") for code in codes]
-    found: list[Constant] = []
-    budget = MOST  # over the whole file: tables may share what they point to
+    constants: list[Constant] = []
+    budget = MAX_TABLE_ENTRIES  # over the whole file: tables may share what they point to
     for number in range(model.SubgraphsLength()):
         graph = model.Subgraphs(number)
         budget -= graph.TensorsLength() + graph.OperatorsLength()
         if budget < 0:
             raise Unreadable(f"{target}: tables longer than any model's")
-        uses = _uses(graph, names)
+        uses = _find_uses(graph, names)
         for index in range(graph.TensorsLength()):
             tensor = graph.Tensors(index)
-            place = _place(target, model, tensor, len(raw), raw)
-            if place is not None:
-                found.append(Constant(target, f"{number}.{index}", tensor, *place, uses.get(index)))
-    return found
+            location = _locate_data(target, model, tensor, len(raw), raw)
+            if location is not None:
+                constants.append(Constant(target, f"{number}.{index}", tensor, *location, uses.get(index)))
+    return constants
 
 
 @dataclass(frozen=True)
@@ -113,35 +118,38 @@ class Use:
     channels: int  # of its first input: the size of the last axis, 0 where that is not known
 
 
-def _uses(graph: Any, names: list[str]) -> dict[int, Use]:
+def _find_uses(graph: Any, names: list[str]) -> dict[int, Use]:
     """Tensor → the operator that takes it, through dequantisation."""
-    first: dict[int, Use] = {}
-    through: dict[int, int] = {}
+    use_by_tensor: dict[int, Use] = {}
+    output_by_input: dict[int, int] = {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
         name = names[operator.OpcodeIndex()]
         inputs = [int(operator.Inputs(k)) for k in range(min(operator.InputsLength(), 32))]
-        if name in SAME_AXES and inputs and operator.OutputsLength():
-            through[inputs[0]] = int(operator.Outputs(0))
+        if name in AXIS_PRESERVING_OPERATORS and inputs and operator.OutputsLength():
+            output_by_input[inputs[0]] = int(operator.Outputs(0))
             continue
-        channels = _channels(graph, inputs[0]) if inputs and name in GROUPED else 0
+        channels = _last_axis_size(graph, inputs[0]) if inputs and name in GROUPED_OPERATORS else 0
         for slot, tensor in enumerate(inputs):
-            known = first.get(tensor)
-            if known is None or (known.operator not in WEIGHTS and name in WEIGHTS):
-                first[tensor] = Use(name, slot, channels)
-    return {**{tensor: first[after] for tensor, after in through.items() if after in first}, **first}
+            previous = use_by_tensor.get(tensor)
+            if previous is None or (previous.operator not in WEIGHT_OPERATORS and name in WEIGHT_OPERATORS):
+                use_by_tensor[tensor] = Use(name, slot, channels)
+    return {
+        **{tensor: use_by_tensor[after] for tensor, after in output_by_input.items() if after in use_by_tensor},
+        **use_by_tensor,
+    }
 
 
-def _channels(graph: Any, tensor: int) -> int:
+def _last_axis_size(graph: Any, tensor: int) -> int:
     """Size of the last axis of a tensor, 0 where it is not known."""
     if not 0 <= tensor < graph.TensorsLength():
         return 0
-    found = graph.Tensors(tensor)
-    axes = found.ShapeLength()
-    return max(0, int(found.Shape(axes - 1))) if 0 < axes <= MOST_AXES else 0
+    described = graph.Tensors(tensor)
+    axes = described.ShapeLength()
+    return max(0, int(described.Shape(axes - 1))) if 0 < axes <= MAX_AXES else 0
 
 
-def _place(target: Path, model: Any, tensor: Any, length: int, raw: bytes) -> tuple[int, int] | None:
+def _locate_data(target: Path, model: Any, tensor: Any, length: int, raw: bytes) -> tuple[int, int] | None:
     """(start, bytes) of a constant's numbers in the file, or None of what is computed."""
     if not 0 <= tensor.Buffer() < model.BuffersLength():
         raise Unreadable(f"{target}: a tensor of buffer {tensor.Buffer()}, of {model.BuffersLength()}")
@@ -164,84 +172,88 @@ class Constant:
 
     def __init__(self, target: Path, key: str, tensor: Any, start: int, count: int, use: Use | None) -> None:
         self.target, self.key, self.start, self.use = target, key, start, use
-        self.name = plain((tensor.Name() or b"").decode("utf-8", "replace")) or f"tensor {key}"
-        if tensor.ShapeLength() > MOST_AXES:
+        self.name = last_joined_name((tensor.Name() or b"").decode("utf-8", "replace")) or f"tensor {key}"
+        if tensor.ShapeLength() > MAX_AXES:
             raise Unreadable(f"{target}: {self.name[:80]!r} has {tensor.ShapeLength()} axes")
         self.shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
-        self.dtype = DTYPES.get(tensor.Type(), f"type {tensor.Type()}")
+        self.dtype = DTYPE_BY_CODE.get(tensor.Type(), f"type {tensor.Type()}")
         self.fault = "sparse, not decoded" if tensor.Sparsity() is not None else ""
-        self.scales, self.zeros, self.axis = _scales(tensor.Quantization())
-        bits = 4 if self.dtype == "int4" else 8 * (np.dtype(_numpy(self.dtype)).itemsize if self.known else 1)
-        wanted = -(-math.prod(self.shape) * bits // 8)
-        if min(self.shape, default=0) < 0 or (self.known and not self.fault and count != wanted):
+        self.scales, self.zeros, self.axis = _read_scales(tensor.Quantization())
+        bits = (
+            4
+            if self.dtype == "int4"
+            else 8 * (np.dtype(_numpy_dtype(self.dtype)).itemsize if self.has_known_dtype else 1)
+        )
+        expected_bytes = -(-math.prod(self.shape) * bits // 8)
+        if min(self.shape, default=0) < 0 or (self.has_known_dtype and not self.fault and count != expected_bytes):
             raise Unreadable(f"{target}: {self.name[:80]!r}: {count:,} bytes cannot hold {self.shape} of {self.dtype}")
 
     @property
-    def known(self) -> bool:
+    def has_known_dtype(self) -> bool:
         """Is its data type one that numbers can be read of?"""
-        return self.dtype in DTYPES.values()
+        return self.dtype in DTYPE_BY_CODE.values()
 
-    def laid(self) -> tuple[list[LayerRef], Callable[[], Array]]:
+    def lay_out(self) -> tuple[list[LayerRef], Callable[[], Array]]:
         """The rows, and what reads the tensor that they are taken from."""
-        decoded = self.dtype in QUANTISED and self.scales is not None
+        decoded = self.dtype in QUANTIZED_DTYPES and self.scales is not None
         how = f"dequantised from {self.dtype}" if decoded else ""
         ref = LayerRef(0, self.name, self.shape, "", "float32" if decoded else self.dtype, "", tensor=self.key, how=how)
         operator, slot, channels = (self.use.operator, self.use.slot, self.use.channels) if self.use else ("", -1, 0)
-        unfit = ("tensor", self.fault) if self.fault else why_not(ref.shape, ref.dtype)
-        if not unfit and slot in BIASES.get(operator, ()):
+        unfit = ("tensor", self.fault) if self.fault else skip_reason(ref.shape, ref.dtype)
+        if not unfit and slot in BIAS_SLOTS.get(operator, ()):
             unfit = ("bias", f"{len(ref.shape)}-D")
         if not unfit and len(ref.shape) == 1:
             unfit = ("vector", "1-D")
         if unfit:
             return [replace(ref, kind=unfit[0], skipped=unfit[1])], self.read
-        wanted, axes, kind = WEIGHTS.get(operator, (-1, "", ""))
-        gates = {**GATES, **(BACKWARD if operator.startswith("BIDIRECTIONAL") else {})}
+        weight_slot, axes, kind = WEIGHT_OPERATORS.get(operator, (-1, "", ""))
+        gates = {**LSTM_GATES, **(BACKWARD_LSTM_GATES if operator.startswith("BIDIRECTIONAL") else {})}
         if operator.endswith("LSTM") and slot in gates and len(ref.shape) == 2:
-            how = both(how, f"{operator}, gate {gates[slot]}")
+            how = join_descriptions(how, f"{operator}, gate {gates[slot]}")
             return [replace(ref, axes="oi", kind="lstm", how=how)], self.read
-        if slot == wanted and operator == "DEPTHWISE_CONV_2D" and len(ref.shape) == 4:
+        if slot == weight_slot and operator == "DEPTHWISE_CONV_2D" and len(ref.shape) == 4:
             groups = channels if channels and ref.shape[3] % channels == 0 else ref.shape[3]
             row = replace(ref, axes="hwio", shape=(*ref.shape[1:3], 1, ref.shape[3]), groups=groups, kind=kind)
-            row = replace(row, how=both(how, f"depthwise, {groups} groups"))
+            row = replace(row, how=join_descriptions(how, f"depthwise, {groups} groups"))
             return [row], lambda: self.read().reshape(row.shape)
-        if slot == wanted and operator == "CONV_2D" and len(ref.shape) == 4 and channels > ref.shape[3] > 0:
+        if slot == weight_slot and operator == "CONV_2D" and len(ref.shape) == 4 and channels > ref.shape[3] > 0:
             groups = channels // ref.shape[3]
             if channels % ref.shape[3] == 0 and ref.shape[0] % groups == 0:
                 ref, operator = replace(ref, groups=groups), f"{operator}, {groups} groups"
-        if slot == wanted and len(axes) <= len(ref.shape) <= len(axes) + (axes == "io"):
+        if slot == weight_slot and len(axes) <= len(ref.shape) <= len(axes) + (axes == "io"):
             axes = "e" * (len(ref.shape) - len(axes)) + axes
-            return [replace(ref, axes=axes, kind=kind, how=both(how, operator))], self.read
+            return [replace(ref, axes=axes, kind=kind, how=join_descriptions(how, operator))], self.read
         return [
             replace(ref, kind="constant", skipped=f"an operand of {operator}" if operator else "not used")
         ], self.read
 
     def read(self) -> Array:
         """The numbers, dequantised."""
-        extent = whole(self.target)
+        extent = whole_file(self.target)
         if self.dtype == "int4":
             raw = np.frombuffer(extent.read(self.start, -(-math.prod(self.shape) // 2)), np.int8)
             pairs = np.stack([(raw << 4).astype(np.int8) >> 4, raw >> 4], axis=-1)
             codes: Array = pairs.reshape(-1)[: math.prod(self.shape)].reshape(self.shape)
         else:
-            codes = extent.array(_numpy(self.dtype), self.start, self.shape)
-        if self.scales is None or self.dtype not in QUANTISED:
+            codes = extent.array(_numpy_dtype(self.dtype), self.start, self.shape)
+        if self.scales is None or self.dtype not in QUANTIZED_DTYPES:
             return codes
-        form = [1] * len(self.shape)
+        broadcast_shape = [1] * len(self.shape)
         if self.scales.size > 1:
-            form[self.axis] = self.scales.size
+            broadcast_shape[self.axis] = self.scales.size
         if self.zeros.size not in (0, self.scales.size):
             raise ValueError(f"{self.zeros.size} zero points for {self.scales.size} scales")
-        zeros = self.zeros.reshape(form) if self.zeros.size else np.float32(0)
-        return (codes.astype(np.float32) - zeros) * self.scales.reshape(form)
+        zeros = self.zeros.reshape(broadcast_shape) if self.zeros.size else np.float32(0)
+        return (codes.astype(np.float32) - zeros) * self.scales.reshape(broadcast_shape)
 
 
-def _numpy(name: str) -> np.dtype[Any]:
+def _numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(np.int8) if name == "int4" else as_dtype(name)
 
 
-def _scales(table: Any) -> tuple[Array | None, Array, int]:
+def _read_scales(table: Any) -> tuple[Array | None, Array, int]:
     """(scales, zero points, the axis that they belong to) of a tensor; None where it is not quantised."""
-    if table is None or not table.ScaleLength() or table.ScaleLength() > MOST:
+    if table is None or not table.ScaleLength() or table.ScaleLength() > MAX_TABLE_ENTRIES:
         return None, np.zeros(0, np.float32), 0
     scales = np.asarray(table.ScaleAsNumpy(), np.float32)
     zeros = np.asarray(table.ZeroPointAsNumpy(), np.float32) if table.ZeroPointLength() else np.zeros(0, np.float32)

@@ -16,21 +16,21 @@ from layerscope.records.layers import LayerRef
 from layerscope.sources.layouts.torch_names import GROUPABLE, TensorInfo
 from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.readers.torch_zip import open_checkpoint
-from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file, size_of
-from layerscope.sources.storage.pickle_reader import StandIn, Tensor, walk
+from layerscope.sources.storage.pickle_reader import StandIn, Tensor, walk_tensors
 from layerscope.sources.storage.zip_archive import zip_names
-from layerscope.sources.targets import spec
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
-NESTS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
-DEEPEST = 4  # levels of nesting searched for tensors
-LONGEST_PATH = 4000  # letters of a module's path
-DEEPEST_MODULE = 64  # the same of modules in modules
+MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
+MAX_NESTING_DEPTH = 4  # levels of nesting searched for tensors
+MAX_MODULE_PATH_CHARS = 4000  # letters of a module's path
+MAX_MODULE_DEPTH = 64  # the same of modules in modules
 
 
 def accepts(target: Any) -> bool:
@@ -53,27 +53,27 @@ def open_files(
     """One source over several files; ``listed`` is what an index says of them."""
     tensors: list[TensorInfo] = []
     modules: dict[str, StandIn] = {}
-    owner: dict[str, tuple[Any, Tensor]] = {}
+    checkpoint_and_tensor: dict[str, tuple[Any, Tensor]] = {}
     places: dict[str, Path] = {}
     for file in files:
-        opened = _opened(file)
-        modules |= modules_of(_model_of(file, opened.content))
-        for name, tensor in named_tensors(file, opened.content):
-            if name in owner:
+        checkpoint = _open_checkpoint_file(file)
+        modules |= collect_modules(_find_model(file, checkpoint.content))
+        for name, tensor in named_tensors(file, checkpoint.content):
+            if name in checkpoint_and_tensor:
                 raise Unreadable(f"{target}: two tensors are called {name!r}")
-            owner[name], places[name] = (opened, tensor), file
-            tensors.append(opened.describe(name, tensor))
+            checkpoint_and_tensor[name], places[name] = (checkpoint, tensor), file
+            tensors.append(checkpoint.describe(name, tensor))
 
     check_index(target, listed or {}, places)
 
     def fetch(name: str) -> Array:
-        opened, tensor = owner[name]
-        array: Array = opened.read(tensor)
+        checkpoint, tensor = checkpoint_and_tensor[name]
+        array: Array = checkpoint.read(tensor)
         return array
 
-    source = StateDict(spec(target, "torch_file", portable=True), tensors, fetch, config)
+    source = StateDict(make_spec(target, "torch_file", portable=True), tensors, fetch, config)
     if modules:
-        source.change(lambda ref: _as_its_module_says(ref, modules.get(ref.tensor.rpartition(".")[0])))
+        source.replace_rows(lambda ref: _apply_module_state(ref, modules.get(ref.tensor.rpartition(".")[0])))
     return source
 
 
@@ -85,7 +85,7 @@ def is_torch_zip(path: Path) -> bool:
 
 def is_pickle(path: Path) -> bool:
     """Do its first bytes open a pickle of protocol 2 or later?"""
-    head = whole(path).read(0, 2)
+    head = whole_file(path).read(0, 2)
     return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
@@ -94,27 +94,27 @@ def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor]]:
 
     :raises Unreadable: no tensors, or several models, which are named.
     """
-    model = _model_of(path, content)
-    yield from walk(model, DEEPEST_MODULE if isinstance(model, StandIn) else DEEPEST)
+    model = _find_model(path, content)
+    yield from walk_tensors(model, MAX_MODULE_DEPTH if isinstance(model, StandIn) else MAX_NESTING_DEPTH)
 
 
-def modules_of(content: Any) -> dict[str, StandIn]:
+def collect_modules(content: Any) -> dict[str, StandIn]:
     """The modules of a pickled model by their paths; one that is shared under the first."""
-    found: dict[str, StandIn] = {}
-    seen: set[int] = set()
-    waiting = [("", content)]
-    while waiting:
-        path, module = waiting.pop()
+    module_by_path: dict[str, StandIn] = {}
+    visited: set[int] = set()
+    pending = [("", content)]
+    while pending:
+        path, module = pending.pop()
         children = module.state.get("_modules") if isinstance(module, StandIn) else None
-        if not isinstance(children, Mapping) or id(module) in seen or len(path) > LONGEST_PATH:
+        if not isinstance(children, Mapping) or id(module) in visited or len(path) > MAX_MODULE_PATH_CHARS:
             continue
-        seen.add(id(module))
-        found[path.removesuffix(".")] = module
-        waiting += [(f"{path}{name}.", child) for name, child in children.items() if isinstance(name, str)]
-    return found
+        visited.add(id(module))
+        module_by_path[path.removesuffix(".")] = module
+        pending += [(f"{path}{name}.", child) for name, child in children.items() if isinstance(name, str)]
+    return module_by_path
 
 
-def _as_its_module_says(ref: LayerRef, module: StandIn | None) -> LayerRef:
+def _apply_module_state(ref: LayerRef, module: StandIn | None) -> LayerRef:
     """A row with the groups, the direction and the heads that a pickled module states."""
     state = module.state if module is not None else {}
     groups, heads = state.get("groups"), state.get("num_heads")
@@ -130,38 +130,40 @@ def _as_its_module_says(ref: LayerRef, module: StandIn | None) -> LayerRef:
     return ref
 
 
-def _model_of(path: Path, content: Any) -> Any:
-    where = "the file"
-    for _ in range(DEEPEST):
+def _find_model(path: Path, content: Any) -> Any:
+    content_description = "the file"
+    for _ in range(MAX_NESTING_DEPTH):
         if isinstance(content, list | tuple) and len(content) == 1:
             content = content[0]
             continue
-        if isinstance(content, StandIn) and any(walk(content, DEEPEST_MODULE)):
+        if isinstance(content, StandIn) and any(walk_tensors(content, MAX_MODULE_DEPTH)):
             return content
         if not isinstance(content, Mapping):
             break
         if any(isinstance(value, Tensor) and len(value.shape) > 1 for value in content.values()):
             return content
-        nests = [
-            key for key in NESTS if isinstance(content.get(key), Mapping | list | tuple | StandIn) and content[key]
+        nested_keys = [
+            key for key in MODEL_KEYS if isinstance(content.get(key), Mapping | list | tuple | StandIn) and content[key]
         ]
-        if not nests:  # numbers beside the model (an accuracy, a step) are no model; a flat dict of vectors is one
-            if any(walk(content, DEEPEST)):
+        if not nested_keys:
+            # numbers beside the model (an accuracy, a step) are no model; a flat dict of vectors is one
+            if any(walk_tensors(content, MAX_NESTING_DEPTH)):
                 return content
             keys = [key for key in content if isinstance(key, str)][:6]
-            where = f"keys {', '.join(key[:40] for key in keys)!r}" if content else "an empty table"
+            content_description = f"keys {', '.join(key[:40] for key in keys)!r}" if content else "an empty table"
             break
-        content = content[nests[0]]
+        content = content[nested_keys[0]]
     if isinstance(content, Tensor):
         return {"tensor": content}
     raise Unreadable(
-        f"{path}: no tensors found ({where}); expected a state dict, bare or under one of {', '.join(NESTS)}"
+        f"{path}: no tensors found ({content_description}); "
+        f"expected a state dict, bare or under one of {', '.join(MODEL_KEYS)}"
     )
 
 
-def _opened(path: Path) -> Any:
+def _open_checkpoint_file(path: Path) -> Any:
     if size_of(path) == 0:
         raise Unreadable(f"{path}: an empty file")
     if not is_torch_zip(path) and not is_pickle(path):
         raise Unreadable(f"{path}: not a torch checkpoint: neither a zip with a data.pkl nor a pickle (truncated?)")
-    return open_checkpoint(whole(path))
+    return open_checkpoint(whole_file(path))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import SourceSpec
+from layerscope.sources.layouts import transposed_projections
 from layerscope.sources.layouts.fused_projections import fused_parts, with_heads
 from layerscope.sources.layouts.torch_names import (
     CONV,
@@ -19,11 +20,11 @@ from layerscope.sources.layouts.torch_names import (
     equal_parts,
     layers_of,
     matches,
-    number,
+    number_layers,
+    skip_reason,
     split_ref,
-    why_not,
 )
-from layerscope.sources.targets import spec
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -33,9 +34,11 @@ BUFFER = "a buffer"
 
 
 def accepts(target: Any) -> bool:
-    """An instance of torch.nn.Module, recognised without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(target, torch.nn.Module)
+    """An instance of torch.nn.Module, recognised without importing torch; not a Keras model on the torch backend."""
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    if torch is None or not isinstance(target, torch.nn.Module):
+        return False
+    return not (keras is not None and hasattr(keras, "Layer") and isinstance(target, keras.Layer))
 
 
 def open(target: Any) -> Module:
@@ -51,9 +54,9 @@ class Module:
     """
 
     def __init__(self, module: Any) -> None:
-        self.spec: SourceSpec = spec(module, "torch_module", portable=False)
+        self.spec: SourceSpec = make_spec(module, "torch_module", portable=False)
         self._tensors: dict[str, Any] = {}
-        self._layers = number(self._walk(module))
+        self._layers = number_layers(self._collect_rows(module))
         if not self._layers:
             raise Unreadable(f"{type(module).__name__} has no parameters")
 
@@ -69,45 +72,47 @@ class Module:
         source = self._tensors[ref.tensor]
         return pick(to_numpy(source() if callable(source) else source), ref)
 
-    def _walk(self, root: Any) -> list[LayerRef]:
-        from layerscope.sources.readers.torch_tensor import describe
+    def _collect_rows(self, root: Any) -> list[LayerRef]:
+        from layerscope.sources.readers.torch_tensor import describe_tensor
 
         refs: list[LayerRef] = []
-        first: dict[Any, int] = {}
+        row_by_memory: dict[Any, int] = {}
         config: dict[str, Any] = getattr(getattr(root, "config", None), "to_dict", dict)()
         for path, owner in root.named_modules():
             if ".parametrizations." in f".{path}.":
                 continue  # listed with the module that they belong to
-            for local, tensor, how in _tensors_of(owner):
+            for local, tensor, how in _iterate_tensors(owner):
                 name = f"{path}.{local}" if path else local
                 # a parametrised tensor is computed anew when read; here only its shape is looked at
-                info = describe(name, tensor() if callable(tensor) else tensor)
-                tied = first.get(info.storage) if info.storage is not None and not callable(tensor) else None
-                if tied is not None:
-                    original = refs[tied]
-                    refs[tied] = replace(original, aliases=(*original.aliases, name))
+                info = describe_tensor(name, tensor() if callable(tensor) else tensor)
+                original_row = (
+                    row_by_memory.get(info.storage) if info.storage is not None and not callable(tensor) else None
+                )
+                if original_row is not None:
+                    original = refs[original_row]
+                    refs[original_row] = replace(original, aliases=(*original.aliases, name))
                     reason = f"same as {original.tensor}"
                     refs.append(LayerRef(0, name, info.shape, "", info.dtype, "tied", tensor=name, skipped=reason))
                     continue
                 if info.storage is not None and not callable(tensor):
-                    first[info.storage] = len(refs)
+                    row_by_memory[info.storage] = len(refs)
                 self._tensors[name] = tensor
                 if how == BUFFER:
-                    rows = _buffers(info)
+                    rows = _describe_buffer(info)
                 else:
-                    rows = [replace(ref, how=ref.how or how) for ref in _layers(owner, local, info, config)]
-                refs += [_heads(with_heads(ref, config), root, owner, path) for ref in rows]
+                    rows = [replace(ref, how=ref.how or how) for ref in _lay_out(owner, local, info, config)]
+                refs += [_add_heads(with_heads(ref, config), root, owner, path) for ref in rows]
         return refs
 
 
-def _buffers(info: TensorInfo) -> list[LayerRef]:
+def _describe_buffer(info: TensorInfo) -> list[LayerRef]:
     """A buffer: kept beside the weights and not learned."""
     [ref, *_] = layers_of([info])
-    plain = replace(ref, name=info.name, shape=info.shape, axes="", part=None, how="")
-    return [plain if ref.skipped else replace(plain, kind="buffer", skipped="a buffer: not learned")]
+    whole_ref = replace(ref, name=info.name, shape=info.shape, axes="", part=None, how="")
+    return [whole_ref if ref.skipped else replace(whole_ref, kind="buffer", skipped="a buffer: not learned")]
 
 
-def _heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
+def _add_heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
     """The same ref with the heads of torch's own MultiheadAttention."""
     from torch import nn
 
@@ -121,27 +126,27 @@ def _heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
     return ref
 
 
-def _tensors_of(owner: Any) -> Iterator[tuple[str, Any, str]]:
+def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
     """(name, tensor or a function that computes it, how) of one module, its children left out."""
     parametrized = getattr(owner, "parametrizations", {})
     for local in parametrized:
-        yield local, _computed(owner, local), "computed by its parametrization"
+        yield local, _make_compute(owner, local), "computed by its parametrization"
         for name, tensor in parametrized[local].named_parameters():
             yield f"parametrizations.{local}.{name}", tensor, ""
     for local, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
-        hooked = local.removesuffix("_g") if local.endswith("_g") else ""
+        normalized_name = local.removesuffix("_g") if local.endswith("_g") else ""
         if (
-            hooked
-            and f"{hooked}_v" in owner._parameters
-            and isinstance(getattr(owner, hooked, None), type(tensor.data))
+            normalized_name
+            and f"{normalized_name}_v" in owner._parameters
+            and isinstance(getattr(owner, normalized_name, None), type(tensor.data))
         ):
-            yield hooked, getattr(owner, hooked), "computed by weight_norm"
+            yield normalized_name, getattr(owner, normalized_name), "computed by weight_norm"
         yield local, tensor, ""
     for local, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
         yield local, tensor, BUFFER
 
 
-def _computed(owner: Any, local: str) -> Any:
+def _make_compute(owner: Any, local: str) -> Any:
     """Computes a parametrised tensor as in evaluation, leaving mode and buffers as they were.
 
     spectral_norm refines its estimate whenever it is asked for in training mode.
@@ -150,13 +155,13 @@ def _computed(owner: Any, local: str) -> Any:
     def compute() -> Any:
         import torch
 
-        inner = owner.parametrizations[local]
-        modes = [(m, m.training) for m in inner.modules()]
+        parametrization = owner.parametrizations[local]
+        modes = [(m, m.training) for m in parametrization.modules()]
         try:
             for m, _ in modes:
                 m.training = False
             with torch.no_grad():
-                return inner()
+                return parametrization()
         finally:
             for m, mode in modes:
                 m.training = mode
@@ -164,37 +169,37 @@ def _computed(owner: Any, local: str) -> Any:
     return compute
 
 
-def _layers(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
+def _lay_out(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
     from torch import nn
 
     ref = LayerRef(0, info.name, info.shape, "", info.dtype, "", tensor=info.name)
-    unfit = why_not(info.shape, info.dtype)
+    unfit = skip_reason(info.shape, info.dtype)
     if unfit:
         return [replace(ref, kind=unfit[0], skipped=unfit[1])]
     if ".parametrizations." in f".{info.name}" or (local.endswith(("_v", "_g")) and hasattr(owner, local[:-2])):
         return [replace(ref, kind="ingredient", skipped="an ingredient of a parametrised weight")]
     if len(info.shape) < 2 or ("weight" not in local and "proj" not in local):
-        return _by_name(owner, local, info, config)
+        return _lay_out_by_name(owner, local, info, config)
     if isinstance(owner, nn.modules.conv._ConvNd) and local == "weight":
         kind, axes = CONV[len(info.shape)]
         axes = "io" + axes[2:] if owner.transposed else axes
-        return [_grouped(replace(ref, kind=kind, axes=axes), owner)]
+        return [_add_groups(replace(ref, kind=kind, axes=axes), owner)]
     if isinstance(owner, nn.RNNBase | nn.RNNCellBase) and local.startswith(("weight_ih", "weight_hh")):
-        return _gates(replace(ref, axes="oi"), owner)
+        return _split_gates(replace(ref, axes="oi"), owner)
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         return [replace(ref, kind="embedding", axes="oi")]
     if isinstance(owner, nn.Bilinear):
         return [replace(ref, kind="bilinear", axes="eoi", how="one matrix per output")]
-    if type(owner).__name__ == "Conv1D" and len(info.shape) == 2:  # transformers: a Linear stored (in, out)
+    if transposed_projections.is_conv1d(owner) and len(info.shape) == 2:
         fused = fused_parts(info.name, info.shape, config)
-        plain = replace(ref, kind="dense", axes="io", how="stored (in, out)")
+        plain = replace(ref, kind="dense", axes=transposed_projections.AXES, how=transposed_projections.DESCRIPTION)
         if fused is not None and fused.parts:
             return split_ref(plain, fused.parts, "split " + ", ".join(label for label, _ in fused.parts))
         return [plain]
-    return _by_name(owner, local, info, config)
+    return _lay_out_by_name(owner, local, info, config)
 
 
-def _grouped(ref: LayerRef, owner: Any) -> LayerRef:
+def _add_groups(ref: LayerRef, owner: Any) -> LayerRef:
     """Split the groups: torch stores (out, in/g, …), and transposed (in, out/g, …) with the groups on the in axis."""
     if owner.groups == 1:
         return ref
@@ -206,7 +211,7 @@ def _grouped(ref: LayerRef, owner: Any) -> LayerRef:
     )
 
 
-def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
+def _split_gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
     count = ref.shape[0] // owner.hidden_size
     kind, labels = GATES.get(count, ("rnn", ""))
     if not labels:
@@ -214,12 +219,12 @@ def _gates(ref: LayerRef, owner: Any) -> list[LayerRef]:
     return split_ref(replace(ref, kind=kind), equal_parts(labels, 0, ref.shape[0]), f"split gates {', '.join(labels)}")
 
 
-def _by_name(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
+def _lay_out_by_name(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:
     stem = info.name.removesuffix(local)
-    beside = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
-    found = layers_of([info], config, beside)
+    sibling_shapes = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
+    refs = layers_of([info], config, sibling_shapes)
     if isinstance(owner, sys.modules["torch"].nn.Linear):  # its class is known: a Linear called embed is none
-        found = [replace(ref, kind="dense") if ref.kind == "embedding" else ref for ref in found]
+        refs = [replace(ref, kind="dense") if ref.kind == "embedding" else ref for ref in refs]
     if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
-        return [replace(ref, kind="norm", skipped="1-D") for ref in found]
-    return found
+        return [replace(ref, kind="norm", skipped="1-D") for ref in refs]
+    return refs

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 
-def describe(name: str, tensor: Any) -> TensorInfo:
+def describe_tensor(name: str, tensor: Any) -> TensorInfo:
     """Header of a tensor; equal storage marks tied tensors."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
@@ -22,19 +22,19 @@ def describe(name: str, tensor: Any) -> TensorInfo:
         name,
         tuple(tensor.shape),
         dtype,
-        identity(tensor),
-        "expanded: it repeats the same numbers" if expanded(tensor) else "",
+        memory_identity(tensor),
+        "expanded: it repeats the same numbers" if is_expanded(tensor) else "",
     )
 
 
-def expanded(tensor: Any) -> bool:
+def is_expanded(tensor: Any) -> bool:
     """Does it show more numbers than its memory holds?"""
     if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided":
         return False
     return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
 
 
-def identity(tensor: Any) -> tuple[Any, ...] | None:
+def memory_identity(tensor: Any) -> tuple[Any, ...] | None:
     """Equal for tensors that are the same memory in the same shape; None where there is no memory."""
     if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided" or tensor.numel() == 0:
         return None
@@ -51,9 +51,9 @@ def to_numpy(tensor: Any) -> Array:
     if tensor.dtype == torch.bfloat16 or str(tensor.dtype).startswith("torch.float8"):
         import ml_dtypes
 
-        narrow = getattr(ml_dtypes, str(tensor.dtype).removeprefix("torch."))
+        dtype = getattr(ml_dtypes, str(tensor.dtype).removeprefix("torch."))
         bits = torch.int16 if tensor.element_size() == 2 else torch.uint8
-        array: Array = tensor.contiguous().view(bits).numpy().view(narrow)
+        array: Array = tensor.contiguous().view(bits).numpy().view(dtype)
         return array
-    plain: Array = tensor.resolve_conj().resolve_neg().numpy()
-    return plain
+    plain_array: Array = tensor.resolve_conj().resolve_neg().numpy()
+    return plain_array

@@ -11,7 +11,7 @@ from layerscope.errors import Unreadable
 from layerscope.sources.layouts.torch_names import TensorInfo
 from layerscope.sources.storage.dtypes import as_dtype
 from layerscope.sources.storage.extents import Extent
-from layerscope.sources.storage.pickle_check import LONGEST
+from layerscope.sources.storage.pickle_check import MAX_PICKLE_BYTES
 from layerscope.sources.storage.pickle_reader import Storage, Tensor, unpickle
 from layerscope.sources.storage.zip_archive import Archive
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens torch.save's files of before 1.6
-MOST_STORAGES = 1 << 20
+MAX_STORAGES = 1 << 20
 
 
 def open_checkpoint(extent: Extent) -> TensorZip | TensorStream:
@@ -35,7 +35,7 @@ class _Checkpoint(ABC):
         self.content: Any = None
 
     @abstractmethod
-    def place(self, storage: Storage) -> tuple[Extent, int]:
+    def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
         """Where the numbers of a storage begin."""
 
     def describe(self, name: str, tensor: Tensor) -> TensorInfo:
@@ -47,7 +47,7 @@ class _Checkpoint(ABC):
     def read(self, tensor: Tensor) -> Array:
         """Map one tensor's numbers."""
         dtype = as_dtype(tensor.dtype)
-        extent, start = self.place(tensor.storage)
+        extent, start = self.locate_storage(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         if tensor.offset < 0 or min(tensor.strides, default=0) < 0:
             raise Unreadable(f"{self.extent.path}: a tensor reaches beyond its storage")
@@ -65,20 +65,20 @@ class TensorZip(_Checkpoint):
     def __init__(self, extent: Extent) -> None:
         super().__init__(extent)
         self.archive = Archive(extent)
-        found = [name for name in self.archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
-        if len(found) != 1 or found[0].count("/") > 1:
+        pickle_members = [name for name in self.archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(pickle_members) != 1 or pickle_members[0].count("/") > 1:
             raise Unreadable(f"{extent.path}: a zip without one data.pkl was not written by torch.save")
-        self.prefix = found[0].removesuffix("data.pkl")
-        order = self.prefix + "byteorder"
-        if order in self.archive.members and self.archive.read(order, 16) != b"little":
+        self.prefix = pickle_members[0].removesuffix("data.pkl")
+        byte_order_member = self.prefix + "byteorder"
+        if byte_order_member in self.archive.members and self.archive.read(byte_order_member, 16) != b"little":
             raise Unreadable(f"{extent.path}: big-endian tensors are not supported")
-        member = self.archive.stored(found[0])
-        if member.length > LONGEST:
+        member = self.archive.stored_extent(pickle_members[0])
+        if member.length > MAX_PICKLE_BYTES:
             raise Unreadable(f"{extent.path}: a pickle of {member.length:,} bytes is no checkpoint's")
         self.content = unpickle(extent.path, member.read())
 
-    def place(self, storage: Storage) -> tuple[Extent, int]:
-        extent = self.archive.stored(f"{self.prefix}data/{storage.key}")
+    def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
+        extent = self.archive.stored_extent(f"{self.prefix}data/{storage.key}")
         if extent.length != storage.count * as_dtype(storage.dtype).itemsize:
             raise Unreadable(f"{self.extent.path}: data/{storage.key} is not as long as its pickle says")
         return extent, 0
@@ -91,29 +91,29 @@ class TensorStream(_Checkpoint):
         super().__init__(extent)
         path = extent.path
         with extent.open() as file:
-            first = unpickle(path, file)
-            if first != LEGACY_MAGIC:  # any other pickle: it may hold tensors of no storage
+            magic = unpickle(path, file)
+            if magic != LEGACY_MAGIC:  # any other pickle: it may hold tensors of no storage
                 raise Unreadable(f"{path}: a pickle that torch.save did not write")
             storages: dict[str, Storage] = {}
             _, system, self.content, keys = (unpickle(path, file, storages) for _ in range(4))
-            if not isinstance(keys, list) or len(keys) > MOST_STORAGES:
+            if not isinstance(keys, list) or len(keys) > MAX_STORAGES:
                 raise Unreadable(f"{path}: damaged torch checkpoint: no list of storages")
             if isinstance(system, dict) and system.get("little_endian") is False:
                 raise Unreadable(f"{path}: big-endian tensors are not supported")
-            at = file.tell()
-        self._starts: dict[str, int] = {}
+            position = file.tell()
+        self._storage_starts: dict[str, int] = {}
         for key in keys:
-            head = extent.read(at, 8)
+            count_bytes = extent.read(position, 8)
             storage = storages.get(key) if isinstance(key, str) else None
-            if len(head) < 8 or storage is None:
+            if len(count_bytes) < 8 or storage is None:
                 raise Unreadable(f"{path}: truncated, or a storage that nothing names")
-            count = int.from_bytes(head, "little")
+            count = int.from_bytes(count_bytes, "little")
             if count != storage.count:
                 raise Unreadable(f"{path}: a storage of {count:,} numbers where its pickle says {storage.count:,}")
-            self._starts[storage.key] = at + 8
-            at += 8 + count * as_dtype(storage.dtype).itemsize
+            self._storage_starts[storage.key] = position + 8
+            position += 8 + count * as_dtype(storage.dtype).itemsize
 
-    def place(self, storage: Storage) -> tuple[Extent, int]:
-        if storage.key not in self._starts:
+    def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
+        if storage.key not in self._storage_starts:
             raise Unreadable(f"{self.extent.path}: truncated, or a storage that is not there")
-        return self.extent, self._starts[storage.key]
+        return self.extent, self._storage_starts[storage.key]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from layerscope.errors import Unreadable
 from layerscope.sources.readers.state_dict import StateDict
 from layerscope.sources.readers.torch_zip import TensorZip
-from layerscope.sources.storage.extents import whole
+from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file
-from layerscope.sources.storage.pickle_reader import Tensor, walk
+from layerscope.sources.storage.pickle_reader import Tensor, walk_tensors
 from layerscope.sources.storage.zip_archive import zip_names
-from layerscope.sources.targets import spec
+from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-DEEPEST = 64  # modules in modules
+MAX_MODULE_DEPTH = 64  # modules in modules
 
 
 def accepts(target: Any) -> bool:
@@ -31,16 +31,16 @@ def accepts(target: Any) -> bool:
 
 def open(target: Path) -> StateDict:
     """Read names and shapes: attributes by the path that leads to them, as in a state dict."""
-    archive = TensorZip(whole(target))
-    found: dict[str, Tensor] = {}
-    for name, tensor in walk(archive.content, DEEPEST):
-        if found.setdefault(name, tensor) is not tensor:
+    archive = TensorZip(whole_file(target))
+    tensor_by_name: dict[str, Tensor] = {}
+    for name, tensor in walk_tensors(archive.content, MAX_MODULE_DEPTH):
+        if tensor_by_name.setdefault(name, tensor) is not tensor:
             raise Unreadable(f"{target}: two tensors are called {name[:80]!r}")
-    if not found:
+    if not tensor_by_name:
         raise Unreadable(f"{target}: a TorchScript archive without tensors")
 
     def fetch(name: str) -> Array:
-        return archive.read(found[name])
+        return archive.read(tensor_by_name[name])
 
-    tensors = [archive.describe(name, tensor) for name, tensor in found.items()]
-    return StateDict(spec(target, "torchscript", portable=True), tensors, fetch)
+    tensors = [archive.describe(name, tensor) for name, tensor in tensor_by_name.items()]
+    return StateDict(make_spec(target, "torchscript", portable=True), tensors, fetch)

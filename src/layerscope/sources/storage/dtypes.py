@@ -8,21 +8,26 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 
-MOST_AXES = 64  # of a NumPy array
-KNOWN = {
+MAX_AXES = 64  # of a NumPy array
+KNOWN_DTYPES = {
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     "complex64", "complex128", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
 }  # fmt: skip
 
 
+def is_size(value: Any) -> bool:
+    """Is it a number that a count of entries or bytes can be?"""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
 def as_dtype(name: str) -> np.dtype[Any]:
     """NumPy dtype of a numpy-style name, little-endian; narrow floats come from ml_dtypes."""
-    if name not in KNOWN:
+    if name not in KNOWN_DTYPES:
         raise Unreadable(f"the data type {name[:40]!r} is not known")
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes
 
-        narrow: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return narrow
-    plain: np.dtype[Any] = np.dtype(name).newbyteorder("<")
-    return plain
+        narrow_dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return narrow_dtype
+    plain_dtype: np.dtype[Any] = np.dtype(name).newbyteorder("<")
+    return plain_dtype

@@ -20,7 +20,7 @@ from layerscope.sources.storage.paths import size_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
-CHUNK = 1 << 22  # bytes fetched at a time from a header
+CHUNK_BYTES = 1 << 22  # bytes fetched at a time from a header
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Extent:
         return cast("BinaryIO", io.BufferedReader(_Window(file, self.start, self.length)))
 
 
-def whole(path: Path) -> Extent:
+def whole_file(path: Path) -> Extent:
     """All of a file."""
     return Extent(path, 0, size_of(path))
 
@@ -83,11 +83,11 @@ class Cursor:
         """The next bytes; all of them, or an error."""
         if self.at + count > self.extent.length:
             raise ValueError(f"it ends after {self.extent.length:,} bytes")
-        here = self.at - self.begin
-        if not 0 <= here <= here + count <= len(self.chunk):
-            self.chunk, self.begin, here = self.extent.read(self.at, max(CHUNK, count)), self.at, 0
+        position = self.at - self.begin
+        if not 0 <= position <= position + count <= len(self.chunk):
+            self.chunk, self.begin, position = self.extent.read(self.at, max(CHUNK_BYTES, count)), self.at, 0
         self.at += count
-        return self.chunk[here : here + count]
+        return self.chunk[position : position + count]
 
     def number(self, form: str) -> Any:
         """The next number in a struct's format."""

@@ -18,18 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.sources.inventory import KERAS_OPTIMIZER_GROUPS
+
 if TYPE_CHECKING:
     from layerscope.array_types import Array
     from layerscope.sources.storage.extents import Extent
 
-PATIENCE, FAR = 10, 120  # seconds for a file here and in a store, and one more for every 10 MB
-MODULE = "layerscope.sources.storage.hdf5_process"  # run with -m: no file beside it shadows a module that it imports
-MEMORY = 3 << 30  # bytes of address space, and the file's own size
-MOST_DATASETS = 1 << 18
-DEEPEST = 64  # groups in groups
-SMALL_CHUNK = 1 << 24  # bytes
-SQUEEZED = 1032  # largest ratio that deflate reaches
-SKIPPED = ("optimizer", "optimizer_weights")
+# For a file on this machine and in a store; one second more for every 10 MB.
+LOCAL_TIMEOUT_SECONDS, REMOTE_TIMEOUT_SECONDS = 10, 120
+# Run with -m: no file beside it shadows a module that it imports.
+CHILD_MODULE = "layerscope.sources.storage.hdf5_process"
+CHILD_MEMORY_BYTES = 3 << 30  # bytes of address space, and the file's own size
+MAX_DATASETS = 1 << 18
+MAX_GROUP_DEPTH = 64  # groups in groups
+ALWAYS_ALLOWED_CHUNK_BYTES = 1 << 24  # bytes
+MAX_DEFLATE_RATIO = 1032  # largest ratio that deflate reaches
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Contents:
     config: str | None  # the model's, where the file has it
 
 
-def contents(extent: Extent) -> Contents:
+def list_contents(extent: Extent) -> Contents:
     """The arrays of a file, in the order of its layers.
 
     :raises MissingExtra: no h5py.
@@ -61,9 +64,9 @@ def contents(extent: Extent) -> Contents:
     :raises Unreadable: damaged, or more than a reader can bear.
     """
     from layerscope.errors import Refused, Unreadable
-    from layerscope.sources.storage.json_text import parse
+    from layerscope.sources.storage.json_text import parse_json
 
-    answer = parse(_ask(extent, "list"))
+    answer = parse_json(_ask_child(extent, "list"))
     if "refused" in answer:
         raise Refused(f"{extent.path}: {answer['refused']}")
     if "unreadable" in answer:
@@ -75,7 +78,7 @@ def contents(extent: Extent) -> Contents:
     return Contents(datasets, answer["legacy"], answer["config"])
 
 
-def array(extent: Extent, dataset: Dataset) -> Array:
+def read_array(extent: Extent, dataset: Dataset) -> Array:
     """The numbers of one array."""
     import numpy as np
 
@@ -87,37 +90,46 @@ def array(extent: Extent, dataset: Dataset) -> Array:
     dtype = as_dtype(dataset.dtype)
     if dataset.offset is not None:
         return extent.array(dtype, dataset.offset, dataset.shape)
-    raw = _ask(extent, "read", dataset.path)
+    raw = _ask_child(extent, "read", dataset.path)
     if len(raw) != math.prod(dataset.shape) * dtype.itemsize:
         raise Unreadable(f"{extent.path}: {dataset.path} is damaged, or not as long as its shape says")
     return np.frombuffer(raw, dtype).reshape(dataset.shape)
 
 
-def _ask(extent: Extent, *question: str) -> bytes:
+def _ask_child(extent: Extent, *question: str) -> bytes:
     """What the child answers; a crash, a loop or a hunger for memory of its is the file's fault."""
     import importlib.util
 
     from layerscope.errors import MissingExtra, Unreadable
 
     try:
-        there = importlib.util.find_spec("h5py") is not None
+        has_h5py = importlib.util.find_spec("h5py") is not None
     except ValueError:  # it was taken out of sys.modules
-        there = False
-    if not there:
+        has_h5py = False
+    if not has_h5py:
         raise MissingExtra("a Keras file", "keras")
-    paths = os.pathsep.join([str(Path(__file__).resolve().parents[3]), *filter(None, sys.path)])
-    command = [sys.executable, "-m", MODULE, str(extent.path), str(extent.start), str(extent.length), *question]
-    patience = (PATIENCE if isinstance(extent.path, Path) else FAR) + extent.length / 1e7
+    home = str(Path(__file__).resolve().parents[3])  # -m puts the working folder first on the child's path
+    paths = os.pathsep.join([home, *(os.path.abspath(path) for path in sys.path if path)])
+    target = os.path.abspath(extent.path) if isinstance(extent.path, Path) else str(extent.path)
+    command = [sys.executable, "-m", CHILD_MODULE, target, str(extent.start), str(extent.length), *question]
+    timeout = (LOCAL_TIMEOUT_SECONDS if isinstance(extent.path, Path) else REMOTE_TIMEOUT_SECONDS) + extent.length / 1e7
     try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=patience, check=False, env={**os.environ, "PYTHONPATH": paths}
+        process = subprocess.run(
+            command,
+            cwd=home,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "PYTHONPATH": paths},
         )
     except subprocess.TimeoutExpired:
         raise Unreadable(f"{extent.path}: damaged HDF5: its library finds no end in it") from None
-    if done.returncode:
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        raise Unreadable(f"{extent.path}: damaged HDF5: its library fails on it ({how})")
-    return done.stdout
+    if process.returncode:
+        exit_description = (
+            f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+        )
+        raise Unreadable(f"{extent.path}: damaged HDF5: its library fails on it ({exit_description})")
+    return process.stdout
 
 
 # What follows runs in the child.
@@ -125,7 +137,7 @@ def _ask(extent: Extent, *question: str) -> bytes:
 
 def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
     """Answer one question about a file on standard output."""
-    _limit(int(length))
+    _limit_memory(int(length))
     import h5py
     import numpy as np
 
@@ -141,8 +153,8 @@ def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
         if what == "list":
             try:
                 with h5py.File(file, "r") as root:
-                    answer = _listing(h5py, root)
-            except _Leads as link:
+                    answer = _list_file(h5py, root)
+            except _OutsideLink as link:
                 answer = {"refused": str(link)}
             except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
                 answer = {"unreadable": " ".join(str(error).split())[:200]}
@@ -152,114 +164,114 @@ def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
             out.write(np.ascontiguousarray(root[name][()]).tobytes())
 
 
-class _Leads(Exception):
+class _OutsideLink(Exception):
     """Something in the file leads out of it."""
 
 
-def _limit(length: int) -> None:
+def _limit_memory(length: int) -> None:
     try:
         import resource
     except ImportError:  # not on this system
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY + 2 * length,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES + 2 * length,) * 2)
 
 
-def _listing(h5py: Any, root: Any) -> dict[str, Any]:
+def _list_file(h5py: Any, root: Any) -> dict[str, Any]:
     for name in ("model_weights", "layers", "vars"):
         if name in root and not isinstance(root.get(name, getlink=True), h5py.HardLink):
-            raise _Leads(f"{name!r} is a link to elsewhere, which is not followed")
+            raise _OutsideLink(f"{name!r} is a link to elsewhere, which is not followed")
     legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs or "model_weights" in root
     config = root.attrs.get("model_config")
-    datasets = list(_datasets(h5py, root.get("model_weights", root), legacy))
-    return {"datasets": datasets, "legacy": legacy, "config": _text(config) if config is not None else None}
+    datasets = list(_walk_datasets(h5py, root.get("model_weights", root), legacy))
+    return {"datasets": datasets, "legacy": legacy, "config": _to_text(config) if config is not None else None}
 
 
-def _datasets(h5py: Any, top: Any, legacy: bool) -> Iterator[dict[str, Any]]:
-    seen: set[Any] = set()
-    waiting: list[tuple[Any, tuple[str, ...], int]] = [(top, (), 0)]
-    found = 0
-    while waiting:
-        group, names, depth = waiting.pop()
+def _walk_datasets(h5py: Any, top: Any, legacy: bool) -> Iterator[dict[str, Any]]:
+    visited: set[Any] = set()
+    pending: list[tuple[Any, tuple[str, ...], int]] = [(top, (), 0)]
+    dataset_count = 0
+    while pending:
+        group, names, depth = pending.pop()
         key = h5py.h5o.get_info(group.id).addr
-        if key in seen or depth > DEEPEST:
+        if key in visited or depth > MAX_GROUP_DEPTH:
             continue
-        seen.add(key)
-        below = []
-        for child in _children(group, legacy, depth):
+        visited.add(key)
+        subgroups = []
+        for child in _ordered_children(group, legacy, depth):
             if not isinstance(group.get(child, getlink=True), h5py.HardLink):
-                raise _Leads(f"{child[:80]!r} is a link to elsewhere, which is not followed")
-            if depth == 0 and child in SKIPPED:
+                raise _OutsideLink(f"{child[:80]!r} is a link to elsewhere, which is not followed")
+            if depth == 0 and child in KERAS_OPTIMIZER_GROUPS:
                 continue
             item = group[child]
             if isinstance(item, h5py.Dataset):
                 address = h5py.h5o.get_info(item.id).addr
-                if address in seen:
+                if address in visited:
                     continue
-                seen.add(address)
-                found += 1
-                if found > MOST_DATASETS:
-                    raise ValueError(f"more than {MOST_DATASETS:,} arrays")
-                yield _described(item, (*names, child))
+                visited.add(address)
+                dataset_count += 1
+                if dataset_count > MAX_DATASETS:
+                    raise ValueError(f"more than {MAX_DATASETS:,} arrays")
+                yield _describe_dataset(item, (*names, child))
             elif isinstance(item, h5py.Group):
-                below.append((item, (*names, *_name(item, child, legacy)), depth + 1))
-        waiting += reversed(below)
+                subgroups.append((item, (*names, *_name_parts(item, child, legacy)), depth + 1))
+        pending += reversed(subgroups)
 
 
-def _described(dataset: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    two_bytes = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2  # HDF5 has no bfloat16
-    big = dataset.dtype.byteorder == ">"
-    offset = dataset.id.get_offset() if dataset.chunks is None and not big else None
+def _describe_dataset(dataset: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    is_bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2  # HDF5 has no bfloat16
+    is_big_endian = dataset.dtype.byteorder == ">"
+    offset = dataset.id.get_offset() if dataset.chunks is None and not is_big_endian else None
     return {
         "path": dataset.name,
         "names": list(names),
         "shape": [int(size) for size in dataset.shape or ()],
-        "dtype": "bfloat16" if two_bytes else str(dataset.dtype.name),
+        "dtype": "bfloat16" if is_bfloat16 else str(dataset.dtype.name),
         "offset": offset if dataset.nbytes else None,
-        "fault": "big-endian numbers, not read" if big else _fault(dataset),
+        "fault": "big-endian numbers, not read" if is_big_endian else _find_fault(dataset),
     }
 
 
-def _children(group: Any, legacy: bool, depth: int) -> list[str]:
+def _ordered_children(group: Any, legacy: bool, depth: int) -> list[str]:
     """Names in a group, in the order of the layers where the file keeps one."""
     import numpy as np
 
     names = list(group)
     if not legacy or depth:
         return names
-    listed: list[str] = []
+    layer_names: list[str] = []
     for key in sorted(group.attrs):
         if key.startswith("layer_names"):
-            listed += [_text(name) for name in np.asarray(group.attrs[key]).ravel()]
-    order = {name: i for i, name in enumerate(listed)}
-    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
+            layer_names += [_to_text(name) for name in np.asarray(group.attrs[key]).ravel()]
+    position_by_name = {name: i for i, name in enumerate(layer_names)}
+    return sorted(names, key=lambda name: (position_by_name.get(name, len(position_by_name)), name))
 
 
-def _name(group: Any, child: str, legacy: bool) -> tuple[str, ...]:
+def _name_parts(group: Any, child: str, legacy: bool) -> tuple[str, ...]:
     """What a group adds to a name: the user's name of the layer, its own, or nothing."""
     if not legacy and child in ("layers", "vars"):
         return ()
     import h5py
 
-    own = not legacy and "vars" in group and isinstance(group.get("vars", getlink=True), h5py.HardLink)
-    inner = group["vars"] if own else None
-    return (_text(inner.attrs["name"]) if inner is not None and "name" in inner.attrs else child,)
+    has_variables = not legacy and "vars" in group and isinstance(group.get("vars", getlink=True), h5py.HardLink)
+    variables = group["vars"] if has_variables else None
+    return (_to_text(variables.attrs["name"]) if variables is not None and "name" in variables.attrs else child,)
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _fault(dataset: Any) -> str:
+def _find_fault(dataset: Any) -> str:
     if dataset.external or dataset.is_virtual:
         return "its data lie in other files, which are not opened"
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max(4 * dataset.nbytes, SMALL_CHUNK):
+    max_chunk_bytes = max(4 * dataset.nbytes, ALWAYS_ALLOWED_CHUNK_BYTES)
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max_chunk_bytes:
         return f"its chunks {dataset.chunks} are larger than itself"
-    if dataset.nbytes > SQUEEZED * max(dataset.id.get_storage_size(), 1):
+    if dataset.nbytes > MAX_DEFLATE_RATIO * max(dataset.id.get_storage_size(), 1):
         return f"{dataset.nbytes:,} bytes of which the file holds {dataset.id.get_storage_size():,}"
     return ""
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder: its modules are called like the packages that they read with
     if isinstance(sys.stdout, io.TextIOWrapper):
         main(*sys.argv[1:])

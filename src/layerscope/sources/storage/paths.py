@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerscope.errors import (
     Refused,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_path(target: Any) -> bool:
@@ -35,7 +32,7 @@ def size_of(path: Path) -> int:
     return int(path.stat().st_size)
 
 
-def inside(folder: Path, name: str, *, below: bool = False) -> Path:
+def path_inside(folder: Path, name: str, *, below: bool = False) -> Path:
     """A file of a model's own folder; ``below`` allows its subfolders.
 
     :raises Refused: the name, or the link behind it, leads out of the folder; the hub cache's ``blobs`` are part of it.
@@ -47,8 +44,8 @@ def inside(folder: Path, name: str, *, below: bool = False) -> Path:
     if not isinstance(path, Path):
         return path  # a store has no links
     home = folder.resolve()
-    real = path.resolve()
+    real_path = path.resolve()
     hub = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if real.parent not in (home, hub) and home not in real.parents:
-        raise Refused(f"{path}: links to {real}, outside its folder; name that file itself if you trust it")
+    if real_path.parent not in (home, hub) and home not in real_path.parents:
+        raise Refused(f"{path}: links to {real_path}, outside its folder; name that file itself if you trust it")
     return path

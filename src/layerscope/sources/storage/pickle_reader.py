@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from layerscope.errors import Refused, Unreadable
-from layerscope.sources.storage.dtypes import MOST_AXES
+from layerscope.sources.inventory import TORCH_OPTIMIZER_PREFIX
+from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.pickle_check import check_pickle
 
-MOST_STEPS = 1 << 20  # entries that are looked at below one object
-LONGEST_KEY = 1 << 12  # letters
-STORAGES = {
+MAX_ENTRIES = 1 << 20  # entries that are looked at below one object
+MAX_KEY_CHARS = 1 << 12  # letters
+DTYPE_BY_STORAGE_CLASS = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -40,19 +41,21 @@ STORAGES = {
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
 }
-WIDTHS = {*STORAGES.values()}
-DTYPES = {  # torch.<name>, where a pickle names a dtype instead of a storage class
+STORAGE_DTYPES = {*DTYPE_BY_STORAGE_CLASS.values()}
+TORCH_DTYPES = {  # torch.<name>, where a pickle names a dtype instead of a storage class
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "uint16",
     "uint32", "uint64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 }  # fmt: skip
-PLAIN = ("set", "frozenset", "list", "tuple", "dict", "str", "int", "float", "complex", "bool", "bytearray", "slice")
-DATA = {  # modules of the standard library whose classes only hold data
+PLAIN_BUILTINS = (
+    "set", "frozenset", "list", "tuple", "dict", "str", "int", "float", "complex", "bool", "bytearray", "slice",
+)  # fmt: skip
+DATA_MODULES = {  # modules of the standard library whose classes only hold data
     "_codecs", "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "numbers", "pathlib", "pathlib._local", "re", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
 
 
-class Fixed:
+class Immutable:
     """What a pickle may make and not change."""
 
     __slots__ = ()
@@ -62,7 +65,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Storage(Fixed):
+class Storage(Immutable):
     """A stretch of numbers in the file."""
 
     key: str
@@ -71,7 +74,7 @@ class Storage(Fixed):
 
 
 @dataclass(frozen=True)
-class Tensor(Fixed):
+class Tensor(Immutable):
     """A tensor as its pickle describes it."""
 
     storage: Storage
@@ -79,17 +82,18 @@ class Tensor(Fixed):
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # entries
     fault: str = ""  # why it cannot be read as numbers
-    wanted: str = ""  # dtype, where its storage is untyped bytes
+    dtype_override: str = ""  # dtype, where its storage is untyped bytes
 
     @property
     def dtype(self) -> str:
         """numpy-style name."""
-        return self.wanted or self.storage.dtype
+        return self.dtype_override or self.storage.dtype
 
     @property
     def expanded(self) -> bool:
         """Does it show the same numbers more than once?"""
-        return math.prod(self.shape) > self.storage.count // (_width(self.wanted) if self.wanted else 1)
+        width = _bytes_per_entry(self.dtype_override) if self.dtype_override else 1
+        return math.prod(self.shape) > self.storage.count // width
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -102,19 +106,19 @@ class StandIn:
 
     kind = ""  # "module.Class"
 
-    def __new__(cls, *args: Any, **named: Any) -> StandIn:  # noqa: ARG004
-        made = super().__new__(cls)
-        made.args = args
-        made.state = {}
-        made.items = {}
-        return made
+    def __new__(cls, *args: Any, **keywords: Any) -> StandIn:  # noqa: ARG004
+        instance = super().__new__(cls)
+        instance.args = args
+        instance.state = {}
+        instance.items = {}
+        return instance
 
     args: tuple[Any, ...]
     state: Mapping[Any, Any]
-    rest: Any = None  # a state that is no table
+    other_state: Any = None  # a state that is no table
     items: dict[Any, Any]  # of a class that is itself a table
 
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, **keywords: Any) -> None:
         """Whatever it was made with is in ``args``."""
 
     def __call__(self, *args: Any) -> StandIn:
@@ -127,7 +131,7 @@ class StandIn:
         if isinstance(state, Mapping):
             self.state = state
         else:
-            self.rest = state
+            self.other_state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
@@ -146,10 +150,10 @@ class StandIn:
 
     def parts(self) -> Mapping[Any, Any]:
         """What it holds, under the names it would be reached by: a module's parameters, buffers and children."""
-        own = ("_parameters", "_buffers", "_modules")
-        if not any(isinstance(self.state.get(name), Mapping) for name in own):
+        module_tables = ("_parameters", "_buffers", "_modules")
+        if not any(isinstance(self.state.get(name), Mapping) for name in module_tables):
             return {**self.items, **self.state}
-        tables = [table for name in own if isinstance(table := self.state.get(name), Mapping)]
+        tables = [table for name in module_tables if isinstance(table := self.state.get(name), Mapping)]
         return {key: value for table in tables for key, value in table.items()}
 
 
@@ -186,38 +190,38 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, storages: dict[str, Storage] | None) -> None:
         super().__init__(file, encoding="latin1")  # Python 2's strings
         self.storages = {} if storages is None else storages
-        self.made: dict[tuple[str, str], type[StandIn]] = {}
-        self.table, self.copied = Call(self._table), 0
+        self.stand_in_classes: dict[tuple[str, str], type[StandIn]] = {}
+        self.ordered_dict, self.copied_entries = AllowedCall(self._make_table), 0
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in KNOWN:
-            return KNOWN[module, name]
+        if (module, name) in ALLOWED_GLOBALS:
+            return ALLOWED_GLOBALS[module, name]
         if (module, name) == ("collections", "OrderedDict"):
-            return self.table
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return STORAGES[name]
-        if module == "torch" and name in DTYPES:
+            return self.ordered_dict
+        if module in ("torch", "torch.storage") and name in DTYPE_BY_STORAGE_CLASS:
+            return DTYPE_BY_STORAGE_CLASS[name]
+        if module == "torch" and name in TORCH_DTYPES:
             return name
-        today = IMPORT_MAPPING.get(module, module)  # Python 2's names of modules
-        harmless = today in DATA or (today == "builtins" and name in PLAIN)
-        if today.partition(".")[0] in sys.stdlib_module_names and not harmless:
+        current_module = IMPORT_MAPPING.get(module, module)  # Python 2's names of modules
+        is_data = current_module in DATA_MODULES or (current_module == "builtins" and name in PLAIN_BUILTINS)
+        if current_module.partition(".")[0] in sys.stdlib_module_names and not is_data:
             raise Refused(
                 f"its pickle asks for {module}.{name}; only tensors are read, nothing is executed. "
                 "Save model.state_dict(), or convert to safetensors"
             )
-        if (module, name) not in self.made:
-            self.made[module, name] = type("StandIn", (StandIn,), {"kind": f"{module}.{name}"})
-        return self.made[module, name]
+        if (module, name) not in self.stand_in_classes:
+            self.stand_in_classes[module, name] = type("StandIn", (StandIn,), {"kind": f"{module}.{name}"})
+        return self.stand_in_classes[module, name]
 
-    def _table(self, *args: Any) -> Table:
+    def _make_table(self, *args: Any) -> Table:
         """An OrderedDict; what it is made from is a copy, and copies of copies have no end."""
-        given = args[0] if args else ()
-        if not isinstance(given, Mapping | list | tuple):
+        entries = args[0] if args else ()
+        if not isinstance(entries, Mapping | list | tuple):
             raise ValueError("a table made from something else")
-        self.copied += len(given)
-        if self.copied > MOST_STEPS:
+        self.copied_entries += len(entries)
+        if self.copied_entries > MAX_ENTRIES:
             raise ValueError("tables copied beyond any use")
-        return Table(given)
+        return Table(entries)
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) < 2:
@@ -226,8 +230,8 @@ class _Unpickler(pickle.Unpickler):
             return pid[1]
         kind, dtype, key, _, count = pid[:5]
         dtype = getattr(dtype, "kind", dtype)
-        plain = isinstance(dtype, str) and isinstance(key, str) and isinstance(count, int)
-        if kind != "storage" or not plain or count < 0 or dtype not in WIDTHS:
+        is_plain = isinstance(dtype, str) and isinstance(key, str) and isinstance(count, int)
+        if kind != "storage" or not is_plain or count < 0 or dtype not in STORAGE_DTYPES:
             raise ValueError("an unknown persistent id")
         if len(pid) > 5 and pid[5] is not None:
             raise ValueError("a storage that is a view of another, as torch before 0.4 wrote it")
@@ -237,32 +241,34 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
     shape, strides = tuple(shape), tuple(strides)
     sizes = [offset, *shape, *strides]
-    possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MOST_AXES
-    if not possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
+    is_possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MAX_AXES
+    if not is_possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
         raise ValueError("a tensor with impossible sizes")
     if math.prod(shape) and offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) >= storage.count:
         raise ValueError("a tensor larger than its storage")
     return Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_v3(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
+def _rebuild_tensor_v3(storage: Storage, offset: int, shape: Any, strides: Any, *further_arguments: Any) -> Tensor:
     """A tensor of a dtype without a storage class; its storage counts bytes."""
-    wanted = next((x for x in rest if isinstance(x, str) and x in DTYPES), "")
-    if not isinstance(storage, Storage) or not wanted:
+    dtype = next((x for x in further_arguments if isinstance(x, str) and x in TORCH_DTYPES), "")
+    if not isinstance(storage, Storage) or not dtype:
         raise ValueError("a tensor of an unknown dtype")
-    narrow = Storage(storage.key, storage.dtype, storage.count // _width(wanted))
-    made = _rebuild_tensor(narrow, offset, shape, strides)
-    return Tensor(storage, made.offset, made.shape, made.strides, wanted=wanted)
+    typed_storage = Storage(storage.key, storage.dtype, storage.count // _bytes_per_entry(dtype))
+    tensor = _rebuild_tensor(typed_storage, offset, shape, strides)
+    return Tensor(storage, tensor.offset, tensor.shape, tensor.strides, dtype_override=dtype)
 
 
-def _width(dtype: str) -> int:
+def _bytes_per_entry(dtype: str) -> int:
     digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
     return max(1, int(digits or 8) // 8)
 
 
-def _rebuild_quantised(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
-    made = _rebuild_tensor(storage, offset, shape, strides)
-    return Tensor(made.storage, made.offset, made.shape, made.strides, "quantised with torch.quantization, not decoded")
+def _rebuild_quantized_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
+    tensor = _rebuild_tensor(storage, offset, shape, strides)
+    return Tensor(
+        tensor.storage, tensor.offset, tensor.shape, tensor.strides, "quantised with torch.quantization, not decoded"
+    )
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -271,25 +277,25 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
     """A tensor of a subclass: the tensor that it is made from."""
-    return function(*args) if isinstance(function, Call) and isinstance(args, tuple) else StandIn()
+    return function(*args) if isinstance(function, AllowedCall) and isinstance(args, tuple) else StandIn()
 
 
-def _size(sizes: Any = ()) -> tuple[Any, ...]:
-    plain = isinstance(sizes, tuple | list) and len(sizes) <= MOST_AXES
-    if not plain or not all(isinstance(size, int) for size in sizes):
+def _make_size(sizes: Any = ()) -> tuple[Any, ...]:
+    is_plain = isinstance(sizes, tuple | list) and len(sizes) <= MAX_AXES
+    if not is_plain or not all(isinstance(size, int) for size in sizes):
         raise ValueError("sizes that are none")
     return tuple(sizes)
 
 
-def _short(key: str | int) -> bool:
-    return len(key) <= LONGEST_KEY if isinstance(key, str) else abs(key) < 1 << 62
+def _is_short_key(key: str | int) -> bool:
+    return len(key) <= MAX_KEY_CHARS if isinstance(key, str) else abs(key) < 1 << 62
 
 
-def _nothing(*_: Any) -> None:
+def _return_none(*_: Any) -> None:
     return None
 
 
-class Call(Fixed):
+class AllowedCall(Immutable):
     """A function that a pickle may call: an object, so that it has no attributes to set."""
 
     __slots__ = ("function",)
@@ -305,46 +311,46 @@ class Call(Fixed):
         raise ValueError("a pickle that changes what it has made")
 
 
-REBUILD = {name: Call(function) for name, function in {
-    "_rebuild_tensor": _rebuild_tensor, "_rebuild_tensor_v2": _rebuild_tensor, "_rebuild_tensor_v3": _rebuild_v3,
-    "_rebuild_qtensor": _rebuild_quantised, "_rebuild_parameter": _rebuild_parameter,
+REBUILD_CALLS = {name: AllowedCall(function) for name, function in {
+    "_rebuild_tensor": _rebuild_tensor, "_rebuild_tensor_v2": _rebuild_tensor, "_rebuild_tensor_v3": _rebuild_tensor_v3,
+    "_rebuild_qtensor": _rebuild_quantized_tensor, "_rebuild_parameter": _rebuild_parameter,
     "_rebuild_parameter_with_state": _rebuild_parameter,
 }.items()}  # fmt: skip
-KNOWN: dict[tuple[str, str], Any] = {
-    **{("torch._utils", name): call for name, call in REBUILD.items()},
-    ("torch._tensor", "_rebuild_from_type_v2"): Call(_rebuild_subclass),
-    ("torch", "Size"): Call(_size),
-    ("torch", "device"): Call(_nothing),
-    ("torch.serialization", "_get_layout"): Call(_nothing),
+ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
+    **{("torch._utils", name): call for name, call in REBUILD_CALLS.items()},
+    ("torch._tensor", "_rebuild_from_type_v2"): AllowedCall(_rebuild_subclass),
+    ("torch", "Size"): AllowedCall(_make_size),
+    ("torch", "device"): AllowedCall(_return_none),
+    ("torch.serialization", "_get_layout"): AllowedCall(_return_none),
     ("torch.storage", "UntypedStorage"): "uint8",
 }
 
 
-def walk(content: Any, deepest: int) -> Iterator[tuple[str, Tensor]]:
+def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of everything below, keys joined by dots; an optimiser is left out.
 
     What several names lead to is followed from each, unless it leads to itself, for as long as that ends.
 
-    :raises ValueError: it does not, within ``MOST_STEPS``.
+    :raises ValueError: it does not, within ``MAX_ENTRIES``.
     """
     steps = 0
-    waiting: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]
-    while waiting:
-        prefix, value, above = waiting.pop()
+    pending: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]
+    while pending:
+        prefix, value, above = pending.pop()
         if isinstance(value, Tensor):
             yield prefix.removesuffix("."), value
             continue
         table = value.parts() if isinstance(value, StandIn) else value
         items = list(enumerate(table)) if isinstance(table, list | tuple) else table
         items = list(items.items()) if isinstance(items, Mapping) else items
-        if not isinstance(items, list) or len(above) > deepest or id(value) in above:
+        if not isinstance(items, list) or len(above) > max_depth or id(value) in above:
             continue
         steps += len(items) * (1 + len(prefix) // 64)
-        if steps > MOST_STEPS:
-            raise ValueError(f"more than {MOST_STEPS:,} entries")
+        if steps > MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
         inner = (*above, id(value))
         for key, entry in reversed(items):
-            if not isinstance(key, str | int) or not _short(key):
+            if not isinstance(key, str | int) or not _is_short_key(key):
                 continue
-            if isinstance(entry, Tensor) or not str(key).startswith("optim"):
-                waiting.append((f"{prefix}{key}.", entry, inner))
+            if isinstance(entry, Tensor) or not str(key).startswith(TORCH_OPTIMIZER_PREFIX):
+                pending.append((f"{prefix}{key}.", entry, inner))

@@ -14,26 +14,26 @@ def fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
     """
     at = 0
     while at < len(raw):
-        key, at = varint(raw, at)
+        key, at = read_varint(raw, at)
         number, kind = key >> 3, key & 7
         if kind == VARINT:
-            value, at = varint(raw, at)
+            value, at = read_varint(raw, at)
             yield number, value
             continue
         if kind == BYTES:
-            length, at = varint(raw, at)
+            length, at = read_varint(raw, at)
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
             raise ValueError(f"a field of wire type {kind}")
         if at + length > len(raw):
             raise ValueError("a field that ends beyond its message")
-        piece = raw[at : at + length]
+        payload = raw[at : at + length]
         at += length
-        yield number, piece if kind == BYTES else int.from_bytes(piece, "little")
+        yield number, payload if kind == BYTES else int.from_bytes(payload, "little")
 
 
-def varint(raw: bytes, at: int) -> tuple[int, int]:
+def read_varint(raw: bytes, at: int) -> tuple[int, int]:
     """(number, where it ends)."""
     value = 0
     for shift in range(0, 70, 7):
@@ -47,21 +47,21 @@ def varint(raw: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
-def text(value: int | bytes) -> str:
+def as_text(value: int | bytes) -> str:
     """A string field."""
     if not isinstance(value, bytes):
         raise ValueError("a number where a string should be")
     return value.decode("utf-8", "replace")
 
 
-def number(value: int | bytes) -> int:
+def as_number(value: int | bytes) -> int:
     """An integer field."""
     if not isinstance(value, int):
         raise ValueError("a string where a number should be")
     return value
 
 
-def message(value: int | bytes) -> Iterator[tuple[int, int | bytes]]:
+def as_message(value: int | bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a message in a field."""
     if not isinstance(value, bytes):
         raise ValueError("a number where a message should be")

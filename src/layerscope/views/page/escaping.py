@@ -11,23 +11,19 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
-def packed(lines: Iterable[Mapping[str, Any]]) -> str:
+def pack_lines(lines: Iterable[Mapping[str, Any]]) -> str:
     """JSON objects, one per line, gzipped and in base 64: what the page unpacks when it is opened."""
     text = "\n".join(json.dumps(x, allow_nan=False, ensure_ascii=False, separators=(",", ":")) for x in lines)
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode("ascii")
 
 
 @cache
-def _template() -> Any:
+def load_template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
@@ -36,9 +32,9 @@ def _template() -> Any:
 
 
 @cache
-def _text(name: str) -> str:
+def read_template(name: str) -> str:
     return (TEMPLATES / name).read_text("utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -10,15 +10,15 @@ from layerscope.records.landscape.basins import Basins
 from layerscope.records.landscape.distances import Distances
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
-from layerscope.text import number, plural, printable
+from layerscope.text import format_number, plural, printable
 from layerscope.views.page import page_parts
 from layerscope.views.page.page_parts import Cell, Column, Row, Section
 from layerscope.views.plots import landscape_pictures
-from layerscope.views.plots.marks import Picture, plain
+from layerscope.views.plots.marks import Picture, picture_to_json
 
-MOST_PAIRS = 2000
-LONGEST = 80
-DISTANCES = {
+MAX_PAIRS = 2000
+MAX_NAME_CHARS = 80
+DISTANCE_DESCRIPTIONS = {
     "l2": "‖a − b‖ over the tensors that count.",
     "symmetric": "‖a − b‖ / √(‖a‖² + ‖b‖²): 0 for equal models, 1 for unrelated ones.",
     "relative": "‖a − b‖ / ‖a‖, a the first of the two.",
@@ -28,81 +28,95 @@ DISTANCES = {
     "scale": "The symmetric distance after scales that change nothing are removed.",
     "order": "The same with the second model's units in the order that fits best.",
 }
-FUNCTIONS = {
+FUNCTION_DESCRIPTIONS = {
     "disagreement": "Share of the examples with another most likely class.",
     "normalised": "Disagreement over the mean of both error rates: 1 where errors are as independent as they can be.",
     "js": "Mean Jensen–Shannon divergence of the probabilities, in nats: 0 to 0.693.",
     "logits": "Root mean square difference of the logits, the mean of each example's taken off.",
     "cka": "Linear CKA of the logits: 1 where they are the same up to rotation and scale.",
 }
-WAYS = {
+WAY_DESCRIPTIONS = {
     "recompute": "statistics of batch norms computed anew at every point",
     "interpolate": "statistics of batch norms mixed like weights",
     "straight": "of the straight line",
     "aligned": "the second model's units in the first one's order",
     "repaired": "aligned, and units' means and spreads put back (REPAIR)",
 }
-BARRIERS = {
+BARRIER_DESCRIPTIONS = {
     "chord": "Highest loss over the chord of its ends.",
     "mean_ends": "Highest loss over the mean of the ends.",
     "max_ends": "Highest loss over the larger of the ends.",
     "signed": "Loss over the mean of the ends where it is farthest from it, above or below.",
 }
-Found = Basins | Distances | Plane | Sequence[Line]
+LandscapeRecord = Basins | Distances | Plane | Sequence[Line]
 
 
-def page(found: Found) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def build_page(record: LandscapeRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data)."""
-    if isinstance(found, Basins):
-        return _page("basins", found.names, found.about, _of_basins(found), _basin_rows(found), _basin_charts(found),
-                     [line for _, line in _lines(found)], found.findings)  # fmt: skip
-    if isinstance(found, Distances):
-        about = {"tensors": len(found.tensors), "entries": f"{found.params:,}", "which": found.select}
-        charts = [landscape_pictures.distance_matrix(found, kind) for kind in ("l2", "symmetric")]
-        charts.append(landscape_pictures.distance_tree(found))
-        told = [*found.reading(), *_said(found.findings)]
-        return _page("distances", found.names, about, told, _distance_rows(found), charts, [], found.findings)
-    if isinstance(found, Plane):
-        charts = [landscape_pictures.plane(found, metric) for metric in found.metrics]
-        if math.isfinite(found.angle) and found.track is None:
-            charts += [landscape_pictures.plane(found, metric, "orthonormal") for metric in found.metrics]
-        charts += [landscape_pictures.surface_of(found, metric) for metric in found.metrics]
-        best = {metric: found.best(metric) for metric in found.metrics}
-        told = [f"Best {printable(m, 40)} {x:.4g} at u = {u:.2f}, v = {v:.2f}." for m, (x, u, v) in best.items()]
-        told += [f"{count} points have no value: {printable(why, 200)}." for why, count in found.holes.items()]
-        told += _said(found.findings)
-        return _page("plane", found.names, found.about, told, ([], []), charts, [], found.findings)
-    names = tuple(dict.fromkeys(name for each in found for name in each.names))
-    told = [f"{_pair(each)}: barrier {_value(each.barrier())}." for each in found]
-    return _page(
-        "line", names, found[0].about, told, _line_rows(found), [landscape_pictures.line(found)], list(found), ()
+    if isinstance(record, Basins):
+        return _assemble_page(
+            "basins", record.names, record.about, _basin_sentences(record), _basin_table(record),
+            _basin_pictures(record), list(record.lines.values()), record.findings,
+        )  # fmt: skip
+    if isinstance(record, Distances):
+        about = {"tensors": len(record.tensors), "entries": f"{record.params:,}", "which": record.select}
+        charts = [landscape_pictures.distance_matrix(record, kind) for kind in ("l2", "symmetric")]
+        charts.append(landscape_pictures.distance_tree(record))
+        sentences = [*record.reading(), *_finding_sentences(record.findings)]
+        return _assemble_page(
+            "distances", record.names, about, sentences, _distance_table(record), charts, [], record.findings
+        )
+    if isinstance(record, Plane):
+        charts = [landscape_pictures.plane_picture(record, metric) for metric in record.metrics]
+        if math.isfinite(record.angle) and record.track is None:
+            charts += [landscape_pictures.plane_picture(record, metric, "orthonormal") for metric in record.metrics]
+        charts += [landscape_pictures.surface_picture(record, metric) for metric in record.metrics]
+        best = {metric: record.best(metric) for metric in record.metrics}
+        sentences = [f"Best {printable(m, 40)} {x:.4g} at u = {u:.2f}, v = {v:.2f}." for m, (x, u, v) in best.items()]
+        sentences += [f"{count} points have no value: {printable(why, 200)}." for why, count in record.holes.items()]
+        sentences += _finding_sentences(record.findings)
+        return _assemble_page("plane", record.names, record.about, sentences, ([], []), charts, [], record.findings)
+    names = tuple(dict.fromkeys(name for line in record for name in line.names))
+    sentences = [
+        f"{landscape_pictures.line_label(line)}: barrier {_format_barrier(line.barrier())}." for line in record
+    ]
+    return _assemble_page(
+        "line",
+        names,
+        record[0].about,
+        sentences,
+        _line_table(record),
+        [landscape_pictures.line_picture(record)],
+        list(record),
+        (),
     )
 
 
-def _page(
-    what: str, names: Sequence[str], about: Any, told: Sequence[str], rows: tuple[list[Column], list[Row]],
+def _assemble_page(
+    what: str, names: Sequence[str], about: Any, sentences: Sequence[str], rows: tuple[list[Column], list[Row]],
     charts: Sequence[Picture], lines: Sequence[Line], findings: Sequence[Any],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     from importlib.metadata import version
 
     facts = [(printable(str(key), 40), printable(str(value), 200)) for key, value in about.items()]
-    grave = any(finding.severity == "warn" for finding in findings)
+    has_warning = any(finding.severity == "warn" for finding in findings)
     context = {
         "what": what,
-        "title": " · ".join(printable(name, LONGEST) for name in names[:6]) + (" · …" if len(names) > 6 else ""),
+        "title": " · ".join(printable(name, MAX_NAME_CHARS) for name in names[:6]) + (" · …" if len(names) > 6 else ""),
         "facts": [("models", str(len(names))), *facts],
-        "gravity": "warn" if grave else "",
-        "sentences": list(told)[:3] or ["Nothing was measured."],
-        "certainty": list(told)[3:] or ["Every number is of these examples and of this loss; see the facts above."],
+        "gravity": "warn" if has_warning else "",
+        "sentences": list(sentences)[:3] or ["Nothing was measured."],
+        "certainty": list(sentences)[3:]
+        or ["Every number is of these examples and of this loss; see the facts above."],
         "sections": [Section("Pictures", "pictures", tall=360)],
         "summary": [],
         "columns": rows[0],
-        "rows": rows[1][:MOST_PAIRS],
+        "rows": rows[1][:MAX_PAIRS],
         "caption": "Pairs of models; open one for the line between them." if lines else "Pairs of models.",
         "no_rows": "Of a plane there are no pairs.",
         "search": "name …",
         "filters": [],
-        "findings": page_parts.findings([("", finding) for finding in findings], lambda _, __: None),
+        "findings": page_parts.finding_groups([("", finding) for finding in findings], lambda _, __: None),
         "skipped": [],
         "command": "",
         "made": [("made by", f"layerscope {version('layerscope')}")],
@@ -110,95 +124,94 @@ def _page(
         "version": version("layerscope"),
     }
     details = [
-        {"name": _pair(each), "findings": [], "pictures": [plain(landscape_pictures.line([each]))]}
-        for each in lines[:MOST_PAIRS]
-    ]  # fmt: skip
+        {
+            "name": landscape_pictures.line_label(line),
+            "findings": [],
+            "pictures": [picture_to_json(landscape_pictures.line_picture([line]))],
+        }
+        for line in lines[:MAX_PAIRS]
+    ]
     head = {
         "metrics": {},
         "reasons": [],
         "at": {i: i + 1 for i in range(len(details))},
-        "charts": {"pictures": [plain(picture) for picture in charts]},
+        "charts": {"pictures": [picture_to_json(picture) for picture in charts]},
         "unpictured": "There is no line between these.",
     }
     return context, [head, *details]
 
 
-def _said(findings: Sequence[Any]) -> list[str]:
+def _finding_sentences(findings: Sequence[Any]) -> list[str]:
     return [f"{f.code} {f.title}: {printable(f.message, 400)}." for f in findings]
 
 
-def _lines(found: Basins) -> list[tuple[tuple[str, str], Line]]:
-    return list(found.lines.items())
+def _basin_sentences(record: Basins) -> list[str]:
+    groups = "; ".join(", ".join(printable(name, MAX_NAME_CHARS) for name in group) for group in record.clusters)
+    sentences = [f"{plural(len(record.names), 'model')} on {plural(len(record.clusters), 'mountain')}: {groups}."]
+    sentences += [printable(line, 400) for line in record.advice()] + _finding_sentences(record.findings)
+    mean = ", ".join(f"{printable(k, 40)} {v:.4g}" for k, v in record.mean.items())
+    sentences += [f"The mean of all of them has {mean}.", f"A barrier up to {record.tolerance:.3g} counts as none."]
+    return sentences
 
 
-def _of_basins(found: Basins) -> list[str]:
-    groups = "; ".join(", ".join(printable(name, LONGEST) for name in group) for group in found.clusters)
-    told = [f"{plural(len(found.names), 'model')} on {plural(len(found.clusters), 'mountain')}: {groups}."]
-    told += [printable(line, 400) for line in found.advice()] + _said(found.findings)
-    mean = ", ".join(f"{printable(k, 40)} {v:.4g}" for k, v in found.mean.items())
-    told += [f"The mean of all of them has {mean}.", f"A barrier up to {found.tolerance:.3g} counts as none."]
-    return told
-
-
-def _basin_charts(found: Basins) -> list[Picture]:
-    charts = [landscape_pictures.barriers(found, way) for way in found.barriers]
-    charts.append(landscape_pictures.barrier_tree(found))
+def _basin_pictures(record: Basins) -> list[Picture]:
+    pictures = [landscape_pictures.barrier_matrix(record, way) for way in record.barriers]
+    pictures.append(landscape_pictures.barrier_tree(record))
     for name, title in (("disagreement", "Predictions that differ"), ("cka", "Likeness of the logits (linear CKA)")):
-        if name in found.functions:
-            about = f"{plural(len(found.names), 'model')}, {found.about.get('examples', '')} examples"
-            charts.append(landscape_pictures.matrix(name, title, about, found.names, found.functions[name], name))
-    return charts
+        if name in record.functions:
+            about = f"{plural(len(record.names), 'model')}, {record.about.get('examples', '')} examples"
+            pictures.append(
+                landscape_pictures.matrix_picture(name, title, about, record.names, record.functions[name], name)
+            )
+    return pictures
 
 
-def _basin_rows(found: Basins) -> tuple[list[Column], list[Row]]:
+def _basin_table(record: Basins) -> tuple[list[Column], list[Row]]:
     columns = [Column("pair", "Two models.", left=True)]
     columns += [
-        Column(way, f"Barrier of the loss over the chord of its ends; {WAYS.get(way, way)}.") for way in found.barriers
+        Column(way, f"Barrier of the loss over the chord of its ends; {WAY_DESCRIPTIONS.get(way, way)}.")
+        for way in record.barriers
     ]
     columns += [Column("±", "Standard error of the first, over the examples.")]
-    columns += [Column(name, FUNCTIONS[name]) for name in found.functions]
+    columns += [Column(name, FUNCTION_DESCRIPTIONS[name]) for name in record.functions]
     rows = []
-    for at, (a, b) in enumerate(found.lines):
-        i, j = found.names.index(a), found.names.index(b)
-        cells = [Cell(f"{printable(a, LONGEST)} → {printable(b, LONGEST)}", opens=True)]
-        cells += [_cell(float(values[i, j])) for values in found.barriers.values()]
-        cells += [_cell(float(next(iter(found.errors.values()))[i, j]))]
-        cells += [_cell(float(values[i, j])) for values in found.functions.values()]
+    for at, (a, b) in enumerate(record.lines):
+        i, j = record.names.index(a), record.names.index(b)
+        cells = [Cell(f"{printable(a, MAX_NAME_CHARS)} → {printable(b, MAX_NAME_CHARS)}", opens=True)]
+        cells += [_make_number_cell(float(values[i, j])) for values in record.barriers.values()]
+        cells += [_make_number_cell(float(next(iter(record.errors.values()))[i, j]))]
+        cells += [_make_number_cell(float(values[i, j])) for values in record.functions.values()]
         rows.append(Row(at, cells, []))
     return columns, rows
 
 
-def _distance_rows(found: Distances) -> tuple[list[Column], list[Row]]:
-    kinds = found.kinds
-    columns = [Column("pair", "Two models.", left=True), *(Column(kind, DISTANCES[kind]) for kind in kinds)]
-    matrices = [found.matrix(kind) for kind in kinds]
+def _distance_table(record: Distances) -> tuple[list[Column], list[Row]]:
+    kinds = record.kinds
+    columns = [Column("pair", "Two models.", left=True), *(Column(kind, DISTANCE_DESCRIPTIONS[kind]) for kind in kinds)]
+    matrices = [record.matrix(kind) for kind in kinds]
     rows: list[Row] = []
-    for i, a in enumerate(found.names):
-        for j, b in enumerate(found.names[:i]):
-            cells = [Cell(f"{printable(b, LONGEST)} → {printable(a, LONGEST)}", opens=True)]
-            rows.append(Row(len(rows), [*cells, *(_cell(float(m[j, i])) for m in matrices)], []))
+    for i, a in enumerate(record.names):
+        for j, b in enumerate(record.names[:i]):
+            cells = [Cell(f"{printable(b, MAX_NAME_CHARS)} → {printable(a, MAX_NAME_CHARS)}", opens=True)]
+            rows.append(Row(len(rows), [*cells, *(_make_number_cell(float(m[j, i])) for m in matrices)], []))
     return columns, rows
 
 
-def _line_rows(lines: Sequence[Line]) -> tuple[list[Column], list[Row]]:
+def _line_table(lines: Sequence[Line]) -> tuple[list[Column], list[Row]]:
     kinds = ("chord", "mean_ends", "max_ends", "signed")
-    columns = [Column("pair", "Two models.", left=True), *(Column(k, BARRIERS[k]) for k in kinds)]
+    columns = [Column("pair", "Two models.", left=True), *(Column(k, BARRIER_DESCRIPTIONS[k]) for k in kinds)]
     rows = [
-        Row(at, [Cell(_pair(each), opens=True),
-                 *(_cell(each.barrier(kind).value) for kind in kinds)], [])
-        for at, each in enumerate(lines)
+        Row(at, [Cell(landscape_pictures.line_label(line), opens=True),
+                 *(_make_number_cell(line.barrier(kind).value) for kind in kinds)], [])
+        for at, line in enumerate(lines)
     ]  # fmt: skip
     return columns, rows
 
 
-def _pair(line: Line) -> str:
-    return landscape_pictures.label(line)
+def _make_number_cell(value: float) -> Cell:
+    return Cell(format_number(value if math.isfinite(value) else None, ".4g"), value if math.isfinite(value) else "")
 
 
-def _cell(value: float) -> Cell:
-    return Cell(number(value if math.isfinite(value) else None, ".4g"), value if math.isfinite(value) else "")
-
-
-def _value(barrier: Any) -> str:
+def _format_barrier(barrier: Any) -> str:
     error = "" if barrier.error is None else f" ± {barrier.error:.2g}"
-    return f"{number(barrier.value if math.isfinite(barrier.value) else None, '.4g')}{error}"
+    return f"{format_number(barrier.value if math.isfinite(barrier.value) else None, '.4g')}{error}"

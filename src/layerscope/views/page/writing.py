@@ -7,72 +7,76 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerscope.persistence.atomic_files import check_writable, write_whole
+from layerscope.persistence.atomic_files import check_writable, write_atomically
 from layerscope.records.comparison import Comparison
 from layerscope.records.history import History
 from layerscope.records.report import Report
-from layerscope.views.page.escaping import _hash, _template, _text, packed
+from layerscope.views.page.escaping import content_hash, load_template, pack_lines, read_template
 from layerscope.views.plots import style
-from layerscope.views.plots.pictures import Target, last_of
+from layerscope.views.plots.pictures import Target, last_reports
 
 if TYPE_CHECKING:
-    from layerscope.views.page.landscape_page import Found
+    from layerscope.views.page.landscape_page import LandscapeRecord
 
 
-DARK = {  # of the page itself; the light ones are in the style sheet
+DARK_PAGE_COLORS = {  # of the page itself; the light ones are in the style sheet
     "page": style.GROUND.dark, "card": "#1b1f26", "line": "#3a414b", "soft": "#262b33", "text": "#e6e9ee",
     "faint": "#a3abb6", "link": "#6cb6ff", "mark": "#4a3f12", "cell-none": "#262b33",
 }  # fmt: skip
 
 
-def write(found: Target | Found | Any, path: str | Path) -> None:
+def write_page(record: Target | LandscapeRecord | Any, path: str | Path) -> None:
     """Write the page; it appears whole or not at all.
 
     :raises OutputError: it cannot be written there.
     """
     check_writable(path)
-    write_whole(path, render(found).encode("utf-8", "backslashreplace"))
+    write_atomically(path, render_page(record).encode("utf-8", "backslashreplace"))
 
 
-def render(found: Target | Found | Any) -> str:
+def render_page(record: Target | LandscapeRecord | Any) -> str:
     """The page as text; of runs, that of their last reports, with the way to them."""
     from markupsafe import Markup
 
-    page, lines = _content(found)
-    script, style = _text("charts.js") + _text("page.js"), _stylesheet()
+    page, lines = _build_page(record)
+    script, style = read_template("charts.js") + read_template("page.js"), _stylesheet()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "
-        f"script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+        f"script-src '{content_hash(script)}'; style-src '{content_hash(style)}'"
     )
-    text: str = _template().render(
-        page=page, policy=policy, script=Markup(script), style=Markup(style), data=Markup(packed(lines))
+    text: str = load_template().render(
+        page=page, policy=policy, script=Markup(script), style=Markup(style), data=Markup(pack_lines(lines))
     )
     return text
 
 
-def _content(found: Target | Found | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _build_page(record: Target | LandscapeRecord | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(what the template shows, lines of data) of whatever has a page."""
     from layerscope.views.page import comparison_page, experiment_page, landscape_page, report_page
 
-    if isinstance(found, Report):
-        return report_page.page(found)
-    if isinstance(found, Comparison):
-        return comparison_page.page(found)
-    if isinstance(found, Sequence) and isinstance(found[0], History):
-        runs = [run for run in found if isinstance(run, History)]
-        last = last_of(runs)
-        return comparison_page.page(last, runs) if isinstance(last, Comparison) else report_page.page(last, runs)
-    if hasattr(found, "claims"):
-        return experiment_page.page(found)
-    return landscape_page.page(found)  # type: ignore[arg-type]
+    if isinstance(record, Report):
+        return report_page.build_page(record)
+    if isinstance(record, Comparison):
+        return comparison_page.build_page(record)
+    if isinstance(record, Sequence) and isinstance(record[0], History):
+        runs = [run for run in record if isinstance(run, History)]
+        latest = last_reports(runs)
+        return (
+            comparison_page.build_page(latest, runs)
+            if isinstance(latest, Comparison)
+            else report_page.build_page(latest, runs)
+        )
+    if hasattr(record, "claims"):
+        return experiment_page.build_page(record)
+    return landscape_page.build_page(record)  # type: ignore[arg-type]
 
 
 @cache
 def _stylesheet() -> str:
     """The style sheet with the colours of every tone put in."""
-    tones = [*style.TONES, *(style.series(i) for i in range(len(style.SERIES)))]
+    tones = [*style.TONES, *(style.series_tone(i) for i in range(len(style.SERIES)))]
     light, dark = (
-        "".join(f"--t-{tone}:{style.colour(tone, dark=night)};" for tone in tones)
+        "".join(f"--t-{tone}:{style.tone_color(tone, dark=night)};" for tone in tones)
         + f"--grid:{style.GRID.dark if night else style.GRID.light};"
         + f"--t-over-text:{'#ff9550' if night else '#a84700'};"
         for night in (False, True)
@@ -80,10 +84,11 @@ def _stylesheet() -> str:
     values = {
         "{{ light }}": light,
         "{{ dark }}": dark,
-        "{{ dark_page }}": "color-scheme: dark;" + "".join(f"--{name}:{value};" for name, value in DARK.items()),
+        "{{ dark_page }}": "color-scheme: dark;"
+        + "".join(f"--{name}:{value};" for name, value in DARK_PAGE_COLORS.items()),
         "{{ tones }}": "".join(f".t-{tone}{{--c:var(--t-{tone})}}" for tone in tones),
     }
-    text = _text("style.css")
+    text = read_template("style.css")
     for name, value in values.items():
         text = text.replace(name, value)
     return text

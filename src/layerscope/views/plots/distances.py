@@ -10,9 +10,9 @@ from layerscope.views.plots.marks import Axis, Cells, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "models", "model"
-LONGEST = 40  # characters of a model's name
-WEIGHTS = "‖A−B‖F / √(‖A‖F‖B‖F): 0 for equal weights, √2 for independent ones of equal norm"
-SPECTRA = "mean √JSD of the layers' spectra: 0 for equal spectra, at most √ln 2"
+MAX_NAME_CHARS = 40  # characters of a model's name
+WEIGHTS_LABEL = "‖A−B‖F / √(‖A‖F‖B‖F): 0 for equal weights, √2 for independent ones of equal norm"
+SPECTRA_LABEL = "mean √JSD of the layers' spectra: 0 for equal spectra, at most √ln 2"
 
 
 def data(comparison: Comparison) -> Picture:
@@ -21,7 +21,9 @@ def data(comparison: Comparison) -> Picture:
     matrix = weights or comparison.apart.get("spectra", ())
     what = "weights" if weights else "spectra"
     letters = comparison.letters
-    names = tuple(f"{elide(printable(name), LONGEST)}  {x}" for x, name in zip(letters, comparison.names, strict=True))
+    names = tuple(
+        f"{elide(printable(name), MAX_NAME_CHARS)}  {x}" for x, name in zip(letters, comparison.names, strict=True)
+    )
     values = tuple(tuple(math.nan if x is None else x for x in row) for row in matrix)
     known = any(math.isfinite(x) for i, row in enumerate(values) for j, x in enumerate(row) if i != j)
     if len(names) < 2:
@@ -36,6 +38,8 @@ def data(comparison: Comparison) -> Picture:
         f"{plural(len(names), 'model')}, over the layers that each two have in common",
         Axis("", "category", letters),
         (Axis("", "category", names),),
-        () if empty else (Cells(tone="ink", values=values, most=most, label=WEIGHTS if weights else SPECTRA),),
+        ()
+        if empty
+        else (Cells(tone="ink", values=values, most=most, label=WEIGHTS_LABEL if weights else SPECTRA_LABEL),),
         empty=empty,
     )

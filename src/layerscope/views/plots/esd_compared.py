@@ -7,41 +7,50 @@ import numpy as np
 from layerscope.records.comparison import ComparedLayer, Comparison
 from layerscope.text import elide, plural, printable
 from layerscope.views.plots import spectral_density
-from layerscope.views.plots.marks import Axis, Mark, Picture, Steps, numbers
+from layerscope.views.plots.marks import Axis, Mark, Picture, Steps, to_floats
 from layerscope.views.plots.matplotlib_pen import draw as draw
-from layerscope.views.plots.style import pattern, series
+from layerscope.views.plots.style import outline_pattern, series_tone
 
 SCOPE = "matched"
-LONGEST = 30  # characters of a model's name
+MAX_NAME_CHARS = 30  # characters of a model's name
 
 
 def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
     """Histograms in the same bins of log λ, and each model's fitted tail."""
     title, of = "Spectral densities", printable(layer.name, 60)
-    x, y = spectral_density.axes(comparison.reports[0], log=True)
-    found = [report.rows[row] for report, row in zip(comparison.reports, layer.rows, strict=True)]
-    reasons = [spectral_density.nothing(row) for row in found]
-    lives = [row.spectrum.live for row, why in zip(found, reasons, strict=True) if not why and row.spectrum is not None]
-    if not lives:
+    x, y = spectral_density.density_axes(comparison.reports[0], log=True)
+    rows = [report.rows[row] for report, row in zip(comparison.reports, layer.rows, strict=True)]
+    reasons = [spectral_density.why_no_spectrum(row) for row in rows]
+    eigenvalues = [
+        row.spectrum.live for row, reason in zip(rows, reasons, strict=True) if not reason and row.spectrum is not None
+    ]
+    if not eigenvalues:
         return Picture(
             "esd_compared", title, "", x, (y,), empty=reasons[0] if reasons else "the models share no layer", of=of
         )
-    at = spectral_density.edges(np.sort(np.concatenate(lives)), log=True)
+    edges = spectral_density.bin_edges(np.sort(np.concatenate(eigenvalues)), log=True)
     marks: list[Mark] = []
-    for i, (row, why) in enumerate(zip(found, reasons, strict=True)):
-        if why or row.spectrum is None:
+    for i, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+        if reason or row.spectrum is None:
             continue
         live, letter = row.spectrum.live, comparison.letters[i]
         fit = row.parts["weight"].fits.get("power_law")
-        told = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
-        heights = spectral_density.density(live, at, len(live))
-        name = elide(printable(comparison.names[i]), LONGEST)
+        tail = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
+        heights = spectral_density.bin_densities(live, edges, len(live))
+        name = elide(printable(comparison.names[i]), MAX_NAME_CHARS)
         doubt = "?" if layer.doubtful[i : i + 1] == (True,) else ""
-        label = f"{letter} {name}: {plural(len(live), 'eigenvalue')}{told}{doubt}"
+        label = f"{letter} {name}: {plural(len(live), 'eigenvalue')}{tail}{doubt}"
         marks.append(
-            Steps(tone=series(i), label=label, edges=numbers(at), heights=heights, filled=i < 2, pattern=pattern(i))
+            Steps(
+                tone=series_tone(i),
+                label=label,
+                edges=to_floats(edges),
+                heights=heights,
+                filled=i < 2,
+                pattern=outline_pattern(i),
+            )
         )
     lowest = min(height for mark in marks if isinstance(mark, Steps) for height in mark.heights if height > 0)
-    missing = [f"{letter}: {why}" for letter, why in zip(comparison.letters, reasons, strict=True) if why]
+    missing = [f"{letter}: {reason}" for letter, reason in zip(comparison.letters, reasons, strict=True) if reason]
     axis = Axis(y.label, "log", low=lowest / 2)
     return Picture("esd_compared", title, plural(len(marks), "model"), x, (axis,), tuple(marks), tuple(missing), of=of)

@@ -13,38 +13,43 @@ from layerscope.views.plots.marks import Axis, Mark, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE = "layer"
-SPAN = 4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
+MAX_AXIS_SPAN = (
+    4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
+)
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
     """Histogram in equal bins of λ, from zero to the end of the bulk and some way beyond."""
     title, of = "Spectral density, linear axes", printable(layer.name, 60)
-    x, y = spectral_density.axes(report, log=False)
-    empty = spectral_density.nothing(layer)
+    x, y = spectral_density.density_axes(report, log=False)
+    empty = spectral_density.why_no_spectrum(layer)
     if empty or layer.spectrum is None:
         return Picture("esd_linear", title, "", x, (y,), empty=empty, of=of)
     spectrum, fits = layer.spectrum, layer.parts["weight"].fits
     bulk, power_law = fits.get("marchenko_pastur"), fits.get("power_law")
-    high, beyond = _end(spectrum, bulk)
-    steps = spectral_density.histogram(spectrum, spectral_density.edges(spectrum.live, log=False, high=high))
+    high, beyond = _axis_end(spectrum, bulk)
+    steps = spectral_density.histogram(spectrum, spectral_density.bin_edges(spectrum.live, log=False, high=high))
     marks: list[Mark] = [steps]
     if bulk is not None and bulk.ok:
-        spikes = spectral_density.spikes(spectrum, bulk, max(steps.heights) / 40, high)
-        marks += [spectral_density.bulk(spectrum, bulk), *([spikes] if spikes else [])]
+        spikes = spectral_density.spike_points(spectrum, bulk, max(steps.heights) / 40, high)
+        marks += [spectral_density.bulk_line(spectrum, bulk), *([spikes] if spikes else [])]
     if power_law is not None and power_law.ok and power_law.params["xmin"] < high:
-        marks += [spectral_density.tail(power_law, len(spectrum.live), high), spectral_density.start(power_law)]
-    notes = spectral_density.remarks(layer, spectrum)
+        marks += [
+            spectral_density.tail_line(power_law, len(spectrum.live), high),
+            spectral_density.tail_start_rule(power_law),
+        ]
+    notes = spectral_density.describe_omissions(layer, spectrum)
     if beyond:
         last = float(spectrum.live[-1])
         notes.append(f"{plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g} beyond the axis")
     x, y = Axis(x.label, low=0.0, high=high), Axis(y.label, low=0.0, high=1.15 * max(steps.heights))
-    about = spectral_density.about(layer, spectrum)
+    about = spectral_density.describe_sizes(layer, spectrum)
     return Picture("esd_linear", title, about, x, (y,), tuple(marks), tuple(notes), of=of)
 
 
-def _end(spectrum: Spectrum, bulk: Fit | None) -> tuple[float, int]:
+def _axis_end(spectrum: Spectrum, bulk: Fit | None) -> tuple[float, int]:
     """(end of the axis, eigenvalues beyond it)."""
     live = spectrum.live
     anchor = bulk.params["edge"] if bulk is not None and bulk.ok else float(np.quantile(live, 0.9))
-    high = min(float(live[-1]), SPAN * anchor)
+    high = min(float(live[-1]), MAX_AXIS_SPAN * anchor)
     return high, int((live > high * (1 + 1e-9)).sum())

@@ -19,10 +19,10 @@ PANELS = (Axis("λmax(Sx)", "log"), Axis("λmax(Sd)", "log"), Axis("product", "l
 
 def data(report: Report) -> Picture:
     """λmax of both factors of each layer's Fisher block and of the block, in the model's order, on logarithmic axes."""
-    layers = layer_axis.analysed(report)
+    layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (metric, label, tone, shape) in enumerate(SERIES):
-        marks += layer_axis.series(layers, metric, label, tone=tone, shape=shape, panel=panel, least=0.0)
+        marks += layer_axis.metric_points(layers, metric, label, tone=tone, shape=shape, panel=panel, least=0.0)
     how = report.meta.get("conditioning", {})
     fisher = f", {printable(how.get('fisher', ''), 20)} Fisher" if how else ""
     empty = "" if marks else "no data ran through the model (layerscope.conditioning)"

@@ -11,8 +11,8 @@ from layerscope.views.plots.marks import Axis, Mark, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run layer", "run"
-SHARE = 20  # per cent: the largest share that few examples still reach
-PANELS = (Axis("λmax", "log"), Axis(f"κ{SHARE}", "log"))
+KAPPA_SHARE = 20  # per cent: the largest share that few examples still reach
+PANELS = (Axis("λmax", "log"), Axis(f"κ{KAPPA_SHARE}", "log"))
 LINES = (("the layer's block", "_exact", "series0", False), ("S_x ⊗ S_d", "_fim", "series2", True))
 
 
@@ -20,17 +20,17 @@ def data(runs: Sequence[History], layer: str) -> Picture:
     """λmax and κ₂₀ of the whole matrix, of the layer's block and of K-FAC's product; of the first run."""
     run = runs[0]
     marks: list[Mark] = []
-    for panel, metric in enumerate(("lambda_max", f"kappa_{SHARE}")):
+    for panel, metric in enumerate(("lambda_max", f"kappa_{KAPPA_SHARE}")):
         label = "all layers" if panel == 0 else ""
-        marks += run_lines.line(run.of_model(metric), label, tone="series1", panel=panel)
+        marks += run_lines.run_line(run.of_model(metric), label, tone="series1", panel=panel)
         for name, suffix, tone, dashed in LINES:
             series = run.series(f"{metric}{suffix}", layer)
-            marks += run_lines.line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
+            marks += run_lines.run_line(series, name if panel == 0 else "", tone=tone, panel=panel, dashed=dashed)
     agreement = run.trend_agreement().get(layer)
-    about = f"{run_lines.names(runs)[0][0]}, " * (len(runs) > 1) + run_lines.about(runs[:1])
+    about = f"{run_lines.run_labels(runs)[0][0]}, " * (len(runs) > 1) + run_lines.describe_runs(runs[:1])
     about += "" if agreement is None else f", ρ(λmax) = {agreement:.2f}"
     empty = "" if run.of_model("lambda_max")[0] else "the whole matrix was not measured (exact=True)"
     title = "The whole matrix and one block"
     return Picture(
-        "full_and_sub", title, about, run_lines.STEP, PANELS, tuple(marks), empty=empty, of=printable(layer, 80)
+        "full_and_sub", title, about, run_lines.STEP_AXIS, PANELS, tuple(marks), empty=empty, of=printable(layer, 80)
     )

@@ -7,21 +7,21 @@ from layerscope.text import plural
 from layerscope.views.plots import layer_axis
 from layerscope.views.plots.marks import Axis, Mark, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
-from layerscope.views.plots.style import series
+from layerscope.views.plots.style import series_tone
 
 SCOPE, SECTION = "model", "learning"
-SHARES = ((50, "circle"), (80, "square"), (100, "diamond"))
+KAPPA_SHARES = ((50, "circle"), (80, "square"), (100, "diamond"))
 FACTORS = (("x", "Sx, inputs"), ("d", "Sd, output-gradients"))
 
 
 def data(report: Report) -> Picture:
     """κ₅₀, κ₈₀ and κ₁₀₀ of both factors; where one has no value the layer has too few directions for it."""
-    layers = layer_axis.analysed(report)
+    layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (suffix, _) in enumerate(FACTORS):
-        for i, (share, shape) in enumerate(SHARES):
+        for i, (share, shape) in enumerate(KAPPA_SHARES):
             metric, label = f"kappa_{share}_{suffix}", f"κ{share} {suffix}"
-            marks += layer_axis.series(layers, metric, label, tone=series(i), shape=shape, panel=panel)
+            marks += layer_axis.metric_points(layers, metric, label, tone=series_tone(i), shape=shape, panel=panel)
     panels = tuple(Axis(f"κ of {what}", "log") for _, what in FACTORS)
     empty = "" if marks else "no data ran through the model (layerscope.conditioning), or too few rows"
     about = plural(len(layers), "layer")

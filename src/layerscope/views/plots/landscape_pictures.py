@@ -15,67 +15,70 @@ from layerscope.records.landscape.lines import Line as LineRecord
 from layerscope.records.landscape.planes import Plane, Track
 from layerscope.text import elide, plural, printable
 from layerscope.views.plots import style
-from layerscope.views.plots.marks import Axis, Cells, Field, Line, Mark, Picture, Points, Rule, Surface, numbers
+from layerscope.views.plots.marks import Axis, Cells, Field, Line, Mark, Picture, Points, Rule, Surface, to_floats
 
-LONGEST = 24
-DECADE = 10.0  # times that the largest value of a plane is the least where its colours are those of logarithms
-CLIPPED = 0.9  # quantile of a loss on a plane where its colour ends: what is higher is not told apart
+MAX_NAME_CHARS = 24
+MIN_LOG_RATIO = 10.0  # times that the largest value of a plane is the least where its colours are those of logarithms
+MAX_LOSS_QUANTILE = 0.9  # quantile of a loss on a plane where its colour ends: what is higher is not told apart
 
 
 def pictures_of(record: Any, *arguments: Any, **options: Any) -> list[Picture]:
     """The pictures of a record of the landscape; the arguments are those of its ``plot`` method."""
     if isinstance(record, LineRecord):
-        return [line([record, *arguments])]
+        return [line_picture([record, *arguments])]
     if isinstance(record, Plane):
         return [_plane_or_surface(record, *arguments, **options)]
     if isinstance(record, Distances):
         return [distance_matrix(record, *arguments), distance_tree(record)]
-    return [barriers(record, *arguments), barrier_tree(record)]
+    return [barrier_matrix(record, *arguments), barrier_tree(record)]
 
 
 def _plane_or_surface(record: Plane, metric: str, coordinates: str, surface: bool) -> Picture:
-    return surface_of(record, metric) if surface else plane(record, metric, coordinates)
+    return surface_picture(record, metric) if surface else plane_picture(record, metric, coordinates)
 
 
-def line(lines: Sequence[LineRecord], metrics: Sequence[str] = ()) -> Picture:
+def line_picture(lines: Sequence[LineRecord], metrics: Sequence[str] = ()) -> Picture:
     """Metrics along lines from one model, a panel for each metric."""
     shown = list(metrics) or list(lines[0].metrics)
     marks: list[Mark] = []
-    for number, each in enumerate(lines):
-        same = sum(label(other) == label(each) for other in lines[:number])
-        told = label(each) + (f" ({same + 1})" if same else "")
+    for number, record in enumerate(lines):
+        same_label_count = sum(line_label(earlier) == line_label(record) for earlier in lines[:number])
+        legend = line_label(record) + (f" ({same_label_count + 1})" if same_label_count else "")
         for panel, metric in enumerate(shown):
-            tone = style.series(number)
-            x, y = numbers(each.t), numbers(each.metrics[metric])
+            tone = style.series_tone(number)
+            x, y = to_floats(record.t), to_floats(record.metrics[metric])
             marks.append(
-                Line(tone=tone, label=told if not panel else "", panel=panel, x=x, y=y, dashed=number % 2 == 1)
+                Line(tone=tone, label=legend if not panel else "", panel=panel, x=x, y=y, dashed=number % 2 == 1)
             )
-            error = each.errors(metric)
-            kept = [(a, b, float(c)) for a, b, c in zip(x, y, error, strict=True) if math.isfinite(b)]
-            if len(kept) <= 40:
-                known = bool(kept) and all(math.isfinite(c) for *_, c in kept)
-                at, of = numbers(a for a, *_ in kept), numbers(b for _, b, _ in kept)
-                ends = [numbers(b + sign * c for _, b, c in kept) if known else () for sign in (-1, 1)]
+            error = record.errors(metric)
+            measured = [(a, b, float(c)) for a, b, c in zip(x, y, error, strict=True) if math.isfinite(b)]
+            if len(measured) <= 40:
+                known = bool(measured) and all(math.isfinite(c) for *_, c in measured)
+                positions, heights = to_floats(a for a, *_ in measured), to_floats(b for _, b, _ in measured)
+                ends = [to_floats(b + sign * c for _, b, c in measured) if known else () for sign in (-1, 1)]
                 notes = tuple(
-                    f"t = {a:.2f}: {printable(metric, 40)} {b:.4g}{f' ± {c:.2g}' if known else ''}" for a, b, c in kept
+                    f"t = {a:.2f}: {printable(metric, 40)} {b:.4g}{f' ± {c:.2g}' if known else ''}"
+                    for a, b, c in measured
                 )
-                marks.append(Points(tone=tone, panel=panel, x=at, y=of, low=ends[0], high=ends[1], notes=notes))
-    marks += [Rule(tone="quiet", at=at, panel=panel) for at in (0.0, 1.0) for panel in range(len(shown))]
-    hill = lines[0].barrier()
-    barrier = f", barrier {hill.value:.3g}" if len(lines) == 1 and math.isfinite(hill.value) else ""
-    about = f"{plural(len(lines[0].t), 'point')}{barrier}, {_how(lines[0].about)}"
+                marks.append(
+                    Points(tone=tone, panel=panel, x=positions, y=heights, low=ends[0], high=ends[1], notes=notes)
+                )
+    marks += [Rule(tone="quiet", at=positions, panel=panel) for positions in (0.0, 1.0) for panel in range(len(shown))]
+    highest = lines[0].barrier()
+    barrier = f", barrier {highest.value:.3g}" if len(lines) == 1 and math.isfinite(highest.value) else ""
+    about = f"{plural(len(lines[0].t), 'point')}{barrier}, {_format_options(lines[0].about)}"
     panels = tuple(Axis(printable(metric, 40)) for metric in shown)
-    holes = tuple(f"{sum(each.holes.values())} points without a value" for each in lines if each.holes)
+    holes = tuple(f"{sum(record.holes.values())} points without a value" for record in lines if record.holes)
     return Picture("line", "Between the models", about, Axis("t"), panels, tuple(marks), notes=holes)
 
 
-def label(line: LineRecord) -> str:
+def line_label(line: LineRecord) -> str:
     """From where to where, and on what path where it is not the straight one."""
     path = f", {line.about['path']}" if "path" in line.about else ""
-    return " → ".join(elide(printable(name), LONGEST) for name in line.names) + path
+    return " → ".join(elide(printable(name), MAX_NAME_CHARS) for name in line.names) + path
 
 
-def plane(found: Plane, metric: str = "", coordinates: str = "affine") -> Picture:
+def plane_picture(record: Plane, metric: str = "", coordinates: str = "affine") -> Picture:
     """A metric on the plane through three models; the best point and the models marked, and the path of a run.
 
     :param coordinates: "affine", u and v as if they were orthogonal, or "orthonormal", true angles in weight units.
@@ -83,121 +86,129 @@ def plane(found: Plane, metric: str = "", coordinates: str = "affine") -> Pictur
     """
     if coordinates not in ("affine", "orthonormal"):
         raise UnknownName("coordinates", coordinates, ("affine", "orthonormal"))
-    true = coordinates == "orthonormal"
-    if true and not np.isfinite(found.corners).all():
+    orthonormal = coordinates == "orthonormal"
+    if orthonormal and not np.isfinite(record.corners).all():
         raise UsageError("the three models lie on a line: their plane has no angles")
-    metric, values, least, most = _valued(found, metric)
-    (_, _), (b, _), (cx, cy) = found.corners if true else ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+    metric, values, least, most = _metric_values_and_range(record, metric)
+    (_, _), (b, _), (cx, cy) = record.corners if orthonormal else ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
 
-    def at(u: float, v: float) -> tuple[float, float]:
+    def to_axes(u: float, v: float) -> tuple[float, float]:
         return float(u * b + v * cx), float(v * cy)
 
-    rows = tuple(numbers(row) for row in values)
-    field = Field(tone="ink", label=printable(metric, 40), x=numbers(found.u * b), y=numbers(found.v * cy), least=least,
-                  most=most, values=rows, shear=float(cx / cy), log=_soars(metric, least, most))  # fmt: skip
+    rows = tuple(to_floats(row) for row in values)
+    field = Field(tone="ink", label=printable(metric, 40), x=to_floats(record.u * b), y=to_floats(record.v * cy),
+                  least=least, most=most, values=rows, shear=float(cx / cy),
+                  log=_needs_log_colors(metric, least, most))  # fmt: skip
     finite = values[np.isfinite(values)]
-    best, u, v = found.best(metric)
+    best, u, v = record.best(metric)
     marks: list[Mark] = [field]
     for number, (p, q) in enumerate(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))):
-        if _inside(found, p, q) and (found.track is None or not number):
-            name, (left, up) = elide(printable(found.names[number]), LONGEST), at(p, q)
+        if _is_inside(record, p, q) and (record.track is None or not number):
+            name, (across, up) = elide(printable(record.names[number]), MAX_NAME_CHARS), to_axes(p, q)
             marks.append(
-                Points(tone=style.series(number + 1), label=name, x=(left,), y=(up,), grave=True, notes=(name,))
+                Points(tone=style.series_tone(number + 1), label=name, x=(across,), y=(up,), grave=True, notes=(name,))
             )
     note = f"best {metric} {best:.4g} at u = {u:.2f}, v = {v:.2f}"
-    marks += _path(found.track, at)
-    left, up = at(u, v)
-    marks.append(Points(tone="bad", label="best", x=(left,), y=(up,), shape="cross", notes=(note,)))
+    marks += _track_marks(record.track, to_axes)
+    across, up = to_axes(u, v)
+    marks.append(Points(tone="bad", label="best", x=(across,), y=(up,), shape="cross", notes=(note,)))
     angle = (
-        f"; the true angle at {printable(found.names[0], LONGEST)} is {found.angle:.0f}°"
-        if math.isfinite(found.angle) and found.track is None
+        f"; the true angle at {printable(record.names[0], MAX_NAME_CHARS)} is {record.angle:.0f}°"
+        if math.isfinite(record.angle) and record.track is None
         else ""
     )
-    about = f"{len(found.u)} × {len(found.v)} points, {_how(found.about)}{angle}"
-    holes = tuple([f"{sum(found.holes.values())} points without a value are hatched"] if found.holes else [])
+    about = f"{len(record.u)} × {len(record.v)} points, {_format_options(record.about)}{angle}"
+    holes = tuple([f"{sum(record.holes.values())} points without a value are hatched"] if record.holes else [])
     notes = (
         *holes,
         *([f"loss above {most:.3g} has one colour"] if metric != "accuracy" and most < finite.max() else []),
     )
-    if found.track is not None:
-        notes = (*notes, f"the plane explains {sum(found.track.shares):.0%} of the path, and its loss is off by up to "
-                 f"{found.track.gap:.2g}")  # fmt: skip
+    if record.track is not None:
+        notes = (*notes, f"the plane explains {sum(record.track.shares):.0%} of the path, and its loss is off by up to "
+                 f"{record.track.gap:.2g}")  # fmt: skip
     title = f"Best {printable(metric, 40)} {best:.4g}"
-    axis_u, axis_v = (Axis(f"{name}: towards {elide(printable(to), LONGEST)}")
-                      for name, to in (("u", found.names[1]), ("v", found.names[2])))  # fmt: skip
-    if true:
+    axis_u, axis_v = (Axis(f"{name}: towards {elide(printable(to), MAX_NAME_CHARS)}")
+                      for name, to in (("u", record.names[1]), ("v", record.names[2])))  # fmt: skip
+    if orthonormal:
         axis_u, axis_v = Axis("distance in weight units, along u"), Axis("across it")
     return Picture("plane", title, about, axis_u, (axis_v,), tuple(marks), notes=notes)
 
 
-def surface_of(found: Plane, metric: str = "") -> Picture:
+def surface_picture(record: Plane, metric: str = "") -> Picture:
     """The same as heights, seen from the side."""
-    metric, values, least, most = _valued(found, metric)
-    names = (f"u: {elide(printable(found.names[1]), LONGEST)}", f"v: {elide(printable(found.names[2]), LONGEST)}")
-    mark = Surface(tone="ink", label=printable(metric, 40), x=numbers(found.u), y=numbers(found.v), least=least,
-                   most=most, values=tuple(numbers(row) for row in values), names=names,
-                   log=_soars(metric, least, most))  # fmt: skip
+    metric, values, least, most = _metric_values_and_range(record, metric)
+    names = (
+        f"u: {elide(printable(record.names[1]), MAX_NAME_CHARS)}",
+        f"v: {elide(printable(record.names[2]), MAX_NAME_CHARS)}",
+    )
+    mark = Surface(tone="ink", label=printable(metric, 40), x=to_floats(record.u), y=to_floats(record.v), least=least,
+                   most=most, values=tuple(to_floats(row) for row in values), names=names,
+                   log=_needs_log_colors(metric, least, most))  # fmt: skip
     cut = "" if most >= float(np.nanmax(np.where(np.isfinite(values), values, -math.inf))) else f"cut at {most:.3g}"
-    about = ", ".join(filter(None, (f"{len(found.u)} × {len(found.v)} points", _how(found.about), cut)))
+    about = ", ".join(filter(None, (f"{len(record.u)} × {len(record.v)} points", _format_options(record.about), cut)))
     axis = Axis("", "none")
     return Picture("surface", f"The surface of {printable(metric, 40)}", about, axis, (axis,), (mark,))
 
 
-def _soars(metric: str, least: float, most: float) -> bool:
+def _needs_log_colors(metric: str, least: float, most: float) -> bool:
     """Would most of a plane have one colour, but for logarithms?"""
-    return metric != "accuracy" and 0 < DECADE * least < most
+    return metric != "accuracy" and 0 < MIN_LOG_RATIO * least < most
 
 
-def _valued(found: Plane, metric: str) -> tuple[str, Any, float, float]:
+def _metric_values_and_range(record: Plane, metric: str) -> tuple[str, Any, float, float]:
     """(metric, its values, where its colours begin and end): a loss that soars has one colour beyond its bulk."""
-    metric = metric or ("accuracy" if "accuracy" in found.metrics else next(iter(found.metrics)))
-    if metric not in found.metrics:
-        raise UnknownName("metric", metric, found.metrics)
-    values = found.metrics[metric]
+    metric = metric or ("accuracy" if "accuracy" in record.metrics else next(iter(record.metrics)))
+    if metric not in record.metrics:
+        raise UnknownName("metric", metric, record.metrics)
+    values = record.metrics[metric]
     finite = values[np.isfinite(values)]
     if not len(finite):
         raise UsageError("every point is a hole")
-    most = float(finite.max()) if metric == "accuracy" else float(np.quantile(finite, CLIPPED))
-    return metric, values, float(finite.min()), most
+    highest = float(finite.max()) if metric == "accuracy" else float(np.quantile(finite, MAX_LOSS_QUANTILE))
+    return metric, values, float(finite.min()), highest
 
 
-def _path(track: Track | None, at: Any) -> list[Mark]:
+def _track_marks(track: Track | None, at: Any) -> list[Mark]:
     """The checkpoints of a run, larger where they are nearer to the plane."""
     if track is None:
         return []
-    x, y = (numbers(side) for side in zip(*(at(*place) for place in track.where), strict=True))
-    told = zip(track.names, track.losses, track.below, track.off, strict=True)
-    notes = tuple(f"{elide(printable(name), LONGEST)}: loss {own:.3g}, {below:.3g} on the plane, {off:.3g} away from it"
-                  for name, own, below, off in told)  # fmt: skip
+    x, y = (to_floats(side) for side in zip(*(at(*place) for place in track.where), strict=True))
+    checkpoints = zip(track.names, track.losses, track.below, track.off, strict=True)
+    notes = tuple(
+        f"{elide(printable(name), MAX_NAME_CHARS)}: loss {loss:.3g}, {below:.3g} on the plane, {off:.3g} away from it"
+        for name, loss, below, off in checkpoints
+    )
     return [Line(tone="bad", label="the run", x=x, y=y), Points(tone="bad", x=x, y=y, hollow=True, notes=notes)]
 
 
-def distance_matrix(found: Distances, kind: str = "l2") -> Picture:
+def distance_matrix(record: Distances, kind: str = "l2") -> Picture:
     """Distances of every two models, near ones beside each other."""
     from scipy.cluster.hierarchy import leaves_list
 
-    order = [int(i) for i in leaves_list(found.tree)]
-    values, names = found.matrix(kind)[np.ix_(order, order)], [found.names[i] for i in order]
+    order = [int(i) for i in leaves_list(record.tree)]
+    values, names = record.matrix(kind)[np.ix_(order, order)], [record.names[i] for i in order]
     title = f"Distances between models ({kind})"
-    return matrix("distances", title, f"{found.params:,} entries", names, values, kind)
+    return matrix_picture("distances", title, f"{record.params:,} entries", names, values, kind)
 
 
-def distance_tree(found: Distances) -> Picture:
+def distance_tree(record: Distances) -> Picture:
     """Which models are near: at which distance groups join."""
     label = "symmetric distance: 1 as unrelated vectors"
-    return tree("distance_tree", "Which models are near", f"{found.params:,} entries", found.names, found.tree, label)
-
-
-def barrier_tree(found: Basins) -> Picture:
-    """Which models join at which barrier: mountains are what has joined below the tolerance."""
-    about = f"largest barrier between the groups, {next(iter(found.barriers))}"
-    label = "barrier of the loss"
-    return tree(
-        "barrier_tree", "Which models are on one mountain", about, found.names, found.tree, label, found.tolerance
+    return tree_picture(
+        "distance_tree", "Which models are near", f"{record.params:,} entries", record.names, record.tree, label
     )
 
 
-def tree(
+def barrier_tree(record: Basins) -> Picture:
+    """Which models join at which barrier: mountains are what has joined below the tolerance."""
+    about = f"largest barrier between the groups, {next(iter(record.barriers))}"
+    label = "barrier of the loss"
+    return tree_picture(
+        "barrier_tree", "Which models are on one mountain", about, record.names, record.tree, label, record.tolerance
+    )
+
+
+def tree_picture(
     name: str, title: str, about: str, names: Sequence[str], links: Any, label: str, limit: float | None = None
 ) -> Picture:  # fmt: skip
     """A dendrogram of SciPy's linkage (M − 1, 4)."""
@@ -205,35 +216,36 @@ def tree(
 
     drawn = dendrogram(links, no_plot=True)
     marks: list[Mark] = [
-        Line(tone="ink", x=numbers((x - 5) / 10 for x in across), y=numbers(up))
+        Line(tone="ink", x=to_floats((x - 5) / 10 for x in across), y=to_floats(up))
         for across, up in zip(drawn["icoord"], drawn["dcoord"], strict=True)
     ]
     if limit is not None:
         marks.append(Rule(tone="bad", at=limit, along="x", label=f"tolerance {limit:.3g}"))
-    ticks = tuple(elide(printable(names[i]), LONGEST) for i in drawn["leaves"])
+    ticks = tuple(elide(printable(names[i]), MAX_NAME_CHARS) for i in drawn["leaves"])
     return Picture(name, title, about, Axis("", "category", ticks), (Axis(label, low=0.0),), tuple(marks))
 
 
-def barriers(found: Basins, way: str = "") -> Picture:
+def barrier_matrix(record: Basins, way: str = "") -> Picture:
     """Barriers between every two models, those of one mountain beside each other."""
-    way = way or next(iter(found.barriers))
-    if way not in found.barriers:
-        raise UnknownName("way", way, found.barriers)
-    order = [found.names.index(name) for group in found.clusters for name in group]
-    values = found.barriers[way][np.ix_(order, order)]
-    names = [found.names[i] for i in order]
-    about = f"{way}, tolerance {found.tolerance:.3g}, {_how({k: v for k, v in found.about.items() if k != 'bn'})}"
-    return matrix("barriers", "Barriers between models", about, names, values, "barrier of the loss")
+    way = way or next(iter(record.barriers))
+    if way not in record.barriers:
+        raise UnknownName("way", way, record.barriers)
+    order = [record.names.index(name) for group in record.clusters for name in group]
+    values = record.barriers[way][np.ix_(order, order)]
+    names = [record.names[i] for i in order]
+    options = _format_options({k: v for k, v in record.about.items() if k != "bn"})
+    about = f"{way}, tolerance {record.tolerance:.3g}, {options}"
+    return matrix_picture("barriers", "Barriers between models", about, names, values, "barrier of the loss")
 
 
-def matrix(name: str, title: str, about: str, names: Sequence[str], values: Any, label: str) -> Picture:
+def matrix_picture(name: str, title: str, about: str, names: Sequence[str], values: Any, label: str) -> Picture:
     """A square of numbers."""
-    labels = tuple(elide(printable(each), LONGEST) for each in names)
+    labels = tuple(elide(printable(model), MAX_NAME_CHARS) for model in names)
     finite = [float(x) for row in values for x in row if math.isfinite(x)]
     cells = Cells(
         tone="ink",
         label=label,
-        values=tuple(numbers(row) for row in values),
+        values=tuple(to_floats(row) for row in values),
         most=max(finite, default=1.0) or 1.0,
         fmt=".3g",
     )
@@ -241,11 +253,11 @@ def matrix(name: str, title: str, about: str, names: Sequence[str], values: Any,
     return Picture(name, title, about, axis, (axis,), (cells,))
 
 
-def _inside(found: Plane, u: float, v: float) -> bool:
-    return bool(found.u[0] <= u <= found.u[-1] and found.v[0] <= v <= found.v[-1])
+def _is_inside(record: Plane, u: float, v: float) -> bool:
+    return bool(record.u[0] <= u <= record.u[-1] and record.v[0] <= v <= record.v[-1])
 
 
-def _how(about: Mapping[str, Any]) -> str:
+def _format_options(about: Mapping[str, Any]) -> str:
     known = {"examples": "{} examples", "bn": "statistics {}", "loss": "{}"}
     return ", ".join(
         known.get(str(k), f"{k} {{}}").format(printable(v, 40)) for k, v in about.items() if k != "calibration"

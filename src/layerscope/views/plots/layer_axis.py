@@ -11,19 +11,19 @@ from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.rules.tail_evidence import doubt
 from layerscope.text import abbreviate, printable
-from layerscope.views.headline import by_layer
+from layerscope.views.headline import group_by_layer
 from layerscope.views.plots.marks import Axis, Mark, Numbers, Points
-from layerscope.views.plots.style import shape_of
+from layerscope.views.plots.style import point_shape
 
-NAMED = 16  # layers up to which each is named below the axis
-LONGEST = 28  # characters of such a name
-VERDICTS = {"LS101": "over", "LS102": "under", "LS105": "bad"}  # those that speak about α, and the collapsed
-CALM = ("good", "quiet")
-ORDER = (*CALM, "other", "over", "under", "bad")  # drawn in this order, the gravest on top
-HOLLOW = "no verdict: thin or doubtful"
+MAX_NAMED_LAYERS = 16  # layers up to which each is named below the axis
+MAX_NAME_CHARS = 28  # characters of such a name
+VERDICT_TONES = {"LS101": "over", "LS102": "under", "LS105": "bad"}  # those that speak about α, and the collapsed
+CALM_TONES = ("good", "quiet")
+TONE_ORDER = (*CALM_TONES, "other", "over", "under", "bad")  # drawn in this order, the gravest on top
+NO_VERDICT_LABEL = "no verdict: thin or doubtful"
 
 
-class Placed(NamedTuple):
+class PlacedLayer(NamedTuple):
     """An analysed layer and where it stands."""
 
     row: int  # in the report
@@ -31,17 +31,17 @@ class Placed(NamedTuple):
     layer: LayerReport
 
 
-def analysed(report: Report) -> list[Placed]:
+def place_analyzed_layers(report: Report) -> list[PlacedLayer]:
     """The layers that have metrics, in the model's order."""
     rows = [(row, layer) for row, layer in enumerate(report.rows) if not layer.skipped]
-    first = 0 if len(rows) <= NAMED else 1
-    return [Placed(row, float(depth), layer) for depth, (row, layer) in enumerate(rows, first)]
+    first = 0 if len(rows) <= MAX_NAMED_LAYERS else 1
+    return [PlacedLayer(row, float(depth), layer) for depth, (row, layer) in enumerate(rows, first)]
 
 
-def depth_axis(layers: Sequence[Placed]) -> Axis:
+def depth_axis(layers: Sequence[PlacedLayer]) -> Axis:
     """Layers in the model's order: by name where there are few, by number where there are many."""
-    if len(layers) <= NAMED:
-        names = tuple(abbreviate(printable(place.layer.name), LONGEST) for place in layers)
+    if len(layers) <= MAX_NAMED_LAYERS:
+        names = tuple(abbreviate(printable(place.layer.name), MAX_NAME_CHARS) for place in layers)
         return Axis("layer, in the model's order", "category", names)
     return Axis(f"layer, in the model's order (1 to {len(layers)})", low=0.0, high=len(layers) + 1.0, whole=True)
 
@@ -57,15 +57,22 @@ def why_empty(report: Report, what: str) -> str:
     return f"no layer has a value: {printable(common, 120)}"
 
 
-def series(
-    layers: Sequence[Placed], metric: str, label: str, *, tone: str, shape: str, panel: int, least: float = -math.inf
+def metric_points(
+    layers: Sequence[PlacedLayer],
+    metric: str,
+    label: str,
+    *,
+    tone: str,
+    shape: str,
+    panel: int,
+    least: float = -math.inf,
 ) -> list[Mark]:
     """One metric over depth: a mark of the layers that have it above ``least``; nothing where none has."""
     places = [place for place in layers if float(place.layer.metrics.get(metric, -math.inf)) > least]
     if not places:
         return []
     values = tuple(float(place.layer.metrics[metric]) for place in places)
-    told = zip(places, values, strict=True)
+    labelled = zip(places, values, strict=True)
     mark = Points(
         tone=tone,
         label=f"{label} ({len(places)})",
@@ -73,33 +80,33 @@ def series(
         x=tuple(place.depth for place in places),
         y=values,
         shape=shape,
-        notes=tuple(f"{printable(place.layer.name, 80)}: {label} = {value:.3g}" for place, value in told),
+        notes=tuple(f"{printable(place.layer.name, 80)}: {label} = {value:.3g}" for place, value in labelled),
         rows=tuple(place.row for place in places),
     )
     return [mark]
 
 
-def points(
+def verdict_points(
     report: Report,
-    places: Sequence[Placed],
-    at: Callable[[Placed], tuple[float, float]],
+    places: Sequence[PlacedLayer],
+    at: Callable[[PlacedLayer], tuple[float, float]],
     *,
     note: Callable[[LayerReport], str],
     ends: Callable[[LayerReport], tuple[float, float]] | None = None,
 ) -> Iterator[Mark]:
     """Points of layers: one mark for each verdict and kind, so that colour and shape say both."""
-    findings = by_layer(report.findings)
-    kinds = {shape_of(place.layer.ref)[1] for place in places}
-    groups: dict[tuple[str, str, bool, str], list[Placed]] = {}
+    findings = group_by_layer(report.findings)
+    kinds = {point_shape(place.layer.ref)[1] for place in places}
+    groups: dict[tuple[str, str, bool, str], list[PlacedLayer]] = {}
     for place in places:
-        shape, kind = shape_of(place.layer.ref)
-        tone, label = verdict(report, place.layer, findings.get(place.layer.name, []))
+        shape, kind = point_shape(place.layer.ref)
+        tone, label = point_verdict(report, place.layer, findings.get(place.layer.name, []))
         label += f", {kind}" if len(kinds) > 1 else ""
-        hollow = tone == "quiet" or doubtful(report, place.layer)
+        hollow = tone == "quiet" or is_alpha_doubtful(report, place.layer)
         label += ", α doubtful" if hollow and tone != "quiet" else ""
         groups.setdefault((tone, label, hollow, shape), []).append(place)
-    for (tone, label, hollow, shape), members in sorted(groups.items(), key=lambda pair: ORDER.index(pair[0][0])):
-        where = [at(place) for place in members]
+    for (tone, label, hollow, shape), members in sorted(groups.items(), key=lambda pair: TONE_ORDER.index(pair[0][0])):
+        coordinates = [at(place) for place in members]
         intervals: tuple[Numbers, Numbers] = ((), ())
         if ends is not None:
             low, high = zip(*(ends(place.layer) for place in members), strict=True)
@@ -107,27 +114,27 @@ def points(
         yield Points(
             tone=tone,
             label=f"{label} ({len(members)})",
-            x=tuple(x for x, _ in where),
-            y=tuple(y for _, y in where),
+            x=tuple(x for x, _ in coordinates),
+            y=tuple(y for _, y in coordinates),
             low=intervals[0],
             high=intervals[1],
             shape=shape,
             hollow=hollow,
-            grave=tone not in CALM,
+            grave=tone not in CALM_TONES,
             notes=tuple(f"{printable(place.layer.name, 80)}: {note(place.layer)}" for place in members),
             rows=tuple(place.row for place in members),
         )
 
 
-def verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> tuple[str, str]:
+def point_verdict(report: Report, layer: LayerReport, findings: Sequence[Finding]) -> tuple[str, str]:
     """(tone, label) of a layer's point: its gravest verdict on α, or why it carries none."""
-    grave = [f for f in findings if SEVERITIES.index(f.severity) > 0]
-    for finding in sorted(grave, key=lambda f: f.code not in VERDICTS):
-        return VERDICTS.get(finding.code, "other"), f"{printable(finding.code, 20)} {printable(finding.title, 40)}"
-    return ("quiet", HOLLOW) if doubtful(report, layer) else ("good", "no warning")
+    warnings = [f for f in findings if SEVERITIES.index(f.severity) > 0]
+    for finding in sorted(warnings, key=lambda f: f.code not in VERDICT_TONES):
+        return VERDICT_TONES.get(finding.code, "other"), f"{printable(finding.code, 20)} {printable(finding.title, 40)}"
+    return ("quiet", NO_VERDICT_LABEL) if is_alpha_doubtful(report, layer) else ("good", "no warning")
 
 
-def doubtful(report: Report, layer: LayerReport) -> bool:
+def is_alpha_doubtful(report: Report, layer: LayerReport) -> bool:
     """Has it an α that carries no verdict?"""
     fitted = "alpha" in layer.metrics and "power_law" in layer.parts["weight"].fits
     return fitted and bool(doubt(layer, report.settings))

@@ -22,10 +22,10 @@ PANELS = (
 def data(runs: Sequence[History], layer: str) -> Picture:
     """Loss, λmax of both factors, and σmax of the gradient over that of the weight, at each step that was measured."""
     marks: list[Mark] = []
-    for run, (label, tone) in zip(runs, run_lines.names(runs), strict=True):
+    for run, (label, tone) in zip(runs, run_lines.run_labels(runs), strict=True):
         for panel, (_, metric) in enumerate(PANELS):
             series = run.series(metric, layer) if metric else run.of_model("loss")
-            marks += run_lines.line(
+            marks += run_lines.run_line(
                 series, label if panel == 0 else "", tone=tone, panel=panel, dashed=tone != "series0"
             )
     empty = "" if any(mark.panel for mark in marks) else "no step has a measurement of this layer"
@@ -34,8 +34,8 @@ def data(runs: Sequence[History], layer: str) -> Picture:
     return Picture(
         "learning_curves",
         title,
-        run_lines.about(runs),
-        run_lines.STEP,
+        run_lines.describe_runs(runs),
+        run_lines.STEP_AXIS,
         axes,
         tuple(marks),
         empty=empty,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-DIGITS = 4  # significant, of a coordinate in JSON
+JSON_DIGITS = 4  # significant, of a coordinate in JSON
 Numbers = tuple[float, ...]
 
 
@@ -190,59 +190,66 @@ class Picture:
         return next(mark for mark in self.marks if mark.label.startswith(label))
 
 
-def plain(picture: Picture) -> dict[str, Any]:
+def picture_to_json(picture: Picture) -> dict[str, Any]:
     """As JSON types, numbers rounded, defaults left out; NaN becomes None."""
     return {
         "name": picture.name,
         "title": picture.title,
         "about": picture.about,
         **({"of": picture.of} if picture.of else {}),
-        "x": _fields(picture.x),
-        "panels": [_fields(axis) for axis in picture.panels],
-        "marks": [{"kind": mark.kind, **_fields(mark)} for mark in picture.marks],
+        "x": _changed_fields(picture.x),
+        "panels": [_changed_fields(axis) for axis in picture.panels],
+        "marks": [{"kind": mark.kind, **_changed_fields(mark)} for mark in picture.marks],
         **({"notes": list(picture.notes)} if picture.notes else {}),
         **({"empty": picture.empty} if picture.empty else {}),
     }
 
 
-def restored(told: Mapping[str, Any]) -> Picture:
+def picture_from_json(saved: Mapping[str, Any]) -> Picture:
     """The inverse of :func:`plain`, but for the digits that it rounds off."""
-    axes = [Axis(**_tuples(axis)) for axis in (told["x"], *told["panels"])]
+    axes = [Axis(**_lists_to_tuples(axis)) for axis in (saved["x"], *saved["panels"])]
     kinds = {cls.kind: cls for cls in (Steps, Line, Points, Rule, Band, Cells, Field, Surface)}
-    marks = [kinds[mark["kind"]](**_tuples({k: v for k, v in mark.items() if k != "kind"})) for mark in told["marks"]]
-    words = {name: told[name] for name in ("name", "title", "about", "of", "empty") if name in told}
-    return Picture(**words, x=axes[0], panels=tuple(axes[1:]), marks=tuple(marks), notes=tuple(told.get("notes", ())))
+    marks = [
+        kinds[mark["kind"]](**_lists_to_tuples({k: v for k, v in mark.items() if k != "kind"}))
+        for mark in saved["marks"]
+    ]
+    words = {name: saved[name] for name in ("name", "title", "about", "of", "empty") if name in saved}
+    return Picture(**words, x=axes[0], panels=tuple(axes[1:]), marks=tuple(marks), notes=tuple(saved.get("notes", ())))
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def _lists_to_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _nested_tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def _tuple(values: list[Any]) -> tuple[Any, ...]:
-    return tuple(_tuple(v) if isinstance(v, list) else math.nan if v is None else v for v in values)
+def _nested_tuple(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_nested_tuple(v) if isinstance(v, list) else math.nan if v is None else v for v in values)
 
 
-def numbers(values: Iterable[Any]) -> Numbers:
+def to_floats(values: Iterable[Any]) -> Numbers:
     """As plain floats, however they were computed."""
     return tuple(float(value) for value in values)
 
 
-def _fields(record: Any) -> dict[str, Any]:
+def _changed_fields(record: Any) -> dict[str, Any]:
     return {
-        field.name: _plain(value)
+        field.name: _to_json_types(value)
         for field in dataclasses.fields(record)
         if (value := getattr(record, field.name)) != field.default
     }
 
 
-def _plain(value: Any) -> Any:
+def _to_json_types(value: Any) -> Any:
     if isinstance(value, float):
-        return _rounded(value)
-    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+        return _round_coordinate(value)
+    return (
+        [_to_json_types(item) for item in value]
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else value
+    )
 
 
-def _rounded(value: float) -> float | int | None:
+def _round_coordinate(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
-    short = float(f"{value:.{DIGITS}g}")
+    short = float(f"{value:.{JSON_DIGITS}g}")
     return int(short) if short.is_integer() and abs(short) < 1e6 else short

@@ -14,17 +14,17 @@ KINDS = (("dying", "never active", "bad", "down"), ("full", "always active", "un
 
 def data(report: Report) -> Picture:
     """Share of the units behind each layer's ReLU that are dying or full, in the model's order."""
-    layers = layer_axis.analysed(report)
-    seen = [place for place in layers if {"dying", "full"} <= place.layer.metrics.keys()]
-    places = [place for place in seen if place.layer.parts["weight"].facts.get("units", 0) > 0]
+    layers = layer_axis.place_analyzed_layers(report)
+    measured = [place for place in layers if {"dying", "full"} <= place.layer.metrics.keys()]
+    places = [place for place in measured if place.layer.parts["weight"].facts.get("units", 0) > 0]
     units = [place.layer.parts["weight"].facts["units"] for place in places]
     marks = []
     for name, label, tone, shape in KINDS:
         counts = [float(place.layer.metrics[name]) for place in places]
-        shares = tuple(100 * count / of for count, of in zip(counts, units, strict=True))
+        shares = tuple(100 * count / total for count, total in zip(counts, units, strict=True))
         notes = [
-            f"{printable(place.layer.name, 80)}: {count:.0f} of {of:.0f} {label}"
-            for place, count, of in zip(places, counts, units, strict=True)
+            f"{printable(place.layer.name, 80)}: {count:.0f} of {total:.0f} {label}"
+            for place, count, total in zip(places, counts, units, strict=True)
         ]
         x, rows = tuple(place.depth for place in places), tuple(place.row for place in places)
         marks.append(

@@ -21,11 +21,11 @@ PANELS = (
 
 def data(report: Report) -> Picture:
     """Three panels over one axis of layers: α-hat, the two norms, and how many directions share the layer."""
-    layers = layer_axis.analysed(report)
+    layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (_, metrics) in enumerate(PANELS):
         for metric, label, tone, shape in metrics:
-            marks += layer_axis.series(layers, metric, label, tone=tone, shape=shape, panel=panel)
+            marks += layer_axis.metric_points(layers, metric, label, tone=tone, shape=shape, panel=panel)
     return Picture(
         "norms_by_depth",
         "α-hat, norms and stable rank by depth",

@@ -15,7 +15,7 @@ PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-d
 
 def data(report: Report) -> Picture:
     """A point per layer on the phase that its spectrum shows, from random-like up to heavy-tailed."""
-    layers = layer_axis.analysed(report)
+    layers = layer_axis.place_analyzed_layers(report)
     known = [place for place in layers if place.layer.metrics.get("phase") in PHASES]
     counts = [sum(place.layer.metrics["phase"] == phase for place in known) for phase in PHASES]
     return Picture(
@@ -24,14 +24,18 @@ def data(report: Report) -> Picture:
         plural(len(known), "layer"),
         layer_axis.depth_axis(layers),
         (Axis("phase", "category", tuple(f"{p} ({n})" for p, n in zip(PHASES, counts, strict=True))),),
-        tuple(layer_axis.points(report, known, lambda p: (p.depth, float(_phase(p.layer))), note=_note)),
+        tuple(
+            layer_axis.verdict_points(
+                report, known, lambda p: (p.depth, float(_phase_number(p.layer))), note=_point_note
+            )
+        ),
         empty="" if known else layer_axis.why_empty(report, "phase"),
     )
 
 
-def _phase(layer: LayerReport) -> int:
+def _phase_number(layer: LayerReport) -> int:
     return PHASES.index(str(layer.metrics["phase"]))
 
 
-def _note(layer: LayerReport) -> str:
+def _point_note(layer: LayerReport) -> str:
     return str(layer.metrics["phase"])

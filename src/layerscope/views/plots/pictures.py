@@ -12,18 +12,17 @@ from layerscope.records.comparison import ComparedLayer, Comparison
 from layerscope.records.history import History
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
-from layerscope.text import elide, printable, short
+from layerscope.text import elide, printable, short_target
 from layerscope.views.plots.marks import Axis, Picture
-from layerscope.views.plots.marks import plain as plain
 
 MAX_MODEL_NAME_CHARS = 48
-RUN, WHOLE_RUN = "run layer", "run"
+LAYER_OF_RUNS_SCOPE, RUN_SCOPE = "run layer", "run"
 
 
 Target = Report | Comparison | Sequence[History]
 
 
-def pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> list[Picture]:
+def make_pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> list[Picture]:
     """The picture of that name: one, or one of each layer where it is a layer's.
 
     :param target: a report; a comparison for pictures of several models; runs, of which other pictures than those of
@@ -33,39 +32,42 @@ def pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> lis
     """
     plugin = registry.find("plots", name)
     module, scope = plugin.target, plugin.target.SCOPE
-    if scope == RUN:
-        runs = _runs_of(name, target)
-        return [module.data(runs, layer.name) for layer in _chosen(name, _common_rows(runs), layers)]
-    if scope == WHOLE_RUN:
+    if scope == LAYER_OF_RUNS_SCOPE:
+        runs = _require_runs(name, target)
+        return [module.data(runs, layer.name) for layer in _choose_layers(name, _report_of_common_layers(runs), layers)]
+    if scope == RUN_SCOPE:
         if layers:
             raise UsageError(f"{name} shows a whole run, not single layers")
-        found = module.data(_runs_of(name, target))
-        if not found:
+        results = module.data(_require_runs(name, target))
+        if not results:
             raise UsageError(f"{name}: none of its metrics was measured in this run")
-        return list(found)
-    target = last_of(target)
+        return list(results)
+    target = last_reports(target)
     if scope == "models":
         if layers:
             raise UsageError(f"{name} shows whole models, not single layers")
-        return [module.data(whole_of(target))]
+        return [module.data(as_comparison(target))]
     if scope == "matched":
-        return [module.data(whole_of(target), layer) for layer in _matched(name, whole_of(target), layers)]
-    if isinstance(target, Comparison):
-        every = zip(target.letters, target.reports, strict=True)
-        found = [
-            replace(picture, title=f"{letter}: {picture.title}", about=name_model(report, picture).about)
-            for letter, report in every
-            for picture in pictures(name, report, layers)
+        return [
+            module.data(as_comparison(target), layer)
+            for layer in _choose_matched_layers(name, as_comparison(target), layers)
         ]
-        return _aligned(found) if scope == "model" else found
+    if isinstance(target, Comparison):
+        models = zip(target.letters, target.reports, strict=True)
+        results = [
+            replace(picture, title=f"{letter}: {picture.title}", about=name_model(report, picture).about)
+            for letter, report in models
+            for picture in make_pictures(name, report, layers)
+        ]
+        return _align_axes(results) if scope == "model" else results
     if scope == "model":
         if layers:
             raise UsageError(f"{name} shows a whole model, not single layers")
         return [module.data(target)]
-    return [module.data(target, layer) for layer in _chosen(name, target, layers)]
+    return [module.data(target, layer) for layer in _choose_layers(name, target, layers)]
 
 
-def last_of(target: Target) -> Report | Comparison:
+def last_reports(target: Target) -> Report | Comparison:
     """Of runs, their last reports."""
     if isinstance(target, Report | Comparison):
         return target
@@ -76,45 +78,49 @@ def last_of(target: Target) -> Report | Comparison:
     return reports[0] if len(reports) == 1 else report_comparison.compare(reports, [{}] * len(reports))
 
 
-def _runs_of(name: str, target: Target) -> Sequence[History]:
+def _require_runs(name: str, target: Target) -> Sequence[History]:
     if isinstance(target, Report | Comparison):
         raise UsageError(f"{name} shows a run: give a saved history (layerscope.Monitor), not a report")
     return target
 
 
-def _common_rows(runs: Sequence[History]) -> Report:
+def _report_of_common_layers(runs: Sequence[History]) -> Report:
     """The last report of the first run, with the layers that all runs have."""
     names = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
     return runs[0].last.replace(rows=tuple(row for row in runs[0].last.rows if row.name in names))
 
 
-def _aligned(found: Sequence[Picture]) -> list[Picture]:
+def _align_axes(originals: Sequence[Picture]) -> list[Picture]:
     """The same pictures of several models on axes that end alike; layers and categories are each model's own."""
-    shown = [picture for picture in found if not picture.empty]
+    shown = [picture for picture in originals if not picture.empty]
     if len(shown) < 2:
-        return list(found)
-    own = any(picture.x.whole or picture.x.ticks for picture in shown)
-    x = None if own else _common([p.x for p in shown], [v for p in shown for m in p.marks for v in m.extent("x")])
+        return list(originals)
+    differs_by_model = any(picture.x.whole or picture.x.ticks for picture in shown)
+    x = (
+        None
+        if differs_by_model
+        else _common_axis([p.x for p in shown], [v for p in shown for m in p.marks for v in m.extent("x")])
+    )
     panels = [
-        _common(axes, [v for p in shown for m in p.marks if m.panel == i for v in m.extent("y")])
+        _common_axis(axes, [v for p in shown for m in p.marks if m.panel == i for v in m.extent("y")])
         for i, axes in enumerate(zip(*(p.panels for p in shown), strict=True))
     ]
-    return [p if p.empty else replace(p, x=x or p.x, panels=tuple(panels)) for p in found]
+    return [p if p.empty else replace(p, x=x or p.x, panels=tuple(panels)) for p in originals]
 
 
-def _common(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
+def _common_axis(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
     """One axis for all: from the least end to the greatest, of the marks where the axes do not say."""
     log = axes[0].scale == "log"
     if axes[0].scale == "category":
         return axes[0]
-    known = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+    usable = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = ([end for axis in axes if (end := getattr(axis, side)) is not None] for side in ("low", "high"))
-    if not known or (len(low) == len(high) == len(axes)):
+    if not usable or (len(low) == len(high) == len(axes)):
         return replace(axes[0], low=min(low, default=None), high=max(high, default=None))
-    least, most = min(known), max(known)
-    factor = (most / least) ** 0.05 if log else 0.0
-    room = 0.05 * (most - least) or 0.5
-    start, end = (least / (factor or 1), most * (factor or 1)) if log else (least - room, most + room)
+    lowest, highest = min(usable), max(usable)
+    factor = (highest / lowest) ** 0.05 if log else 0.0
+    room = 0.05 * (highest - lowest) or 0.5
+    start, end = (lowest / (factor or 1), highest * (factor or 1)) if log else (lowest - room, highest + room)
     return replace(
         axes[0],
         low=min(low) if len(low) == len(axes) else min([start, *low]),
@@ -122,22 +128,22 @@ def _common(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
     )
 
 
-def whole_of(target: Report | Comparison) -> Comparison:
+def as_comparison(target: Report | Comparison) -> Comparison:
     """A comparison; of one model where there is only one."""
     return target if isinstance(target, Comparison) else report_comparison.compare([target], [{}])
 
 
-def _matched(name: str, whole: Comparison, layers: Sequence[str | int]) -> list[ComparedLayer]:
+def _choose_matched_layers(name: str, whole: Comparison, layers: Sequence[str | int]) -> list[ComparedLayer]:
     if not layers:
         return list(whole.layers)
-    known = {layer.name: layer for layer in whole.layers}
+    layers_by_name = {layer.name: layer for layer in whole.layers}
     for key in layers:
-        if key not in known:
-            raise UnknownName("matched layer", str(key), known)
-    return [known[str(key)] for key in layers]
+        if key not in layers_by_name:
+            raise UnknownName("matched layer", str(key), layers_by_name)
+    return [layers_by_name[str(key)] for key in layers]
 
 
-def _chosen(name: str, report: Report, layers: Sequence[str | int]) -> list[LayerReport]:
+def _choose_layers(name: str, report: Report, layers: Sequence[str | int]) -> list[LayerReport]:
     if not layers:
         rows = [row for row in report.rows if not row.skipped]
         if not rows:
@@ -155,5 +161,5 @@ def name_model(target: Target, picture: Picture) -> Picture:
     """The same, saying whose picture it is."""
     if not isinstance(target, Report):
         return picture
-    name = elide(printable(short(target.meta["target"])), MAX_MODEL_NAME_CHARS)
+    name = elide(printable(short_target(target.meta["target"])), MAX_MODEL_NAME_CHARS)
     return replace(picture, about=", ".join(filter(None, (name, picture.about))))

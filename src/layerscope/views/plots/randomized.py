@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerscope.metrics.random_matrix import grave
+from layerscope.metrics.random_matrix import is_grave_trap
 from layerscope.numerics.spectrum import Mode
 from layerscope.records.layers import LayerReport, Measurement
 from layerscope.records.report import Report
 from layerscope.text import plural, printable
 from layerscope.views.plots import spectral_density
-from layerscope.views.plots.marks import Axis, Mark, Picture, Points, Rule, Steps, numbers
+from layerscope.views.plots.marks import Axis, Mark, Picture, Points, Rule, Steps, to_floats
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, NEEDS = "layer", "randomize"
@@ -19,30 +19,34 @@ SCOPE, NEEDS = "layer", "randomize"
 def data(report: Report, layer: LayerReport) -> Picture:
     """Both histograms in the same bins of log λ, the edge of the shuffles' bulk, and the traps that lie beyond it."""
     title, of = "Against its own entries shuffled", printable(layer.name, 60)
-    x, y = spectral_density.axes(report, log=True)
+    x, y = spectral_density.density_axes(report, log=True)
     shuffles = [p for role, p in layer.parts.items() if role.startswith("shuffle") and p.spectrum is not None]
-    empty = spectral_density.nothing(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
+    empty = spectral_density.why_no_spectrum(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
     if empty or layer.spectrum is None:
         return Picture("randomized", title, "", x, (y,), empty=empty, of=of)
-    mixed = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
-    own = layer.spectrum.live
-    at = spectral_density.edges(np.sort(np.concatenate([own, mixed])), log=True)
-    original = spectral_density.histogram(layer.spectrum, at)
+    shuffled = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
+    live = layer.spectrum.live
+    edges = spectral_density.bin_edges(np.sort(np.concatenate([live, shuffled])), log=True)
+    original = spectral_density.histogram(layer.spectrum, edges)
     random = Steps(
         tone="fit",
         label=f"shuffled ({plural(len(shuffles), 'shuffle')})",
-        edges=numbers(at),
-        heights=spectral_density.density(mixed, at, len(mixed)),
+        edges=to_floats(edges),
+        heights=spectral_density.bin_densities(shuffled, edges, len(shuffled)),
         filled=False,
         pattern=1,
     )
     lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
     marks: list[Mark] = [original, random]
-    marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _edge(shuffles)]
-    notes = spectral_density.remarks(layer, layer.spectrum, float(at[0]))[:1] if own[0] < at[0] * (1 - 1e-9) else []
+    marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _mean_bulk_edge(shuffles)]
+    notes = (
+        spectral_density.describe_omissions(layer, layer.spectrum, float(edges[0]))[:1]
+        if live[0] < edges[0] * (1 - 1e-9)
+        else []
+    )
     traps = [mode for part in shuffles for mode in part.modes]
     if traps:
-        marks.append(_traps(traps, report.settings.limits.trap_size, lowest / 2))
+        marks.append(_trap_points(traps, report.settings.limits.trap_size, lowest / 2))
     else:
         notes.append("no shuffle has an eigenvalue beyond the edge of its bulk: no traps")
     if "rand_distance" in layer.metrics:
@@ -50,29 +54,29 @@ def data(report: Report, layer: LayerReport) -> Picture:
         if "rand_null" in layer.metrics:
             about += f", {layer.metrics['rand_null']:.3f} between shuffles"
     else:
-        about = spectral_density.about(layer, layer.spectrum)
+        about = spectral_density.describe_sizes(layer, layer.spectrum)
     return Picture(
         "randomized", title, about, x, (Axis(y.label, "log", low=lowest / 4),), tuple(marks), tuple(notes), of=of
     )
 
 
-def _edge(shuffles: list[Measurement]) -> list[float]:
+def _mean_bulk_edge(shuffles: list[Measurement]) -> list[float]:
     edges = [fit.params["edge"] for part in shuffles if (fit := part.fits.get("marchenko_pastur")) and fit.ok]
     return [float(np.mean(edges))] if edges else []
 
 
-def _traps(traps: list[Mode], size: float, height: float) -> Points:
-    heavy = sum(grave(mode, size) for mode in traps)
+def _trap_points(traps: list[Mode], size: float, height: float) -> Points:
+    heavy = sum(is_grave_trap(mode, size) for mode in traps)
     return Points(
         tone="spike",
         label=f"traps ({len(traps)}, {heavy} carried by single weights)",
-        x=numbers(mode.value for mode in traps),
+        x=to_floats(mode.value for mode in traps),
         y=(height,) * len(traps),
         shape="down",
-        notes=tuple(_of(mode) for mode in traps),
+        notes=tuple(_describe_mode(mode) for mode in traps),
     )
 
 
-def _of(mode: Mode) -> str:
-    told = f"λ = {mode.value:.4g}, {mode.value / mode.edge:.3g} times the edge" if mode.edge else ""
-    return told + (f", weight {list(mode.entry)} carries {mode.share:.0%}" if mode.entry else "")
+def _describe_mode(mode: Mode) -> str:
+    text = f"λ = {mode.value:.4g}, {mode.value / mode.edge:.3g} times the edge" if mode.edge else ""
+    return text + (f", weight {list(mode.entry)} carries {mode.share:.0%}" if mode.entry else "")

@@ -9,25 +9,29 @@ from layerscope.text import elide, printable
 from layerscope.views.plots import style
 from layerscope.views.plots.marks import Axis, Line, Mark, Points
 
-STEP = Axis("step")
-FEW = 60  # values up to which each is a point too
-LONGEST = 24
+STEP_AXIS = Axis("step")
+MAX_POINTS = 60  # values up to which each is a point too
+MAX_NAME_CHARS = 24
 
 
-def line(series: Series, label: str, *, tone: str, panel: int, dashed: bool = False, log: bool = True) -> list[Mark]:
+def run_line(
+    series: Series, label: str, *, tone: str, panel: int, dashed: bool = False, log: bool = True
+) -> list[Mark]:
     """A line through the values of a run, with a point on each where they are few; nothing where there is none."""
     pairs = [(float(step), value) for step, value in zip(*series, strict=True) if value > 0 or not log]
     if not pairs:
         return []
     x, y = (tuple(side) for side in zip(*pairs, strict=True))
-    found: list[Mark] = [Line(tone=tone, label=label, panel=panel, x=x, y=y, dashed=dashed)]
-    if len(pairs) <= FEW:
+    marks: list[Mark] = [Line(tone=tone, label=label, panel=panel, x=x, y=y, dashed=dashed)]
+    if len(pairs) <= MAX_POINTS:
         notes = tuple(f"{label}, step {step:.0f}: {value:.3g}" for step, value in pairs)
-        found.append(Points(tone=tone, panel=panel, x=x, y=y, shape=SHAPES[panel % len(SHAPES)], notes=notes))
-    return found
+        marks.append(
+            Points(tone=tone, panel=panel, x=x, y=y, shape=POINT_SHAPES[panel % len(POINT_SHAPES)], notes=notes)
+        )
+    return marks
 
 
-METRICS = (  # that a run is watched by, where they were measured
+RUN_METRICS = (  # that a run is watched by, where they were measured
     ("alpha", Axis("α")),
     ("rand_distance", Axis("rand_distance")),
     ("stable_rank", Axis("stable rank")),
@@ -39,34 +43,34 @@ METRICS = (  # that a run is watched by, where they were measured
 )
 
 
-def measured(runs: Sequence[History]) -> list[tuple[str, Axis]]:
+def measured_metrics(runs: Sequence[History]) -> list[tuple[str, Axis]]:
     """Those of these metrics that some layer of every run has, each with its axis."""
-    return [(metric, axis) for metric, axis in METRICS if all(layers(run, metric) for run in runs)]
+    return [(metric, axis) for metric, axis in RUN_METRICS if all(layers_with_metric(run, metric) for run in runs)]
 
 
-def layers(run: History, metric: str) -> list[str]:
+def layers_with_metric(run: History, metric: str) -> list[str]:
     """Layers that have a metric at some step, in the order of the model."""
-    have = {row.name for report in run.reports for row in report.rows if metric in row.metrics}
+    measured_names = {row.name for report in run.reports for row in report.rows if metric in row.metrics}
     order = dict.fromkeys(row.name for report in run.reports for row in report.rows)
-    return [name for name in order if name in have]
+    return [name for name in order if name in measured_names]
 
 
-def some(count: int, most: int) -> list[int]:
+def spread_indices(count: int, most: int) -> list[int]:
     """At most so many of 0, …, count − 1: the first, the last, the others evenly between."""
     if count <= most:
         return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
-SHAPES = ("circle", "square", "diamond", "triangle")
+POINT_SHAPES = ("circle", "square", "diamond", "triangle")
 
 
-def names(runs: Sequence[History]) -> list[tuple[str, str]]:
+def run_labels(runs: Sequence[History]) -> list[tuple[str, str]]:
     """(label, tone) of each run."""
-    return [(elide(printable(run.name), LONGEST), style.series(i)) for i, run in enumerate(runs)]
+    return [(elide(printable(run.name), MAX_NAME_CHARS), style.series_tone(i)) for i, run in enumerate(runs)]
 
 
-def about(runs: Sequence[History]) -> str:
+def describe_runs(runs: Sequence[History]) -> str:
     """How many steps of how many runs."""
     steps = f"{sum(len(run.steps) for run in runs):,} measurements"
     return steps if len(runs) == 1 else f"{len(runs)} runs, {steps}"

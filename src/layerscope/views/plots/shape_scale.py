@@ -14,14 +14,16 @@ SCOPE, SECTION = "model", "model"
 
 def data(report: Report) -> Picture:
     """A point per fitted layer; shape and scale are two things, and no product of them is shown."""
-    fitted = [p for p in layer_axis.analysed(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()]
+    fitted = [
+        p for p in layer_axis.place_analyzed_layers(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()
+    ]
     limits = report.settings.limits
     marks: list[Mark] = [
         Rule(tone="over", at=limits.over_trained, along="x", label=f"α = {limits.over_trained:g}"),
         Rule(tone="under", at=limits.under_trained, along="x", label=f"α = {limits.under_trained:g}"),
     ]
-    marks += layer_axis.points(report, fitted, lambda p: _place(p.layer), note=_note)
-    alphas = [_place(p.layer)[1] for p in fitted]
+    marks += layer_axis.verdict_points(report, fitted, lambda p: _coordinates(p.layer), note=_point_note)
+    alphas = [_coordinates(p.layer)[1] for p in fitted]
     return Picture(
         "shape_scale",
         "Shape against scale",
@@ -33,10 +35,10 @@ def data(report: Report) -> Picture:
     )
 
 
-def _place(layer: LayerReport) -> tuple[float, float]:
+def _coordinates(layer: LayerReport) -> tuple[float, float]:
     return float(layer.metrics["log_spectral_norm"]), float(layer.metrics["alpha"])
 
 
-def _note(layer: LayerReport) -> str:
-    scale, shape = _place(layer)
+def _point_note(layer: LayerReport) -> str:
+    scale, shape = _coordinates(layer)
     return f"log₁₀ λmax = {scale:.2f}, α = {shape:.2f}"

@@ -40,22 +40,22 @@ SERIES = (  # models or runs beside each other, in this order
     Tone("#4286aa", "#8fd6f5"),
     Tone("#6b6b6b", "#bdbdbd"),
 )
-PATTERNS = 4  # of outlines: solid, dashed, dotted, dashed and dotted
+OUTLINE_PATTERNS = 4  # of outlines: solid, dashed, dotted, dashed and dotted
 GROUND = Tone("#ffffff", "#14171c")
 GRID = Tone("#e2e5e9", "#2c323a")
 
 
-def series(number: int) -> str:
+def series_tone(number: int) -> str:
     """The tone of the n-th model."""
     return f"series{number % len(SERIES)}"
 
 
-def pattern(number: int) -> int:
+def outline_pattern(number: int) -> int:
     """The outline of the n-th model: with its colour it is its own up to the 32nd."""
-    return (number + number // len(SERIES)) % PATTERNS
+    return (number + number // len(SERIES)) % OUTLINE_PATTERNS
 
 
-def shape_of(ref: LayerRef) -> tuple[str, str]:
+def point_shape(ref: LayerRef) -> tuple[str, str]:
     """(shape of its points, what the shape means) of a kind of layer."""
     if ref.expert is not None:
         return "down", "expert"
@@ -68,7 +68,7 @@ def shape_of(ref: LayerRef) -> tuple[str, str]:
     return ("circle", "dense") if ref.kind in ("dense", "attention") else ("cross", "other kind")
 
 
-def colour(tone: str, *, dark: bool = False) -> str:
+def tone_color(tone: str, *, dark: bool = False) -> str:
     """The colour of a tone, as hexadecimal digits."""
-    found = SERIES[int(tone.removeprefix("series"))] if tone.startswith("series") else TONES[tone]
-    return found.dark if dark else found.light
+    shades = SERIES[int(tone.removeprefix("series"))] if tone.startswith("series") else TONES[tone]
+    return shades.dark if dark else shades.light

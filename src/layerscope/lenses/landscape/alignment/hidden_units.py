@@ -1,8 +1,9 @@
 """Which entries of a network's tensors are numbered by the same hidden units.
 
-Every output of a linear map is a unit with an id of its own. What a network does with them says which must change
-places together: heads of an attention, summands of a residual stream. A group is a table of ids, a row per unit; a
-permutation of its rows, on every place that is numbered by them, leaves the function as it is.
+Every output of a linear map has an id of its own, and is a unit at first. What a network does with them says which must
+change places together, as one unit: heads of an attention, summands of a residual stream. A group is a table of ids, a
+row per unit; a permutation of its rows, on every place that is numbered by them, leaves the function as it is.
+``permutation_groups`` defines the terms.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Ints
 
-NONE = -1  # the label of what no unit numbers
+NO_UNIT = -1  # the label of what no unit numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Group:
     places: list[Place] = field(default_factory=list)
     outputs: list[Place] = field(default_factory=list)  # of weights whose output they are
     fixed: str = ""  # why they cannot be permuted
-    normed: list[Place] = field(default_factory=list)  # of these, those whose output goes straight into a norm
+    before_norm: list[Place] = field(default_factory=list)  # of these, those whose output goes straight into a norm
     homogeneous: bool = True  # is all that they go through unchanged by scale, x → c·x for c > 0?
 
 
@@ -49,83 +50,96 @@ class Units:
 
     def __init__(self) -> None:
         self._tables: list[Ints] = []  # (units, ids of each) of each group; empty where it was replaced
-        self._fixed: list[str] = []
-        self._group, self._row = np.zeros(0, np.int64), np.zeros(0, np.int64)  # of each id
-        self._scaled = np.zeros(0, bool)  # does each go through what minds its scale?
-        self._places: dict[tuple[str, int], Ints] = {}  # (tensor, axis) → id of each entry
-        self._made: dict[str, int] = {}  # weight → axis of its outputs
-        self._normed: set[str] = set()  # weights whose output goes straight into a norm
-        self._locked: dict[str, str] = {}  # tensor → what else reads it
+        self._fix_reasons: list[str] = []
+        self._group_by_id, self._row_by_id = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._is_scale_sensitive = np.zeros(0, bool)  # does each id go through what minds its scale?
+        self._ids_by_axis: dict[tuple[str, int], Ints] = {}  # (tensor, axis) → id of each entry
+        self._output_axes: dict[str, int] = {}  # weight → axis of its outputs
+        self._weights_before_norm: set[str] = set()  # weights whose output goes straight into a norm
+        self._lock_reasons: dict[str, str] = {}  # tensor → what else reads it
 
-    def made(self, weight: str, axis: int, size: int) -> Ints:
+    def number_outputs(self, weight: str, axis: int, size: int) -> Ints:
         """Ids of the outputs of a weight; the same ones where it is used again."""
-        self._made.setdefault(weight, axis)
-        return self.numbered(weight, axis, size)
+        self._output_axes.setdefault(weight, axis)
+        return self.number_axis(weight, axis, size)
 
-    def numbered(self, tensor: str, axis: int, size: int) -> Ints:
+    def number_axis(self, tensor: str, axis: int, size: int) -> Ints:
         """Ids along an axis of a tensor; new ones where it has none."""
-        if (tensor, axis) in self._places:
-            return self._places[tensor, axis]
-        start = len(self._group)
+        if (tensor, axis) in self._ids_by_axis:
+            return self._ids_by_axis[tensor, axis]
+        start = len(self._group_by_id)
         ids = np.arange(start, start + size)
-        self._group = np.concatenate([self._group, np.full(size, len(self._tables))])
-        self._row = np.concatenate([self._row, np.arange(size)])
-        self._scaled = np.concatenate([self._scaled, np.zeros(size, bool)])
+        self._group_by_id = np.concatenate([self._group_by_id, np.full(size, len(self._tables))])
+        self._row_by_id = np.concatenate([self._row_by_id, np.arange(size)])
+        self._is_scale_sensitive = np.concatenate([self._is_scale_sensitive, np.zeros(size, bool)])
         self._tables.append(ids[:, None])
-        self._fixed.append("")
-        self._places[tensor, axis] = ids
+        self._fix_reasons.append("")
+        self._ids_by_axis[tensor, axis] = ids
         return ids
 
     def place(self, tensor: str, axis: int, labels: Ints) -> None:
         """An axis is numbered by these units; one that is numbered already, by both."""
-        before = self._places.get((tensor, axis))
-        codes = self.same(labels)
+        before = self._ids_by_axis.get((tensor, axis))
+        codes = self.unit_codes(labels)
         if len(np.unique(codes)) == len(codes) and (codes >= 0).all():
             self.tie([labels[:, None]])  # it may read some of the units only
         if before is None:
-            self._places[tensor, axis] = labels.copy()
-        elif not np.array_equal(self.same(before), self.same(labels)):
+            self._ids_by_axis[tensor, axis] = labels.copy()
+        elif not np.array_equal(self.unit_codes(before), self.unit_codes(labels)):
             self.tie_or_fix([before[:, None], labels[:, None]], f"{tensor} is used elsewhere too")
 
     def fix(self, labels: Ints, why: str) -> None:
         """These are never permuted."""
-        for group in np.unique(self._group[labels[labels >= 0]]):
-            self._fixed[group] = self._fixed[group] or why
+        for group in np.unique(self._group_by_id[labels[labels >= 0]]):
+            self._fix_reasons[group] = self._fix_reasons[group] or why
 
-    def fix_sized(self, sizes: Sequence[int], why: str) -> None:
+    def fix_matching_sizes(self, sizes: Sequence[int], why: str) -> None:
         """Groups that number as many entries as one of these are never permuted: what has them may be read by them."""
         for number, table in enumerate(self._tables):
             if len(table) and any(size and table.size == size for size in sizes):
-                self._fixed[number] = self._fixed[number] or why
-        for labels in self._places.values():
+                self._fix_reasons[number] = self._fix_reasons[number] or why
+        for labels in self._ids_by_axis.values():
             if len(labels) in sizes:
                 self.fix(labels, why)
 
-    def lock(self, tensor: str, why: str) -> None:
+    def lock_tensor(self, tensor: str, why: str) -> None:
         """Something else reads this tensor: what numbers it is never permuted."""
-        self._locked.setdefault(tensor, f"{tensor} is read by {why} too")
+        self._lock_reasons.setdefault(tensor, f"{tensor} is read by {why} too")
 
-    def scale(self, labels: Ints) -> None:
+    def mark_scale_sensitive(self, labels: Ints) -> None:
         """These go through something that minds their scale."""
-        self._scaled[labels[labels >= 0]] = True
+        self._is_scale_sensitive[labels[labels >= 0]] = True
 
-    def normed(self, weight: str) -> None:
+    def mark_before_norm(self, weight: str) -> None:
         """Its output goes straight into a batch norm."""
-        self._normed.add(weight)
+        self._weights_before_norm.add(weight)
 
-    def same(self, labels: Ints) -> Ints:
+    def unit_codes(self, labels: Ints) -> Ints:
         """A number per unit: equal where two labels move together; −1 of none."""
-        if not len(self._row):
-            return np.full(labels.shape, NONE)
-        code = self._group[labels] * (int(self._row.max()) + 1) + self._row[labels]
-        return np.where(labels >= 0, code, NONE)
+        if not len(self._row_by_id):
+            return np.full(labels.shape, NO_UNIT)
+        code = self._group_by_id[labels] * (int(self._row_by_id.max()) + 1) + self._row_by_id[labels]
+        return np.where(labels >= 0, code, NO_UNIT)
 
-    def kinds(self, rows: Ints) -> Ints:
+    def row_kinds(self, rows: Ints) -> Ints:
         """Which groups are in each row of labels, as one number."""
-        groups = np.sort(np.where(rows >= 0, self._group[rows], NONE), 1)
-        groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = NONE - 1
+        groups = np.sort(np.where(rows >= 0, self._group_by_id[rows], NO_UNIT), 1)
+        groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = NO_UNIT - 1
         _, kind = np.unique(np.sort(groups, 1), axis=0, return_inverse=True)
         return np.asarray(kind).reshape(-1)
+
+    def table_along(self, labels: Ints, shape: Sequence[int], axis: int) -> Ints | None:
+        """(units, ids of each) along an axis, neighbours of the same units together; None where units are scattered."""
+        full = np.broadcast_to(labels, (*labels.shape[:axis], shape[axis], *labels.shape[axis + 1 :]))
+        rows = np.moveaxis(full, axis, 0).reshape(shape[axis], -1)
+        codes = self.unit_codes(rows)
+        is_new = np.concatenate([[True], (codes[1:] != codes[:-1]).any(1)])
+        rows, codes = rows[is_new], codes[is_new]
+        run_lengths = np.diff(np.flatnonzero(np.concatenate([is_new, [True]])))
+        if shape[axis] % len(rows) or len(set(run_lengths)) > 1:
+            return None
+        unique = np.concatenate([np.unique(row[row >= 0]) for row in codes])
+        return rows if len(np.unique(unique)) == len(unique) else None
 
     def tie_or_fix(self, parts: Sequence[Ints], why: str) -> None:
         """Tie, or fix what cannot be tied."""
@@ -142,74 +156,100 @@ class Units:
         :raises Conflict: a unit is in two rows, rows hold unequal numbers of them, or something that has none.
         """
         rows = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
-        some = rows >= 0
-        if (some.any(1) != some.all(1)).any():
+        has_unit = rows >= 0
+        if (has_unit.any(1) != has_unit.all(1)).any():
             raise Conflict
-        kinds = self.kinds(rows)
+        kinds = self.row_kinds(rows)
         for kind in np.unique(kinds):
-            self._tie(rows[kinds == kind])
+            self._tie_rows(rows[kinds == kind])
 
-    def _tie(self, rows: Ints) -> None:
-        found: list[list[Ints]] = [[] for _ in rows]
-        taken: dict[int, Ints] = {}
+    def _tie_rows(self, rows: Ints) -> None:
+        """Replace the groups that meet in these rows by one group, a row of its table per row; what is not in the rows
+        stays behind in groups of its own."""
+        parts_by_row: list[list[Ints]] = [[] for _ in rows]
+        tied_rows: dict[int, Ints] = {}  # group → the rows of its table that are tied
         if (rows < 0).any():
             return
-        for group in np.unique(self._group[rows]):
+        for group in np.unique(self._group_by_id[rows]):
             table = self._tables[group]
-            own = np.where(self._group[rows] == group, self._row[rows], NONE)
-            of_row = [_in_order(each[each >= 0]) for each in own]
-            every = np.concatenate(of_row)
-            if len({len(each) for each in of_row}) > 1 or len(np.unique(every)) < len(every):
+            group_rows = np.where(self._group_by_id[rows] == group, self._row_by_id[rows], NO_UNIT)
+            unique_rows = [_unique_in_order(row[row >= 0]) for row in group_rows]
+            all_rows = np.concatenate(unique_rows)
+            if len({len(row) for row in unique_rows}) > 1 or len(np.unique(all_rows)) < len(all_rows):
                 raise Conflict
-            for into, each in zip(found, of_row, strict=True):
-                into.append(table[each].reshape(-1))
-            taken[int(group)] = every
-        if not taken:
+            for parts, row in zip(parts_by_row, unique_rows, strict=True):
+                parts.append(table[row].reshape(-1))
+            tied_rows[int(group)] = all_rows
+        if not tied_rows:
             return
-        table = np.stack([np.concatenate(each) for each in found])
-        if len(taken) == 1 and table.shape == self._tables[next(iter(taken))].shape:
+        table = np.stack([np.concatenate(parts) for parts in parts_by_row])
+        if len(tied_rows) == 1 and table.shape == self._tables[next(iter(tied_rows))].shape:
             return  # as it was
-        why = next((self._fixed[group] for group in taken if self._fixed[group]), "")
-        for group, every in taken.items():
-            rest = np.setdiff1d(np.arange(len(self._tables[group])), every)
-            if len(rest):
-                self._add(self._tables[group][rest], self._fixed[group])
+        why = next((self._fix_reasons[group] for group in tied_rows if self._fix_reasons[group]), "")
+        for group, all_rows in tied_rows.items():
+            untied = np.setdiff1d(np.arange(len(self._tables[group])), all_rows)
+            if len(untied):
+                self._add_group(self._tables[group][untied], self._fix_reasons[group])
             self._tables[group] = np.zeros((0, 0), np.int64)
-        self._add(table, why)
+        self._add_group(table, why)
 
-    def _add(self, table: Ints, why: str) -> None:
-        self._group[table] = len(self._tables)
-        self._row[table] = np.arange(len(table))[:, None]
+    def _add_group(self, table: Ints, why: str) -> None:
+        self._group_by_id[table] = len(self._tables)
+        self._row_by_id[table] = np.arange(len(table))[:, None]
         self._tables.append(table)
-        self._fixed.append(why)
+        self._fix_reasons.append(why)
 
     def groups(self) -> list[Group]:
         """All of them, in the order in which data meet them."""
         order = sorted((int(table.min()), number) for number, table in enumerate(self._tables) if len(table))
-        return [self._group_of(number) for _, number in order]
+        return [self._build_group(number) for _, number in order]
 
-    def _group_of(self, number: int) -> Group:
+    def _build_group(self, number: int) -> Group:
         table = self._tables[number]
-        found = Group(len(table), fixed=self._fixed[number], homogeneous=not self._scaled[table].any())
-        for (tensor, axis), labels in self._places.items():
-            inside = np.flatnonzero((labels >= 0) & (self._group[labels] == number))
-            if not len(inside):
+        group = Group(
+            len(table), fixed=self._fix_reasons[number], homogeneous=not self._is_scale_sensitive[table].any()
+        )
+        for (tensor, axis), labels in self._ids_by_axis.items():
+            entries = np.flatnonzero((labels >= 0) & (self._group_by_id[labels] == number))
+            if not len(entries):
                 continue
-            rows = self._row[labels[inside]]
+            rows = self._row_by_id[labels[entries]]
             counts = np.bincount(rows, minlength=len(table))
             if len(set(counts)) > 1:
-                found.fixed = found.fixed or f"{tensor} has some of these units only"
+                group.fixed = group.fixed or f"{tensor} has some of these units only"
                 continue
-            index = inside[np.argsort(rows, kind="stable")].reshape(len(table), -1)
-            found.places.append(Place(tensor, axis, index))
-            found.fixed = found.fixed or self._locked.get(tensor, "")
-            if self._made.get(tensor) == axis:
-                found.outputs.append(found.places[-1])
-                found.normed += [found.places[-1]] if tensor in self._normed else []
-        return found
+            index = entries[np.argsort(rows, kind="stable")].reshape(len(table), -1)
+            place = Place(tensor, axis, index)
+            group.places.append(place)
+            group.fixed = group.fixed or self._lock_reasons.get(tensor, "")
+            if self._output_axes.get(tensor) == axis:
+                group.outputs.append(place)
+                group.before_norm += [place] if tensor in self._weights_before_norm else []
+        return group
 
 
-def _in_order(values: Ints) -> Ints:
+def _unique_in_order(values: Ints) -> Ints:
     """Each value once, as they appear."""
     _, first = np.unique(values, return_index=True)
     return values[np.sort(first)]
+
+
+def repeat_per_entry(table: Ints, size: int) -> Ints:
+    """An id of each unit for each of so many entries."""
+    return np.repeat(table.max(1), size // len(table))
+
+
+def labels_on_axis(ids: Ints, dims: int, axis: int) -> Ints:
+    """Ids along one axis of a tensor."""
+    shape = [1] * dims
+    shape[axis] = len(ids)
+    return ids.reshape(shape)
+
+
+def collapse_constant_axes(labels: Ints) -> Ints:
+    """One entry along each axis where nothing changes."""
+    for axis in range(labels.ndim):
+        first = labels.take([0], axis)
+        if (labels == first).all():
+            labels = first
+    return labels

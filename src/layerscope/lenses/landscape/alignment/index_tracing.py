@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,61 +13,98 @@ from layerscope.live.nested_tensors import replace_tensors, tensors_in
 if TYPE_CHECKING:
     from layerscope.array_types import Ints
 
-CLOSE = 1e-5  # of the largest entry: two results that are one, float32 among them
+RELATIVE_TOLERANCE = 1e-5  # of the largest entry: two results that are one, float32 among them
 
 
-def moved(func: Any, args: Any, kwargs: Any, before: Mapping[int, Any], made: list[Any]) -> list[Ints] | None:
+@dataclass(frozen=True)
+class Call:
+    """A call of a torch function, after it returned. Tensors are named by their ``id``."""
+
+    func: Any
+    args: Any
+    kwargs: Any
+    before: Mapping[int, Any]  # inputs whose units are known, copied before the call, which may write in place
+    results: list[Any]  # the tensors that it returned
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return function_name(self.func)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """All tensors among the arguments."""
+        return list(tensors_in((self.args, self.kwargs)))
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, by position or by name."""
+        return self.kwargs.get(name, self.args[position] if len(self.args) > position else default)
+
+    def repeat(self, replacements: Mapping[int, Any]) -> list[Any]:
+        """The tensors that the function returns with other tensors in the place of some inputs."""
+        args, kwargs = replace_tensors(self.args, replacements), replace_tensors(self.kwargs, replacements)
+        return list(tensors_in(self.func(*args, **kwargs)))
+
+
+def function_name(func: Any) -> str:
+    return str(getattr(func, "__name__", func))
+
+
+def trace_index_map(call: Call) -> list[Ints] | None:
     """Of a function that only moves entries: from where each of its results' is, in all its inputs one after the other;
     None of others."""
     import torch
 
-    inputs = [each for each in tensors_in((args, kwargs)) if each.is_floating_point()]
+    inputs = [tensor for tensor in call.inputs if tensor.is_floating_point()]
     if not inputs:
         return None
-    values = [before.get(id(each), each) for each in inputs]
-    starts = np.cumsum([0, *(each.numel() for each in values)])
-    numbers = {
-        id(each): torch.arange(start, start + value.numel()).reshape(value.shape)
-        for each, value, start in zip(inputs, values, starts[:-1], strict=True)
+    values = [call.before.get(id(tensor), tensor) for tensor in inputs]
+    starts = np.cumsum([0, *(value.numel() for value in values)])
+    indices_of_inputs = {
+        id(tensor): torch.arange(start, start + value.numel()).reshape(value.shape)
+        for tensor, value, start in zip(inputs, values, starts[:-1], strict=True)
     }
     try:
-        found = list(tensors_in(func(*replace_tensors(args, numbers), **replace_tensors(kwargs, numbers))))
+        indices = call.repeat(indices_of_inputs)
     except Exception:  # most functions take no whole numbers
         return None
+    if len(indices) != len(call.results):
+        return None
     flat = torch.cat([value.reshape(-1).double() for value in values])
-    indices = []
-    for index, tensor in zip(found, made, strict=True):
+    index_maps = []
+    for index, result in zip(indices, call.results, strict=True):
         index = index.long()
-        if not tensor.is_floating_point() or index.shape != tensor.shape or not index.numel():
+        if not result.is_floating_point() or index.shape != result.shape or not index.numel():
             return None
-        if int(index.min()) < 0 or int(index.max()) >= len(flat) or not torch.equal(flat[index], tensor.double()):
+        if int(index.min()) < 0 or int(index.max()) >= len(flat) or not torch.equal(flat[index], result.double()):
             return None
-        indices.append(index.numpy())
-    return indices if len(found) == len(made) else None
+        index_maps.append(index.numpy())
+    return index_maps
 
 
-def axis_of(one: Any, other: Any, order: Ints, first: int) -> int | None:
+def permuted_axis(before: Any, after: Any, order: Ints, likely_axis: int) -> int | None:
     """The axis on which a result's parts are in the new order; −1 where it is the same, None where it is another."""
-    if one.shape != other.shape or not one.is_floating_point():
-        return -1 if one.shape == other.shape and bool((one == other).all()) else None
-    close = CLOSE * max(float(one.nan_to_num(0, 0, 0).abs().max()) if one.numel() else 0.0, 1e-30)
-    axes = [k for k in range(one.dim()) if one.shape[k] and one.shape[k] % len(order) == 0]
-    for axis in sorted(axes, key=lambda k: k != first):
-        if _same(taken(one, order, axis), other, close):
+    if before.shape != after.shape or not before.is_floating_point():
+        return -1 if before.shape == after.shape and bool((before == after).all()) else None
+    largest = float(before.nan_to_num(0, 0, 0).abs().max()) if before.numel() else 0.0
+    tolerance = RELATIVE_TOLERANCE * max(largest, 1e-30)
+    axes = [k for k in range(before.dim()) if before.shape[k] and before.shape[k] % len(order) == 0]
+    for axis in sorted(axes, key=lambda k: k != likely_axis):
+        if _is_close(permute_parts(before, order, axis), after, tolerance):
             return axis
-    return -1 if _same(one, other, close) else None
+    return -1 if _is_close(before, after, tolerance) else None
 
 
-def _same(one: Any, other: Any, close: float) -> bool:
+def _is_close(a: Any, b: Any, tolerance: float) -> bool:
     import torch
 
-    return bool(torch.isclose(one, other, rtol=0.0, atol=close, equal_nan=True).all())
+    return bool(torch.isclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True).all())
 
 
-def taken(tensor: Any, order: Ints, axis: int) -> Any:
+def permute_parts(tensor: Any, order: Ints, axis: int) -> Any:
     """Its equal parts along an axis in another order."""
     import torch
 
-    each = tensor.shape[axis] // len(order)
-    index = (np.asarray(order)[:, None] * each + np.arange(each)).reshape(-1)
+    part_size = tensor.shape[axis] // len(order)
+    index = (np.asarray(order)[:, None] * part_size + np.arange(part_size)).reshape(-1)
     return tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))

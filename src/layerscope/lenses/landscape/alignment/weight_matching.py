@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.choices import ALIGNMENT_METHODS
 from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.lenses.landscape.alignment.hidden_units import Group, Place
-from layerscope.lenses.landscape.alignment.permutation_groups import groups_of
+from layerscope.lenses.landscape.alignment.permutation_groups import trace_groups
 from layerscope.live.torch_models import unwrapped
 from layerscope.live.user_code import Forward, torch_parameters, translate_errors
 from layerscope.records.landscape.distances import Alignment
-from layerscope.sources.model_weights import Weights, check_alike, learned_names, load_into, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, load_into, trainable_names, weights_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats, Ints
 
-METHODS = ("weights", "activations")
-SWEEPS = 100  # at most
-SEEN = 8  # examples of the run in which groups are seen
-SINGLE = 1e-4  # the same in float32, where a model cannot be run in float64
-TOLERANCE = 1e-6  # change of the output, over its spread, that rounding in float64 explains
+MAX_SWEEPS = 100  # of coordinate descent over all groups
+TRACED_EXAMPLES = 8  # of the run in which groups are traced
+FLOAT64_TOLERANCE = 1e-6  # change of the output, over its spread, that rounding in float64 explains
+FLOAT32_TOLERANCE = 1e-4  # the same in float32, where a model cannot be run in float64
 
 
 def align(
@@ -47,38 +47,44 @@ def align(
     :raises UsageError: models of different kinds, an unknown method.
     :raises Unreadable: the model raises.
     """
-    if method not in METHODS:
-        raise UnknownName("method of alignment", method, METHODS)
-    _check(model, x, restarts, groups, method)
-    one, other = weights_of(a), weights_of(b)
-    check_alike([one, other], ["A", "B"])
-    for name, weights in (("A", one), ("B", other)):
+    if method not in ALIGNMENT_METHODS:
+        raise UnknownName("method of alignment", method, ALIGNMENT_METHODS)
+    _check_arguments(model, x, restarts, groups, method)
+    weights_a, weights_b = weights_of(a), weights_of(b)
+    check_same_tensors([weights_a, weights_b], ["A", "B"])
+    for name, weights in (("A", weights_a), ("B", weights_b)):
         bad = next((key for key, value in weights.items() if not np.isfinite(value).all()), None)
         if bad is not None:
             raise UsageError(f"{bad} of {name} has values that are not finite")
-    network = None if model is None else copied(unwrapped(model))
-    every = groups_of(network, x[:SEEN], forward) if groups is None else [_declared(group, one) for group in groups]
-    for group in every:
-        absent = [place.tensor for place in group.places if place.tensor not in one]
+    network = None if model is None else copy_without_gradients(unwrapped(model))
+    if groups is None:
+        all_groups = trace_groups(network, x[:TRACED_EXAMPLES], forward)
+    else:
+        all_groups = [_group_from_axes(axes, weights_a) for axes in groups]
+    for group in all_groups:
+        absent = [place.tensor for place in group.places if place.tensor not in weights_a]
         group.fixed = group.fixed or (f"{absent[0]} is not among the weights" if absent else "")
-    free = [group for group in every if not group.fixed]
+    free = [group for group in all_groups if not group.fixed]
     run = forward or (lambda net, inputs: net(inputs))
     if method == "activations":
-        orders = _by_activations(network, one, other, x, free, run)
+        orders = _match_activations(network, weights_a, weights_b, x, free, run)
     else:
-        learned = learned_names(one)
-        orders = _by_weights({k: one[k] for k in learned}, {k: other[k] for k in learned}, free, restarts, seed)
-    permuted = permute(other, free, orders)
-    change = math.nan if network is None else _change(network, other, permuted, x, run)
-    if network is not None and not change <= TOLERANCE:
+        orders = _match_weights(_trainable_only(weights_a), _trainable_only(weights_b), free, restarts, seed)
+    permuted = permute(weights_b, free, orders)
+    change = math.nan if network is None else _relative_output_change(network, weights_b, permuted, x, run)
+    if network is not None and not change <= FLOAT64_TOLERANCE:
         raise UsageError(f"permuted, B computes something else (by {change:.1e}): its groups were not understood")
     return Alignment(
-        permuted, tuple(orders), len(free), tuple(sorted({g.fixed for g in every if g.fixed})),
-        _distance(one, other), _distance(one, permuted), change, method,
+        permuted, tuple(orders), len(free), tuple(sorted({group.fixed for group in all_groups if group.fixed})),
+        _distance(weights_a, weights_b), _distance(weights_a, permuted), change, method,
     )  # fmt: skip
 
 
-def _check(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
+def _trainable_only(weights: Weights) -> Weights:
+    return {name: weights[name] for name in trainable_names(weights)}
+
+
+def _check_arguments(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
     """
     :raises UsageError: inputs that are no tensor, a number of restarts that is none, groups that are no list.
     """
@@ -88,8 +94,8 @@ def _check(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
     else:
         torch_parameters(model)
         if not hasattr(x, "is_floating_point") or not x.dim() or not len(x):
-            what = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
-            raise UsageError(f"x is a torch tensor of a few inputs, not {what}: forward= may make others of it")
+            description = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
+            raise UsageError(f"x is a torch tensor of a few inputs, not {description}: forward= may make others of it")
     if not isinstance(restarts, int) or restarts < 0:
         raise UsageError(f"restarts must be 0 or more, not {restarts!r}")
     if groups is not None and (isinstance(groups, Mapping) or not all(isinstance(g, Mapping) for g in groups)):
@@ -98,39 +104,40 @@ def _check(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
 
 def permute(weights: Weights, groups: Sequence[Group], orders: Sequence[Ints]) -> dict[str, Array]:
     """The same weights with the units of each group in a new order."""
-    found = dict(weights)
+    permuted = dict(weights)
     for group, order in zip(groups, orders, strict=True):
         for place in group.places:
-            if place.tensor in found:
-                found[place.tensor] = _taken(found[place.tensor], place, order)
-    return found
+            if place.tensor in permuted:
+                permuted[place.tensor] = _permute_place(permuted[place.tensor], place, order)
+    return permuted
 
 
-def _taken(tensor: Array, place: Place, order: Ints) -> Array:
+def _permute_place(tensor: Array, place: Place, order: Ints) -> Array:
     """The entries of one axis, units in another order."""
     index = np.arange(tensor.shape[place.axis])
     index[place.index.reshape(-1)] = place.index[order].reshape(-1)
     return np.take(tensor, index, place.axis)
 
 
-def _declared(group: Mapping[str, int], weights: Weights) -> Group:
+def _group_from_axes(axes: Mapping[str, int], weights: Weights) -> Group:
     """A group from the axes that a user names.
 
     :raises UsageError: no such tensor or axis, or axes that have no common number of units.
     """
-    unknown = [name for name, axis in group.items() if name not in weights or axis not in range(weights[name].ndim)]
-    if unknown or not group:
+    unknown = [name for name, axis in axes.items() if name not in weights or axis not in range(weights[name].ndim)]
+    if unknown or not axes:
         raise UsageError(f"groups: {unknown[0]!r} has no such axis" if unknown else "a group of no axes")
-    sizes = {name: weights[name].shape[axis] for name, axis in group.items()}
+    sizes = {name: weights[name].shape[axis] for name, axis in axes.items()}
     units = min(sizes.values())
     if any(size % units for size in sizes.values()):
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UsageError(f"groups: axes of one group have no common number of units: {told}")
-    places = [Place(name, axis, np.arange(sizes[name]).reshape(units, -1)) for name, axis in group.items()]
-    return Group(units, places, [place for place in places if place.axis == 0 and weights[place.tensor].ndim > 1][:1])
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UsageError(f"groups: axes of one group have no common number of units: {listed}")
+    places = [Place(name, axis, np.arange(sizes[name]).reshape(units, -1)) for name, axis in axes.items()]
+    outputs = [place for place in places if place.axis == 0 and weights[place.tensor].ndim > 1]
+    return Group(units, places, outputs[:1])
 
 
-def _by_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: int, seed: int) -> list[Ints]:
+def _match_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: int, seed: int) -> list[Ints]:
     rng = np.random.default_rng(seed)
     best: tuple[float, list[Ints]] | None = None
     for attempt in range(restarts + 1):
@@ -146,12 +153,12 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
     """Sweeps over some of the groups until none changes; the inner product ⟨A, PB⟩ of their places that was reached."""
     from scipy.optimize import linear_sum_assignment
 
-    others: dict[str, list[tuple[int, Place]]] = {}
+    places_by_tensor: dict[str, list[tuple[int, Place]]] = {}  # tensor → (number of the group, place)
     for number, group in enumerate(groups):
         for place in group.places:
-            others.setdefault(place.tensor, []).append((number, place))
+            places_by_tensor.setdefault(place.tensor, []).append((number, place))
     total = 0.0
-    for _ in range(SWEEPS):
+    for _ in range(MAX_SWEEPS):
         changed, total = False, 0.0
         for number in free:
             group = groups[number]
@@ -159,11 +166,11 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
             for place in group.places:
                 if place.tensor not in a:
                     continue
-                moved = b[place.tensor]
-                for each, where in others[place.tensor]:
-                    if each != number:
-                        moved = _taken(moved, where, orders[each])
-                score += _rows(a[place.tensor], place) @ _rows(moved, place).T
+                permuted = b[place.tensor]
+                for neighbor, neighbor_place in places_by_tensor[place.tensor]:
+                    if neighbor != number:
+                        permuted = _permute_place(permuted, neighbor_place, orders[neighbor])
+                score += _rows_by_unit(a[place.tensor], place) @ _rows_by_unit(permuted, place).T
             _, order = linear_sum_assignment(score, maximize=True)
             before = float(score[np.arange(group.units), orders[number]].sum())
             after = float(score[np.arange(group.units), order].sum())
@@ -175,36 +182,37 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
     return total
 
 
-def _rows(tensor: Array, place: Place) -> Floats:
+def _rows_by_unit(tensor: Array, place: Place) -> Floats:
     """A row per unit."""
-    wide = np.moveaxis(np.asarray(tensor, np.float64), place.axis, 0)[place.index]
-    return np.asarray(wide.reshape(len(place.index), -1))
+    rows = np.moveaxis(np.asarray(tensor, np.float64), place.axis, 0)[place.index]
+    return np.asarray(rows.reshape(len(place.index), -1))
 
 
-def _by_activations(network: Any, a: Weights, b: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Ints]:
+def _match_activations(
+    network: Any, a: Weights, b: Weights, x: Any, groups: Sequence[Group], run: Forward
+) -> list[Ints]:
     """Units whose outputs are most correlated over the inputs (Li et al. 2016); by weights where no module has them."""
     from scipy.optimize import linear_sum_assignment
 
-    seen = [_outputs(network, weights, x, groups, run) for weights in (a, b)]
-    orders, blind = [np.arange(group.units) for group in groups], []
-    for number, (one, other) in enumerate(zip(*seen, strict=True)):
-        if one is None or other is None:
-            blind.append(number)
+    activations_a, activations_b = (_unit_outputs(network, weights, x, groups, run) for weights in (a, b))
+    orders, unmatched = [np.arange(group.units) for group in groups], []
+    for number, (rows_a, rows_b) in enumerate(zip(activations_a, activations_b, strict=True)):
+        if rows_a is None or rows_b is None:
+            unmatched.append(number)
             continue
-        _, orders[number] = linear_sum_assignment(_standardised(one).T @ _standardised(other), maximize=True)
-    learned = learned_names(a)
-    _descend({k: a[k] for k in learned}, {k: b[k] for k in learned}, groups, orders, blind)
+        _, orders[number] = linear_sum_assignment(_standardize(rows_a).T @ _standardize(rows_b), maximize=True)
+    _descend(_trainable_only(a), _trainable_only(b), groups, orders, unmatched)
     return orders
 
 
-def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Floats | None]:
+def _unit_outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Floats | None]:
     """(rows, units) of each group: outputs of the modules that make it; positions, and entries of a unit, as rows."""
     import torch
 
-    found: dict[str, Any] = {}
+    output_by_module: dict[str, Any] = {}
     names = {place.tensor.rpartition(".")[0] for group in groups for place in group.outputs}
     handles = [
-        module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+        module.register_forward_hook(lambda _, __, out, name=name: output_by_module.update({name: out}))
         for name, module in network.named_modules()
         if name in names
     ]
@@ -219,51 +227,53 @@ def _outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], ru
     for group in groups:
         parts = []
         for place in group.outputs:
-            out, axes = found.get(place.tensor.rpartition(".")[0]), weights[place.tensor].ndim
+            out, dims = output_by_module.get(place.tensor.rpartition(".")[0]), weights[place.tensor].ndim
             if not isinstance(out, torch.Tensor) or out.is_nested:
                 continue
-            out = out if axes == 2 else out.movedim(1, -1)
+            out = out if dims == 2 else out.movedim(1, -1)
             if weights[place.tensor].shape[place.axis] == out.shape[-1]:
-                at = torch.from_numpy(place.index)
-                parts.append(out[..., at].movedim(-1, -2).reshape(-1, group.units).double().cpu().numpy())
+                index = torch.from_numpy(place.index)
+                parts.append(out[..., index].movedim(-1, -2).reshape(-1, group.units).double().cpu().numpy())
         rows.append(np.concatenate(parts) if parts else None)
     return rows
 
 
-def _standardised(rows: Floats) -> Floats:
-    centred = rows - rows.mean(0) if len(rows) else rows
-    spread = np.sqrt(np.square(centred).sum(0))
-    return np.asarray(centred / np.where(spread > 0, spread, 1.0))
+def _standardize(rows: Floats) -> Floats:
+    centered = rows - rows.mean(0) if len(rows) else rows
+    spread = np.sqrt(np.square(centered).sum(0))
+    return np.asarray(centered / np.where(spread > 0, spread, 1.0))
 
 
-def _change(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> float:
+def _relative_output_change(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> float:
+    """Largest change of the output over its spread; in float32 scaled so that one tolerance serves both."""
     import torch
 
     x = x.double() if x.is_floating_point() else x
     try:
-        one, other = _both(network.double(), before, after, x, run)
+        old, new = _outputs_with_both(network.double(), before, after, x, run)
     except Unreadable:  # a model that makes float32 of its own accord
         x = x.float() if x.is_floating_point() else x
-        one, other = _both(network.float(), before, after, x, run)
-    spread = (one - one.mean(0)).abs().max() if len(one) > 1 else one.abs().max()
-    least = 1e-3 * one.abs().max()  # of inputs that are all alike
-    change = (one - other).abs().max() / torch.maximum(spread, least).clamp(min=1e-12)
-    return float(change) if one.dtype == torch.float64 else float(change) * TOLERANCE / SINGLE
+        old, new = _outputs_with_both(network.float(), before, after, x, run)
+    spread = (old - old.mean(0)).abs().max() if len(old) > 1 else old.abs().max()
+    min_spread = 1e-3 * old.abs().max()  # of inputs that are all alike
+    change = (old - new).abs().max() / torch.maximum(spread, min_spread).clamp(min=1e-12)
+    return float(change) if old.dtype == torch.float64 else float(change) * FLOAT64_TOLERANCE / FLOAT32_TOLERANCE
 
 
-def _both(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> tuple[Any, Any]:
+def _outputs_with_both(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> tuple[Any, Any]:
     """The outputs with both weights."""
     import torch
 
-    found = []
+    outputs = []
     with torch.no_grad(), translate_errors("the model"):
         for weights in (before, after):
             load_into(network, weights)
-            found.append(run(network, x))
-    return found[0], found[1]
+            outputs.append(run(network, x))
+    return outputs[0], outputs[1]
 
 
-def copied(model: Any) -> Any:
+def copy_without_gradients(model: Any) -> Any:
+    """A copy in evaluation mode whose parameters need no gradients."""
     import copy
 
     with translate_errors("copying the model"):
@@ -271,4 +281,4 @@ def copied(model: Any) -> Any:
 
 
 def _distance(a: Weights, b: Weights) -> float:
-    return float(np.sqrt(sum(float(np.square(a[k].astype(np.float64) - b[k]).sum()) for k in learned_names(a))))
+    return float(np.sqrt(sum(float(np.square(a[k].astype(np.float64) - b[k]).sum()) for k in trainable_names(a))))

@@ -12,7 +12,7 @@ from typing import Any
 
 from layerscope.lenses.landscape.evaluation.cached_first_layers import mix_into
 from layerscope.live import torch_models
-from layerscope.sources.model_weights import STATISTICS
+from layerscope.sources.model_weights import RUNNING_STATISTICS
 from layerscope.tensor_names import strip_wrapper_prefixes
 
 
@@ -25,7 +25,9 @@ class BatchNorms:
         self.tracked = list(tracked.values())
         self.some_untracked = len(tracked) < len(norms)  # these know each batch alone
         self.statistic_names = {
-            strip_wrapper_prefixes(f"{name}.{statistic}".lstrip(".")) for name in tracked for statistic in STATISTICS
+            strip_wrapper_prefixes(f"{name}.{statistic}".lstrip("."))
+            for name in tracked
+            for statistic in RUNNING_STATISTICS
         }
 
     @contextmanager

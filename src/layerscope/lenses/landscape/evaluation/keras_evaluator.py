@@ -15,10 +15,10 @@ from layerscope.errors import UnknownName, UsageError
 from layerscope.lenses.landscape.evaluation.value import Value
 from layerscope.live.fingerprints import identify_function
 from layerscope.live.user_code import translate_errors
-from layerscope.sources.model_weights import Weights, check_alike, combined, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, combine, weights_of
 
-MOVING = ("moving_mean", "moving_variance")
-NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")  # of layers that are random in training
+MOVING_STATISTICS = ("moving_mean", "moving_variance")
+NOISE_SETTINGS = ("rate", "stddev", "dropout", "recurrent_dropout")  # of layers that are random in training
 
 
 class KerasEvaluator:
@@ -60,24 +60,26 @@ class KerasEvaluator:
         layers = list(self.model._flatten_layers() if hasattr(self.model, "_flatten_layers") else self.model.layers)
         self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
         for layer in layers:  # none of the copy's passes is to be random, those in training mode neither
-            for noise in NOISE:
-                if isinstance(getattr(layer, noise, None), float | int):
-                    setattr(layer, noise, 0.0)
+            for setting in NOISE_SETTINGS:
+                if isinstance(getattr(layer, setting, None), float | int):
+                    setattr(layer, setting, 0.0)
         self.calibrate = np.asarray(self.x[:512] if calibrate is None else calibrate)
-        self._own = calibrate is None
+        self._calibrates_on_itself = calibrate is None
         self._output = np.zeros((0, 0))
 
     @property
     def about(self) -> dict[str, Any]:
         """What every result states."""
-        found: dict[str, Any] = {
+        policy = self.bn if self._norms else "none"
+        facts: dict[str, Any] = {
             "examples": len(self.x),
             "loss": self.loss if isinstance(self.loss, str) else "function",
+            "bn": policy,
         }
-        found["bn"] = self.bn if self._norms else "none"
-        if found["bn"] == "recompute":
-            found["calibration"] = f"{len(self.calibrate)}{' of the data themselves' * self._own}"
-        return found
+        if policy == "recompute":
+            source = " of the data themselves" if self._calibrates_on_itself else ""
+            facts["calibration"] = f"{len(self.calibrate)}{source}"
+        return facts
 
     @property
     def barrier_policies(self) -> tuple[str, ...]:
@@ -103,17 +105,17 @@ class KerasEvaluator:
 
     def __call__(self, weights: Weights) -> Value:
         """Loss, and accuracy where the labels are classes."""
-        with self.walk([weights]) as at:
-            return at([1.0])
+        with self.walk([weights]) as value_at:
+            return value_at([1.0])
 
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
         """coefficients → what is found at Σ cᵢ·pointsᵢ."""
-        corners, own = [weights_of(point) for point in points], weights_of(self.model)
+        corners, model_weights = [weights_of(point) for point in points], weights_of(self.model)
         for number, point in enumerate(corners):
-            known = {name: point[name] for name in own if name in point}
-            check_alike([own, known], ["the evaluator's model", f"point {number}"])
-        yield lambda coefficients: self._at(corners, coefficients)
+            known = {name: point[name] for name in model_weights if name in point}
+            check_same_tensors([model_weights, known], ["the evaluator's model", f"point {number}"])
+        yield lambda coefficients: self._evaluate(corners, coefficients)
 
     @contextmanager
     def policy(self, bn: str) -> Iterator[None]:
@@ -123,40 +125,40 @@ class KerasEvaluator:
         """
         if bn not in (*BATCH_NORM_POLICIES, "straight"):
             raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
-        before, self.bn = self.bn, bn if bn in BATCH_NORM_POLICIES else self.bn
+        original, self.bn = self.bn, bn if bn in BATCH_NORM_POLICIES else self.bn
         try:
             yield
         finally:
-            self.bn = before
+            self.bn = original
 
     def outputs(self) -> Any:
         """Logits of all examples at the point that was evaluated last; of probabilities their logarithms."""
         rows = self._output.reshape(-1, self._output.shape[-1])
         return rows if self.logits else np.log(np.maximum(rows, np.finfo(np.float64).tiny))
 
-    def _at(self, corners: Sequence[Weights], coefficients: Sequence[float]) -> Value:
+    def _evaluate(self, corners: Sequence[Weights], coefficients: Sequence[float]) -> Value:
         import keras
 
-        weights: dict[str, Any] = dict(combined(corners, coefficients))
-        clamped = self._statistics(weights, corners[0])
+        weights: dict[str, Any] = dict(combine(corners, coefficients))
+        clamped = self._apply_policy(weights, corners[0])
         training = bool(self._norms) and self.bn == "batch"
-        with translate_errors("the model"), self._momentum(1.0 if training else None):
-            for place, variable in enumerate(self.model.weights):
-                if f"{place}.{variable.name}" in weights:
-                    variable.assign(weights[f"{place}.{variable.name}"])
+        with translate_errors("the model"), self._norm_momentum(1.0 if training else None):
+            for position, variable in enumerate(self.model.weights):
+                if f"{position}.{variable.name}" in weights:
+                    variable.assign(weights[f"{position}.{variable.name}"])
             if self._norms and self.bn == "recompute":
-                with self._momentum(0.0):
+                with self._norm_momentum(0.0):
                     self.model(self.calibrate, training=True)
             parts = [
                 self.model(self.x[i : i + self.batch], training=training) for i in range(0, len(self.x), self.batch)
             ]
             self._output = np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float64)
-        return self._value(self._output, clamped)
+        return self._value_of(self._output, clamped)
 
-    def _statistics(self, weights: dict[str, Any], first: Mapping[str, Any]) -> int:
+    def _apply_policy(self, weights: dict[str, Any], first: Mapping[str, Any]) -> int:
         """Moving statistics by the policy; how many variances had to be clamped."""
         clamped = 0
-        for name in [name for name in weights if name.endswith(MOVING)]:
+        for name in [name for name in weights if name.endswith(MOVING_STATISTICS)]:
             if self.bn == "keep":
                 weights[name] = first[name]
             elif name.endswith("variance"):
@@ -165,24 +167,24 @@ class KerasEvaluator:
         return clamped
 
     @contextmanager
-    def _momentum(self, value: float | None) -> Iterator[None]:
+    def _norm_momentum(self, value: float | None) -> Iterator[None]:
         """Inside, moving statistics become those of a pass in training mode (0), or stay (1)."""
-        before = [(layer, layer.momentum) for layer in self._norms]
+        originals = [(layer, layer.momentum) for layer in self._norms]
         try:
             for layer in self._norms if value is not None else ():
                 layer.momentum = value
             yield
         finally:
-            for layer, momentum in before:
+            for layer, momentum in originals:
                 layer.momentum = momentum
 
-    def _value(self, output: Any, clamped: int) -> Value:
+    def _value_of(self, output: Any, clamped: int) -> Value:
         samples = self._losses(output)
-        finite = bool(np.isfinite(samples).all())
-        metrics = {"loss": float(samples.mean()) if finite else math.nan}
+        is_finite = bool(np.isfinite(samples).all())
+        metrics = {"loss": float(samples.mean()) if is_finite else math.nan}
         if self.loss != "mse" and self.y.dtype.kind in "iu" and output.ndim == self.y.ndim + 1:
-            metrics["accuracy"] = float((output.argmax(-1) == self.y).mean()) if finite else math.nan
-        return Value(metrics, samples if finite else np.empty(0), clamped)
+            metrics["accuracy"] = float((output.argmax(-1) == self.y).mean()) if is_finite else math.nan
+        return Value(metrics, samples if is_finite else np.empty(0), clamped)
 
     def _losses(self, output: Any) -> Any:
         if callable(self.loss):
@@ -192,8 +194,8 @@ class KerasEvaluator:
         rows, labels = output.reshape(-1, output.shape[-1]), self.y.reshape(-1)
         if labels.min() < 0 or labels.max() >= rows.shape[1]:
             raise UsageError(f"labels from {labels.min()} to {labels.max()}, and the model has {rows.shape[1]} outputs")
-        at = rows[np.arange(len(rows)), labels]
+        of_labels = rows[np.arange(len(rows)), labels]
         if self.logits:
-            top = rows.max(1)
-            return top + np.log(np.exp(rows - top[:, None]).sum(1)) - at
-        return -np.log(np.maximum(at / rows.sum(1), np.finfo(np.float64).tiny))
+            largest = rows.max(1)
+            return largest + np.log(np.exp(rows - largest[:, None]).sum(1)) - of_labels
+        return -np.log(np.maximum(of_labels / rows.sum(1), np.finfo(np.float64).tiny))

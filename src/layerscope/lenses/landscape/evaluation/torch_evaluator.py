@@ -29,7 +29,7 @@ from layerscope.live import fingerprints, torch_models
 from layerscope.live.call_trace import CallTrace
 from layerscope.live.losses import Loss
 from layerscope.live.user_code import Forward, torch_parameters
-from layerscope.sources.model_weights import Weights, check_alike, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, weights_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
@@ -251,7 +251,7 @@ class TorchEvaluator:
         model = {k: np.empty(shape) for k, shape in shapes.items()}
         for number, point in enumerate(points):
             known = {k: v for k, v in point.items() if k in shapes}
-            check_alike([model, known], ["the evaluator's model", f"point {number}"])
+            check_same_tensors([model, known], ["the evaluator's model", f"point {number}"])
 
     def _build_repair(self) -> Repair:
         return Repair(self.model, self.run, self.x[:2])

@@ -1,4 +1,4 @@
-"""What an evaluator finds at one point of parameter space."""
+"""The value of one point of parameter space."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """What was found at one point: means over the examples; NaN where an output is not finite."""
+    """Metrics of one point, means over the examples; NaN where an output is not finite."""
 
     metrics: Mapping[str, float]
-    samples: Floats = field(repr=False)  # (n,) loss of each example; empty where the evaluator does not tell
+    samples: Floats = field(repr=False)  # (n,) loss of each example; empty where the evaluator gives none
     clamped: int = 0  # variances below zero that were set to zero

@@ -1,17 +1,18 @@
-"""Which models are on the same mountain: barriers between every two, raw, with their statistics mended, and aligned."""
+"""Cluster models by the loss barrier between every two: as they are, with hidden units aligned, and with REPAIR."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from layerscope.errors import LayerscopeError, UsageError
 from layerscope.lenses.landscape.alignment.weight_matching import align
-from layerscope.lenses.landscape.evaluation.points import Progress, about_of, tried, walking
+from layerscope.lenses.landscape.evaluation.points import Progress, about_of, evaluate_or_explain, walking
 from layerscope.lenses.landscape.geometry import function_distance
 from layerscope.lenses.landscape.geometry.lines_and_planes import line
 from layerscope.lenses.landscape.geometry.sharpness import sharpness
@@ -19,16 +20,17 @@ from layerscope.records.landscape.basins import Basins, complete_linkage
 from layerscope.records.landscape.lines import Line
 from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Pair, Pairs
-from layerscope.sources.model_weights import check_alike, weights_of
-from layerscope.sources.several_models import named, pairs
+from layerscope.sources.model_weights import check_same_tensors, weights_of
+from layerscope.sources.several_models import index_pairs, name_models
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
     from layerscope.lenses.landscape.evaluation.value import Value
 
-ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
-SAME = 1e-3  # of the loss: float16, and sums in another order
-LEAST = 0.02  # of the error: two points of accuracy, as in linear mode connectivity (Frankle et al., ICML 2020)
+TOLERANCE_ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
+TOLERANCE_SHARE = 0.02  # of the ends' mean loss; Frankle et al. (ICML 2020) allow two points of accuracy
+PERMUTED_LOSS_TOLERANCE = 1e-3  # relative: float16, and sums in another order
+ALIGNMENT_INPUTS = 256  # examples of the evaluator that alignment runs on
 
 
 def basins(
@@ -52,188 +54,220 @@ def basins(
         raise UsageError(f"points must be 3 or more, not {points!r}: a barrier lies between the ends")
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance is a barrier of the loss, 0 or more: not {tolerance!r}")
-    given = {name: weights_of(model) for name, model in named(models).items()}
-    names = tuple(given)
-    check_alike(list(given.values()), names)
-    ends = {name: _metrics(_mean(evaluate, [weights]), name) for name, weights in given.items()}
-    ways = list(getattr(evaluate, "barrier_policies", ("as evaluated",)))
-    walk = _Lines(given, evaluate, points, progress, math.comb(len(names), 2) * len(ways))
-    for way in ways:
-        for i, j in pairs(len(names)):
-            walk.measure(way, i, j, given[names[j]])
-    first = ways[0]
-    allowed = tolerance if tolerance is not None else _tolerance(walk.lines, ends)
-    clusters = grouped = _clusters(names, walk.barriers[first], allowed)
+    weights_by_name = {name: weights_of(model) for name, model in name_models(models).items()}
+    names, weights = tuple(weights_by_name), list(weights_by_name.values())
+    check_same_tensors(weights, names)
+    ends = {name: _finite_metrics(_evaluate_mean(evaluate, [w]), name) for name, w in weights_by_name.items()}
+    policies = list(getattr(evaluate, "barrier_policies", ("as evaluated",)))
+    measured = _Barriers(weights_by_name, evaluate, points, progress, math.comb(len(names), 2) * len(policies))
+    for policy in policies:
+        for i, j in index_pairs(len(names)):
+            measured.measure(Stage(policy, policy), i, j, weights[j])
+    first = policies[0]
+    max_barrier = tolerance if tolerance is not None else _default_tolerance(measured.lines, ends)
+    clusters = aligned_clusters = _clusters(names, measured.barriers[first], max_barrier)
     about = about_of(evaluate)
     if aligning and len(clusters) > 1:
-        last, why = _aligned(walk, first, allowed, groups, ends)
-        grouped = _clusters(names, walk.barriers[last], allowed) if last else clusters
-        about |= {"not aligned": why} if why else {}
-    mean = dict(_mean(evaluate, list(given.values())).metrics)
-    several = [group for group in clusters if len(group) > 1]
-    means = {group: dict(_mean(evaluate, [given[name] for name in group]).metrics) for group in several}
-    chosen = {(a, b): found for (way, a, b), found in walk.lines.items() if way == first}
-    findings = judge_landscape(
-        pairs=_pairs(names, walk.barriers, walk.errors[first], chosen, first, allowed, ends, mean)
+        last, failure = _align_pairs(measured, first, max_barrier, groups, ends)
+        aligned_clusters = _clusters(names, measured.barriers[last], max_barrier) if last else clusters
+        about |= {"not aligned": failure} if failure else {}
+    mean = dict(_evaluate_mean(evaluate, weights).metrics)
+    lines = {(a, b): measured_line for (stage, a, b), measured_line in measured.lines.items() if stage == first}
+    pair_facts = _pair_facts(measured, lines, first, max_barrier, ends, mean)
+    return Basins(
+        names=names,
+        barriers=measured.barriers,
+        errors=measured.errors,
+        clusters=clusters,
+        aligned=aligned_clusters,
+        tolerance=max_barrier,
+        lines=lines,
+        ends=ends,
+        mean=mean,
+        means={
+            group: dict(_evaluate_mean(evaluate, [weights_by_name[name] for name in group]).metrics)
+            for group in clusters
+            if len(group) > 1
+        },
+        findings=judge_landscape(pairs=pair_facts),
+        about=about,
+        functions=function_distance.matrices(weights, evaluate) if _classifies(evaluate, ends) else {},
+        sharpness={name: sharpness(w, evaluate) for name, w in weights_by_name.items()} if sharp else {},
     )
-    beside = function_distance.matrices(list(given.values()), evaluate) if _classifies(evaluate, ends) else {}
-    peaks = {name: sharpness(weights, evaluate) for name, weights in given.items()} if sharp else {}
-    return Basins(names, walk.barriers, walk.errors, clusters, grouped, allowed, chosen, ends, mean, means, findings,
-                  about, beside, peaks)  # fmt: skip
 
 
-class _Lines:
-    """Lines between every two models, in several ways."""
+@dataclass(frozen=True)
+class Stage:
+    """A way in which barriers are measured: models as they are, aligned, or aligned and repaired."""
+
+    name: str
+    policy: str  # of batch norms
+    repair: bool = False
+    previous: str = ""  # the stage whose barriers stand where this one measures none, or a higher one
+
+    def applied_to(self, evaluate: Any) -> AbstractContextManager[None]:
+        """Inside, the evaluator evaluates so."""
+        if not hasattr(evaluate, "policy"):
+            return nullcontext()
+        context = evaluate.policy(self.policy, repair=True) if self.repair else evaluate.policy(self.policy)
+        return cast("AbstractContextManager[None]", context)
+
+
+class _Barriers:
+    """Lines between every two models, and their barriers, stage by stage."""
 
     def __init__(
-        self, given: Mapping[str, Any], evaluate: Any, points: int, progress: Progress | None, count: int
+        self, weights: Mapping[str, Any], evaluate: Any, points: int, progress: Progress | None, count: int
     ) -> None:
-        self.given, self.names, self.evaluate = given, list(given), evaluate
-        self.lines: dict[tuple[str, str, str], Line] = {}
+        self.weights, self.names, self.evaluate = list(weights.values()), list(weights), evaluate
+        self.lines: dict[tuple[str, str, str], Line] = {}  # (stage, from, to)
         self.barriers: dict[str, Floats] = {}
         self.errors: dict[str, Floats] = {}
-        self._points, self._progress, self.count, self._done = points, progress, count, 0
+        self._points, self._progress, self._count, self._done = points, progress, count, 0
 
-    def measure(self, way: str, i: int, j: int, other: Any) -> None:
-        """From the i-th model to the j-th, which another may stand for."""
-        both = self.names[i], self.names[j]
-        if way not in self.barriers:
-            self.barriers[way], self.errors[way] = _empty(len(self.names)), _empty(len(self.names))
-        with self._in(way):
-            found = line(self.given[both[0]], other, self.evaluate, points=self._points, names=both)
-        hill = found.barrier("chord")
-        value = math.inf if found.holes else hill.value
-        error = math.nan if hill.error is None else hill.error
-        self.lines[way, both[0], both[1]] = found
-        self.barriers[way][i, j] = self.barriers[way][j, i] = value
-        self.errors[way][i, j] = self.errors[way][j, i] = error
+    def measure(self, stage: Stage, i: int, j: int, end: Any) -> None:
+        """Evaluate the line from the i-th model to the j-th, in whose place ``end`` may stand."""
+        ends = self.names[i], self.names[j]
+        if stage.name not in self.barriers:
+            self._begin(stage)
+        with stage.applied_to(self.evaluate):
+            measured = line(self.weights[i], end, self.evaluate, points=self._points, names=ends)
+        barrier = measured.barrier("chord")
+        value = math.inf if measured.holes else barrier.value
+        error = math.nan if barrier.error is None else barrier.error
+        self.lines[stage.name, ends[0], ends[1]] = measured
+        if not stage.previous or value < self.barriers[stage.name][i, j]:
+            self.barriers[stage.name][i, j] = self.barriers[stage.name][j, i] = value
+            self.errors[stage.name][i, j] = self.errors[stage.name][j, i] = error
         self._done += 1
         if self._progress is not None:
-            self._progress(self._done, max(self.count, self._done), math.nan)
+            self._progress(self._done, max(self._count, self._done), math.nan)
 
-    def begin(self, way: str, of: str) -> None:
-        """A way that is that of another where nothing else is measured."""
-        self.barriers[way], self.errors[way] = self.barriers[of].copy(), self.errors[of].copy()
-
-    def _in(self, way: str) -> Any:
-        if not hasattr(self.evaluate, "policy"):
-            return nullcontext()
-        stated = {"aligned": self.evaluate.barrier_policies[0], "repaired": self.evaluate.barrier_policies[0]}.get(
-            way, way
-        )
-        return self.evaluate.policy(stated, repair=True) if way == "repaired" else self.evaluate.policy(stated)
+    def _begin(self, stage: Stage) -> None:
+        if stage.previous:
+            self.barriers[stage.name] = self.barriers[stage.previous].copy()
+            self.errors[stage.name] = self.errors[stage.previous].copy()
+        else:
+            self.barriers[stage.name] = _empty_matrix(len(self.names))
+            self.errors[stage.name] = _empty_matrix(len(self.names))
 
 
-def _aligned(
-    walk: _Lines, first: str, allowed: float, groups: Sequence[Mapping[str, int]] | None,
+def _align_pairs(
+    measured: _Barriers, first: str, max_barrier: float, groups: Sequence[Mapping[str, int]] | None,
     ends: Mapping[str, Mapping[str, float]],
 ) -> tuple[str, str]:  # fmt: skip
-    """(the last way that was tried, why it stopped there)."""
-    live = hasattr(walk.evaluate, "model") and hasattr(walk.evaluate, "forward")
-    if not live and groups is None:
+    """Measure the pairs that have a barrier with their units aligned, and repaired where one is left.
+
+    Returns (the last stage that was measured, why alignment stopped there).
+    """
+    evaluate, names, weights = measured.evaluate, measured.names, measured.weights
+    is_live = hasattr(evaluate, "model") and hasattr(evaluate, "forward")
+    if not is_live and groups is None:
         return "", "without groups= only PyTorch models are"
-    model, x, forward = (walk.evaluate.model, walk.evaluate.x[:256], walk.evaluate.forward) if live else (None,) * 3
-    moved: dict[tuple[int, int], Any] = {}
-    last, why = "", ""
-    for i, j in pairs(len(walk.names)):
-        if walk.barriers[first][i, j] <= allowed:
+    model, x, forward = (evaluate.model, evaluate.x[:ALIGNMENT_INPUTS], evaluate.forward) if is_live else (None,) * 3
+    aligned = Stage("aligned", first, previous=first)
+    repaired = Stage("repaired", first, repair=True, previous=aligned.name)
+    permuted: dict[tuple[int, int], Any] = {}
+    last = ""
+    for i, j in index_pairs(len(names)):
+        if measured.barriers[first][i, j] <= max_barrier:
             continue
         try:
-            one, other = (walk.given[walk.names[k]] for k in (i, j))
-            moved[i, j] = align(model, one, other, x, forward=forward, groups=groups).weights
-            _same(walk.evaluate, moved[i, j], ends[walk.names[j]]["loss"], walk.names[j])
+            permuted[i, j] = align(model, weights[i], weights[j], x, forward=forward, groups=groups).weights
+            _check_loss_unchanged(evaluate, permuted[i, j], ends[names[j]]["loss"], names[j])
         except LayerscopeError as error:
             return last, str(error)
-        last = _better(walk, "aligned", first, i, j, moved[i, j])
-    high = [both for both in moved if not walk.barriers["aligned"][both] <= allowed]
-    try:
-        for i, j in high if first == "straight" and live else []:
-            last = _better(walk, "repaired", "aligned", i, j, moved[i, j])
-    except LayerscopeError:  # there is no layer to repair
-        return last, why
-    return last, why
+        measured.measure(aligned, i, j, permuted[i, j])
+        last = aligned.name
+    if first == "straight" and is_live:
+        still_apart = [(i, j) for i, j in permuted if not measured.barriers[aligned.name][i, j] <= max_barrier]
+        try:
+            for i, j in still_apart:
+                measured.measure(repaired, i, j, permuted[i, j])
+                last = repaired.name
+        except LayerscopeError:  # there is no layer to repair
+            pass
+    return last, ""
 
 
-def _same(evaluate: Any, weights: Any, loss: float, name: str) -> None:
+def _check_loss_unchanged(evaluate: Any, permuted: Any, loss: float, name: str) -> None:
     """
     :raises UsageError: a permuted model has another loss than it had.
     """
-    found = _mean(evaluate, [weights]).metrics["loss"]
-    if not math.isclose(found, loss, rel_tol=SAME, abs_tol=SAME):
-        raise UsageError(f"permuted, {name} has a loss of {found:.6g}, not {loss:.6g}: the groups are not all")
-
-
-def _better(walk: _Lines, way: str, than: str, i: int, j: int, weights: Any) -> str:
-    """Measure another way; where it is worse, what was before stands."""
-    if way not in walk.barriers:
-        walk.begin(way, than)
-    before, error = walk.barriers[way][i, j], walk.errors[way][i, j]
-    walk.measure(way, i, j, weights)
-    if not walk.barriers[way][i, j] < before:
-        walk.barriers[way][i, j] = walk.barriers[way][j, i] = before
-        walk.errors[way][i, j] = walk.errors[way][j, i] = error
-    return way
+    new_loss = _evaluate_mean(evaluate, [permuted]).metrics["loss"]
+    if not math.isclose(new_loss, loss, rel_tol=PERMUTED_LOSS_TOLERANCE, abs_tol=PERMUTED_LOSS_TOLERANCE):
+        raise UsageError(f"permuted, {name} has a loss of {new_loss:.6g}, not {loss:.6g}: the groups are not all")
 
 
 def _classifies(evaluate: Any, ends: Mapping[str, Mapping[str, float]]) -> bool:
     return hasattr(evaluate, "outputs") and all("accuracy" in metrics for metrics in ends.values())
 
 
-def _mean(evaluate: Any, models: Sequence[Any]) -> Value:
+def _evaluate_mean(evaluate: Any, models: Sequence[Any]) -> Value:
+    """The value at the mean of some models' weights.
+
+    :raises UsageError: it has none.
+    """
     with walking(models, evaluate) as at:
-        value, reason = tried(at, [1 / len(models)] * len(models))
+        value, reason = evaluate_or_explain(at, [1 / len(models)] * len(models))
     if value is None:
         raise UsageError(f"a model could not be evaluated: {reason}")
     return value
 
 
-def _empty(count: int) -> Floats:
-    found = np.full((count, count), math.nan)
-    np.fill_diagonal(found, 0.0)
-    return found
+def _empty_matrix(count: int) -> Floats:
+    """NaN, and zeros on the diagonal."""
+    matrix = np.full((count, count), math.nan)
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
 
 
-def _tolerance(lines: Mapping[Any, Line], ends: Mapping[str, Mapping[str, float]]) -> float:
+def _default_tolerance(lines: Mapping[Any, Line], ends: Mapping[str, Mapping[str, float]]) -> float:
     """Two standard errors of the loss of one model, or 2 % of the ends' mean loss."""
-    spreads = [
-        row.std(ddof=1) / math.sqrt(len(row)) for found in lines.values() for row in found.samples[:1] if len(row) > 1
+    errors = [
+        row.std(ddof=1) / math.sqrt(len(row)) for line in lines.values() for row in line.samples[:1] if len(row) > 1
     ]
     loss = float(np.nanmean([metrics["loss"] for metrics in ends.values()]))
-    return max(ERRORS * float(np.mean(spreads)) if spreads else 0.0, LEAST * abs(loss))
+    return max(TOLERANCE_ERRORS * float(np.mean(errors)) if errors else 0.0, TOLERANCE_SHARE * abs(loss))
 
 
-def _clusters(names: Sequence[str], barriers: Floats, allowed: float) -> tuple[tuple[str, ...], ...]:
+def _clusters(names: Sequence[str], barriers: Floats, max_barrier: float) -> tuple[tuple[str, ...], ...]:
     """Groups in which every two are without a barrier (complete linkage), largest first."""
     from scipy.cluster.hierarchy import fcluster
 
-    finite = np.where(np.isfinite(barriers), np.maximum(barriers, 0.0), 1e6 * (allowed or 1.0))
-    labels = fcluster(complete_linkage(finite), max(allowed, 0.0), "distance")
+    finite = np.where(np.isfinite(barriers), np.maximum(barriers, 0.0), 1e6 * (max_barrier or 1.0))
+    labels = fcluster(complete_linkage(finite), max(max_barrier, 0.0), "distance")
     groups = [
-        tuple(n for n, label in zip(names, labels, strict=True) if label == each) for each in dict.fromkeys(labels)
+        tuple(name for name, label in zip(names, labels, strict=True) if label == group_label)
+        for group_label in dict.fromkeys(labels)
     ]
     return tuple(sorted(groups, key=lambda group: (-len(group), names.index(group[0]))))
 
 
-def _pairs(
-    names: Sequence[str], barriers: Mapping[str, Floats], errors: Floats, lines: Mapping[tuple[str, str], Line],
-    first: str, allowed: float, ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
+def _pair_facts(
+    measured: _Barriers, lines: Mapping[tuple[str, str], Line], first: str, max_barrier: float,
+    ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
 ) -> Pairs:  # fmt: skip
-    every = []
-    for i, j in pairs(len(names)):
-        both = names[i], names[j]
-        high = {way: _high(values[i, j]) for way, values in barriers.items()}
-        error = float(errors[i, j]) if math.isfinite(errors[i, j]) else 0.0
-        every.append(Pair(both, high, error, sum(lines[both].holes.values())))
+    """What the rules judge."""
+    facts = []
+    for i, j in index_pairs(len(measured.names)):
+        names = measured.names[i], measured.names[j]
+        barriers = {stage: _finite_or_infinite(matrix[i, j]) for stage, matrix in measured.barriers.items()}
+        error = float(measured.errors[first][i, j])
+        facts.append(Pair(names, barriers, error if math.isfinite(error) else 0.0, sum(lines[names].holes.values())))
     best = min(metrics["loss"] for metrics in ends.values())
-    return Pairs(tuple(every), first, allowed, _high(mean.get("loss", math.inf)), best)
+    return Pairs(tuple(facts), first, max_barrier, _finite_or_infinite(mean.get("loss", math.inf)), best)
 
 
-def _high(value: float) -> float:
+def _finite_or_infinite(value: float) -> float:
     """A barrier that could not be measured stands above all others."""
     return float(value) if math.isfinite(value) else math.inf
 
 
-def _metrics(value: Value, name: str) -> dict[str, float]:
+def _finite_metrics(value: Value, name: str) -> dict[str, float]:
+    """
+    :raises UsageError: the loss is not finite.
+    """
     if not math.isfinite(value.metrics.get("loss", math.nan)):
         raise UsageError(f"{name}: its own loss is not finite, there is no basin to look for")
     return dict(value.metrics)

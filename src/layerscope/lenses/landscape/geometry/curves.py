@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.choices import CURVE_KINDS
 from layerscope.errors import UnknownName, UsageError
 from layerscope.lenses.landscape.evaluation import evaluation_data
-from layerscope.lenses.landscape.evaluation.points import about_of, clamped_of, evaluated, metrics_of
+from layerscope.lenses.landscape.evaluation.points import about_of, clamped_of, evaluate_points, metrics_of, samples_of
 from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
 from layerscope.lenses.landscape.geometry.lines_and_planes import line
 from layerscope.live import torch_models
 from layerscope.live.user_code import translate_errors
 from layerscope.records.landscape.lines import Curve, Line
-from layerscope.sources.model_weights import Weights, check_alike, combined, learned_names, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, combine, trainable_names, weights_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
-
-KINDS = ("bezier", "chain")
 
 
 def coefficients(t: float, points: int, kind: str) -> list[float]:
@@ -33,8 +32,8 @@ def coefficients(t: float, points: int, kind: str) -> list[float]:
     if kind == "bezier":
         n = points - 1
         return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(points)]
-    at = t * (points - 1)
-    return [max(0.0, 1 - abs(at - k)) for k in range(points)]
+    position = t * (points - 1)
+    return [max(0.0, 1 - abs(position - k)) for k in range(points)]
 
 
 def connect(
@@ -48,35 +47,35 @@ def connect(
     :param steps: of SGD with momentum 0.9 on the loss at a point of the curve drawn uniformly; rate ``lr``.
     :raises UsageError: models of different kinds, or numbers that are none.
     """
-    if kind not in KINDS:
-        raise UnknownName("kind of curve", kind, KINDS)
+    if kind not in CURVE_KINDS:
+        raise UnknownName("kind of curve", kind, CURVE_KINDS)
     if not isinstance(evaluate, TorchEvaluator):
         raise UsageError(f"a curve is trained through a TorchEvaluator, not a {type(evaluate).__name__}")
-    for name, value, least in (("bends", bends, 1), ("steps", steps, 1), ("batch", batch, 1), ("points", points, 3)):
-        if not isinstance(value, int) or value < least:
-            raise UsageError(f"{name} must be a whole number, {least} or more: not {value!r}")
+    for name, value, minimum in (("bends", bends, 1), ("steps", steps, 1), ("batch", batch, 1), ("points", points, 3)):
+        if not isinstance(value, int) or value < minimum:
+            raise UsageError(f"{name} must be a whole number, {minimum} or more: not {value!r}")
     if not (isinstance(lr, int | float) and 0 < lr < math.inf):
         raise UsageError(f"lr must be above 0, not {lr!r}")
     ends = [weights_of(a), weights_of(b)]
-    check_alike(ends, names)
+    check_same_tensors(ends, names)
     shares = [k / (bends + 1) for k in range(1, bends + 1)]
-    inner = [combined(ends, [1 - share, share]) for share in shares]
-    inner = _trained(evaluate, [ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr,
-                     batch, seed)  # fmt: skip
+    inner = [combine(ends, [1 - share, share]) for share in shares]
+    inner = _train_inner_points(
+        evaluate, [ends[0], *inner, ends[1]], train, lambda t: coefficients(t, bends + 2, kind), steps, lr, batch, seed
+    )
     corners = [ends[0], *inner, ends[1]]
     t = np.linspace(0, 1, points)
-    values, holes = evaluated(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
-    full = all(value is not None and len(value.samples) for value in values)
-    samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
+    values, holes = evaluate_points(corners, evaluate, [coefficients(float(x), len(corners), kind) for x in t], None)
+    samples = samples_of(values)
     about = about_of(evaluate) | {"path": kind}
     curved = Line(names, t, metrics_of(values), about, holes, samples, clamped_of(values))
     straight = line(ends[0], ends[1], evaluate, points=points, names=names)
-    return Curve(kind, straight, curved, tuple(inner), _stretch(corners, kind))
+    return Curve(kind, straight, curved, tuple(inner), _relative_length(corners, kind))
 
 
-def _trained(
-    evaluate: TorchEvaluator, points: Sequence[Weights], data: Any, at: Callable[[float], list[float]], steps: int,
-    lr: float, batch: int, seed: int,
+def _train_inner_points(
+    evaluate: TorchEvaluator, points: Sequence[Weights], data: Any, coefficients_at: Callable[[float], list[float]],
+    steps: int, lr: float, batch: int, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
 
@@ -95,10 +94,10 @@ def _trained(
         for value in weights.values():
             value.requires_grad_(True)
     optimizer = torch.optim.SGD([v for weights in inner for v in weights.values()], lr, momentum=0.9)
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     network, forward = copy.deepcopy(evaluate.model).train(), evaluate.forward
 
-    class Run(torch.nn.Module):  # type: ignore[misc]
+    class NetworkWithForward(torch.nn.Module):  # type: ignore[misc]
         """The network with its forward, as functional_call takes it."""
 
         def __init__(self) -> None:
@@ -108,31 +107,32 @@ def _trained(
         def forward(self, x: Any) -> Any:
             return self.net(x) if forward is None else forward(self.net, x)
 
-    whole = Run()
+    module = NetworkWithForward()
     for m in network.modules():
         if isinstance(m, torch.nn.modules.dropout._DropoutNd):
             m.eval()
     for step in range(steps):
-        c = at(float(torch.rand((), generator=drawn)))
+        c = coefficients_at(float(torch.rand((), generator=generator)))
         mixed = {k: sum(w * p[k] for w, p in zip(c, corners, strict=True)) for k in evaluate.parameters}
-        chosen = torch.randint(len(x), (min(batch, len(x)),), generator=drawn)
-        given = {f"net.{real}": v for k, v in mixed.items() for real in evaluate.names[k]}
+        chosen = torch.randint(len(x), (min(batch, len(x)),), generator=generator)
+        parameters = {f"net.{real}": v for k, v in mixed.items() for real in evaluate.names[k]}
         with translate_errors("the model on the training data"):
-            output = functional_call(whole, given, (x[chosen],))
-        value = evaluate.loss.values(output, y[chosen]).mean()
-        if not bool(value.isfinite()):
+            output = functional_call(module, parameters, (x[chosen],))
+        loss = evaluate.loss.values(output, y[chosen]).mean()
+        if not bool(loss.isfinite()):
             raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
         optimizer.zero_grad()
-        value.backward()
+        loss.backward()
         optimizer.step()
-    named = [
+    arrays = [
         {k: torch_models.at_least_float32(v.detach()).cpu().numpy() for k, v in weights.items()} for weights in inner
     ]
-    return [{**points[0], **weights} for weights in named]
+    return [{**points[0], **weights} for weights in arrays]
 
 
-def _stretch(corners: Any, kind: str, pieces: int = 40) -> float:
-    names = learned_names(corners[0])
+def _relative_length(corners: Any, kind: str, pieces: int = 40) -> float:
+    """Length of the curve over the distance of its ends."""
+    names = trainable_names(corners[0])
     rows = np.stack([np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for k in names]) for p in corners])
     products: Floats = rows @ rows.T
     mixes = np.array([coefficients(x, len(corners), kind) for x in np.linspace(0, 1, pieces + 1)])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerscope.choices import DIRECTION_NORMS
 from layerscope.errors import UnknownName, UsageError
 from layerscope.lenses.landscape.evaluation.points import Progress, walking
 from layerscope.lenses.landscape.geometry.lines_and_planes import plane
@@ -20,13 +21,20 @@ from layerscope.numerics import parameter_geometry
 from layerscope.records.landscape.planes import Plane, Track, Trajectory
 from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Route
-from layerscope.sources.model_weights import STATISTICS, Weights, check_alike, combined, learned_names, weights_of
+from layerscope.sources.model_weights import (
+    RUNNING_STATISTICS,
+    Weights,
+    check_same_tensors,
+    combine,
+    trainable_names,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-FLAT = 1e-9  # share of the variance below which a path has no second direction
-NORMS = ("filter", "layer", "global", "none")
+RANDOM_WALK_SHARES = (6 / math.pi**2, 6 / (4 * math.pi**2))  # of its variance in its first two directions
+MIN_SECOND_SHARE = 1e-9  # share of the variance below which a path has no second direction
 
 
 def random_direction(
@@ -41,34 +49,38 @@ def random_direction(
     :param norm: "filter", "layer" (tensor by tensor), "global", or "none".
     :raises UnknownName: another normalisation.
     """
-    if norm not in NORMS:
-        raise UnknownName("normalisation", norm, NORMS)
-    weights, found = weights_of(model), {}
+    if norm not in DIRECTION_NORMS:
+        raise UnknownName("normalisation", norm, DIRECTION_NORMS)
+    weights, direction = weights_of(model), {}
     for name, tensor in weights.items():
-        if name.endswith(STATISTICS) or (tensor.ndim < 2 and not vectors):
-            found[name] = np.zeros_like(tensor)
+        if name.endswith(RUNNING_STATISTICS) or (tensor.ndim < 2 and not vectors):
+            direction[name] = np.zeros_like(tensor)
             continue
-        key = int.from_bytes(hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()[:8], "big")
-        drawn = np.random.default_rng(key).standard_normal(tensor.shape)
-        found[name] = _scaled(drawn, tensor, norm if tensor.ndim > 1 else "layer").astype(tensor.dtype)
+        tensor_seed = int.from_bytes(hashlib.sha256(f"{seed}/{number}/{name}".encode()).digest()[:8], "big")
+        noise = np.random.default_rng(tensor_seed).standard_normal(tensor.shape)
+        direction[name] = _scale_like(tensor, noise, norm if tensor.ndim > 1 else "layer").astype(tensor.dtype)
     if norm == "global":
-        scale = _length(weights, found) / max(_length(found, found), np.finfo(float).tiny)
-        found = {name: (value * scale).astype(value.dtype) for name, value in found.items()}
-    return found
+        scale = _length(weights, direction) / max(_length(direction, direction), np.finfo(float).tiny)
+        direction = {name: (value * scale).astype(value.dtype) for name, value in direction.items()}
+    return direction
 
 
-def _scaled(drawn: Floats, tensor: Array, norm: str) -> Floats:
+def _scale_like(tensor: Array, noise: Floats, norm: str) -> Floats:
+    """Noise with the lengths of a tensor, filter by filter or as a whole."""
     if norm in ("none", "global"):
-        return drawn
+        return noise
     axes = tuple(range(1, tensor.ndim)) if norm == "filter" else None
-    wide = np.asarray(tensor, np.float64)
-    own, new = (np.sqrt(np.square(x).sum(axis=axes, keepdims=True)) for x in (wide, drawn))
-    return np.asarray(drawn * own / np.where(new > 0, new, 1.0))
+    target, actual = (
+        np.sqrt(np.square(x).sum(axis=axes, keepdims=True)) for x in (np.asarray(tensor, np.float64), noise)
+    )
+    return np.asarray(noise * target / np.where(actual > 0, actual, 1.0))
 
 
-def _length(of: Weights, where: Weights) -> float:
-    """‖of‖ over the tensors that are not zero in ``where``."""
-    return math.sqrt(sum(float(np.square(np.asarray(of[k], np.float64)).sum()) for k in of if np.any(where[k])))
+def _length(weights: Weights, direction: Weights) -> float:
+    """‖weights‖ over the tensors in which the direction is not zero."""
+    return math.sqrt(
+        sum(float(np.square(np.asarray(weights[k], np.float64)).sum()) for k in weights if np.any(direction[k]))
+    )
 
 
 def plane_around(
@@ -87,17 +99,17 @@ def plane_around(
         pair = [random_direction(weights, norm=directions, seed=seed, number=k) for k in (0, 1)]
         names = ("model", f"{directions} 1", f"{directions} 2")
     else:
-        pair = [weights_of(each) for each in directions]
+        pair = [weights_of(direction) for direction in directions]
         names = ("model", "first", "second")
         if len(pair) != 2:
             raise UsageError(f"a plane takes two directions, not {len(pair)}")
-    ends = [combined([weights, _filled(each, weights)], [1.0, 1.0]) for each in pair]
+    ends = [combine([weights, _fill_with_zeros(direction, weights)], [1.0, 1.0]) for direction in pair]
     v = u if v is None else v
     return plane(weights, ends[0], ends[1], evaluate, u=u, v=v, names=names, progress=progress, store=store,
                  engine=engine)  # fmt: skip
 
 
-def _filled(direction: Weights, weights: Weights) -> dict[str, Array]:
+def _fill_with_zeros(direction: Weights, weights: Weights) -> dict[str, Array]:
     """With zeros for the tensors that it leaves alone."""
     unknown = [name for name in direction if name not in weights]
     if unknown:
@@ -113,28 +125,35 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
 
     :raises UsageError: fewer than three checkpoints, or of different kinds.
     """
-    points = [weights_of(each) for each in checkpoints]
+    points = [weights_of(checkpoint) for checkpoint in checkpoints]
     if len(points) < 3:
         raise UsageError(f"a trajectory has three checkpoints or more, not {len(points)}")
-    told = tuple(names or (str(i) for i in range(len(points))))
-    if len(told) != len(points):
-        raise UsageError(f"{len(points)} checkpoints and {len(told)} names")
-    check_alike(points, told)
-    learned = learned_names(points[0])
-    flat = [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in learned]) for p in points]
-    if not np.isfinite(np.stack(flat)).all():
+    point_names = tuple(names or (str(i) for i in range(len(points))))
+    if len(point_names) != len(points):
+        raise UsageError(f"{len(points)} checkpoints and {len(point_names)} names")
+    check_same_tensors(points, point_names)
+    tensor_names = trainable_names(points[0])
+    flat = np.stack(
+        [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in tensor_names]) for p in points]
+    )
+    if not np.isfinite(flat).all():
         raise UsageError("a checkpoint has values that are not finite")
-    rows = np.stack(flat) - flat[-1]
+    rows = flat - flat[-1]
     mixes, shares = parameter_geometry.principal(parameter_geometry.gram(list(rows)))
     axes = mixes @ rows
-    where = rows @ axes.T
-    off = np.sqrt(np.maximum(np.square(rows).sum(1) - np.square(where).sum(1), 0.0))
-    steps = np.linalg.norm(np.diff(np.stack(flat), axis=0), axis=1)
-    start = np.linalg.norm(np.stack(flat) - flat[0], axis=1)
-    walk = (6 / math.pi**2, 6 / (4 * math.pi**2))
-    pair = tuple(_unflat(axis, points[-1], learned) for axis in axes)
-    findings = judge_landscape(route=Route((float(shares[0]), float(shares[1])), walk))
-    return Trajectory(told, start, steps, where, shares, walk, off, (pair[0], pair[1]), findings)
+    coordinates = rows @ axes.T
+    first_axis, second_axis = (_unflatten(axis, points[-1], tensor_names) for axis in axes)
+    return Trajectory(
+        names=point_names,
+        from_start=np.linalg.norm(flat - flat[0], axis=1),
+        steps=np.linalg.norm(np.diff(flat, axis=0), axis=1),
+        coordinates=coordinates,
+        shares=shares,
+        walk=RANDOM_WALK_SHARES,
+        off_plane=np.sqrt(np.maximum(np.square(rows).sum(1) - np.square(coordinates).sum(1), 0.0)),
+        axes=(first_axis, second_axis),
+        findings=judge_landscape(route=Route((float(shares[0]), float(shares[1])), RANDOM_WALK_SHARES)),
+    )
 
 
 def plane_of_path(
@@ -150,38 +169,47 @@ def plane_of_path(
     :param margin: room around the path, of its extent.
     :raises UsageError: fewer than three, or of different kinds; a path of one direction.
     """
-    found = trajectory(checkpoints, names)
+    path = trajectory(checkpoints, names)
     last = weights_of(checkpoints[-1])
-    if not (found.shares > FLAT).all():
+    if not (path.shares > MIN_SECOND_SHARE).all():
         raise UsageError("the checkpoints lie on a line: layerscope.line shows it")
-    low, high = found.coordinates.min(0), found.coordinates.max(0)
+    low, high = path.coordinates.min(0), path.coordinates.max(0)
     room = margin * max(high - low)
     u, v = ((float(a - room), float(b + room), points) for a, b in zip(low, high, strict=True))
-    ends = [combined([last, axis], [1.0, 1.0]) for axis in found.axes]
-    what = (found.names[-1], "first direction", "second direction")
-    plane_ = plane(last, ends[0], ends[1], evaluate, u=u, v=v, names=what, progress=progress, store=store)
-    own = [_loss_of(evaluate, [weights_of(each)], [1.0]) for each in checkpoints]
-    with walking([last, *ends], evaluate) as at:
-        below = [_finite(at([1 - float(x + y), float(x), float(y)])) for x, y in found.coordinates]
-    shares = (float(found.shares[0]), float(found.shares[1]))
-    track = Track(found.names, found.coordinates, found.off_plane, np.array(own), np.array(below), shares, found.walk)
+    ends = [combine([last, axis], [1.0, 1.0]) for axis in path.axes]
+    corner_names = (path.names[-1], "first direction", "second direction")
+    empty_plane = plane(last, ends[0], ends[1], evaluate, u=u, v=v, names=corner_names, progress=progress, store=store)
+    losses = [_loss_at(evaluate, [weights_of(checkpoint)], [1.0]) for checkpoint in checkpoints]
+    with walking([last, *ends], evaluate) as value_at:
+        projected_losses = [_loss_or_nan(value_at([1 - float(x + y), float(x), float(y)])) for x, y in path.coordinates]
+    track = Track(
+        names=path.names,
+        where=path.coordinates,
+        off=path.off_plane,
+        losses=np.array(losses),
+        below=np.array(projected_losses),
+        shares=(float(path.shares[0]), float(path.shares[1])),
+        walk=path.walk,
+    )
     spread = float(np.ptp(track.losses)) if np.isfinite(track.losses).all() else 0.0
     findings = judge_landscape(route=Route(track.shares, track.walk, track.gap, spread))
-    return replace(plane_, track=track, findings=findings)
+    return replace(empty_plane, track=track, findings=findings)
 
 
-def _loss_of(evaluate: Any, points: Sequence[Weights], coefficients: Sequence[float]) -> float:
-    with walking(points, evaluate) as at:
-        return _finite(at(coefficients))
+def _loss_at(evaluate: Any, points: Sequence[Weights], coefficients: Sequence[float]) -> float:
+    with walking(points, evaluate) as value_at:
+        return _loss_or_nan(value_at(coefficients))
 
 
-def _finite(value: Any) -> float:
+def _loss_or_nan(value: Any) -> float:
     return float(value.metrics.get("loss", math.nan))
 
 
-def _unflat(vector: Floats, like: Weights, learned: Sequence[str]) -> dict[str, Array]:
-    found, at = {name: np.zeros_like(value) for name, value in like.items()}, 0
-    for name in learned:
-        found[name] = vector[at : at + like[name].size].reshape(like[name].shape).astype(like[name].dtype)
-        at += like[name].size
-    return found
+def _unflatten(vector: Floats, like: Weights, names: Sequence[str]) -> dict[str, Array]:
+    """Arrays by name of a vector of some tensors one after the other; zeros of the others."""
+    arrays, start = {name: np.zeros_like(value) for name, value in like.items()}, 0
+    for name in names:
+        end = start + like[name].size
+        arrays[name] = vector[start:end].reshape(like[name].shape).astype(like[name].dtype)
+        start = end
+    return arrays

@@ -23,8 +23,8 @@ from layerscope.records.findings import Finding
 from layerscope.records.landscape.distances import Distances
 from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Apart
-from layerscope.sources.model_weights import learned_names
-from layerscope.sources.several_models import Opened, named, pairs
+from layerscope.sources.model_weights import trainable_names
+from layerscope.sources.several_models import OpenedModels, index_pairs, name_models
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
@@ -49,96 +49,112 @@ def distances(
         scale and order of units, are added. All weights are held at once then.
     :raises UsageError: fewer than two models, or other tensors in them.
     """
-    given = named(models)
-    without = _without(given, module, x) if module is not None else {}
-    count = len(given)
-    every = given if origin is None else {**given, _apart_from(given): origin}
-    total, drift, direct = (np.zeros((count, count)) for _ in range(3))
-    by_tensor: dict[str, Floats] = {}
-    lengths: dict[str, Floats] = {}
-    params, expected, sizes = 0, dict.fromkeys(INITS, 0.0), {}
-    with Opened(every, select, partial) as opened:
+    targets = name_models(models)
+    without = _distances_of_canonical_forms(targets, module, x) if module is not None else {}
+    count = len(targets)
+    with_origin = targets if origin is None else {**targets, _unused_name(targets): origin}
+    products, drift, squares = (np.zeros((count, count)) for _ in range(3))
+    squares_by_tensor: dict[str, Floats] = {}
+    lengths_by_tensor: dict[str, Floats] = {}
+    params, expected, shapes = 0, dict.fromkeys(INITS, 0.0), {}
+    with OpenedModels(with_origin, select, partial) as opened:
         fans = input_counts(opened.tensors)
         for name, read in opened.each():
             vectors = read[:count]
             with np.errstate(over="ignore", invalid="ignore"):
-                whole = parameter_geometry.gram(read)
-            if not np.isfinite(np.diagonal(whole)).all():  # a square tells without another pass
-                bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_extreme(v))]
-                why = f"of {', '.join(bad)} has values that are not finite" if bad else "has squares beyond float64"
-                raise UsageError(f"{name} {why}")
-            products = whole[:count, :count]
-            squares = parameter_geometry.squared_distances(products)
-            for i, j in parameter_geometry.lost(products):
-                squares[i, j] = squares[j, i] = _direct(vectors[i], vectors[j])
+                full_gram = parameter_geometry.gram(read)
+            if not np.isfinite(np.diagonal(full_gram)).all():  # a square tells without another pass
+                bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_sum_of_maxima(v))]
+                reason = f"of {', '.join(bad)} has values that are not finite" if bad else "has squares beyond float64"
+                raise UsageError(f"{name} {reason}")
+            tensor_products = full_gram[:count, :count]
+            tensor_squares = parameter_geometry.squared_distances(tensor_products)
+            for i, j in parameter_geometry.unresolved_pairs(tensor_products):
+                tensor_squares[i, j] = tensor_squares[j, i] = _squared_distance(vectors[i], vectors[j])
             if origin is not None:
                 drift += parameter_geometry.gram([np.asarray(v, np.float64) - read[-1] for v in vectors])
-            total += products
-            direct += squares
-            by_tensor[name], lengths[name] = squares, np.diagonal(products).copy()
+            products += tensor_products
+            squares += tensor_squares
+            squares_by_tensor[name] = tensor_squares
+            lengths_by_tensor[name] = np.diagonal(tensor_products).copy()
             params += vectors[0].size
-            sizes[name] = opened.tensors[name].shape
+            shapes[name] = opened.tensors[name].shape
             for init in INITS:
                 expected[init] += expected_squared_distance(opened.tensors[name], init, fans)
-        named_origin = "" if origin is None else str(origin) if isinstance(origin, str | PurePath) else "the origin"
-        found = Distances(
-            opened.names[:count], select, params, by_tensor, lengths, total, direct,
-            {init: math.sqrt(value) for init, value in expected.items()}, opened.left_out, without, sizes,
-            named_origin, drift,
-        )  # fmt: skip
-    return replace(found, findings=judge_distances(found))
+        result = Distances(
+            names=opened.names[:count],
+            select=select,
+            params=params,
+            tensors=squares_by_tensor,
+            lengths=lengths_by_tensor,
+            products=products,
+            squares=squares,
+            expected={init: math.sqrt(value) for init, value in expected.items()},
+            unlike=opened.left_out,
+            without=without,
+            shapes=shapes,
+            origin=_origin_name(origin),
+            drift=drift,
+        )
+    return replace(result, findings=judge_distances(result))
 
 
-def judge_distances(found: Distances) -> tuple[Finding, ...]:
+def _origin_name(origin: Any) -> str:
+    if origin is None:
+        return ""
+    return str(origin) if isinstance(origin, str | PurePath) else "the origin"
+
+
+def judge_distances(distances: Distances) -> tuple[Finding, ...]:
     """LS306 and LS307."""
-    symmetric = found.matrix("symmetric")
+    symmetric = distances.matrix("symmetric")
     apart = [
-        Apart((a, b), float(symmetric[i, j]), found.parts(a, b)[0], found.share_above_chance(i, j))
-        for i, j in pairs(len(found.names))
-        for a, b in [(found.names[i], found.names[j])]
+        Apart((a, b), float(symmetric[i, j]), distances.parts(a, b)[0], distances.share_above_chance(i, j))
+        for i, j in index_pairs(len(distances.names))
+        for a, b in [(distances.names[i], distances.names[j])]
     ]
     return judge_landscape(apart=tuple(apart))
 
 
-def _apart_from(given: Mapping[str, Any]) -> str:
+def _unused_name(targets: Mapping[str, Any]) -> str:
     """A name that no model has."""
     name = "the origin"
-    while name in given:
+    while name in targets:
         name += "'"
     return name
 
 
-def _without(given: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]:
+def _distances_of_canonical_forms(targets: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]:
     """Symmetric distances of canonical forms, and of these aligned pair by pair: upper bounds of the true minimum."""
     if x is None:
         raise UsageError("distances without scale and order need a few inputs: x=…")
-    forms = [canonical(module, model, x) for model in given.values()]
-    found = {kind: np.zeros((len(forms), len(forms))) for kind in ("scale", "order")}
-    for i, j in pairs(len(forms)):
-        moved = align(module, forms[i], forms[j], x).weights
-        for kind, other in (("scale", forms[j]), ("order", moved)):
-            learned = learned_names(forms[i])
-            vectors = [np.concatenate([form[name].reshape(-1) for name in learned]) for form in (forms[i], other)]
-            products = parameter_geometry.gram(vectors)
-            apart = _direct(vectors[0], vectors[1])
-            found[kind][i, j] = found[kind][j, i] = math.sqrt(apart / max(float(np.trace(products)), 1e-300))
-    return found
+    forms = [canonical(module, model, x) for model in targets.values()]
+    matrix_by_kind = {kind: np.zeros((len(forms), len(forms))) for kind in ("scale", "order")}
+    for i, j in index_pairs(len(forms)):
+        aligned = align(module, forms[i], forms[j], x).weights
+        trainable = trainable_names(forms[i])
+        for kind, second in (("scale", forms[j]), ("order", aligned)):
+            vectors = [np.concatenate([form[name].reshape(-1) for name in trainable]) for form in (forms[i], second)]
+            squared_lengths = float(np.trace(parameter_geometry.gram(vectors)))
+            distance = math.sqrt(_squared_distance(vectors[0], vectors[1]) / max(squared_lengths, 1e-300))
+            matrix_by_kind[kind][i, j] = matrix_by_kind[kind][j, i] = distance
+    return matrix_by_kind
 
 
-def _direct(a: Any, b: Any) -> float:
+def _squared_distance(a: Any, b: Any) -> float:
     """‖a − b‖², a block at a time."""
     total = 0.0
-    for at in range(0, a.size, parameter_geometry.BLOCK):
-        piece = slice(at, at + parameter_geometry.BLOCK)
-        total += float(np.square(np.asarray(a[piece], np.float64) - np.asarray(b[piece], np.float64)).sum())
+    for start in range(0, a.size, parameter_geometry.BLOCK_ENTRIES):
+        block = slice(start, start + parameter_geometry.BLOCK_ENTRIES)
+        total += float(np.square(np.asarray(a[block], np.float64) - np.asarray(b[block], np.float64)).sum())
     return total
 
 
-def _extreme(vector: Any) -> float:
+def _sum_of_maxima(vector: Any) -> float:
     """A number that is finite where all entries are."""
     if not vector.size:
         return 0.0
     return sum(
-        float(np.abs(np.asarray(vector[at : at + parameter_geometry.BLOCK], np.float64)).max())
-        for at in range(0, vector.size, parameter_geometry.BLOCK)
+        float(np.abs(np.asarray(vector[start : start + parameter_geometry.BLOCK_ENTRIES], np.float64)).max())
+        for start in range(0, vector.size, parameter_geometry.BLOCK_ENTRIES)
     )

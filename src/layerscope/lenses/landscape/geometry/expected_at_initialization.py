@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from layerscope.sources.several_models import Tensor
-
-if TYPE_CHECKING:
-    pass
-
 
 INITS = ("torch", "he", "xavier")
 
 
 def input_counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Inputs of each unit of a module, by the module's name: what its bias is drawn by too."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, tensor in tensors.items():
         if len(tensor.shape) >= 2 and tensor.ref.axes:
             sizes = dict(zip(tensor.ref.axes, tensor.shape, strict=False))
-            found[name.rpartition(".")[0]] = max(1, math.prod(tensor.shape) // max(1, sizes.get("o", 1)))
-    return found
+            counts[name.rpartition(".")[0]] = max(1, math.prod(tensor.shape) // max(1, sizes.get("o", 1)))
+    return counts
 
 
 def expected_squared_distance(tensor: Tensor, init: str, fans: Mapping[str, int]) -> float:

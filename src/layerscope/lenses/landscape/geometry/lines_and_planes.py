@@ -15,19 +15,20 @@ from layerscope.lenses.landscape.evaluation.points import (
     GridStore,
     about_of,
     clamped_of,
-    evaluated,
+    evaluate_points,
     metrics_of,
+    samples_of,
 )
 from layerscope.lenses.landscape.evaluation.points import Progress as Progress
 from layerscope.numerics import parameter_geometry
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
-from layerscope.sources.model_weights import Weights, check_alike, learned_names, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, trainable_names, weights_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-MOST = 200_000  # points of one grid
+MAX_GRID_POINTS = 200_000
 
 
 def line(
@@ -42,8 +43,8 @@ def line(
     :param engine: "threads", "processes", …: pieces of the line at once. Without one, point after point.
     :raises UsageError: models of different kinds, or a number of points that is none.
     """
-    if not isinstance(points, int) or not 2 <= points <= MOST:
-        raise UsageError(f"points must be between 2 and {MOST:,}, not {points}")
+    if not isinstance(points, int) or not 2 <= points <= MAX_GRID_POINTS:
+        raise UsageError(f"points must be between 2 and {MAX_GRID_POINTS:,}, not {points}")
     low, high = span if isinstance(span, tuple | list) and len(span) == 2 else (math.nan, math.nan)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UsageError(f"span must ascend: {span!r}")
@@ -51,12 +52,10 @@ def line(
     t = t[np.concatenate([[True], np.diff(t) > 1e-9])]
     t[np.isclose(t, 0.0, atol=1e-9)], t[np.isclose(t, 1.0, atol=1e-9)] = 0.0, 1.0
     corners = [weights_of(a), weights_of(b)]
-    check_alike(corners, names)
-    values, holes = evaluated(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
-    holes = _blamed(holes, corners, names)
-    full = all(value is not None and len(value.samples) for value in values)
-    samples = np.stack([value.samples for value in values if value is not None]) if full else np.zeros((0, 0))
-    return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples, clamped_of(values))
+    check_same_tensors(corners, names)
+    values, holes = evaluate_points(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
+    holes = _name_nonfinite_weights(holes, corners, names)
+    return Line(names, t, metrics_of(values), about_of(evaluate), holes, samples_of(values), clamped_of(values))
 
 
 def plane(
@@ -73,30 +72,41 @@ def plane(
     :raises UsageError: models of different kinds, a grid of no points or too many, or a store of another plane.
     """
     us, vs = (_axis(name, axis) for name, axis in (("u", u), ("v", v)))
-    if len(us) * len(vs) > MOST:
-        raise UsageError(f"a grid of {len(us)} × {len(vs)} is {len(us) * len(vs):,} evaluations; at most {MOST:,}")
+    count = len(us) * len(vs)
+    if count > MAX_GRID_POINTS:
+        raise UsageError(f"a grid of {len(us)} × {len(vs)} is {count:,} evaluations; at most {MAX_GRID_POINTS:,}")
     corners = [weights_of(model) for model in (a, b, c)]
-    check_alike(corners, names)
-    wanted = [(1 - x - y, x, y) for y in vs for x in us]
-    kept = GridStore(store, corners, wanted, evaluate) if store is not None else None
-    values, holes = evaluated(corners, evaluate, wanted, progress, kept, engine)
-    holes = _blamed(holes, corners, names)
-    metrics = {name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()}
-    where, angle = _frame(corners)
-    return Plane(names, us, vs, metrics, about_of(evaluate), holes, where, angle, clamped_of(values))
+    check_same_tensors(corners, names)
+    points = [(1 - x - y, x, y) for y in vs for x in us]
+    grid_store = GridStore(store, corners, points, evaluate) if store is not None else None
+    values, holes = evaluate_points(corners, evaluate, points, progress, grid_store, engine)
+    corner_coordinates, angle = _frame(corners)
+    return Plane(
+        names=names,
+        u=us,
+        v=vs,
+        metrics={name: row.reshape(len(vs), len(us)) for name, row in metrics_of(values).items()},
+        about=about_of(evaluate),
+        holes=_name_nonfinite_weights(holes, corners, names),
+        corners=corner_coordinates,
+        angle=angle,
+        clamped=clamped_of(values),
+    )
 
 
-def _blamed(holes: Mapping[str, int], corners: Sequence[Weights], names: Sequence[str]) -> dict[str, int]:
+def _name_nonfinite_weights(
+    holes: Mapping[str, int], corners: Sequence[Weights], names: Sequence[str]
+) -> dict[str, int]:
     """With the model whose weights explain what is not finite."""
     bad = [
         f"{key} of {name}" for name, weights in zip(names, corners, strict=True) if NOT_FINITE in holes
-        for key, value in weights.items() if not np.isfinite(value).all() and not _same(key, corners)
+        for key, value in weights.items() if not np.isfinite(value).all() and not _is_shared(key, corners)
     ]  # fmt: skip
-    told = f"{NOT_FINITE}: {bad[0]} is not" if bad else NOT_FINITE
-    return {told if reason == NOT_FINITE else reason: count for reason, count in holes.items()}
+    explained = f"{NOT_FINITE}: {bad[0]} is not" if bad else NOT_FINITE
+    return {explained if reason == NOT_FINITE else reason: count for reason, count in holes.items()}
 
 
-def _same(key: str, corners: Sequence[Weights]) -> bool:
+def _is_shared(key: str, corners: Sequence[Weights]) -> bool:
     """Is it alike in all, as a mask is?"""
     return all(np.array_equal(weights[key], corners[0][key]) for weights in corners)
 
@@ -105,8 +115,8 @@ def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
     if not isinstance(axis, tuple | list) or len(axis) != 3:
         raise UsageError(f"{name} is (first, last, points), not {axis!r}")
     first, last, count = axis
-    if isinstance(count, int) and count > MOST:
-        raise UsageError(f"{name} has {count:,} points; a grid has at most {MOST:,}")
+    if isinstance(count, int) and count > MAX_GRID_POINTS:
+        raise UsageError(f"{name} has {count:,} points; a grid has at most {MAX_GRID_POINTS:,}")
     if (
         not isinstance(count, int)
         or count < 2
@@ -118,7 +128,7 @@ def _axis(name: str, axis: tuple[float, float, int]) -> Floats:
 
 
 def _frame(corners: Sequence[Weights]) -> tuple[Floats, float]:
-    names = learned_names(corners[0])
+    names = trainable_names(corners[0])
     products = sum(
         (parameter_geometry.gram([point[name].reshape(-1) for point in corners]) for name in names), np.zeros((3, 3))
     )

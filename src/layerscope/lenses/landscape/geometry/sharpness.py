@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from layerscope.lenses.landscape.geometry.directions import random_direction
 from layerscope.records.landscape.basins import Sharpness
 from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Slope
-from layerscope.sources.model_weights import STATISTICS, combined, weights_of
+from layerscope.sources.model_weights import RUNNING_STATISTICS, combine, weights_of
 
-WIDE = math.log(2)  # rise of the loss that ends a basin
-MOST_WIDTH = 8.0  # filter norms
-ASCENT = 10  # steps
+BASIN_RISE = math.log(2)  # rise of the loss that ends a basin
+MAX_WIDTH = 8.0  # filter norms
+ASCENT_STEPS = 10
+BISECTION_STEPS = 8
+MAX_WIDTH_DIRECTIONS = 4  # random directions along which the width is measured
 
 
 def sharpness(
@@ -43,63 +46,78 @@ def sharpness(
     rng = np.random.default_rng(seed)
     rises = []
     for _ in range(draws):
-        noise = {k: _noise(rng, k, v) for k, v in weights.items()}
-        with walking([weights, combined([weights, noise], [1.0, 1.0])], evaluate) as at:
-            both = [at([1 - t, t]).metrics["loss"] for t in (sigma, -sigma)]
-        rises.append(sum(both) / 2 - base)
+        noise = {k: _relative_noise(rng, k, v) for k, v in weights.items()}
+        with walking([weights, combine([weights, noise], [1.0, 1.0])], evaluate) as value_at:
+            losses = [value_at([1 - t, t]).metrics["loss"] for t in (sigma, -sigma)]
+        rises.append(sum(losses) / 2 - base)
     gradient = evaluate.gradient(weights)
-    length = math.sqrt(sum(float(np.square(g).sum()) for g in gradient.values()))
     scaled = {k: np.abs(weights[k]) * g for k, g in gradient.items()}
-    other = math.sqrt(sum(float(np.square(g).sum()) for g in scaled.values()))
-    plain = {k: rho * g / length if length > 0 else g for k, g in gradient.items()}
-    adapted = {k: rho * np.abs(weights[k]) * g / other if other > 0 else g for k, g in scaled.items()}
-    steps = [evaluate(_moved(weights, step)).metrics["loss"] - base for step in (plain, adapted)]
-    error = float(np.std(rises, ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
-    widths = [_width(weights, evaluate, base, seed, k) for k in range(min(draws, 4))]
-    width = float(np.median(widths))
-    worst = _worst(weights, evaluate, base, epsilon)
-    findings = judge_landscape(slope=Slope(length, rho, steps[0]))
-    return Sharpness(base, float(np.mean(rises)), error, steps[0], steps[1], worst, width, length, sigma, rho, epsilon,
-                     findings)  # fmt: skip
+    length, scaled_length = _norm(gradient), _norm(scaled)
+    sam_step = {k: rho * g / length if length > 0 else g for k, g in gradient.items()}
+    adaptive_step = {
+        k: rho * np.abs(weights[k]) * g / scaled_length if scaled_length > 0 else g for k, g in scaled.items()
+    }
+    sam, adaptive = (evaluate(_add(weights, step)).metrics["loss"] - base for step in (sam_step, adaptive_step))
+    widths = [_half_width(weights, evaluate, base, seed, k) for k in range(min(draws, MAX_WIDTH_DIRECTIONS))]
+    return Sharpness(
+        loss=base,
+        average=float(np.mean(rises)),
+        average_error=float(np.std(rises, ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan,
+        sam=sam,
+        adaptive=adaptive,
+        worst=_worst_rise(weights, evaluate, base, epsilon),
+        width=float(np.median(widths)),
+        gradient=length,
+        sigma=sigma,
+        rho=rho,
+        epsilon=epsilon,
+        findings=judge_landscape(slope=Slope(length, rho, sam)),
+    )
 
 
-def _worst(weights: Any, evaluate: TorchEvaluator, base: float, epsilon: float) -> float:
+def _norm(arrays: Mapping[str, Any]) -> float:
+    return math.sqrt(sum(float(np.square(array).sum()) for array in arrays.values()))
+
+
+def _worst_rise(weights: Any, evaluate: TorchEvaluator, base: float, epsilon: float) -> float:
     """Projected ascent along the signs of the gradient, inside |δᵢ| ≤ ε(|θᵢ| + 1)."""
-    here, best = dict(weights), 0.0
-    for _ in range(ASCENT):
-        gradient = evaluate.gradient(here)
+    current, best = dict(weights), 0.0
+    for _ in range(ASCENT_STEPS):
+        gradient = evaluate.gradient(current)
         for name, g in gradient.items():
-            room = epsilon * (np.abs(weights[name]) + 1)
-            moved = here[name] + 2.5 / ASCENT * room * np.sign(g)
-            here[name] = np.clip(moved, weights[name] - room, weights[name] + room).astype(weights[name].dtype)
-        loss = evaluate(here).metrics["loss"]
+            radius = epsilon * (np.abs(weights[name]) + 1)
+            ascended = current[name] + 2.5 / ASCENT_STEPS * radius * np.sign(g)
+            projected = np.clip(ascended, weights[name] - radius, weights[name] + radius)
+            current[name] = projected.astype(weights[name].dtype)
+        loss = evaluate(current).metrics["loss"]
         if not math.isfinite(loss):
             return math.inf
         best = max(best, loss - base)
     return 100 * best / (1 + base)
 
 
-def _noise(rng: np.random.Generator, name: str, value: Any) -> Any:
-    drawn = rng.standard_normal(value.shape)
-    return np.zeros_like(value) if name.endswith(STATISTICS) else (np.abs(value) * drawn).astype(value.dtype)
+def _relative_noise(rng: np.random.Generator, name: str, value: Any) -> Any:
+    """Gaussian noise of each weight's own size; none of statistics."""
+    noise = rng.standard_normal(value.shape)
+    return np.zeros_like(value) if name.endswith(RUNNING_STATISTICS) else (np.abs(value) * noise).astype(value.dtype)
 
 
-def _moved(weights: Any, step: Any) -> dict[str, Any]:
+def _add(weights: Any, step: Any) -> dict[str, Any]:
     return {k: (v + step[k]).astype(v.dtype) if k in step else v for k, v in weights.items()}
 
 
-def _width(weights: Any, evaluate: TorchEvaluator, base: float, seed: int, number: int) -> float:
+def _half_width(weights: Any, evaluate: TorchEvaluator, base: float, seed: int, number: int) -> float:
     """Mean of both sides, by doubling and bisection."""
     direction = random_direction(weights, seed=seed, number=number)
-    with walking([weights, combined([weights, direction], [1.0, 1.0])], evaluate) as at:
-        found = []
+    with walking([weights, combine([weights, direction], [1.0, 1.0])], evaluate) as value_at:
+        sides = []
         for sign in (1.0, -1.0):
             low, high = 0.0, 0.125
-            while high < MOST_WIDTH and at([1 - sign * high, sign * high]).metrics["loss"] - base < WIDE:
+            while high < MAX_WIDTH and value_at([1 - sign * high, sign * high]).metrics["loss"] - base < BASIN_RISE:
                 low, high = high, 2 * high
-            for _ in range(8):
+            for _ in range(BISECTION_STEPS):
                 middle = (low + high) / 2
-                rise = at([1 - sign * middle, sign * middle]).metrics["loss"] - base
-                low, high = (middle, high) if rise < WIDE else (low, middle)
-            found.append(high)
-    return sum(found) / 2
+                rise = value_at([1 - sign * middle, sign * middle]).metrics["loss"] - base
+                low, high = (middle, high) if rise < BASIN_RISE else (low, middle)
+            sides.append(high)
+    return sum(sides) / 2

@@ -1,0 +1,1 @@
+"""Deprecated: the conditioning lens is now in ``layerscope.lenses.learning_statistics``."""

@@ -1,0 +1,12 @@
+"""Deprecated: reports now live in ``layerscope.records``; ``layerscope.Report`` and ``layerscope.Comparison`` stay."""
+
+import warnings
+
+from layerscope.records.comparison import ComparedLayer, Comparison
+from layerscope.records.report import Layers, Report
+
+__all__ = ["ComparedLayer", "Comparison", "Layers", "Report"]
+
+warnings.warn(
+    "layerscope.report is deprecated: use layerscope.Report and layerscope.Comparison", DeprecationWarning, stacklevel=2
+)

@@ -1,0 +1,54 @@
+"""GGUF's data types: what the gguf package says of their blocks, which it decodes, and the plain ones among them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerscope.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PLAIN_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
+                "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}  # fmt: skip
+
+
+def look_up_type(code: int) -> tuple[str, tuple[int, int]]:
+    """(name, (entries, bytes) of a block) of one of ggml's types; an empty name where the package knows none.
+
+    :raises MissingExtra: no gguf package.
+    """
+    constants = _import_constants()
+    try:
+        ggml_type = constants.GGMLQuantizationType(code)
+    except ValueError:
+        return "", (1, 1)
+    return ggml_type.name, constants.GGML_QUANT_SIZES[ggml_type]
+
+
+def decodable_types() -> dict[str, Any]:
+    """The types that the gguf package decodes, by name.
+
+    :raises MissingExtra: no gguf package.
+    """
+    _import_constants()
+    from gguf import quants
+
+    return {ggml_type.name: ggml_type for ggml_type in quants._type_traits}
+
+
+def decode(codes: Array, type_name: str) -> Array:
+    """The numbers of some rows of whole blocks, flat or by row as the gguf package returns them."""
+    from gguf.quants import dequantize
+
+    return np.asarray(dequantize(np.asarray(codes), decodable_types()[type_name]))
+
+
+def _import_constants() -> Any:
+    try:
+        from gguf import constants
+    except ImportError:
+        raise MissingExtra("a GGUF file", "gguf") from None
+    return constants

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope.errors import Refused, TargetError, Unreadable
+from layerscope.sources.readers.torch_zip import TensorZip
+from layerscope.sources.storage.extents import whole_file
+from tests.requirements import require
+
+torch = require("torch")
+
+
+def state(rng: np.random.Generator) -> dict[str, Any]:
+    tied = torch.from_numpy(rng.standard_normal((70, 60)).astype(np.float32))
+    return {
+        "a.weight": torch.from_numpy(rng.standard_normal((80, 64)).astype(np.float32)),
+        "half.weight": torch.from_numpy(rng.standard_normal((64, 64)).astype(np.float32)).to(torch.bfloat16),
+        "strided.weight": torch.from_numpy(rng.standard_normal((64, 90)).astype(np.float32)).T[::2],
+        "embed.weight": tied,
+        "head.weight": tied,
+        "param.weight": torch.nn.Parameter(torch.from_numpy(rng.standard_normal((60, 60)))),
+        "steps": torch.tensor(5),
+    }
+
+
+NESTINGS = {
+    "bare": lambda s: s,
+    "state_dict": lambda s: {"epoch": 3, "acc": torch.tensor(0.9), "state_dict": s},
+    "model": lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.zeros(80, 64)}}}, "args": None},
+    "model_state": lambda s: {"model_state": s, "step": 7},
+    "list of one": lambda s: {"state_dict": [s]},
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".th", ".ckpt"])
+def test_nested_checkpoints_read_as_the_live_dict(
+    tmp_path: Path, rng: np.random.Generator, nesting: str, suffix: str
+) -> None:
+    weights = state(rng)
+    path = tmp_path / f"model{suffix}"
+    torch.save(NESTINGS[nesting](weights), path)
+    report = layerscope.analyze(path)
+    live = layerscope.analyze(weights)
+    assert {r.name: dict(r.metrics) for r in report.rows} == {r.name: dict(r.metrics) for r in live.rows}
+    assert report.layers["head.weight"].skipped == "same as embed.weight"
+    assert report.layers["embed.weight"].ref.aliases == ("head.weight",)
+    assert report.layers["half.weight"].ref.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+def test_legacy_checkpoints_read_as_zipped_ones(tmp_path: Path, rng: np.random.Generator, nesting: str) -> None:
+    content = NESTINGS[nesting](state(rng))
+    reports = []
+    for zipped in (True, False):
+        torch.save(content, tmp_path / "m.pth", _use_new_zipfile_serialization=zipped)
+        reports.append(layerscope.analyze(tmp_path / "m.pth"))
+    new, old = ({row.name: dict(row.metrics) for row in report.rows} for report in reports)
+    assert new == old
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.99])
+def test_a_cut_legacy_checkpoint_is_unreadable(tmp_path: Path, rng: np.random.Generator, keep: float) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({"a.weight": torch.ones(80, 70)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(TargetError):
+        report = layerscope.analyze(path)
+        assert report.layers["a.weight"].failed
+        raise Unreadable(report.layers["a.weight"].skipped)
+
+
+class Exploit:
+    """A pickle that would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
+    trace = tmp_path / "executed"
+    path = tmp_path / "evil.pt"
+    torch.save({"w": torch.ones(3, 3), "x": Exploit(trace)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(Refused, match="nothing is executed"):
+        layerscope.analyze(path)
+    assert not trace.exists()
+
+
+class Block(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """A class that its reader does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(80, 60)
+        self.inner = torch.nn.Sequential(torch.nn.Conv2d(64, 70, 3), torch.nn.BatchNorm2d(70))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_module_is_read_and_never_made(tmp_path: Path, legacy: bool) -> None:
+    block, path = Block(), tmp_path / "whole.pt"
+    torch.save({"model": block, "epoch": 3}, path, _use_new_zipfile_serialization=not legacy)
+    code = (
+        "import sys, layerscope\n"
+        f"report = layerscope.analyze({str(path)!r})\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*[f'{r.name}={r.metrics.get(\"alpha\", 0)!r}' for r in report.rows])"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path).split()
+    live = layerscope.analyze(block.state_dict())
+    assert sorted(printed) == sorted(f"{r.name}={r.metrics.get('alpha', 0)!r}" for r in live.rows)
+
+
+@pytest.mark.parametrize(
+    "reduce", [(os.system, ("true",)), (eval, ("1",)), (subprocess.run, (["true"],)), (getattr, (1, "real"))]
+)
+def test_functions_of_the_standard_library_are_refused_by_name(tmp_path: Path, reduce: Any) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return reduce
+
+    torch.save({"w": torch.ones(3, 3), "x": Evil()}, tmp_path / "m.pt")
+    with pytest.raises(Refused, match=reduce[0].__name__):
+        layerscope.analyze(tmp_path / "m.pt")
+
+
+def test_lightning_checkpoints_with_hyperparameters_are_read(tmp_path: Path) -> None:
+    import argparse
+
+    class Config:
+        rate = 0.1
+
+    Config.__module__, Config.__qualname__ = "somebodys.package", "Config"
+    module = type(sys)("somebodys.package")
+    module.Config = Config  # type: ignore[attr-defined]
+    sys.modules |= {"somebodys": type(sys)("somebodys"), "somebodys.package": module}
+    content = {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": {"model.fc.weight": torch.randn(80, 60)},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best": Path("x.ckpt")}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(80, 60)}}}],
+        "hyper_parameters": argparse.Namespace(lr=0.1, config=Config()),
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    del sys.modules["somebodys"], sys.modules["somebodys.package"]
+    report = layerscope.analyze(tmp_path / "last.ckpt")
+    assert [row.name for row in report.rows] == ["model.fc.weight"]
+
+
+def test_a_plain_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    (tmp_path / "evil.bin").write_bytes(pickle.dumps({"w": Exploit(trace)}))
+    with pytest.raises(TargetError):
+        layerscope.analyze(tmp_path / "evil.bin")
+    assert not trace.exists()
+
+
+def test_only_tensors_can_be_built(tmp_path: Path) -> None:
+    for payload in (b"cbuiltins\neval\n(S'1'\ntR.", b"cos\nsystem\n.", b"c__builtin__\nexec\n.", b"cos.path\njoin\n."):
+        path = tmp_path / "evil.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", payload)
+        with pytest.raises(Refused, match="asks for"):
+            TensorZip(whole_file(path))
+
+
+def rewritten(path: Path, change: Any) -> Path:
+    """The same zip with its members changed."""
+    out = path.with_name("changed.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for info in old.infolist():
+            name, data, method = change(info.filename, old.read(info))
+            if name:
+                new.writestr(name, data, method)
+    return out
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing storage", "short storage", "compressed storage", "no pickle", "big-endian"]
+)
+def test_damaged_zips_are_unreadable(tmp_path: Path, rng: np.random.Generator, damage: str) -> None:
+    torch.save({"a.weight": torch.ones(70, 60)}, tmp_path / "model.pt")
+
+    def change(name: str, data: bytes) -> tuple[str, bytes, int]:
+        if name.endswith("/data/0"):
+            if damage == "missing storage":
+                return "", data, 0
+            return name, data[:100] if damage == "short storage" else data, 8 * (damage == "compressed storage")
+        if name.endswith("data.pkl") and damage == "no pickle":
+            return name + ".gone", data, 0
+        return name, b"big" if name.endswith("byteorder") and damage == "big-endian" else data, 0
+
+    path = rewritten(tmp_path / "model.pt", change)
+    with pytest.raises(Unreadable):
+        zipped = TensorZip(whole_file(path))
+        zipped.read(zipped.content["a.weight"])
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 100, 0.5, 0.99])
+def test_truncated_checkpoints_are_unreadable(tmp_path: Path, keep: float) -> None:
+    buffer = io.BytesIO()
+    torch.save({"a.weight": torch.ones(200, 60)}, buffer)
+    raw = buffer.getvalue()
+    path = tmp_path / "cut.pt"
+    path.write_bytes(raw[: int(keep if keep >= 1 or keep == 0 else keep * len(raw))])
+    with pytest.raises(TargetError):
+        layerscope.analyze(path)
+
+
+def test_a_checkpoint_without_tensors_says_what_it_found(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "empty.pt")
+    with pytest.raises(Unreadable, match="no tensors found"):
+        layerscope.analyze(tmp_path / "empty.pt")
+
+
+def test_self_reference_expanded_tensors_and_nested_keys_do_not_exhaust_us(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"w.weight": torch.ones(60, 60), "big.weight": torch.zeros(1).expand(40000, 40000)}
+    for i in range(200):
+        content[f"k{i}"] = content
+    torch.save(content, tmp_path / "self.pt")
+    report = layerscope.describe(tmp_path / "self.pt")
+    assert report.layers["big.weight"].skipped == "expanded: it repeats the same numbers"
+    assert report.layers["w.weight"].skipped == ""
+    pair: Any = (1, 2)
+    for _ in range(60):
+        pair = (pair, pair)
+    with zipfile.ZipFile(tmp_path / "dag.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps([pair], protocol=2))
+    with pytest.raises(Unreadable, match="nested beyond any use"):
+        layerscope.analyze(tmp_path / "dag.pt")
+
+
+def test_a_memo_index_from_nowhere_is_not_allocated(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "memo.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02Nr\xff\xff\xff\x0f.")
+    with pytest.raises(Unreadable, match="memo index"):
+        layerscope.analyze(tmp_path / "memo.pt")
+
+
+def test_parametrised_weights_in_a_file_are_named_ingredients(tmp_path: Path) -> None:
+    net = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(60, 80))
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    report = layerscope.analyze(tmp_path / "m.pt")
+    assert {row.ref.kind for row in report.rows} == {"bias", "ingredient"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "uint16", "bfloat16", "float16"])
+def test_dtypes_without_a_storage_class_read_as_torch_reads_them(tmp_path: Path, dtype: str, zipped: bool) -> None:
+    from layerscope.sources.opening import open_target
+
+    tensor = (torch.arange(4200).reshape(60, 70) % 100).to(getattr(torch, dtype))
+    torch.save({"w.weight": tensor}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    source = open_target(tmp_path / "m.pt")
+    [ref] = source.layers()
+    assert ref.dtype == dtype
+    np.testing.assert_array_equal(source.read(ref).astype(np.float32), tensor.to(torch.float32).numpy())
