@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from layerscope.choices import CONV_MATRICES, FINGER_FIXES
 from layerscope.errors import UnknownName, UsageError
 from layerscope.validation import check_types
 
 BASIC_FITS = ("power_law", "marchenko_pastur")
 EVIDENCE_FITS = (*BASIC_FITS, "exponential", "lognormal", "truncated_power_law", "e_tpl", "fingers", "bootstrap")
-CONV = ("slices", "flat")
-FINGERS = ("", "clip_xmax", "xmin_peak")
 # Settings that shape what is read off the matrices: a saved report cannot be judged anew under others.
 MEASURED = (
     "conv", "conv_factor", "pool", "per_head", "inverse",
@@ -102,10 +101,10 @@ class Settings:
                 raise UsageError(f"{name} must be a number of at least 0, not {value!r}")
         if not 0.0 < self.spike_rate <= 0.1:
             raise UsageError(f"spike_rate must lie above 0 and be at most 0.1, not {self.spike_rate!r}")
-        if self.conv not in CONV:
-            raise UnknownName("conv setting", self.conv, CONV)
-        if self.fix_fingers not in FINGERS:
-            raise UnknownName("fix_fingers setting", self.fix_fingers, FINGERS[1:])
+        if self.conv not in CONV_MATRICES:
+            raise UnknownName("conv setting", self.conv, CONV_MATRICES)
+        if self.fix_fingers not in ("", *FINGER_FIXES):
+            raise UnknownName("fix_fingers setting", self.fix_fingers, FINGER_FIXES)
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from typing import Any
@@ -18,14 +19,18 @@ class LazyCommands(click.Group):
         super().__init__(*args, **options)
         self._prefix = prefix
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    @functools.cached_property
+    def _command_names(self) -> list[str]:
         files = [info.name for info in pkgutil.iter_modules(commands.__path__)]
         in_group = [name.removeprefix(self._prefix) for name in files if name.startswith(self._prefix)]
         # landscape_line is a command of the group landscape, not of the group above it
         return sorted(name for name in in_group if not any(name.startswith(f"{group}_") for group in in_group))
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self._command_names
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in self._command_names:
             return None
         module = importlib.import_module(f"layerscope.cli.commands.{self._prefix}{cmd_name}")
         command: click.Command = getattr(module, cmd_name)

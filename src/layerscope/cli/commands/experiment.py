@@ -13,7 +13,6 @@ import click
 
 from layerscope.cli.output import check_outputs
 from layerscope.errors import TargetNotFound, UnknownName, UsageError
-from layerscope.experiments import catalog, outcome
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist puts it
 MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where people, and torchvision, put it
@@ -39,6 +38,7 @@ MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where 
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def experiment(name: str, data: str, seed: int, seeds: int, **options: Any) -> int:
     """Run a published experiment again: overtrained-layer, enough-data, rand-distance, conditioning, mountains."""
+    from layerscope.experiments import catalog, outcome
     from layerscope.views.page import writing
     from layerscope.views.plots import drawing
 
