@@ -109,7 +109,8 @@ def test_files_stay_small() -> None:
 
 
 def test_every_module_says_in_its_first_line_what_it_contains() -> None:
-    assert not [path for path in FILES if not (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").strip()]
+    first_lines = {p: (ast.get_docstring(ast.parse(p.read_text("utf-8"))) or "").partition("\n")[0] for p in FILES}
+    assert not [path for path, line in first_lines.items() if len(line.split()) < 3 and path.parent.name != "commands"]
 
 
 def test_plugins_of_each_kind_are_found_by_their_mark_alone() -> None:

@@ -1,4 +1,4 @@
-"""Lightning: ``Trainer(callbacks=[LayerscopeCallback(every=100)])``."""
+"""A callback for Lightning: ``Trainer(callbacks=[LayerscopeCallback(every=100)])``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerscope.errors import UsageError
 from layerscope.weightwatcher.names import (
@@ -12,10 +12,6 @@ from layerscope.weightwatcher.names import (
     POWERLAW_PACKAGE,
     WW_POWERLAW,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 ARRANGEMENTS = ("intra", "stacked", "peft")  # analyses of the whole model
 CHOICES = {"fit": FITS, "svd_method": (FAST_SVD, ACCURATE_SVD), "pl_package": (WW_POWERLAW, POWERLAW_PACKAGE)}

@@ -1,1 +1,1 @@
-"""LoRA and its relatives."""
+"""LoRA and its relatives: factors, scale, DoRA's magnitudes, and an adapter added to its base model."""

@@ -1,1 +1,1 @@
-"""Targets made of other targets: updates, products, stacks."""
+"""Targets made of other targets: the update W − W₀, products of consecutive layers, all layers stacked."""

@@ -1,1 +1,1 @@
-"""Quantization schemes and the decoders of their codes."""
+"""Quantization schemes: which stored tensors are codes, scales and zero points of one weight, and their decoders."""

@@ -1,1 +1,1 @@
-"""Where bytes lie: files, ranges, archives, pickles, HDF5."""
+"""Where bytes lie: ranges of files and stores, zip archives, pickles, HDF5. Every size in a file is checked first."""
