@@ -39,9 +39,9 @@ class UsageError(LayerscopeError):
 class UnknownName(UsageError):
     """No plugin, setting or column has that name."""
 
-    def __init__(self, what: str, asked: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        super().__init__(f"no {what} called {asked!r}{did_you_mean(asked, names)} Known: {', '.join(names)}")
+        super().__init__(f"no {what} called {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}")
 
 
 class NoLayerMatches(UsageError):

@@ -34,7 +34,7 @@ class Tensor:
     name: str  # without what training wrappers put before it
     shape: tuple[int, ...]
     dtype: str
-    learned: bool
+    is_learned: bool
     ref: LayerRef
 
 
@@ -47,10 +47,12 @@ def tensors_of(source: Any) -> dict[str, Tensor]:
         if name in tensor_by_name or not is_floating or ref.kind == "tied":
             continue
         is_causal_mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
-        learned = ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
+        is_learned = (
+            ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
+        )
         whole_ref = replace(ref, part=None, expert=None)
         tensor_by_name[name] = Tensor(
-            name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, learned, whole_ref
+            name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, is_learned, whole_ref
         )
     return tensor_by_name
 
@@ -62,7 +64,7 @@ def select_names(tensors: Mapping[str, Tensor], select: str) -> list[str]:
     """
     if select == "all":
         return list(tensors)
-    trainable = [name for name, tensor in tensors.items() if tensor.learned]
+    trainable = [name for name, tensor in tensors.items() if tensor.is_learned]
     if select == "learned":
         names = trainable
     elif select == "weights":
