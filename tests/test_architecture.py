@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerscope import registry
+from tests.requirements import require
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "layerscope"
 RANKS = {
@@ -153,7 +154,8 @@ def test_the_library_never_prints_nor_configures_logging() -> None:
 
 @pytest.mark.parametrize("name", ["types", "report", "learning.models"])
 def test_former_modules_still_work_and_warn(name: str) -> None:
-    pytest.importorskip("torch") if name == "learning.models" else None
+    if name == "learning.models":
+        require("torch")
     sys.modules.pop(f"layerscope.{name}", None)
     with pytest.warns(DeprecationWarning, match=f"layerscope.{name} is deprecated"):
         module = importlib.import_module(f"layerscope.{name}")
