@@ -47,7 +47,7 @@ MODULES = {name: module for module, names in PUBLIC_NAMES.items() for name in na
 def public_name(name: str) -> Any:
     """The object of a public name.
 
-    :raises AttributeError: there is none.
+    :raises AttributeError: layerscope has no such public name.
     """
     own_name = RENAMED.get(name, name)
     if own_name not in MODULES or name in RENAMED.values():
