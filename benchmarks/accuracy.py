@@ -1,9 +1,9 @@
-"""Which spectral metric moves with accuracy on real networks, and which does not; writes docs/accuracy.md.
+"""Measure which spectral metrics follow the accuracy of real networks; write docs/accuracy.md.
 
     make accuracy
 
-One training run of 14 checkpoints and seven networks of different designs on one task, both with known accuracies; the
-weights are looked for in ../shared or $LAYERSCOPE_SHARED.
+The models are 14 checkpoints of one training run, and seven networks of different architectures for one task. Their
+accuracies are known. The weights are read from ../shared or $LAYERSCOPE_SHARED.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SHAPE = METRICS[: METRICS.index("stable_rank") + 1]
 
 
 def series() -> dict[str, dict[Path, float]]:
-    """Name → checkpoints with their accuracies, in order."""
+    """Return the checkpoints of each series with their accuracies, in order."""
     run = sorted((MODELS / "fer_mini_xception").glob("*.safetensors"))
     accuracy = {path: 100 * float(re.search(r"acc([\d.]+)\.safetensors", path.name)[1]) for path in run}
     nets = {MODELS / "arm_kws" / f"{name}_S.safetensors": value for name, value in KEYWORDS.items()}
@@ -35,7 +35,7 @@ def series() -> dict[str, dict[Path, float]]:
 
 
 def table(accuracy_by_model: dict[Path, float], min_evals: int) -> tuple[list[str], list[str]]:
-    """Kendall's τ of each metric's mean over layers with accuracy, and each model's figures."""
+    """Make two tables: Kendall's τ between each metric and accuracy, and the numbers of each model."""
     reports = {
         path: layerscope.analyze(path, randomize=True, evidence=True, bootstrap=1, min_evals=min_evals)
         for path in accuracy_by_model
@@ -64,13 +64,13 @@ def table(accuracy_by_model: dict[Path, float], min_evals: int) -> tuple[list[st
 
 
 def main() -> None:
-    """Run everything and write the page."""
+    """Run all measurements and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, help="Markdown page to write")
+    parser.add_argument("--write", type=Path, help="Write the results to this Markdown page.")
     parser.add_argument("--min-evals", type=int, default=30)
     options = parser.parse_args()
     if not MODELS.is_dir():
-        sys.exit(f"no weights at {MODELS}; $LAYERSCOPE_SHARED says where they are")
+        sys.exit(f"there are no weights in {MODELS}; set $LAYERSCOPE_SHARED to their folder")
     tables = {name: table(accuracy_by_model, options.min_evals) for name, accuracy_by_model in series().items()}
     if options.write:
         page = (HERE / "accuracy.md.in").read_text("utf-8")

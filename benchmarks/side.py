@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``side.py SIDE MODEL [--engine E] [--jobs N]`` prints a line of JSON."""
+"""Run one measurement in a separate process: ``side.py SIDE MODEL [--engine E] [--jobs N]`` prints a line of JSON."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=("layerscope", "weightwatcher", "bare", "fit", "large-fit"))
     parser.add_argument("model", type=Path)
@@ -23,12 +23,12 @@ def main() -> None:
 
 
 def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
-    """The whole default analysis, from opening the file to the verdicts."""
+    """Measure the default analysis of layerscope, from opening the file to the verdicts."""
     import layerscope
     from layerscope import analysis, registry
 
     if options.model.suffix == ".th":
-        import torch  # noqa: F401  imports are not what is measured, on either side
+        import torch  # noqa: F401  import it before the clock starts, as for weightwatcher
     for kind in registry.KINDS:
         registry.plugins(kind)
     settings = layerscope.Settings(jobs=options.jobs)
@@ -40,7 +40,7 @@ def layerscope_side(options: argparse.Namespace) -> dict[str, float]:
 
 
 def weightwatcher_side(options: argparse.Namespace) -> dict[str, float]:
-    """weightwatcher's default analysis of the same weights, already loaded as a state dict."""
+    """Measure the default analysis of WeightWatcher for the same weights, already loaded as a state dict."""
     with contextlib.redirect_stdout(io.StringIO()):
         import weightwatcher
 
@@ -52,7 +52,7 @@ def weightwatcher_side(options: argparse.Namespace) -> dict[str, float]:
 
 
 def bare_side(options: argparse.Namespace) -> dict[str, float]:
-    """Gram matrix in float64 and its eigenvalues for every matrix that is looked at, shuffles included."""
+    """Measure the float64 Gram matrix and its eigenvalues for every analyzed matrix, including shuffles."""
     import numpy as np
 
     from layerscope.settings import Settings
@@ -70,13 +70,13 @@ def bare_side(options: argparse.Namespace) -> dict[str, float]:
             if wide.shape[1] < wide.shape[2]:
                 wide = wide.transpose(0, 2, 1)
             shuffles = Settings().shuffles_of(wide.shape[0] * wide.shape[2]) if options.randomize else 0
-            for _ in range(1 + shuffles):  # a shuffle is an eigenproblem of the same size
+            for _ in range(1 + shuffles):  # a shuffle needs eigenvalues of a matrix of the same size
                 np.linalg.eigvalsh(np.matmul(wide.transpose(0, 2, 1), wide))
     return {**clock.figures, "matrices": len(matrices)}
 
 
 def fit_side(options: argparse.Namespace) -> dict[str, float]:
-    """The spectrum of one square Gaussian layer of that size, and the power-law fit to it."""
+    """Measure the spectrum of a square Gaussian layer, and its power-law fit."""
     import numpy as np
 
     from layerscope.fits.power_law import power_law
@@ -96,7 +96,7 @@ def fit_side(options: argparse.Namespace) -> dict[str, float]:
 
 
 def large_fit_side(options: argparse.Namespace) -> dict[str, float]:
-    """The power-law fit to 15,000 eigenvalues, and 100 bootstrap resamples of 1,000."""
+    """Measure the power-law fit to 15,000 eigenvalues, and 100 bootstrap resamples of 1,000."""
     import numpy as np
 
     from layerscope.fits.fitting import fit_all
@@ -117,7 +117,7 @@ def large_fit_side(options: argparse.Namespace) -> dict[str, float]:
 
 
 def state_dict(model: Path) -> dict:
-    """The weights as a dict of torch tensors."""
+    """Load the weights as a dict of torch tensors."""
     import torch
     from safetensors.torch import load_file
 
@@ -127,10 +127,10 @@ def state_dict(model: Path) -> dict:
 
 
 class Clock:
-    """CPU and wall-clock seconds of a block, all threads of this process.
+    """Measure CPU and wall-clock seconds of a block over all threads of this process.
 
-    What the imports have left is put out of the garbage collector's sight first: a collection that walks a framework's
-    objects takes a tenth of a second and would fall into one side's time or the other's by chance.
+    Objects from imports are hidden from the garbage collector first. A collection that visits the objects of a
+    framework takes a tenth of a second, and would add to a random measurement.
     """
 
     def __enter__(self) -> "Clock":
@@ -140,19 +140,19 @@ class Clock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        now = time.process_time()  # of the whole process since it began, imports included
+        now = time.process_time()  # of the whole process since its start, including imports
         self.figures = {"wall": time.perf_counter() - self.wall, "cpu": now - self.cpu, "whole": now}
 
 
 def cpu(work: object) -> float:
-    """CPU seconds of one call."""
+    """Measure the CPU seconds of one call."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def peak() -> int:
-    """Largest resident size of this program so far, bytes (getrusage would include the parent's before exec)."""
+    """Return the peak resident size of this process in bytes (getrusage would include the parent's before exec)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) << 10
 

@@ -1,9 +1,9 @@
-"""How true the statistics are, on samples whose truth is known; writes docs/how-sure.md.
+"""Measure how often intervals, p-values and verdicts are right, on samples with known truth; write docs/how-sure.md.
 
     make truth
 
-Every figure comes from seeded samples: intervals against the exponent they were drawn with, goodness-of-fit p against
-the uniform law that it must follow under the null, verdicts on layers of independent entries, where none is due.
+All samples are seeded. Intervals are compared with the true exponent, goodness-of-fit p-values with the uniform
+distribution that they must follow under the null hypothesis, and verdicts with layers of independent entries.
 """
 
 import argparse
@@ -28,19 +28,19 @@ LAWS = {
 
 
 def pareto(rng: np.random.Generator, alpha: float, n: int) -> np.ndarray:
-    """n draws of p(x) ∝ x^−α from 1 on."""
+    """Draw n values of p(x) ∝ x^−α for x ≥ 1."""
     return (1 - rng.random(n)) ** (-1 / (alpha - 1))
 
 
 def fitted(values: np.ndarray, **options: object) -> dict[str, Fit]:
-    """The fits to a spectrum of these eigenvalues."""
+    """Fit all families to a spectrum with these eigenvalues."""
     evals = np.sort(values)
     settings = Settings().changed(**options)
     return fit_all(Spectrum(evals, len(evals), len(evals), 1, 0.0), settings)
 
 
 def coverage(samples: int) -> list[str]:
-    """How often the 90 % interval of α holds the truth."""
+    """Measure how often the 90 % interval of α contains the true value."""
     lines = ["| n | α | by formula | by bootstrap |", "| --- | --- | --- | --- |"]
     for n in (50, 200, 1000):
         for alpha in (2.0, 3.0, 5.0):
@@ -65,7 +65,7 @@ def coverage(samples: int) -> list[str]:
 
 
 def with_body(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Half a power law of α = 3, half a body below it."""
+    """Draw n values: half from a power law with α = 3, half from a body below it."""
     return np.concatenate([np.exp(-0.5 * np.abs(rng.standard_normal(n // 2))), pareto(rng, 3, n - n // 2)])
 
 
@@ -81,7 +81,7 @@ TAILS: dict[str, tuple[Callable[..., np.ndarray], int]] = {
 
 
 def goodness(samples: int) -> list[str]:
-    """Goodness-of-fit p: uniform under the null, small where another law made the tail."""
+    """Measure goodness-of-fit p-values for power laws and for other distributions."""
     lines = [
         "| sample | median p | p < 0.1 | LS106 with `--evidence` | p uniform? (KS) |",
         "| --- | --- | --- | --- | --- |",
@@ -105,12 +105,12 @@ def goodness(samples: int) -> list[str]:
 
 
 def beats(rival: Fit) -> bool:
-    """Is another family preferred to the power law?"""
+    """Return whether the likelihood ratio prefers another family to the power law."""
     return rival.ok and rival.params["ratio"] < 0 and rival.params["p"] < 0.1
 
 
 def verdicts(samples: int) -> list[str]:
-    """How often verdicts fire on layers of independent entries."""
+    """Measure how often each verdict is given for layers of independent entries."""
     codes = ("LS101", "LS102", "LS103", "LS104", "LS105")
     lines = ["| entries | shape | " + " | ".join(codes) + " |", "| --- " * (2 + len(codes)) + "|"]
     for law, draw in LAWS.items():
@@ -126,9 +126,9 @@ def verdicts(samples: int) -> list[str]:
 
 
 def traps(samples: int) -> list[str]:
-    """How often planted entries are counted right, and named."""
+    """Measure how often planted entries are counted correctly and all their positions are reported."""
     lines = [
-        "| shape | planted | size of λ over the edge | counted right | all named |",
+        "| shape | planted entries | λ relative to the edge | count correct | all positions correct |",
         "| --- | --- | --- | --- | --- |",
     ]
     for shape in ((40, 30), (64, 64), (128, 64), (200, 200)):
@@ -152,8 +152,11 @@ def traps(samples: int) -> list[str]:
 
 
 def bulk(samples: int) -> list[str]:
-    """σ of the bulk with spikes planted, relative error."""
-    lines = ["| Q | spikes | λ over the edge | error of σ, mean | largest | spikes found |", "| --- " * 6 + "|"]
+    """Measure the relative error of σ of the bulk with planted spikes."""
+    lines = [
+        "| Q | planted spikes | λ relative to the edge | mean error of σ | largest error of σ | spikes found |",
+        "| --- " * 6 + "|",
+    ]
     for q in (1, 1.5, 4, 16):
         for spikes, times in ((0, 1.0), (1, 1.5), (3, 4.0), (10, 1.5), (10, 40.0)):
             rng = np.random.default_rng([int(10 * q), spikes, int(times)])
@@ -174,53 +177,55 @@ def bulk(samples: int) -> list[str]:
     return lines
 
 
-PAGE = """# How sure α is, and other rates
+PAGE = """# How certain α is, and other error rates
 
-Written by `make truth` from seeded samples whose truth is known. A figure of {coverage} samples has a standard error of
-about 1.5 points near 90 %.
+This page shows how often intervals, p-values and verdicts are right. `make truth` writes it from seeded samples with
+a known truth. A rate near 90 % from {coverage} samples has a standard error of about 1.5 percentage points.
 
 ## The interval of α
 
-How often the 90 % interval holds the exponent that {coverage} samples were drawn with ({quarter} for the bootstrap).
-xmin is searched in every sample, as in every analysis. Eigenvalues of a matrix repel each other; these samples are
-independent draws, as the estimator assumes.
+The table shows how often the 90 % interval contains the true exponent, in {coverage} samples ({quarter} for the
+bootstrap). xmin is searched in every sample, as in every analysis. The samples are independent draws, as the
+estimator assumes, whereas eigenvalues of a matrix repel each other.
 
 {tables[0]}
 
 ## Goodness of fit
 
-p must be uniform where the power law is true (the last column is the p of a Kolmogorov–Smirnov test of that). The test
-judges the tail that the search chose: of an exponential sample it finds a short tail that looks like a power law, and
-has little to say against it. Where the tail is the whole sample it rejects. The likelihood ratios (LS106) see more.
+If the power law is true, p must be uniformly distributed; the last column is the p-value of a Kolmogorov–Smirnov test
+of this. The goodness-of-fit test judges only the tail that the search for xmin has chosen. In an exponential sample,
+the search finds a short tail that looks like a power law, so the test often accepts it. If the tail is the whole
+sample, the test rejects. The likelihood ratios (LS106) detect more cases.
 
 {tables[1]}
 
 ## Verdicts on random layers
 
-Layers of independent entries, {verdicts} of each shape, with `--randomize`. LS103 (nearly random) is due, LS101, LS104
-and LS105 are not; LS102 (under-trained) depends on the shape, which is why LS103 is there.
+The table shows how often each verdict is given for layers of independent entries, in {verdicts} layers of each shape
+with `--randomize`. LS103 (nearly random) is correct here, and LS101, LS104 and LS105 are false alarms. LS102 (α above
+6) depends on the shape of the layer, so LS103 is the better test for random layers.
 
 {tables[2]}
 
-## Correlation traps
+## Outlier weights (correlation traps)
 
-Entries of known size planted in Gaussian layers, {traps} of each. Two in one row or column of a shuffle make one
-eigenvalue; the count is that of the shuffle that has most.
+Large entries of known size were planted in Gaussian layers, {traps} layers of each kind. Two such entries in one row or
+column of a shuffle give only one eigenvalue, so the largest count over the shuffles is used.
 
 {tables[3]}
 
 ## The Marchenko–Pastur bulk
 
-Gaussian matrices of 200 columns and σ = 1, with planted spikes: {bulk} of each.
+These are Gaussian matrices with 200 columns, σ = 1 and planted spikes, {bulk} matrices of each kind.
 
 {tables[4]}
 """
 
 
 def main() -> None:
-    """Run everything and write the page."""
+    """Run all measurements and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, help="Markdown page to write")
+    parser.add_argument("--write", type=Path, help="Write the results to this Markdown page.")
     parser.add_argument("--samples", type=int, default=400)
     options = parser.parse_args()
     n = options.samples

@@ -1,4 +1,4 @@
-"""What a monitor costs in a training loop, and TempBalance beside one rate: writes docs/benchmarks-watching.md."""
+"""Measure the cost of a training monitor and the effect of TempBalance; write docs/benchmarks-watching.md."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ import layerscope  # noqa: E402
 from layerscope.experiments.image_data import digits  # noqa: E402
 from layerscope.lenses.learning_statistics.paper_networks import mlp, resnet  # noqa: E402
 
-TITLE = "Benchmarks of watching"
+TITLE = "Benchmarks: training monitor"
+ABOUT = "This page shows the cost of a training monitor, and the effect of TempBalance on accuracy."
 
 
 def epochs(net: Any, x: Any, y: Any, count: int, batch: int, monitor: Any = None) -> tuple[float, float]:
-    """(seconds of CPU of the training, of the checks) of so many epochs, a check after each."""
+    """Train for ``count`` epochs with a check after each; return the CPU seconds of (training, checks)."""
     optimizer, training, checks = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9), 0.0, 0.0
     for _ in range(count):
         clock = time.process_time()
@@ -44,18 +45,18 @@ def epochs(net: Any, x: Any, y: Any, count: int, batch: int, monitor: Any = None
 
 
 def shares(repeats: int) -> list[str]:
-    """CPU of the spectral lens after every epoch, over that of the training."""
+    """Measure the CPU time of a spectral check after every epoch, relative to the training."""
     torch.manual_seed(0)
     flat, labels = torch.rand(60_000, 784), torch.randint(10, (60_000,))
     images, few_labels = torch.rand(512, 3, 32, 32), torch.randint(10, (512,))
     lines = [
-        "| spectra after every epoch | training, CPU s an epoch | a check, CPU s | share |",
+        "| check of the spectra after every epoch | training, CPU s per epoch | check, CPU s | check / training |",
         "| --- | --- | --- | --- |",
     ]
     for title, make, x, y, batch, scale in (
         ("MLP 784-300-100-10, 60,000 images, batches of 32", lambda: mlp([784, 300, 100, 10]), flat, labels, 32, 1.0),
-        ("ResNet-20, 50,000 images of 32×32 (of 512, scaled), batches of 128", lambda: resnet(20, channels=3), images,
-         few_labels, 128, 50_000 / 512),
+        ("ResNet-20, 50,000 images of 32×32 (time for 512 images, scaled up), batches of 128",
+         lambda: resnet(20, channels=3), images, few_labels, 128, 50_000 / 512),
     ):  # fmt: skip
         seconds = []
         for _ in range(repeats):
@@ -69,7 +70,7 @@ def shares(repeats: int) -> list[str]:
 
 
 def memory() -> list[str]:
-    """Python's memory over a thousand checks."""
+    """Measure the memory of Python objects over a thousand checks."""
     with tempfile.TemporaryDirectory() as scratch:
         monitor = layerscope.Monitor(nn.Linear(64, 64), path=Path(scratch) / "r.layerscope", budget=None)
         for _ in range(50):
@@ -83,15 +84,15 @@ def memory() -> list[str]:
                 kib.append(tracemalloc.get_traced_memory()[0] / 1024)
         tracemalloc.stop()
         monitor.close()
-    head = ["| memory that Python holds, KiB | after 10 checks | after 1,000 |", "| --- | --- | --- |"]
+    head = ["| memory of Python objects, KiB | after 10 checks | after 1,000 checks |", "| --- | --- | --- |"]
     return [*head, f"| one layer of 64 × 64 | {kib[0]:.0f} | {kib[1]:.0f} |"]
 
 
 def balanced(seeds: int = 5) -> list[str]:
-    """Test accuracy of a small net with and without TempBalance, the same seeds."""
+    """Measure the test accuracy of a small network with and without TempBalance, with the same seeds."""
     data = digits(0)
     x, y = torch.from_numpy(data.x.copy()).flatten(1), torch.from_numpy(data.y.copy())
-    lines = ["| TempBalance, MLP 64-128-128-128-10 on the 8×8 digits, 20 epochs | one rate | balanced |",
+    lines = ["| MLP 64-128-128-128-10 on the 8×8 digits, 20 epochs | same rate for all layers | TempBalance |",
              "| --- | --- | --- |"]  # fmt: skip
     for lr in (0.02, 0.1, 0.5):
         accuracies_by_balance: dict[bool, list[float]] = {False: [], True: []}
@@ -117,7 +118,7 @@ def balanced(seeds: int = 5) -> list[str]:
             f"{statistics.fmean(accuracies):.4f} ± {statistics.stdev(accuracies) / seeds**0.5:.4f}"
             for accuracies in accuracies_by_balance.values()
         ]
-        lines.append(f"| rate {lr}, test accuracy, {seeds} seeds | {cells[0]} | {cells[1]} |")
+        lines.append(f"| learning rate {lr}, test accuracy, {seeds} seeds | {cells[0]} | {cells[1]} |")
     return lines
 
 
@@ -126,7 +127,8 @@ def main() -> None:
     options = page_of.options(__doc__, 3)
     torch.set_num_threads(1)
     tables = [shares(options.repeats), memory(), balanced()]
-    page_of.write(TITLE, f"torch {torch.__version__}, one thread, medians of {options.repeats}.", tables, options.write)
+    how = f"It used torch {torch.__version__} and one thread. Times are medians of {options.repeats} runs."
+    page_of.write(TITLE, ABOUT, how, tables, options.write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sphinx configuration; the reference pages are written from the registries each time the docs are built."""
+"""Sphinx configuration. Every build first writes the reference pages from the plugin registries."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,6 @@ html_title = "layerscope"
 exclude_patterns = ["_build"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["torch"]  # the documentation is built without a framework
+autodoc_mock_imports = ["torch"]  # so that the documentation builds without a framework
 suppress_warnings = ["myst.xref_missing"]
 highlight_language = "text"

@@ -1,4 +1,4 @@
-"""Write the reference pages from the registries and the settings, so that they cannot drift from the code."""
+"""Write the reference pages from the plugin registries and the settings, so that they always match the code."""
 
 import ast
 import dataclasses
@@ -9,13 +9,30 @@ from layerscope import registry
 from layerscope import settings as settings_module
 from layerscope.settings import Limits, Settings
 
+METRICS = (
+    "Each metric is a number per layer. It is a column of the table and of CSV, and a field of JSON. In units, W "
+    "stands for the unit of the weights."
+)
+VERDICTS = (
+    "A verdict reports a likely problem with its evidence. `layerscope explain CODE` prints the same explanations as "
+    "this page."
+)
+FITS = "A fit describes the spectrum of a layer by a distribution with a few parameters."
+SOURCES = "A source reads one kind of target: a file format, a live model, or a combination of other targets."
+ENGINES = "An engine runs the work for all layers, one after another or in parallel."
+SETTINGS = (
+    "`Settings` says how to measure and judge a model. Pass one to `layerscope.analyze`, or pass fields by name. "
+    "`Limits` holds the limits beyond which a number leads to a verdict."
+)
+
 
 def write_reference(folder: Path) -> None:
-    """One page per kind of plugin, and one of the settings."""
+    """Write one page for each kind of plugin, and one for the settings."""
     folder.mkdir(exist_ok=True)
     pages = {
-        "metrics": metrics(), "verdicts": verdicts(), "fits": listing("fits", "Fits"),
-        "sources": listing("sources", "Sources"), "engines": listing("engines", "Engines"), "settings": settings(),
+        "metrics": metrics(), "verdicts": verdicts(), "fits": listing("fits", "Fits", FITS),
+        "sources": listing("sources", "Sources", SOURCES), "engines": listing("engines", "Engines", ENGINES),
+        "settings": settings(),
     }  # fmt: skip
     for name, text in pages.items():
         path = folder / f"{name}.md"
@@ -24,8 +41,8 @@ def write_reference(folder: Path) -> None:
 
 
 def metrics() -> str:
-    """Every column by theme."""
-    lines = ["# Metrics", "", "A column of the table, CSV and JSON. W is the unit of the weights themselves.", ""]
+    """Build the page of all metrics, grouped by theme."""
+    lines = ["# Metrics", "", METRICS, ""]
     theme = ""
     for plugin in registry.plugins("metrics").values():
         module = inspect.getmodule(plugin.target)
@@ -33,7 +50,7 @@ def metrics() -> str:
             theme = module.__name__
             lines += [f"## {inspect.getdoc(module).partition(chr(10))[0].rstrip('.')}", ""]
         meta = plugin.meta
-        averaged = "averaged in the summary" if meta["over_layers"] else "not averaged"
+        averaged = "averaged over layers in the summary" if meta["over_layers"] else "not averaged over layers"
         lines += [f"### `{plugin.name}`", "", plugin.doc.replace("``", "`"), ""]
         lines += [f"*Unit:* {meta['unit'] or 'none'}; {averaged}. *Needs:* {', '.join(plugin.wants)}. "
                   f"*Source:* {meta['ref']}.", ""]  # fmt: skip
@@ -41,8 +58,8 @@ def metrics() -> str:
 
 
 def verdicts() -> str:
-    """Every rule with its explanation."""
-    lines = ["# Verdicts", "", "`layerscope explain CODE` prints the same.", ""]
+    """Build the page of all verdicts with their explanations."""
+    lines = ["# Verdicts", "", VERDICTS, ""]
     for plugin in sorted(registry.plugins("rules").values(), key=lambda p: p.name):
         meta = plugin.meta
         lines += [f"## {plugin.name} {meta['title']}", "", f"*Severity:* {meta['severity']}.", ""]
@@ -50,22 +67,22 @@ def verdicts() -> str:
     return "\n".join(lines)
 
 
-def listing(kind: str, title: str) -> str:
-    """Every plugin of a kind with its docstring."""
-    lines = [f"# {title}", ""]
+def listing(kind: str, title: str, introduction: str) -> str:
+    """Build the page of all plugins of a kind with their docstrings."""
+    lines = [f"# {title}", "", introduction, ""]
     for plugin in registry.plugins(kind).values():
         lines += [f"## `{plugin.name}`", "", plugin.doc.replace("``", "`"), ""]
         if "ref" in plugin.meta:
             lines += [f"*Source:* {plugin.meta['ref']}.", ""]
         if kind == "sources":
-            where = "can be opened by other processes" if plugin.target.PORTABLE else "lives in this process only"
-            lines += [f"*It {where}.*", ""]
+            works = "works" if plugin.target.PORTABLE else "does not work"
+            lines += [f"*The engine `processes` {works} with this source.*", ""]
     return "\n".join(lines)
 
 
 def settings() -> str:
-    """Every field of Settings and Limits with its default and the comment beside it."""
-    lines = ["# Settings and limits", ""]
+    """Build the page of all fields of Settings and Limits with their defaults and comments."""
+    lines = ["# Settings and limits", "", SETTINGS, ""]
     for cls in (Settings, Limits):
         comments = comments_of(cls)
         lines += [f"## `{cls.__name__}`", "", inspect.getdoc(cls), ""]
@@ -78,7 +95,7 @@ def settings() -> str:
 
 
 def comments_of(cls: type) -> dict[str, str]:
-    """The comment that follows each field in the source."""
+    """Return the comment behind each field in the source of a class."""
     source = inspect.getsource(settings_module).splitlines()
     body = next(n for n in ast.parse("\n".join(source)).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
     fields = [n for n in body.body if isinstance(n, ast.AnnAssign)]

@@ -1,7 +1,7 @@
-"""Make a virtual environment with pip in it, also where Debian's python3-venv is not installed.
+"""Create a virtual environment with pip, even if Debian's python3-venv is not installed.
 
-Debian's python3 lacks ensurepip unless python3-venv is there. Then pip itself is fetched from PyPI: one wheel, pinned
-by its SHA-256, so that nothing else can be run in its place.
+Without python3-venv, Debian's python3 has no ensurepip. In this case one pip wheel is downloaded from PyPI and checked
+against a pinned SHA-256 before it runs.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ PIP_SHA256 = "c46efd13b6aa8279f33f2864459c8ce587ea6a1a59ee20de055868d8f7688f7f"
 
 
 def main(folder: Path) -> None:
-    """Make the environment unless it is there and works."""
+    """Create the environment unless it already exists and works."""
     python = folder / "bin" / "python"
     if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
 
 
 def install_pip(python: Path) -> None:
-    """Run a pinned pip wheel to install itself."""
+    """Install pip by running a pinned pip wheel."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = Path(scratch) / f"pip-{PIP_VERSION}-py3-none-any.whl"
         wheel.write_bytes(fetch_pip())
@@ -41,7 +41,7 @@ def install_pip(python: Path) -> None:
 
 
 def fetch_pip() -> bytes:
-    """The pinned wheel: its hash is what makes it trustworthy, even on a machine without CA certificates."""
+    """Download the pinned wheel and check its hash, which also protects machines without CA certificates."""
     context = ssl.create_default_context()
     if not context.cert_store_stats()["x509_ca"]:
         context = ssl._create_unverified_context()
@@ -51,7 +51,7 @@ def fetch_pip() -> bytes:
     with urllib.request.urlopen(url, context=context) as answer:
         wheel = answer.read()
     if hashlib.sha256(wheel).hexdigest() != PIP_SHA256:
-        sys.exit(f"pip {PIP_VERSION} from PyPI does not have the pinned SHA-256; nothing was installed")
+        sys.exit(f"pip {PIP_VERSION} from PyPI does not match the pinned SHA-256; nothing was installed")
     return wheel
 
 

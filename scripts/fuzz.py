@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of every reader of files: mutated small models, one process per format.
+"""Fuzz every file reader with mutated small models, guided by code coverage; one process per format.
 
     python scripts/fuzz.py --seconds 600 --write docs/fuzzing.md
 
-A case fails when opening, or reading a layer, ends otherwise than in an answer or a LayerscopeError, takes more than
-``MAX_SECONDS`` seconds, or more than ``MAX_MEMORY_MIB`` of memory. Needs atheris and what the tests need.
+A case fails if opening the file or reading a layer raises anything but a LayerscopeError, takes more than
+``MAX_SECONDS`` seconds, or takes more than ``MAX_MEMORY_MIB`` of memory. Needs atheris and the test dependencies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 ROOT = Path(__file__).resolve().parent.parent
 MAX_SECONDS, MAX_MEMORY_MIB = 10, 2048  # seconds, MiB
-LAYER_ERRORS = (ValueError, OSError)  # of reading one layer: analyze() makes a failed layer of them
+LAYER_ERRORS = (ValueError, OSError)  # errors from reading one layer; analyze() turns them into a failed layer
 FORMATS = {  # name in tests/nets.py → the file that is mutated
     "safetensors": "net.safetensors", "torch file": "net.pt", "legacy torch file": "net.pth",
     "whole module": "whole.pt", "torchscript": "net.jit", "torch export": "net.pt2", "torch dcp": "dcp/.metadata",
@@ -32,10 +32,10 @@ FORMATS = {  # name in tests/nets.py → the file that is mutated
 
 
 def main() -> None:
-    """Fuzz every format, or one in this process."""
+    """Fuzz all formats, or one format in this process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=600, help="for all formats together")
-    parser.add_argument("--write", type=Path, help="a page with what was found")
+    parser.add_argument("--seconds", type=int, default=600, help="Total number of seconds for all formats.")
+    parser.add_argument("--write", type=Path, help="Write the results to this Markdown page.")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=Path, help=argparse.SUPPRESS)
     options, libfuzzer_options = parser.parse_known_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def fuzz(name: str, seconds: int) -> str:
-    """One line of the table: runs, edges covered, what was found."""
+    """Fuzz one format; return its line of the table (cases, covered code edges, failures)."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make = (
@@ -85,7 +85,7 @@ def fuzz(name: str, seconds: int) -> str:
 
 
 def fuzz_format(name: str, seed: Path, libfuzzer_options: list[str]) -> None:
-    """libFuzzer on one format: the mutated file stands where the good one stood."""
+    """Run libFuzzer on one format; each mutated file replaces the original file."""
     import atheris
 
     with atheris.instrument_imports(include=["layerscope"]):
@@ -119,21 +119,22 @@ def fuzz_format(name: str, seed: Path, libfuzzer_options: list[str]) -> None:
 
 PAGE = """# Fuzzing
 
-Files come from strangers. `make fuzz` mutates a small model of each format under coverage guidance (atheris, which is
-libFuzzer for Python), opens it and reads its first layers. It fails on any exception that is not layerscope's own, on
-a case that takes ten seconds, and on one that takes two gigabytes. The last run, {seconds} seconds in all:
+Model files come from unknown sources, so every reader must survive malformed files. `make fuzz` mutates a small model
+of each format, opens it and reads its first layers. Code coverage guides the mutations (atheris, which is libFuzzer
+for Python). A case fails if it raises an exception that is not layerscope's own, if it takes ten seconds, or if it
+takes two gigabytes of memory. These are the results of the last run, which took {seconds} seconds in total:
 
-| format | cases | edges of layerscope covered | found |
+| format | cases | code edges of layerscope covered | failures |
 |---|---|---|---|
 {rows}
 
-Beside it, property-based tests (hypothesis) mutate the headers that are ours in every run of the tests, and
-`tests/sources/readers/test_hostile_files.py` keeps what was found by hand: pickles that would run code, sizes that lie,
-links and paths that leave the folder, bombs, loops, and names that are alike.
+In addition, property-based tests (hypothesis) mutate the headers that layerscope itself parses, in every run of the
+tests. `tests/sources/readers/test_hostile_files.py` contains the cases that were found by hand: pickles that would
+run code, wrong sizes, links and paths that leave the folder, archive bombs, loops, and duplicate names.
 
-What is not ours is as strong as its library: ONNX is read by protobuf, Orbax by tensorstore, HDF5 by libhdf5. Fuzzing
-made libhdf5 loop and crash; a process of its own lists an HDF5 file therefore, with limits of time and memory, and
-what lies in one piece is mapped without the library.
+Other formats are only as robust as the library that reads them: protobuf for ONNX, tensorstore for Orbax, and libhdf5
+for HDF5. Fuzzing made libhdf5 loop and crash. layerscope therefore lists an HDF5 file in a separate process with
+limits on time and memory, and maps contiguous data without the library.
 """
 
 if __name__ == "__main__":

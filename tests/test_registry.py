@@ -57,7 +57,7 @@ def test_unknown_fact_fails_at_import_with_its_place() -> None:
     def wrong(wieght: object) -> float:
         return 0.0
 
-    with pytest.raises(TypeError, match=r"test_registry\.py:\d+: metric wrong asks for 'wieght'"):
+    with pytest.raises(TypeError, match=r"test_registry\.py:\d+: metric wrong needs 'wieght'"):
         metric(unit="", ref="none")(wrong)
 
 

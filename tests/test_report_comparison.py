@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import layerscope
 from layerscope.errors import UsageError
 from layerscope.numerics.similarity import distances
 from layerscope.report_comparison import histogram, sign_test
+from tests.command_line import cli
 from tests.samples import pareto, with_singular_values
 
 
@@ -49,11 +49,11 @@ def test_the_reading_names_the_model_with_too_little_data(rng: np.random.Generat
     poor, rich = model(rng, 5.0, weak=4), model(rng, 2.5)
     found = layerscope.compare(poor, rich)
     text = " ".join(found.reading)
-    assert "B's α are lower in 12 of 12 layers" in text
+    assert "α of B is lower than that of A in 12 of 12 layers" in text
     assert "p < 0.001" in text
     poor_line = next(line for line in found.reading if line.startswith("A has"))
-    assert "too little or too poor data" in poor_line
-    assert "over 6" in poor_line
+    assert "too little or poor data" in poor_line
+    assert "α above 6 in" in poor_line
     assert not any("poor data" in line for line in found.reading if line.startswith("B has"))
     finding = next(f for f in found.reports[0].findings if f.code == "LS110")
     assert finding.layer is None
@@ -65,7 +65,10 @@ def test_like_models_give_no_clear_difference(rng: np.random.Generator) -> None:
     assert "no clear difference" in found.reading[0]
     same = model(rng, 3.0)
     reading = layerscope.compare(same, dict(same)).reading
-    assert reading[:2] == ("12 of 12 layers of B have the very weights of A.", "Every α of B is that of A.")
+    assert reading[:2] == (
+        "12 of 12 layers of B have exactly the weights of A.",
+        "Every α of B equals that of A.",
+    )
 
 
 def test_warnings_about_depth_and_about_shape_against_scale(rng: np.random.Generator) -> None:
@@ -74,7 +77,7 @@ def test_warnings_about_depth_and_about_shape_against_scale(rng: np.random.Gener
     disagree = layerscope.compare(model(rng, 4.0), model(rng, 2.2, scale=10.0))
     assert any("Shape and scale disagree on B" in line for line in disagree.warnings)
     other = {name.replace("layers.", "block"): w for name, w in model(rng, 3.0).items()}
-    assert any("No layer of the same name" in line for line in layerscope.compare(model(rng, 3.0), other).warnings)
+    assert any("No layer was matched by name" in line for line in layerscope.compare(model(rng, 3.0), other).warnings)
 
 
 def test_reports_and_saved_reports_can_be_compared_without_their_weights(
@@ -85,7 +88,7 @@ def test_reports_and_saved_reports_can_be_compared_without_their_weights(
     found = layerscope.compare(tmp_path / "a.layerscope", b)
     assert found.layers[0].distances == ({}, {})
     assert found.reading
-    with pytest.raises(UsageError, match="two models or more"):
+    with pytest.raises(UsageError, match="at least two models"):
         layerscope.compare(a)
 
 
@@ -108,12 +111,11 @@ def test_every_format_of_the_command(rng: np.random.Generator, tmp_path: Path) -
         save_file(model(rng, alpha, 6), path)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "layerscope", "compare", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return cli("compare", *arguments, COLUMNS="120")
 
     done = run(*paths)
     assert done.returncode == 0, done.stderr
-    assert "Reading" in done.stdout
+    assert "What this shows" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
     plain = json.loads(run(*paths, "-f", "json").stdout)
     assert plain["record"] == "comparison"
@@ -131,7 +133,7 @@ def test_every_format_of_the_command(rng: np.random.Generator, tmp_path: Path) -
 
 def test_a_comparison_shows_itself(rng: np.random.Generator) -> None:
     found = layerscope.compare(model(rng, 3.0, 6), model(rng, 2.5, 6), distances=False)
-    assert "Reading" in repr(found)
+    assert "What this shows" in repr(found)
     frame = found.frame()
     assert list(frame["name"]) == [layer.name for layer in found.layers]
     assert frame["alpha_2"].notna().all()
@@ -145,6 +147,6 @@ def test_a_word_before_all_names_of_one_model_is_taken_off(rng: np.random.Genera
     found = layerscope.compare(plain, renamed)
     assert len(found.layers) == len(plain)
     assert all(layer.distances[1]["frobenius"] == 0.0 for layer in found.layers)
-    assert {row.skipped for row in layerscope.analyze(renamed, base=plain).rows} == {"the same as in the base model"}
+    assert {row.skipped for row in layerscope.analyze(renamed, base=plain).rows} == {"unchanged from the base model"}
     other = {f"x{i}": array for i, array in enumerate(plain.values())}
     assert layerscope.compare(plain, other).layers == ()

@@ -1,4 +1,4 @@
-"""layerscope: what is wrong with a neural network, layer by layer, without its data."""
+"""layerscope: diagnose neural networks layer by layer from their weights, without training or test data."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: ``import layerscope`` itself loads nothing."""
+    """Import a public name on first use, so that ``import layerscope`` is fast."""
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Public functions on models: analyze, describe, plan, compare and re-judge."""
+"""Public functions that analyze models: analyze, describe, plan, compare and rejudge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from layerscope.sources import opening, targets
 from layerscope.tensor_names import Selector, select, strip_wrapper_prefixes
 
 DEFAULT_ENGINE = "threads"
-MAX_MEMORY_SHARE = 0.8  # share of the free memory that the layers measured at once may take
+MAX_MEMORY_SHARE = 0.8  # share of the free memory that may be used by the layers measured in parallel
 
 
 def analyze(
@@ -44,22 +44,23 @@ def analyze(
     progress: Any = None,
     **options: Any,
 ) -> Report:
-    """Measure and judge every layer of a model.
+    """Measure every layer of a model, and report findings.
 
-    :param target: a file, a folder, a hub id in the local cache, a live model, a dict of arrays, a Report or a saved
-        one (re-judged, no matrix touched). A LoRA adapter's folder gives s·B·A of each adapted module.
-    :param layers: indices, kinds, names or globs on names; what begins with "-" drops instead; None for all.
-    :param base: another model: its weights are subtracted, layers matched by name. With a LoRA adapter as target: the
-        model that it is added to, W + s·B·A in full.
-    :param intra: products of consecutive layers instead of the layers.
-    :param stacked: all layers in one matrix instead of the layers.
-    :param settings: how to measure and judge.
+    :param target: a file, a folder, a hub id in the local cache, a live model or a dict of arrays. The folder of a LoRA
+        adapter gives the weight updates s·B·A. A Report or a saved report is judged again without reading weights.
+    :param layers: indices, kinds, names or globs of the layers to analyze; selectors that begin with "-" exclude layers
+        instead. None analyzes all layers.
+    :param base: another model, whose weights are subtracted, layers matched by name. If the target is a LoRA adapter:
+        the model to add it to, which gives W + s·B·A.
+    :param intra: analyze products of consecutive layers instead of the layers.
+    :param stacked: analyze one matrix of all layers instead of the layers.
+    :param settings: settings for measuring and judging.
     :param engine: "threads" (default), "serial" or "processes".
-    :param progress: True for a bar on the terminal or in the notebook; a tqdm class for its bar; or a function, which
-        is called with (None, 0, total cost) at the start and with (layer, its cost, total cost) after each layer.
-    :param options: single settings by name, as in ``analyze(model, randomize=True)``; see :class:`Settings`.
-    :raises TargetError: the target cannot be read or is refused.
-    :raises UsageError: a selector, engine or setting that does not exist, or options that contradict each other.
+    :param progress: True for a progress bar in the terminal or notebook; a tqdm class to use its bar; or a function,
+        called with (None, 0, total cost) at the start and (layer, its cost, total cost) after each layer.
+    :param options: single settings by name, such as ``analyze(model, randomize=True)``; see :class:`Settings`.
+    :raises TargetError: the target cannot be read, or reading it is refused.
+    :raises UsageError: a selector, engine or setting does not exist, or options contradict each other.
     """
     engine = engine or DEFAULT_ENGINE
     saved = _load_saved_report(target)
@@ -91,9 +92,11 @@ def analyze(
 
 
 def analyze_each(target: Any, **options: Any) -> dict[str, Report]:
-    """A report for each model of a target: the parts of a diffusers pipeline by name, or the one model that it is.
+    """Analyze each model of a target and return the reports by name.
 
-    :param options: what :func:`analyze` takes.
+    The models of a diffusers pipeline are its parts; other targets contain one model.
+
+    :param options: options of :func:`analyze`.
     """
     return {name: analyze(part, **options) for name, part in opening.models(target).items()}
 
@@ -108,7 +111,10 @@ def describe(
     settings: Settings | None = None,
     **options: Any,
 ) -> Report:
-    """What a model consists of, from its headers alone: a Report whose layers have sizes but no spectra."""
+    """List the layers of a model without reading weights: a report whose layers have sizes but no spectra.
+
+    The parameters are those of :func:`analyze`.
+    """
     saved = _load_saved_report(target)
     if saved is not None:
         _check_saved_options(saved, base is not None or intra or stacked, options)
@@ -130,7 +136,10 @@ def plan(
     settings: Settings | None = None,
     **options: Any,
 ) -> tuple[list[Job], list[LayerReport]]:
-    """The jobs that analyze would run, with cost and memory, biggest first, and the layers it would skip."""
+    """Return the jobs that :func:`analyze` would run, with cost and memory, and the layers that it would skip.
+
+    Jobs are sorted by cost, largest first. The parameters are those of :func:`analyze`.
+    """
     settings = (settings or Settings()).changed(**options)
     with opening.opened_source(_compose_target(target, base, intra, stacked)) as source:
         jobs, unmeasured = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
@@ -138,9 +147,12 @@ def plan(
 
 
 def rejudge(report: Report, settings: Settings | None = None) -> Report:
-    """The same spectra under other settings: fits, metrics and verdicts anew, no matrix touched.
+    """Repeat fits, metrics and verdicts of a report under other settings, without reading weights.
 
-    Settings that shape the spectra themselves (``settings.MEASURED``) stay what they were measured with.
+    Settings that the spectra depend on (``settings.MEASURED``) keep the values of the report.
+
+    :param settings: new settings; None keeps those of the report.
+    :raises UsageError: one of the settings needs the weights.
     """
     settings = (settings or report.settings).judging(report.settings)
     fitting.check_families(settings.fits)
@@ -157,14 +169,16 @@ def compare(
     progress: Any = None,
     **options: Any,
 ) -> Comparison:
-    """Several models beside each other: summaries, layers matched by name, their distances, and what it says.
+    """Compare several models: summaries, layers matched by name, distances between them, and conclusions.
 
-    :param targets: two or more of what analyze takes; distances are from the first.
-    :param distances: measure them, which reads both models again; saved reports have no weights to measure.
-    :raises UsageError: fewer than two targets.
+    :param targets: two or more targets of :func:`analyze`; distances are measured from the first one.
+    :param distances: measure distances between the weights, which reads the models again; not possible for saved
+        reports, which contain no weights.
+    :param options: single settings by name, as in :func:`analyze`.
+    :raises UsageError: fewer than two targets are given.
     """
     if len(targets) < 2:
-        raise UsageError(f"compare takes two models or more, not {len(targets)}")
+        raise UsageError(f"compare needs at least two models; {len(targets)} given")
     arguments: dict[str, Any] = {"layers": layers, "settings": settings, "engine": engine, "progress": progress}
     reports = [analyze(target, **arguments, **options) for target in targets]
     pair_settings = (settings or Settings()).changed(**options)
@@ -183,35 +197,41 @@ def compare(
 
 
 def _to_list(layers: Iterable[Selector] | Selector | None) -> list[Selector] | None:
-    """The selectors as a list; None stands for all layers."""
+    """Return the selectors as a list; None stands for all layers."""
     if layers is None:
         return None
     return [layers] if isinstance(layers, str | int) else list(layers)
 
 
 def _check_heads(target: Any, refs: list[LayerRef], settings: Settings) -> None:
-    """Refuse ``per_head`` where no layer says how many heads it has.
+    """Check that ``per_head`` is possible.
 
-    :raises UsageError: no layer does.
+    :raises UsageError: no layer states its number of attention heads.
     """
     if settings.per_head and not any(ref.heads > 1 for ref in refs):
-        raise UsageError(f"per_head: {targets.name_of(target)} does not say how many heads its attention has")
+        raise UsageError(
+            f"per_head: {targets.name_of(target)} does not state its number of attention heads; analyze a folder with "
+            "its config.json"
+        )
 
 
 def _usable_memory() -> int:
-    """Bytes that the layers measured at once may take."""
+    """Return the bytes of memory that the layers measured in parallel may use."""
     return int(MAX_MEMORY_SHARE * machine.available_memory())
 
 
 def _worker_count(settings: Settings, jobs: list[Job]) -> int:
-    """How many layers are measured at once: ``settings.jobs`` or the cores, at most one per job."""
+    """Return how many layers to measure in parallel: ``settings.jobs`` or the number of cores, at most one per job."""
     return min(settings.jobs or machine.available_cores(), max(1, len(jobs)))
 
 
 def _measure_layers(
     run: scheduling.Run, jobs: list[Job], workers: int, memory: int, update: Progress | None
 ) -> list[LayerReport]:
-    """Measure every job's layer, in the order in which they finish; ``update`` hears of each."""
+    """Measure the layer of every job; return the layers in the order in which they finish.
+
+    :param update: progress callback, called at the start and after each layer.
+    """
     total = sum(job.cost for job in jobs)
     if update:
         update(None, 0.0, total)
@@ -225,7 +245,7 @@ def _measure_layers(
 
 
 def _rows_in_order(layers: list[LayerReport]) -> tuple[LayerReport, ...]:
-    """The rows of a report in the order of the model's tensors, the matrices of a layer in theirs."""
+    """Sort rows by the position of their tensor in the model, and matrices of a layer by their index."""
     by_name = {layer.name: layer for layer in layers}
     return tuple(sorted(by_name.values(), key=lambda row: (row.ref.index, row.ref.slice or 0)))
 
@@ -238,7 +258,7 @@ def _measure_pair(
     settings: Settings,
     engine: str,
 ) -> dict[str, dict[str, float]]:
-    """What ``measure`` gives for each layer that both models have, by name; nothing where they share no layer."""
+    """Call ``measure`` for each layer that both models have; return the results by name, empty without such layers."""
     from layerscope.sources.composed.update import Delta
 
     run = scheduling.engine_named(engine)
@@ -247,13 +267,13 @@ def _measure_pair(
             jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
             results = run(measure, jobs, workers=_worker_count(settings, jobs), memory=_usable_memory())
             result_by_name = {job.refs[0].name: result for job, result in results}
-    except (Unreadable, NoLayerMatches):  # no layer in common: the comparison says so
+    except (Unreadable, NoLayerMatches):  # no layer in common; the comparison has a warning for this
         return {}
     return {strip_wrapper_prefixes(name): result for name, result in result_by_name.items() if isinstance(result, dict)}
 
 
 def _pooled_distance(norms: Mapping[str, Mapping[str, float]]) -> float | None:
-    """‖A−B‖ / √(‖A‖‖B‖) over all common layers; None where there are none or a norm is zero or not finite."""
+    """Return ‖A−B‖ / √(‖A‖‖B‖) over all common layers; None without such layers or if a norm is zero or infinite."""
     model, base, difference = (sum(layer[name] for layer in norms.values()) for name in ("model", "base", "difference"))
     if not (0 < model < math.inf and 0 < base < math.inf):
         return None
@@ -261,7 +281,7 @@ def _pooled_distance(norms: Mapping[str, Mapping[str, float]]) -> float | None:
 
 
 def _symmetric_matrix(lower: list[list[float | None]]) -> Matrix:
-    """The whole matrix from its lower triangle; empty where no pair has a distance."""
+    """Return the symmetric matrix with this lower triangle; empty if no pair has a distance."""
     if all(value is None for row in lower for value in row):
         return ()
     size = range(len(lower))
@@ -269,13 +289,16 @@ def _symmetric_matrix(lower: list[list[float | None]]) -> Matrix:
 
 
 def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
-    """The target that is meant: a difference, an adapter on its base, products, a stack, or the model itself."""
+    """Build the target to analyze: a weight update, a merged adapter, products, a stack, or the model itself."""
     from layerscope.sources.adapters import adapted_model
     from layerscope.sources.composed import products, stacks, update
     from layerscope.sources.readers import lora
 
     if intra and stacked:
-        raise UsageError("intra and stacked contradict each other: products of layers, or all layers in one matrix")
+        raise UsageError(
+            "intra and stacked cannot be combined: choose intra for products of layers, "
+            "or stacked for one matrix of all layers"
+        )
     if base is not None:
         merges_adapter = lora.is_adapter(target) and not lora.is_adapter(base)
         target = adapted_model.Merged(target, base) if merges_adapter else update.Delta(target, base)
@@ -287,7 +310,7 @@ def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
 def _describe_request(
     target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool
 ) -> dict[str, Any]:
-    """What was asked for besides the settings: who reads the report can ask for it again."""
+    """Return the arguments of the call apart from the settings, so that the analysis can be repeated from a report."""
     request: dict[str, Any] = {"layers": layers} if layers is not None else {}
     if base is not None or intra or stacked:
         request["target"] = targets.name_of(target)
@@ -307,18 +330,20 @@ def _load_saved_report(target: Any) -> Report | None:
         if report_file.is_report(target):
             return report_file.load(target)
         if report_file.is_history(target):
-            raise UsageError(f"{target} is a history, several reports: layerscope history, or History.load(…).last")
+            raise UsageError(
+                f"{target} is a history of several reports; use `layerscope history`, or History.load(…).last for one"
+            )
     return None
 
 
 def _check_saved_options(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
     if composed:
-        raise UsageError("base, intra and stacked need the weights; a saved report has none")
+        raise UsageError("base, intra and stacked need the weights, but a saved report has none; give the model itself")
     report.settings.check_measured(options)
 
 
 def _select_rows(report: Report, layers: Iterable[Selector] | Selector | None) -> Report:
-    """The report with the rows that the selectors leave out marked as skipped."""
+    """Return the report with the rows that are not selected marked as skipped."""
     selectors = _to_list(layers)
     if selectors is None:
         return report

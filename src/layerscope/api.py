@@ -1,4 +1,4 @@
-"""Every public name and where it is defined; each is imported when it is first used."""
+"""Public names and the modules that define them; each module is imported on first use."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ PUBLIC_NAMES = {
     "settings": ("Limits", "Settings"),
     "errors": ("LayerscopeError", "LayerscopeWarning", "TargetError", "UsageError"),
 }
-RENAMED = {"load": "load_any"}  # public name → name in its module, where they differ
+RENAMED = {"load": "load_any"}  # public name → name in its module, if they differ
 MODULES = {name: module for module, names in PUBLIC_NAMES.items() for name in names}
 
 
 def public_name(name: str) -> Any:
-    """The object of a public name.
+    """Import and return the object with a public name.
 
     :raises AttributeError: layerscope has no such public name.
     """

@@ -1,4 +1,4 @@
-"""The types of NumPy arrays in annotations; nothing is imported at run time."""
+"""Type aliases of NumPy arrays for annotations; imports nothing at run time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two small networks that the package carries, and what to see in them (``scripts/train_demo.py`` trains them)."""
+"""Texts and paths of ``layerscope demo``: two small example networks, trained by ``scripts/train_demo.py``."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ _DATA = Path(__file__).parent / "data"
 NETWORKS = (str(_DATA / "digits_well_trained.safetensors"), str(_DATA / "digits_over_regularised.safetensors"))
 
 STORY = """\
-Two networks for 8×8 digits: the same layers, the same start, the same data. One
-was trained well (test accuracy 98.8 %); the other with twenty times the weight
-decay, which cost it accuracy (97.0 %). Nothing below has seen an image: only the
-weights are read.
+This demo analyzes two networks that classify 8×8 digits. They have the same
+layers, initial weights and training data. The first is well trained and has a
+test accuracy of 98.8 %. The second was trained with twenty times the weight
+decay, which lowers its accuracy to 97.0 %. layerscope sees no images here: it
+reads only the weights.
 """
 
 READING = """
-How to read it
-  α is the power-law exponent of a layer's eigenvalues: 2 to 6 in well-trained
-  layers, below 2 where a few directions hold most of the layer. ± is its
-  interval; a ? marks an α too uncertain for a verdict. logλmax is the layer's
-  scale: it stands beside the shape and is never mixed with it.
+How to read the tables
+  α is the power-law exponent of a layer's eigenvalues. It lies between 2 and 6
+  in most well-trained layers. Below 2, a few directions hold most of the layer.
+  ± is the 90 % interval of α. A ? marks an α too uncertain for a verdict.
+  logλmax is the scale of a layer: log10 of the largest eigenvalue.
 """
 NEXT = """\
-  layerscope explain LS101        what it means, its evidence, its caveats
-  layerscope analyze YOUR-MODEL   the same for a file, a folder or a hub id"""
+Next steps
+  layerscope explain LS101        Explain this verdict: evidence and caveats.
+  layerscope analyze YOUR-MODEL   Analyze your own file, folder or hub id."""
 
 
 def closing(reports: Sequence[Report]) -> str:
-    """What was seen, said in words, from the reports themselves."""
+    """Explain the tables, count the layers with verdict LS101 in both reports, and list the next steps."""
     well, over = (report.summary["findings"].get("LS101", 0) for report in reports)
     fitted = [report.summary["averaged"] for report in reports]
     counts = (
-        f"\n  Over-trained by their spectra: {well} of {fitted[0]} layers in the first network,\n"
-        f"  {over} of {fitted[1]} in the second."
+        f"\n  α is below 2 (verdict LS101) in {well} of {fitted[0]} layers in the first network\n"
+        f"  and in {over} of {fitted[1]} layers in the second."
     )
     return f"{READING}{counts}\n\n{NEXT}"

@@ -1,19 +1,19 @@
-"""Every error layerscope raises on purpose.
+"""Exceptions that layerscope raises on purpose.
 
     LayerscopeError
-    ├── UsageError            the call is wrong                            exit 2
-    │   ├── UnknownName       no plugin, setting or column of that name
-    │   ├── NoLayerMatches    the layer filter selects nothing
-    │   └── OutputError       the result cannot be written where asked
-    ├── TargetError           the target is at fault                       exit 3
-    │   ├── TargetNotFound    there is nothing at that path, hub id or name
-    │   ├── UnknownFormat     no source recognises it
-    │   ├── Unreadable        truncated, inconsistent or lying about itself
+    ├── UsageError            an option, setting or filter is invalid      exit 2
+    │   ├── UnknownName       no plugin, setting or column has that name
+    │   ├── NoLayerMatches    the layer filter selects no layer
+    │   └── OutputError       the result cannot be written to its destination
+    ├── TargetError           the target cannot be analyzed                exit 3
+    │   ├── TargetNotFound    nothing exists under that path, hub id or name
+    │   ├── UnknownFormat     no source recognizes the target
+    │   ├── Unreadable        the target is truncated, damaged or inconsistent
     │   ├── Refused           reading it would run code or leave its folder
-    │   └── MissingExtra      an optional package is needed to read it
-    └── Absent                a metric or fit is undefined here (never leaves the pipeline)
+    │   └── MissingExtra      an optional package is needed
+    └── Absent                a metric or fit is undefined for a layer (handled inside the pipeline)
 
-Each message says what was asked, what was found and what is possible, in one line.
+Each message states in one line what was asked, what was found and what would work.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from collections.abc import Iterable
 
 
 class LayerscopeError(Exception):
-    """Base of every deliberate error; ``exit_code`` is what the command line returns."""
+    """Base class of all layerscope errors; ``exit_code`` is the exit code of the command line."""
 
     exit_code = 2
 
 
 class LayerscopeWarning(UserWarning):
-    """Something that a user should see, and that ends nothing."""
+    """A problem that the user should know about and that does not stop the analysis."""
 
 
 class UsageError(LayerscopeError):
-    """The call is wrong: an option, a setting or a filter."""
+    """An option, a setting or a filter is invalid."""
 
 
 class UnknownName(UsageError):
@@ -45,46 +45,46 @@ class UnknownName(UsageError):
 
 
 class NoLayerMatches(UsageError):
-    """The layer filter selects nothing."""
+    """The layer filter selects no layer."""
 
 
 class OutputError(UsageError):
-    """The result cannot be written where it was asked to go."""
+    """The result cannot be written to its destination."""
 
 
 class TargetError(LayerscopeError):
-    """The target cannot be analysed."""
+    """The target cannot be analyzed."""
 
     exit_code = 3
 
 
 class TargetNotFound(TargetError):
-    """There is nothing at that path, hub id or name."""
+    """Nothing exists under that path, hub id or name."""
 
 
 class UnknownFormat(TargetError):
-    """No source recognises the target."""
+    """No source recognizes the target."""
 
 
 class Unreadable(TargetError):
-    """The target is truncated, inconsistent or lies about itself."""
+    """The target is truncated, damaged or inconsistent."""
 
 
 class Refused(TargetError):
-    """Reading the target would run code or leave its folder."""
+    """Reading the target would run code or open files outside its folder."""
 
 
 class MissingExtra(TargetError):
-    """An optional package is needed to read the target."""
+    """An optional package is needed, e.g. to read the target."""
 
     def __init__(self, need: str, extra: str) -> None:
         super().__init__(f"{need} needs the {extra!r} extra: pip install 'layerscope[{extra}]'")
 
 
 class Absent(LayerscopeError):
-    """A metric or fit is undefined for this layer; the message is the reason shown.
+    """A metric or fit is undefined for this layer; reports show the message as the reason.
 
-    ``failed`` is False where nothing went wrong: a layer that is the same as in the base model, say.
+    ``failed`` is False if nothing went wrong, e.g. for a layer that is identical to the base model's.
     """
 
     def __init__(self, reason: str, *, failed: bool = True) -> None:
@@ -93,6 +93,6 @@ class Absent(LayerscopeError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest known name, else ``"."``."""
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or ``"."`` if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else "."

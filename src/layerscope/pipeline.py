@@ -1,4 +1,4 @@
-"""One layer, on a worker: read → unfold → spectrum → fits → metrics. Nothing after ``measure`` reads weights."""
+"""Measure one layer on a worker: read → unfold → spectrum → fits → metrics. Only ``measure`` reads weights."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from layerscope.sources.composed.update import DeltaSource
 
 CONVOLUTION_KINDS = ("conv1d", "conv2d", "conv3d")
-FACTOR_ROLES = ("input", "gradient", "fisher")  # covariances, not weights: their tails are no power laws of weights
-SHUFFLE_ROLE, WINDOWS_ROLE = "shuffle", "windows"  # roles of matrices that are made from a layer's own entries
+FACTOR_ROLES = ("input", "gradient", "fisher")  # covariances: power laws are fitted only to weights
+SHUFFLE_ROLE, WINDOWS_ROLE = "shuffle", "windows"  # roles of matrices derived from a layer's own entries
 
 
 def plan(
     spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings, memory: int | None = None
 ) -> tuple[list[Job], list[LayerReport]]:
-    """(jobs, layers that need no work): a job per layer to be measured, with its cost and memory.
+    """Return (jobs, layers that are not measured), with one job per layer that states its cost and memory.
 
-    A layer that would not fit into ``memory`` bytes even alone is not begun.
+    :param memory: bytes available; a layer that needs more, even alone, is not measured.
     """
     jobs: list[Job] = []
     unmeasured: list[LayerReport] = []
@@ -70,19 +70,19 @@ def plan(
 
 
 def _add_role(job: Job, ref: LayerRef, settings: Settings) -> Job:
-    """The job with one more role of its layer; what is read is let go before the next is."""
+    """Add a role of the same layer to a job; roles are read one after the other, so memory is that of the largest."""
     flops, memory = _estimate(ref, settings)
     return replace(job, refs=(*job.refs, ref), cost=job.cost + flops, memory=max(job.memory, memory))
 
 
 def report_rows(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerRef]:
-    """The rows of a report, under names that are unique: layers, or their matrices without ``pool``."""
+    """Yield the rows of a report with unique names: layers, or their matrices without ``pool``."""
     layers = list(refs)
     count_by_name = dict.fromkeys((ref.name for ref in layers), 1)
     for layer in layers:
         for row in _split_into_rows(layer, settings):
             name = row.name
-            while row.slice is not None and name in count_by_name:  # a tensor may be called like a matrix of another
+            while row.slice is not None and name in count_by_name:  # another tensor may have the name of this matrix
                 count_by_name[row.name] = number = count_by_name.get(row.name, 1) + 1
                 name = f"{row.name}#{number}"
             count_by_name[name] = 1
@@ -90,7 +90,7 @@ def report_rows(refs: Iterable[LayerRef], settings: Settings) -> Iterator[LayerR
 
 
 def _split_into_rows(ref: LayerRef, settings: Settings) -> list[LayerRef]:
-    """The rows that a layer becomes: its heads apart with ``per_head``, a row per matrix without ``pool``."""
+    """Split a layer into rows: one per matrix without ``pool``; with ``per_head``, each head is a matrix."""
     if ref.skipped:
         return [ref]
     if settings.per_head and ref.heads > 1 and ref.groups == 1:
@@ -104,7 +104,10 @@ def _split_into_rows(ref: LayerRef, settings: Settings) -> list[LayerRef]:
 
 
 def measure(job: Job) -> LayerReport:
-    """Measure every role of one layer. A layer that cannot be measured says why; only bugs raise."""
+    """Measure every role of one layer.
+
+    A layer that cannot be measured is returned with the reason; exceptions are bugs.
+    """
     parts: dict[str, Measurement] = {}
     for ref in job.refs:
         parts |= _measure_role(job, ref)
@@ -112,7 +115,7 @@ def measure(job: Job) -> LayerReport:
 
 
 def distances(job: Job) -> dict[str, float]:
-    """Distances of one layer of a :class:`~layerscope.sources.composed.update.Delta` from the base model's."""
+    """Measure the distances between one layer of a :class:`~layerscope.sources.composed.update.Delta` and its base."""
     ref, conv = job.refs[0], job.settings.conv
     source = cast("DeltaSource", opening.reopen(job.spec))
     stack, base_stack = (matrices.unfold(tensor, ref, conv) for tensor in source.both(ref))
@@ -120,7 +123,7 @@ def distances(job: Job) -> dict[str, float]:
 
 
 def separation(job: Job) -> dict[str, float]:
-    """Squared Frobenius norms of W, W₀ and W − W₀, of one layer of a weight update."""
+    """Return the squared Frobenius norms of W, W₀ and W − W₀ for one layer of a weight update."""
     source = cast("DeltaSource", opening.reopen(job.spec))
     weight, base = (tensor.astype(np.float64) for tensor in source.both(job.refs[0]))
     norms = {"model": weight, "base": base, "difference": weight - base}
@@ -128,7 +131,7 @@ def separation(job: Job) -> dict[str, float]:
 
 
 def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Settings) -> list[Job]:
-    """A job per layer that both models have."""
+    """Return one job for each layer that both models have."""
     jobs = []
     for ref in refs:
         if not ref.skipped:
@@ -139,7 +142,7 @@ def plan_distances(spec: SourceSpec, refs: Iterable[LayerRef], settings: Setting
 
 
 def fit_and_compute(name: str, parts: dict[str, Measurement], settings: Settings) -> LayerReport:
-    """Fits and metrics of measured spectra; also what re-judging a saved layer does."""
+    """Compute fits and metrics from measured spectra, when measuring a layer and when judging a saved one again."""
     fitted = {
         role: replace(part, fits=fitting.fit_all(part.spectrum, settings, families_for_role(role, settings)))
         if part.spectrum is not None
@@ -153,7 +156,7 @@ def fit_and_compute(name: str, parts: dict[str, Measurement], settings: Settings
 
 
 def families_for_role(role: str, settings: Settings) -> tuple[str, ...]:
-    """What is fitted to the spectrum of a role: to a shuffle its bulk, to windows their tail."""
+    """Return the families to fit to the spectrum of a role, e.g. only the random bulk for shuffles."""
     if role.startswith(SHUFFLE_ROLE):
         return ("marchenko_pastur",)
     if role in FACTOR_ROLES:
@@ -162,17 +165,17 @@ def families_for_role(role: str, settings: Settings) -> tuple[str, ...]:
 
 
 def rejudge(layer: LayerReport, settings: Settings) -> LayerReport:
-    """The same layer under other settings, without its matrix."""
+    """Repeat fits and metrics of a layer under other settings, without reading its weights."""
     return fit_and_compute(layer.name, dict(layer.parts), settings)
 
 
 def skipped_layer(ref: LayerRef, reason: str, *, failed: bool = False) -> LayerReport:
-    """The report of a layer that was not measured."""
+    """Return the report of a layer that was not measured, with the reason."""
     return LayerReport(ref.name, {"weight": Measurement(ref, skipped=reason, failed=failed)})
 
 
 def _estimate(ref: LayerRef, settings: Settings) -> tuple[float, int]:
-    """(floating-point operations, bytes at the peak) of measuring one role of a layer."""
+    """Estimate (floating-point operations, peak bytes) of measuring one role of a layer."""
     k, n, m = matrices.dimensions(ref, settings.conv)
     if ref.rank:
         return memory_cost.low_rank_flops(n, m, ref.rank), memory_cost.low_rank_bytes(n, m, ref.rank, ref.itemsize)
@@ -183,7 +186,7 @@ def _estimate(ref: LayerRef, settings: Settings) -> tuple[float, int]:
 
 
 def _measure_role(job: Job, ref: LayerRef) -> dict[str, Measurement]:
-    """The measurement of one role, and of what is made from its matrices."""
+    """Measure one role of a layer, and the shuffles and windows derived from it."""
     start, settings = time.perf_counter(), job.settings
     try:
         source = opening.reopen(job.spec)
@@ -215,17 +218,17 @@ def _compute_spectrum(stack: Array, ref: LayerRef, settings: Settings) -> Spectr
 
 
 def _eigenvalue_factor(ref: LayerRef, settings: Settings) -> float:
-    """The factor on the eigenvalues of a layer: ``conv_factor`` for convolutions."""
+    """Return the factor on the eigenvalues of a layer: ``conv_factor`` for convolutions, otherwise 1."""
     return settings.conv_factor if ref.kind in CONVOLUTION_KINDS else 1.0
 
 
 def _measure_derived(stack: Array, ref: LayerRef, settings: Settings) -> Iterator[Measurement]:
-    """Shuffles and windows of a layer's matrices, each a role of its own."""
+    """Measure shuffles and windows of a layer's matrices, each as a separate role."""
     shuffler = random_matrix.Shuffler(stack) if settings.randomize else None
     for number in range(settings.shuffles_of(stack.shape[0] * stack.shape[2]) if shuffler else 0):
         assert shuffler is not None
         start, role = time.perf_counter(), replace(ref, role=f"{SHUFFLE_ROLE}{number + 1}")
-        seed = [settings.seed, ref.index, ref.slice or 0, number]
+        seed = [settings.seed, max(ref.stored, 0), ref.slice or 0, number]
         spectrum, traps = correlation_traps.analyze_shuffle(shuffler, seed, settings.spike_rate)
         factor = _eigenvalue_factor(ref, settings)
         modes = tuple(_trap_in_layer(mode, origin, ref, settings, factor, stack.shape[2]) for mode, origin in traps)
@@ -241,7 +244,7 @@ def _measure_derived(stack: Array, ref: LayerRef, settings: Settings) -> Iterato
 
 
 def _trap_in_layer(mode: Mode, origin: int, ref: LayerRef, settings: Settings, factor: float, columns: int) -> Mode:
-    """A trap in the layer's units, its entry by its index in the layer's tensor."""
+    """Convert a trap to the layer's units, and its position to an index in the layer's tensor."""
     scaled = replace(mode, value=mode.value * factor, edge=mode.edge * factor)
     if origin < 0:
         return scaled

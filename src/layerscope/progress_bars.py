@@ -1,4 +1,4 @@
-"""How far a run has come: on a terminal, in a notebook, or in the tqdm that a user brings."""
+"""Progress bars for the terminal, for notebooks and for tqdm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import Any
 from layerscope.records.layers import LayerReport
 from layerscope.text import printable
 
-Progress = Callable[[LayerReport | None, float, float], None]  # (layer done, its cost, total cost)
-MAX_NAME_CHARS = 40  # characters of a layer's name beside the bar
+Progress = Callable[[LayerReport | None, float, float], None]  # called with (finished layer, its cost, total cost)
+MAX_NAME_CHARS = 40  # most characters of a layer's name next to the bar
 
 
 @contextmanager
 def progress_callback(progress: Any, target: object) -> Iterator[Progress | None]:
-    """What ``progress`` of analyze stands for: True is a bar, a tqdm class its bar, a function itself."""
+    """Turn the argument ``progress`` of analyze into a callback.
+
+    :param progress: True for a bar of layerscope, a tqdm class for its bar, or a callback; a false value gives None.
+    :param target: name to show until the first layer is finished.
+    """
     if not progress:
         yield None
     elif hasattr(progress, "update") and hasattr(progress, "close"):
@@ -32,7 +36,7 @@ def progress_callback(progress: Any, target: object) -> Iterator[Progress | None
 
 @contextmanager
 def progress_bar(target: object) -> Iterator[Progress | None]:
-    """A bar by layer, weighted by cost: in a notebook's cell, or on a terminal; none in a pipe."""
+    """Show a bar in a notebook or on a terminal, advanced by the cost of each layer; yield None in a pipe."""
     if _is_in_notebook():
         yield _notebook_bar(target)
     elif sys.stderr.isatty():
@@ -84,7 +88,7 @@ def _tqdm_bar(tqdm: Any, target: object) -> Iterator[Progress]:
 
 
 def _notebook_bar(target: object) -> Progress:
-    """A bar of the browser's own, which needs no widgets."""
+    """Show an HTML progress element, which needs no notebook widgets."""
     from IPython.display import HTML, display
 
     finished_cost, name = 0.0, escape(printable(target, MAX_NAME_CHARS))

@@ -1,4 +1,4 @@
-"""Finds plugins: functions marked by a decorator, or whole modules, in packages and in installed entry points."""
+"""Find plugins: decorated functions or whole modules, in layerscope's packages and in installed entry points."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PLUGIN_ATTRIBUTE = "__layerscope_plugin__"
 
 @dataclass(frozen=True)
 class Kind:
-    """Where the plugins of a kind lie, and what makes a module one."""
+    """Where to find plugins of one kind, and how to recognize them."""
 
-    packages: tuple[str, ...]  # searched with their subpackages; or single modules
-    attribute: str = ""  # a whole module is the plugin if it has this attribute; "" where decorated functions are
-    noun: str = ""  # for messages; the kind without its s where empty
+    packages: tuple[str, ...]  # packages to search with their subpackages, or single modules
+    attribute: str = ""  # a module with this attribute is a plugin; "" if plugins are decorated functions
+    noun: str = ""  # noun for messages; by default, the kind without its final s
 
 
 KINDS = {
@@ -45,11 +45,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """One source, fit, metric, rule, engine or picture and where it is written."""
+    """One source, fit, metric, rule, engine or picture, with the place of its code."""
 
     kind: str
     name: str
-    target: Any  # the function, or the module
+    target: Any  # the function or the module
     file: str
     line: int
     doc: str
@@ -57,22 +57,22 @@ class Plugin:
 
     @property
     def title(self) -> str:
-        """First line of its docstring."""
+        """First line of the docstring."""
         return self.doc.partition("\n")[0]
 
     @functools.cached_property
     def needs(self) -> tuple[str, ...]:
-        """Facts without which it cannot be called."""
+        """Names of the facts that it requires: parameters without a default."""
         return tuple(p.name for p in _parameters(self.target) if p.default is inspect.Parameter.empty)
 
     @functools.cached_property
     def wants(self) -> tuple[str, ...]:
-        """Every fact it can take."""
+        """Names of all facts that it accepts: all parameters."""
         return tuple(p.name for p in _parameters(self.target))
 
 
 def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator that makes a function the plugin ``name`` of ``kind``."""
+    """Return a decorator that marks a function as the plugin ``name`` of a kind."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         code = function.__code__
@@ -86,7 +86,7 @@ def mark(kind: str, name: str, **meta: Any) -> Callable[[Callable[..., Any]], Ca
 
 @functools.cache
 def plugins(kind: str) -> dict[str, Plugin]:
-    """All plugins of a kind by name: the package's own, then those of ``layerscope.<kind>`` entry points."""
+    """Return all plugins of a kind by name: layerscope's own, then those of ``layerscope.<kind>`` entry points."""
     modules = [importlib.import_module(name) for package in KINDS[kind].packages for name in _module_names(package)]
     by_name: dict[str, Plugin] = {}
     for module in sorted(filter(functools.partial(_is_candidate, kind), modules), key=_plugin_name):
@@ -97,7 +97,10 @@ def plugins(kind: str) -> dict[str, Plugin]:
 
 
 def find(kind: str, name: str) -> Plugin:
-    """The plugin of that name; a wrong name says which one was meant."""
+    """Return the plugin with a name.
+
+    :raises UnknownName: there is no such plugin; the message suggests a similar name.
+    """
     known = plugins(kind)
     if name not in known:
         raise UnknownName(KINDS[kind].noun or kind.removesuffix("s"), name, known)
@@ -105,12 +108,12 @@ def find(kind: str, name: str) -> Plugin:
 
 
 def call(plugin: Plugin, facts: Mapping[str, Any]) -> Any:
-    """Call a plugin with the facts its parameters name."""
+    """Call a plugin with those facts that its parameters name."""
     return plugin.target(**{name: facts[name] for name in plugin.wants if name in facts})
 
 
 def _module_names(package: str) -> Iterator[str]:
-    """Names of all modules of a package and its subpackages; a leading underscore leaves one out."""
+    """Yield the names of all modules of a package and its subpackages, except those with a leading underscore."""
     path = getattr(importlib.import_module(package), "__path__", None)
     if path is None:
         yield package
@@ -129,7 +132,7 @@ def _is_candidate(kind: str, module: ModuleType) -> bool:
 
 
 def _plugin_name(module: ModuleType) -> str:
-    """The name of a module as a plugin: ``PLUGIN_NAME`` where it has one, else the file's."""
+    """Return the plugin name of a module: its ``PLUGIN_NAME`` if defined, otherwise the module name."""
     return str(getattr(module, "PLUGIN_NAME", module.__name__.rpartition(".")[2]))
 
 
@@ -137,7 +140,7 @@ def _register(by_name: dict[str, Plugin], kind: str, plugins: list[Plugin]) -> N
     for plugin in plugins:
         if plugin.name in by_name:
             first = by_name[plugin.name]
-            raise ImportError(f"two {kind} are called {plugin.name!r}: {first.file} and {plugin.file}")
+            raise ImportError(f"two {kind} have the name {plugin.name!r}: {first.file} and {plugin.file}")
         by_name[plugin.name] = plugin
 
 

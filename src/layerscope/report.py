@@ -1,4 +1,4 @@
-"""Deprecated: reports now live in ``layerscope.records``; ``layerscope.Report`` and ``layerscope.Comparison`` stay."""
+"""Deprecated: use ``layerscope.Report`` and ``layerscope.Comparison`` instead."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Several reports beside each other, and what they say in plain language; no weights are read here."""
+"""Compare several reports and describe the result in sentences, without reading weights."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from layerscope.records.report_summary import EXCLUDING_FINDINGS
 from layerscope.rules.tail_evidence import doubt
 from layerscope.settings import Limits, Settings
 from layerscope.tensor_names import matching_keys, strip_wrapper_prefixes
-from layerscope.text import distinct_paths
+from layerscope.text import distinct_paths, plural
 
-HISTOGRAM_BINS = 24  # of the α histogram
-MAX_SIGN_TEST_P = 0.05  # sign-test p above which "lower in k of n" may be chance
-MIN_LAYERS_FOR_READING = 5  # layers with an α in both models for a reading
-MIN_LAYERS_FOR_PEAK = 12  # layers from which a histogram has a peak
-MAX_DEPTH_DIFFERENCE = 0.1  # relative difference in the number of layers that makes depths differ
+HISTOGRAM_BINS = 24  # bins of the histogram of α
+MAX_SIGN_TEST_P = 0.05  # sign-test p-value above which "lower in k of n" may be chance
+MIN_LAYERS_FOR_READING = 5  # fewest layers with an α in both models for a conclusion
+MIN_LAYERS_FOR_PEAK = 12  # fewest layers for which a histogram has a meaningful peak
+MAX_DEPTH_DIFFERENCE = 0.1  # relative difference in the number of layers above which depths differ
 
 
 @dataclass(frozen=True)
 class MatchedLayers:
-    """The analyzed layers of several models, by the key under which layers of different models are the same."""
+    """The analyzed layers of several models, by a key that is equal for matching layers."""
 
-    tables: tuple[Mapping[str, LayerReport], ...]  # of each model: key → layer
+    tables: tuple[Mapping[str, LayerReport], ...]  # one per model: key → layer
     common: tuple[str, ...]  # keys that all models have, in the first model's order
 
     @property
     def unmatched(self) -> tuple[tuple[str, ...], ...]:
-        """Names of each model's layers that another model lacks."""
+        """The names of each model's layers that another model lacks."""
         return tuple(
             tuple(layer.name for key, layer in table.items() if key not in self.common) for table in self.tables
         )
@@ -58,10 +58,10 @@ def match_layers(reports: Sequence[Report]) -> MatchedLayers:
 def compare(
     reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[str, float]]], weights: Matrix = ()
 ) -> Comparison:
-    """Match the layers by name, count, and put the result into words.
+    """Match layers by name, compare the reports and describe the result in sentences.
 
-    ``distances`` holds, for each report, the distances of its layers from those of the first, by name; ``weights`` the
-    distance of each model from each, where the weights were read.
+    ``distances`` holds, for each report, the distances of its layers from those of the first report, by name.
+    ``weights`` is the distance matrix of all models, if the weights were read.
     """
     matched = match_layers(reports)
     layers = _compared_layers(matched, reports, distances)
@@ -84,7 +84,7 @@ def compare(
 def _compared_layers(
     matched: MatchedLayers, reports: Sequence[Report], distances: Sequence[Mapping[str, Mapping[str, float]]]
 ) -> tuple[ComparedLayer, ...]:
-    """Metrics, distances and rows of each layer that all models have."""
+    """Return metrics, distances and row numbers of each layer that all models have."""
     row_numbers = [{row.name: number for number, row in enumerate(report.rows)} for report in reports]
     layers = []
     for key in matched.common:
@@ -105,7 +105,7 @@ def _compared_layers(
 
 
 def _excluded_keys(matched: MatchedLayers, reports: Sequence[Report]) -> set[str]:
-    """Keys of the matched layers whose α is not read, in any of the models."""
+    """Return the keys of matched layers with an α that is not used in at least one of the models."""
     keys: set[str] = set()
     for table, report in zip(matched.tables, reports, strict=True):
         excluded = _excluded_layers(report)
@@ -119,7 +119,7 @@ def _describe(
     readings: Sequence[Sequence[tuple[float, bool]]],
     limits: Limits,
 ) -> Iterator[str]:
-    """Sentences about the models: pair by pair with the first, then each by itself."""
+    """Yield sentences about the models: each one compared with the first, then each on its own."""
     names = letters(len(readings))
     others = range(1, len(readings))
     for i in others:
@@ -132,29 +132,29 @@ def _describe(
 
 
 def read_alphas(report: Report) -> list[tuple[float, bool]]:
-    """(α, is it doubtful?) of the layers that have one; embeddings and collapsed layers left out."""
+    """Return α of each layer, and whether it is doubtful, without embeddings and collapsed layers."""
     excluded, settings = _excluded_layers(report), report.settings
     rows = [row for row in report.rows if "alpha" in row.metrics and row.ref.kind != "embedding"]
     return [(float(row.metrics["alpha"]), _is_doubtful(row, settings)) for row in rows if row.name not in excluded]
 
 
 def alphas_of(report: Report) -> list[float]:
-    """α of the layers that :func:`read_alphas` reads."""
+    """Return the values of α that :func:`read_alphas` returns."""
     return [alpha for alpha, _ in read_alphas(report)]
 
 
 def _excluded_layers(report: Report) -> set[str | None]:
-    """Names of the layers whose α is not read, such as collapsed ones."""
+    """Return the names of layers with an α that is not used, such as collapsed layers."""
     return {finding.layer for finding in report.findings if finding.code in EXCLUDING_FINDINGS}
 
 
 def _is_doubtful(row: LayerReport, settings: Settings) -> bool:
-    """Does the layer have an α that carries no verdict?"""
+    """Return whether the layer has an α that does not support a verdict."""
     return "alpha" in row.metrics and "power_law" in row.parts["weight"].fits and bool(doubt(row, settings))
 
 
 def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Counts of α in common bins, from the smallest to the largest of all models."""
+    """Count the values of α in common bins, from the smallest to the largest α of all models."""
     all_alphas = [a for values in alphas for a in values]
     if not all_alphas:
         return {"edges": [], "counts": [[] for _ in alphas]}
@@ -165,7 +165,7 @@ def histogram(alphas: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def _spectral_distances(tables: Sequence[Mapping[str, LayerReport]]) -> Matrix:
-    """Mean √JSD of the spectra of the layers that two models have in common, with as many eigenvalues."""
+    """Return the mean distance (√JSD) of the spectra of matching layers with equal numbers of eigenvalues."""
     rows: list[list[float | None]] = [[0.0] * len(tables) for _ in tables]
     for i, j in combinations(range(len(tables)), 2):
         pairs = [(tables[i][name].spectrum, tables[j][name].spectrum) for name in tables[i] if name in tables[j]]
@@ -175,7 +175,7 @@ def _spectral_distances(tables: Sequence[Mapping[str, LayerReport]]) -> Matrix:
 
 
 def sign_test(lower: int, higher: int) -> float:
-    """Two-sided p that so uneven a split is chance, each side equally likely (the exact binomial test)."""
+    """Return the two-sided p-value of an uneven split if both sides are equally likely (exact binomial test)."""
     n, k = lower + higher, min(lower, higher)
     if n == 0:
         return 1.0
@@ -184,16 +184,16 @@ def sign_test(lower: int, higher: int) -> float:
 
 
 def _describe_equal_weights(names: Sequence[str], layers: Sequence[ComparedLayer], index: int) -> list[str]:
-    """How many of the matched layers have the very weights of the first model."""
+    """Describe how many of the matching layers have exactly the weights of the first model."""
     measured = [layer.distances[index] for layer in layers if len(layer.distances) > index and layer.distances[index]]
     equal = sum(distances.get("frobenius") == 0.0 for distances in measured)
     if not equal:
         return []
-    return [f"{equal} of {len(measured)} layers of {names[index]} have the very weights of {names[0]}."]
+    return [f"{equal} of {len(measured)} layers of {names[index]} have exactly the weights of {names[0]}."]
 
 
 def _common_alphas(layers: Sequence[ComparedLayer], index: int) -> list[tuple[float, float]]:
-    """α in the first model and in another one, of the layers that have one in both."""
+    """Return α in the first and in another model, for the layers that have one in both."""
     return [
         (float(layer.metrics[0]["alpha"]), float(layer.metrics[index]["alpha"]))
         for layer in layers
@@ -202,62 +202,62 @@ def _common_alphas(layers: Sequence[ComparedLayer], index: int) -> list[tuple[fl
 
 
 def _describe_pair(names: Sequence[str], layers: Sequence[ComparedLayer], index: int) -> list[str]:
-    """What matched layers say of one model beside the first."""
+    """Describe the difference of α between one model and the first, layer by layer."""
     both = _common_alphas(layers, index)
     a, b = names[0], names[index]
     if len(both) < MIN_LAYERS_FOR_READING:
         return []
     lower, higher = sum(y < x for x, y in both), sum(y > x for x, y in both)
-    medians = f"their median {median(y for _, y in both):.2f} against {median(x for x, _ in both):.2f}"
+    medians = f"median {median(y for _, y in both):.2f} compared with {median(x for x, _ in both):.2f}"
     p = sign_test(lower, higher)
     if lower == higher == 0:
-        return [f"Every α of {b} is that of {a}."]
+        return [f"Every α of {b} equals that of {a}."]
     if p > MAX_SIGN_TEST_P:
         counts = f"lower in {lower} and higher in {higher} of {len(both)} layers"
-        return [f"{b}'s α are {counts} ({medians}): no clear difference (p = {p:.2f})."]
+        return [f"α of {b} is {counts} ({medians}): no clear difference from {a} (p = {p:.2f})."]
     side, count = ("lower", lower) if lower > higher else ("higher", higher)
     tails = "heavier" if lower > higher else "lighter"
     chance = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
     return [
-        f"{b}'s α are {side} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails, layer by layer."
+        f"α of {b} is {side} than that of {a} in {count} of {len(both)} layers ({medians}, {chance}): {tails} tails."
     ]
 
 
 def _describe_too_few_layers(names: Sequence[str], layers: Sequence[ComparedLayer]) -> list[str]:
-    """Which models share too few layers with the first for anything to be read from them."""
+    """Describe which models share too few layers with the first for a conclusion."""
     all_counts = {name: len(_common_alphas(layers, i)) for i, name in enumerate(names[1:], 1)}
     counts = {name: count for name, count in all_counts.items() if count < MIN_LAYERS_FOR_READING}
     if not counts:
         return []
     if len(counts) == 1:
         return [
-            f"Layers with an α in both {names[0]} and {next(iter(counts))}: {min(counts.values())}, too few to read "
-            "anything from them."
+            f"Only {plural(min(counts.values()), 'layer')} with an α in both {names[0]} and {next(iter(counts))}: too "
+            f"few for a conclusion (at least {MIN_LAYERS_FOR_READING})."
         ]
     return [
-        f"Too few layers with an α in both {names[0]} and another model to read anything from them: "
-        f"{', '.join(counts) if len(counts) < 8 else f'{len(counts)} models'}."
+        f"Too few layers with an α in both {names[0]} and another model for a conclusion "
+        f"(at least {MIN_LAYERS_FOR_READING}): {', '.join(counts) if len(counts) < 8 else f'{len(counts)} models'}."
     ]
 
 
 def _describe_alphas(name: str, readings: Sequence[tuple[float, bool]], limits: Limits) -> list[str]:
-    """What the α of one model say."""
+    """Describe the values of α of one model."""
     alphas = [alpha for alpha, _ in readings]
     if len(alphas) < MIN_LAYERS_FOR_READING:
         return []
     high = [doubtful for alpha, doubtful in readings if alpha > limits.under_trained]
     low = [doubtful for alpha, doubtful in readings if alpha < limits.over_trained]
     over, under = len(high), len(low)
-    text = f"{name} has {over} of {len(alphas)} layers over {limits.under_trained:g}{_describe_doubtful(high)}"
-    text += f" and {under} below {limits.over_trained:g}{_describe_doubtful(low)}"
+    text = f"{name} has α above {limits.under_trained:g} in {over} of {len(alphas)} layers{_describe_doubtful(high)}"
+    text += f" and below {limits.over_trained:g} in {under}{_describe_doubtful(low)}"
     peak = peak_of([a for a in alphas if a <= limits.spurious] or alphas)
     has_peak = len(alphas) >= MIN_LAYERS_FOR_PEAK
     if has_peak:
-        text += f"; its α peak at {peak:.1f}"
+        text += f"; the histogram of α peaks at {peak:.1f}"
     if has_peak and over >= max(2, limits.weak_layers * len(alphas)) and peak > limits.weak_peak:
-        return [f"{text}: the pattern of a model with too little or too poor data."]
+        return [f"{text}. This is the pattern of a model trained on too little or poor data."]
     if under > len(alphas) / 2:
-        return [f"{text}: most tails are very heavy, the pattern of over-training or of traps."]
+        return [f"{text}. Most tails are very heavy, the pattern of overfitting or of outlier weights."]
     return [f"{text}."]
 
 
@@ -266,35 +266,35 @@ def _describe_doubtful(doubtful: Sequence[bool]) -> str:
 
 
 def _describe_warnings(reports: Sequence[Report], layers: Sequence[ComparedLayer], has_matches: bool) -> list[str]:
-    """Reasons to be careful with the comparison."""
+    """Return reasons to be careful with the comparison."""
     names = letters(len(reports))
     warnings = []
     counts = [sum(not row.skipped or row.failed for row in report.rows) for report in reports]
     if max(counts) - min(counts) > MAX_DEPTH_DIFFERENCE * max(counts):
         warnings.append(
-            f"The models differ in depth ({', '.join(map(str, counts))} layers): norms and α-hat of models "
-            "of different depth must not be ranked against each other (Simpson's paradox, arXiv 2106.00734)."
+            f"The models differ in depth ({', '.join(map(str, counts))} layers). Do not rank models of different depth "
+            "by norms or by α-hat (Simpson's paradox, arXiv 2106.00734)."
         )
     for i, name in enumerate(names[1:], 1):
         shape, scale = (_median_shift(layers, i, metric) for metric in ("alpha", "log_spectral_norm"))
         if shape is not None and scale is not None and shape * scale < 0:
             warnings.append(
-                f"Shape and scale disagree on {name}: α is {_direction_word(shape)} than {names[0]}'s, "
-                f"log λmax {_direction_word(scale)} (medians of the differences {shape:+.2f} and {scale:+.2f}). "
-                "Neither alone ranks the models."
+                f"Shape and scale disagree on {name}: α is {_direction_word(shape)} than that of {names[0]}, but log "
+                f"λmax is {_direction_word(scale)} (median differences {shape:+.2f} and {scale:+.2f}). "
+                "Do not rank the models by one of them alone."
             )
     if not has_matches:
-        warnings.append("No layer of the same name is analysed in all of them: only distributions can be compared.")
+        warnings.append("No layer was matched by name in all models, so only the distributions of α are compared.")
     distinct_settings = {tuple(sorted(report.settings.to_dict().items(), key=str)).__repr__() for report in reports}
     if len(distinct_settings) > 1:
         warnings.append(
-            "The reports were measured under different settings; analyse them under the same before comparing."
+            "The reports were measured with different settings. Analyze the models again with the same settings."
         )
     return warnings
 
 
 def _median_shift(layers: Sequence[ComparedLayer], index: int, metric: str) -> float | None:
-    """Median of the differences of a metric from the first model's; None where they may be chance."""
+    """Return the median difference of a metric from the first model, or None if it may be chance."""
     pairs = [layer.metrics for layer in layers if "alpha" in layer.metrics[0] and "alpha" in layer.metrics[index]]
     values = [float(m[index][metric]) - float(m[0][metric]) for m in pairs if metric in m[0] and metric in m[index]]
     p = sign_test(sum(v < 0 for v in values), sum(v > 0 for v in values))

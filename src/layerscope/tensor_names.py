@@ -1,6 +1,6 @@
-"""Which layers a user means: by index, by kind, by name with or without ``.weight``, or by a glob on the name.
+"""Select layers by index, by kind, by name with or without ``.weight``, or by a glob on the name.
 
-A selector that begins with "-" or "!", or a negative index, drops what it matches instead.
+A selector that begins with "-" or "!", or a negative index, excludes the layers that it matches.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ Selector = int | str
 
 
 def select(refs: Sequence[LayerRef], layers: Iterable[Selector] | Selector | None) -> list[LayerRef]:
-    """The same refs, those not wanted marked as skipped; None wants all, as do selectors that only drop.
+    """Return all refs, with those that are not selected marked as skipped.
 
-    :raises NoLayerMatches: a selector matches nothing, or only tensors that are never analysed, or nothing is left.
+    :param layers: selectors; None selects all layers, and selectors that only exclude select all others.
+    :raises NoLayerMatches: a selector matches nothing or only tensors that are never analyzed, or no layer is left.
     """
     if layers is None:
         return list(refs)
@@ -30,7 +31,7 @@ def select(refs: Sequence[LayerRef], layers: Iterable[Selector] | Selector | Non
     )
     chosen -= dropped
     if not any(ref.index in chosen for ref in refs if not ref.skipped):
-        raise NoLayerMatches(f"layers {', '.join(selectors)!r} leave nothing to analyse")
+        raise NoLayerMatches(f"layers {', '.join(selectors)!r} leave no layer to analyze; exclude fewer layers")
     return [ref if ref.index in chosen or ref.skipped else replace(ref, skipped=NOT_SELECTED) for ref in refs]
 
 
@@ -45,12 +46,15 @@ def _matching_refs(refs: Sequence[LayerRef], text: str) -> list[LayerRef]:
     if usable:
         return usable
     if matches:
-        raise NoLayerMatches(f"layers {text!r}: {matches[0].name} is never analysed ({matches[0].skipped})")
+        raise NoLayerMatches(
+            f"layers {text!r}: {matches[0].name} cannot be analyzed ({matches[0].skipped}); choose another layer"
+        )
     analyzed = [ref for ref in refs if not ref.skipped]
     kinds = sorted({ref.kind for ref in analyzed})
     hint = did_you_mean(text, [*kinds, *map(_module_name, analyzed)])
     raise NoLayerMatches(
-        f"layers {text!r} match nothing{hint} Give an index (0–{len(refs) - 1}), a kind ({', '.join(kinds)}) or a glob"
+        f"layers {text!r} match no layer{hint} Give an index (0–{len(refs) - 1}), a kind ({', '.join(kinds)}), a name "
+        "or a glob"
     )
 
 
@@ -58,14 +62,15 @@ def _module_name(ref: LayerRef) -> str:
     return ref.tensor.removesuffix(".weight")
 
 
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model._orig_mod.")  # of DistributedDataParallel and torch.compile
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model._orig_mod.")  # from DistributedDataParallel and torch.compile
 
 
 def matching_keys(*models: Sequence[str]) -> list[dict[str, str]]:
-    """For each model, name → the key by which layers are matched: the name without a training wrapper's prefix.
+    """Return, for each model, name → key, such that layers of different models with equal keys match.
 
-    Where that matches nothing, formats may have put a word of their own before all names, or slashes for dots: then
-    the beginning that all names of a model share is taken off too, if half of the layers then match.
+    The key is the name without the prefixes of training wrappers. If no names match then, the models may come from
+    formats that add a common prefix or use slashes. In this case slashes become dots, and the prefix that all names of
+    a model share is removed, provided that at least half of the layers then match.
     """
     keys = [{name: strip_wrapper_prefixes(name) for name in names} for names in models]
     if len(keys) < 2 or set.intersection(*(set(key_by_name.values()) for key_by_name in keys)):
@@ -89,7 +94,7 @@ def _strip_common_prefix(names: Sequence[str]) -> dict[str, str]:
 
 
 def strip_wrapper_prefixes(name: str) -> str:
-    """A name without what training wrappers put before it."""
+    """Remove the prefixes that training wrappers add to a name."""
     for wrapper in WRAPPER_PREFIXES:
         name = name.removeprefix(wrapper)
     return name

@@ -1,9 +1,12 @@
-"""Names from strangers, made fit for a terminal, a table cell or an error message."""
+"""Text for a terminal, a table cell or an error message: escaped names, short forms, numbers with their format."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
+
+SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[^\W\d_a-z])")  # before a capital letter
 
 INVISIBLE_CATEGORIES = {
     "Cc",
@@ -28,7 +31,7 @@ def printable(text: object, max_chars: int = 200) -> str:
 
 
 def elide(text: str, max_chars: int) -> str:
-    """The text with its middle replaced by … where it is too long: names differ at both ends."""
+    """The text with its middle replaced by … where it is too long, because names differ at both ends."""
     if len(text) <= max_chars:
         return text
     tail = (max_chars - 1) * 2 // 3
@@ -36,33 +39,26 @@ def elide(text: str, max_chars: int) -> str:
 
 
 def truncate(text: str, max_chars: int) -> str:
-    """The beginning of a text that is too long, and …."""
+    """The text, cut at the end and followed by … where it is too long."""
     return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 
 
-def abbreviate(name: str, max_chars: int) -> str:
-    """A dotted name that fits: ``.weight`` goes first, then the words before the last shrink, numbers kept.
+def split_common_ending(texts: Sequence[str]) -> tuple[list[str], str]:
+    """Take the last sentences that all texts share out of them: (what each text has of its own, what they share).
 
-    ``encoder.layer.0.attention.output.dense.weight`` → ``enc.lay.0.att.out.dense``.
+    Each text keeps at least one sentence.
     """
-    if len(name) <= max_chars:
-        return name
-    name = name.removesuffix(".weight")
-    words = name.split(".")
-    for keep in (len(name), 4, 3, 2, 1):
-        shortened = ".".join([*(_shorten_word(word, keep) for word in words[:-1]), words[-1]])
-        if len(shortened) <= max_chars:
-            return shortened
-    return elide(shortened, max_chars)
-
-
-def _shorten_word(word: str, letters: int) -> str:
-    digits = word[len(word.rstrip("0123456789")) :]
-    return word if len(word) <= letters + len(digits) else word[:letters] + digits
+    sentences = [SENTENCE_END.split(text) for text in texts]
+    longest = min((len(own) - 1 for own in sentences), default=0) if len(texts) > 1 else 0
+    count = 0
+    while count < longest and len({own[-1 - count] for own in sentences}) == 1:
+        count += 1
+    ending = " ".join(sentences[0][len(sentences[0]) - count :]) if count else ""
+    return [" ".join(own[: len(own) - count]) for own in sentences], ending
 
 
 def short_target(target: object) -> str:
-    """A target without the folders that it lies in; of a folder's own name the last two parts."""
+    """The name of a model without its folder; for a folder, its name and its parent's."""
     parts = str(target).rstrip("/").split("/")
     return "/".join(parts[-1:] if "." in parts[-1] else parts[-2:]) or "model"
 
@@ -73,24 +69,24 @@ def plural(count: int, word: str) -> str:
 
 
 def format_alpha(value: object, doubtful: bool) -> str:
-    """An exponent; ? marks one that carries no verdict."""
+    """An exponent; a ? marks one that is too uncertain for a verdict."""
     return format_number(value, ".2f") + ("?" if doubtful else "")
 
 
 def join_letters(letters: Sequence[str]) -> str:
-    """``A``, ``A and B``, ``A, B and C``; of more than six the first and how many."""
+    """``A``, ``A and B``, ``A, B and C``; for more than six, the first three and the number of models."""
     if len(letters) > 6:
         return f"{', '.join(letters[:3])}, … ({len(letters)} models)"
     return letters[0] if len(letters) == 1 else f"{', '.join(letters[:-1])} and {letters[-1]}"
 
 
 def format_percent(share: float) -> str:
-    """A share, with as many digits as it has."""
+    """A share as a percentage with up to six digits."""
     return f"{100 * share:.6g} %"
 
 
 def format_number(value: object, fmt: str) -> str:
-    """A value in its metric's format; "–" for what is absent."""
+    """A value in its metric's format; "–" where there is none."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -106,7 +102,7 @@ def _escape_character(character: str) -> str:
 
 
 def distinct_paths(names: Sequence[str]) -> list[str]:
-    """The last parts of paths, as many as tell them apart; equal ones are numbered."""
+    """The last parts of paths, as many as make them different; equal paths are numbered."""
     parts = [name.rstrip("/").split("/") for name in names]
     for depth in range(1, max(map(len, parts)) + 1):
         suffixes = ["/".join(p[-depth:]) for p in parts]

@@ -1,4 +1,4 @@
-"""Deprecated: the records now live in ``layerscope.records`` and ``layerscope.numerics.spectrum``."""
+"""Deprecated: use ``layerscope.records`` and ``layerscope.numerics.spectrum`` instead."""
 
 import warnings
 

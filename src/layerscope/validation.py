@@ -1,4 +1,4 @@
-"""Do the values of a record have the types that its fields declare? What comes from files and users is asked."""
+"""Check that the fields of a record have their declared types, for values from files and from users."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MAX_NUMBER = 1e308  # numbers beyond cannot be computed with
+MAX_NUMBER = 1e308  # larger numbers overflow in computations
 MAX_INTEGER = 2**63
 
 Record = typing.TypeVar("Record", bound="DataclassInstance")
 
 
 def matches_type(value: Any, hint: Any) -> bool:
-    """Is a value of the type that a field declares? Knows the types of which records that are saved consist."""
+    """Whether a value has the type that a field declares; supports the types used in saved records."""
     if hint is Any:
         return True
-    if hint is float:  # an int will do, as in Python's own typing; a bool or NaN will not
+    if hint is float:  # accepts an int, as in Python's type system, but not a bool or NaN
         return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_INTEGER
@@ -38,9 +38,10 @@ def matches_type(value: Any, hint: Any) -> bool:
 
 
 def check_types(record: Record, *, exempt: Collection[str] = ()) -> Record:
-    """The same record, every field of its declared type.
+    """Return the record after checking that every field has its declared type.
 
-    :raises TypeError: a field is not.
+    :param exempt: names of fields that are not checked.
+    :raises TypeError: a field has another type.
     """
     hints = typing.get_type_hints(type(record))
     for f in dataclasses.fields(record):

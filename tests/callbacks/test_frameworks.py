@@ -207,7 +207,10 @@ def test_a_tracker_that_refuses_ends_no_run(tmp_path: Path) -> None:
             if KEY in metrics:
                 raise ConnectionError("the server is away")
 
-    with pytest.warns(layerscope.LayerscopeWarning, match="Refusing takes no numbers: ConnectionError: the server is"):
+    with pytest.warns(
+        layerscope.LayerscopeWarning,
+        match="Refusing rejected the metrics of layerscope: ConnectionError: the server is",
+    ):
         run, _, _ = fitted(tmp_path, Refusing(tmp_path), path=tmp_path / "l.layerscope")
     assert run.global_step == 12
     assert layerscope.History.load(tmp_path / "l.layerscope").steps == (0, 4, 8)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from layerscope import registry
+from tests.command_line import cli, cli_process
 
 EXECUTABLE = [sys.executable, "-m", "layerscope"]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "COLUMNS": "80", **environment}
-    return subprocess.run([*EXECUTABLE, *map(str, arguments)], capture_output=True, text=True, env=env, check=False)
+    return cli(*arguments, **{"COLUMNS": "80", **environment})
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +102,16 @@ def test_layers_that_fail_exit_with_four(tmp_path: Path) -> None:
     [
         (("analyze", "modle.npz"), 3, "does not exist; did you mean 'model.npz'?"),
         (("analyze", "model.npz", "--engine", "prosesses"), 2, "did you mean 'processes'"),
-        (("analyze", "model.npz", "--layers", "fc9"), 2, "match nothing; did you mean 'fc1'"),
+        (("analyze", "model.npz", "--layers", "fc9"), 2, "match no layer; did you mean 'fc1'"),
         (("analyze", "model.npz", "--columns", "alfa"), 2, "did you mean 'alpha'"),
-        (("analyze", "model.npz", "--min-evals", "1"), 2, "min_evals must be a whole number of at least 2"),
+        (("analyze", "model.npz", "--min-evals", "1"), 2, "--min-evals 1: give a whole number of at least 2"),
         (("analyze", "model.npz", "--min-evals", "x"), 2, "not a valid integer"),
         (("analyze",), 2, "Missing argument"),
         (("analyze", "model.npz", "--frobnicate"), 2, "No such option"),
-        (("analyze", "model.npz", "-o", "no/such/folder/x"), 2, "there is no folder"),
+        (("analyze", "model.npz", "-o", "no/such/folder/x"), 2, "does not exist"),
         (("analyze", "model.npz", "-o", "."), 2, "it is a folder"),
         (("analyze", "model.npz", "model.npz", "--save", "x"), 2, "--save takes the report of one TARGET"),
-        (("explain", "LS999"), 2, "no verdict or column called 'LS999'"),
+        (("explain", "LS999"), 2, "no verdict, column or term called 'LS999'; close matches: LS"),
         (("analyse",), 2, "no command called 'analyse'; did you mean 'analyze'?"),
         ((".",), 2, "did you mean: layerscope analyze ."),
         (("s3://bucket/a b",), 2, "layerscope analyze 's3://bucket/a b'"),
@@ -120,7 +120,7 @@ def test_layers_that_fail_exit_with_four(tmp_path: Path) -> None:
 def test_wrong_input_gets_one_line_and_its_exit_code(
     model: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = subprocess.run([*EXECUTABLE, *arguments], capture_output=True, text=True, cwd=model.parent, check=False)
+    done = cli(*arguments, cwd=model.parent)
     assert done.returncode == code
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -133,8 +133,11 @@ def test_the_bare_command_prints_its_help() -> None:
 
 def test_several_targets_stand_side_by_side(model: Path) -> None:
     done = run("analyze", model, model)
-    assert done.stdout.count("fc1.weight") >= 2
-    assert "Side by side" in done.stdout
+    assert done.stdout.startswith("2 models side by side")
+    assert "fc1.weight" not in done.stdout
+    detailed = run("analyze", model, model, "-v").stdout
+    assert detailed.count("fc1.weight") >= 2
+    assert detailed.startswith("2 models side by side")
     assert json.loads(run("analyze", model, model, "-f", "json").stdout)[1]["schema"] == 1
 
 
@@ -154,7 +157,7 @@ def test_dry_run_plans_and_measures_nothing(model: Path) -> None:
 
 def test_explain_prints_evidence_caveats_and_reference() -> None:
     text = run("explain", "ls101").stdout
-    for word in ("over-trained", "Evidence", "Caveats", "Reference", "Martin"):
+    for word in ("very heavy-tailed spectrum", "over-trained", "Evidence", "Caveats", "Reference", "Martin"):
         assert word in text
     assert "Power-law exponent" in run("explain", "alpha").stdout
 
@@ -171,8 +174,8 @@ def test_demo_shows_both_networks_and_says_what_it_sees() -> None:
     done = run("demo")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert "LS101 over-trained: 3 layers" in done.stdout
-    assert "0 of 3 layers in the first network" in done.stdout
+    assert "LS101 very heavy-tailed spectrum: 3 layers" in done.stdout
+    assert "in 0 of 3 layers in the first network" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -218,7 +221,7 @@ def test_a_closed_pipe_is_no_error(model: Path) -> None:
 
 
 def test_a_terminal_without_unicode_is_no_error(model: Path) -> None:
-    done = run("analyze", model, PYTHONIOENCODING="ascii")
+    done = cli_process("analyze", model, PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert "LS105" in done.stdout
 

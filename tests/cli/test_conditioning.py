@@ -58,7 +58,7 @@ def test_a_model_and_its_data_are_named_by_functions(tmp_path: Path) -> None:
     done = cli("conditioning", "mine:build", "--data", "mine:batches", "--html", "x.html", "--save", "r.layerscope")
     assert (done.returncode, done.stderr) == (0, "")
     assert "λmax Sx" in done.stdout
-    assert "How it learns" in (tmp_path / "x.html").read_text("utf-8")
+    assert "Conditioning of inputs, gradients and curvature" in (tmp_path / "x.html").read_text("utf-8")
     again = cli("analyze", "r.layerscope", "-f", "json")
     layer = json.loads(again.stdout)["layers"][0]
     assert layer["parts"]["weight"]["facts"]["examples"] == 150
@@ -75,7 +75,7 @@ def test_a_model_and_its_data_are_named_by_functions(tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (("mine:bild", "--data", "mine:pair"), 3, "mine has no 'bild'; did you mean 'build'?"),
-        (("mein:build", "--data", "mine:pair"), 3, "there is no module 'mein'"),
+        (("mein:build", "--data", "mine:pair"), 3, "there is no module 'mein' in the working folder"),
         (("mine", "--data", "mine:pair"), 3, "write package.module:name"),
         (("syntax:f", "--data", "mine:pair"), 3, "SyntaxError"),
         (("needs:f", "--data", "mine:pair"), 3, "not_installed_anywhere"),
@@ -86,7 +86,7 @@ def test_a_model_and_its_data_are_named_by_functions(tmp_path: Path) -> None:
         (("mine:build", "--data", "mine:pair", "--loss", "mine:bad_loss"), 2, "one value for each example"),
         (("mine:build", "--data", "mine:pair", "--loss", "nll"), 2, "no loss called 'nll'"),
         (("mine:build", "--data", "mine:pair", "--lr", "-1"), 2, "lr must be above 0"),
-        (("mine:pair", "--data", "mine:pair"), 3, "no torch module"),
+        (("mine:pair", "--data", "mine:pair"), 3, "the model is a tuple, not a torch.nn.Module"),
     ],
 )
 def test_what_is_wrong_is_one_line(words: tuple[str, ...], code: int, said: str) -> None:

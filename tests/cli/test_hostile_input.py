@@ -192,7 +192,7 @@ def test_hostile_places(tmp_path: Path) -> None:
         (tmp_path / "file.txt", "a text file"),
         (tmp_path / "pipe.safetensors", "neither a file nor a folder"),
         (tmp_path / "loop", "loop"),
-        ("", "is no path"),
+        ("", "is not a valid path"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         done = cli("analyze", target)
@@ -313,4 +313,4 @@ def test_an_index_that_puts_tensors_elsewhere_is_unreadable(tmp_path: Path) -> N
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"ghost": "a.safetensors"}}))
     done = cli("analyze", tmp_path)
     assert done.returncode == 3
-    assert "no file has it" in done.stderr
+    assert "no file contains it" in done.stderr

@@ -92,9 +92,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         for words, code, said in (
-            ((str(tmp_path / "none.layerscope"),), 3, "no such file; a run writes it"),
+            ((str(tmp_path / "none.layerscope"),), 3, "no such file; a training run creates it"),
             ((str(junk),), 3, "not a saved history"),
-            ((str(tmp_path / "r.layerscope"), "--port", port), 2, "--port 0 takes a free one"),
+            ((str(tmp_path / "r.layerscope"), "--port", port), 2, "--port 0 chooses a free port"),
             ((str(tmp_path / "r.layerscope"), "--port", "99999"), 2, "99999"),
         ):
             done = cli("watch", *words)

@@ -138,7 +138,7 @@ def test_a_killed_worker_costs_only_its_own_layer() -> None:
 
 
 def test_live_models_stay_home() -> None:
-    with pytest.raises(UsageError, match="save it first"):
+    with pytest.raises(UsageError, match="save it to a file first"):
         layerscope.analyze({"w.weight": np.eye(60)}, engine="processes")
 
 
@@ -169,6 +169,6 @@ def test_ctrl_c_leaves_a_message_and_no_orphan(heavy: Path, engine: str) -> None
     os.killpg(run.pid, signal.SIGINT)
     _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert stderr.strip() == "layerscope: interrupted; nothing is still running"
+    assert stderr.strip() == "layerscope: interrupted; all work has stopped"
     left = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     assert heavy.name not in left

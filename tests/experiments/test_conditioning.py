@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.requirements import require
 
-require("torch")
+torch: Any = require("torch")
 require("sklearn")
 from layerscope.errors import TargetNotFound, UnknownName, Unreadable  # noqa: E402
+from layerscope.experiments import conditioning  # noqa: E402
 from layerscope.experiments.conditioning import run  # noqa: E402
 from layerscope.experiments.image_data import digits, idx  # noqa: E402
 
@@ -20,7 +22,7 @@ from layerscope.experiments.image_data import digits, idx  # noqa: E402
 def test_shallow_networks_show_what_the_figures_show() -> None:
     found = run(figures=["F1", "F2", "F4", "F5"])
     own = [
-        claim for claim in found.claims if not claim.says.startswith("λmax of a block follows")
+        claim for claim in found.claims if not claim.says.startswith("During training, λmax of a block follows")
     ]  # of one run, no law
     assert not [claim for claim in own if not claim.holds], found
     n = found.numbers
@@ -32,12 +34,18 @@ def test_shallow_networks_show_what_the_figures_show() -> None:
 
 
 def test_the_residual_network_overshoots_and_the_last_norm_cures_it() -> None:
-    found = run(figures=["F6"])
-    of_one_run = ("then sits at", "what reaches the last layer is large", "told while it lasts")  # chaotic
-    sure = [claim for claim in found.claims if not claim.says.startswith(of_one_run)]
-    assert not [claim for claim in sure if not claim.holds], found
+    """At half the published depth, which takes a third of the time; benchmarks/experiments.py runs ResNet-110."""
+    data = digits()
+    x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
+    task = conditioning.Task(x[500:], y[500:], x[:500], y[:500], 0, [])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        claims, _ = conditioning.residual_network(task, depth=56, steps=40)
+    of_one_run = ("The loss then stays at", "Inputs of the last layer are large", "LS206 reports")  # chaotic
+    sure = [claim for claim in claims if not claim.says.startswith(of_one_run)]
+    assert not [claim for claim in sure if not claim.holds], claims
     assert len(sure) == 8
-    assert "F7" in repr(found)
+    assert {claim.figure for claim in claims} == {"F6", "F7"}
 
 
 def test_idx_files_are_read_and_others_refused(tmp_path: Path, shared: Path) -> None:

@@ -70,7 +70,7 @@ def test_runs_are_deterministic_resumed_and_of_any_engine(few: Any, tmp_path: Pa
     with pytest.raises(UsageError, match="another experiment"):
         overtrained_layer.run(few, store=store)
     store.write_text("{")
-    with pytest.raises(Unreadable, match="no stored runs"):
+    with pytest.raises(Unreadable, match="not a file of stored runs"):
         rand_distance.run(few, epochs=2, store=store)
 
 

@@ -71,7 +71,7 @@ def test_weightwatchers_fit_finds_the_sigma_of_a_gaussian_layer(rng: np.random.G
     assert params["sigma"] / params["scale"] == pytest.approx(0.2 * n**0.5, rel=0.03)
     assert params["bulk_max"] == pytest.approx(0.04 * (n**0.5 + 300**0.5) ** 2, rel=0.06)
     assert params["spikes"] == 0
-    assert "quarter circle" in fit_all(esd(np.eye(80)[None]), Settings(), ("mp_kde",))["mp_kde"].reason
+    assert "no σ to square layers" in fit_all(esd(np.eye(80)[None]), Settings(), ("mp_kde",))["mp_kde"].reason
 
 
 def test_products_and_inverses_have_no_bulk(rng: np.random.Generator) -> None:

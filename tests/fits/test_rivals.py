@@ -147,7 +147,7 @@ def test_xmin_is_searched_at_the_peak_where_that_is_asked_for(rng: np.random.Gen
     assert fit_all(spectrum_of(values), limited, ("power_law",))["power_law"].params["xmin"] <= 1.1 * peak
     assert free > 0
     nowhere = Settings(fix_fingers="xmin_peak", xmin_max=0.5 * float(peak))
-    assert "window of xmin" in fit_all(spectrum_of(values), nowhere, ("power_law",))["power_law"].reason
+    assert "range of xmin" in fit_all(spectrum_of(values), nowhere, ("power_law",))["power_law"].reason
 
 
 def test_the_goodness_of_fit_is_uniform_for_power_laws_and_rejects_other_tails() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 import layerscope
 from layerscope.demo import NETWORKS
 from layerscope.records.report import Report
-from layerscope.views import markdown, table
+from layerscope.views import markdown, side_by_side, table
 
 HERE = Path(__file__).parent
 
@@ -58,7 +58,10 @@ def test_the_description(reports: list[Report]) -> None:
 
 
 def test_side_by_side(reports: list[Report]) -> None:
-    golden("side_by_side_80.txt", rendered(lambda a, b, console: table.print_side_by_side([a, b], console), *reports))
+    def draw(first: Report, second: Report, console: Console) -> None:
+        side_by_side.print_side_by_side([first, second], console)
+
+    golden("side_by_side_80.txt", rendered(draw, *reports))
 
 
 def test_markdown(reports: list[Report]) -> None:

@@ -210,5 +210,5 @@ def test_saved_reports_keep_shuffles_and_traps(rng: np.random.Generator, tmp_pat
     again = layerscope.rejudge(layerscope.load(path))
     assert [row.metrics for row in again.rows] == [row.metrics for row in report.rows]
     assert again.findings == report.findings
-    with pytest.raises(layerscope.LayerscopeError, match="window = 20 needs the weights"):
+    with pytest.raises(layerscope.LayerscopeError, match="window=20 needs the weights"):
         layerscope.rejudge(report, Settings(window=20))

@@ -137,16 +137,16 @@ def test_the_pictures_are_those_of_the_run(history: History, tmp_path: Path) -> 
     (picture,) = pictures.make_pictures("learning_curves", [history, other], ["3.weight"])
     assert {mark.tone for mark in picture.marks} == {"series0", "series1"}
     (picture,) = pictures.make_pictures("full_and_sub", [history], ["0.weight"])
-    assert picture.mark("all layers").y == history.of_model("lambda_max")[1]
-    assert "ρ(λmax)" in picture.about
+    assert picture.mark("full Fisher matrix").y == history.of_model("lambda_max")[1]
+    assert "rank correlation of λmax" in picture.about
     assert pictures.make_pictures("full_and_sub", [other], ["0.weight"])[0].empty
     (picture,) = pictures.make_pictures("factors_by_depth", [history])
-    assert len(picture.mark("inputs").y) == 3
+    assert len(picture.mark("layer inputs").y) == 3
     drawing.save_figure(history.plot("learning_curves", "0.weight"), tmp_path / "x.png")
     text = writing.render_page([history])
-    assert "Over the run" in text
-    assert "Over the run" in writing.render_page([history, other])
-    assert "Over the run" not in writing.render_page(history.last)
+    assert "During training" in text
+    assert "During training" in writing.render_page([history, other])
+    assert "During training" not in writing.render_page(history.last)
 
 
 def test_the_command_shows_runs(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +156,11 @@ def test_the_command_shows_runs(history: History, tmp_path: Path, monkeypatch: p
     done = cli("history", "a.layerscope", "b.layerscope", "--html", "x.html")
     assert (done.returncode, done.stderr) == (0, "")
     assert "λmax Sx" in done.stdout
-    assert "Over the run" in (tmp_path / "x.html").read_text("utf-8")
+    assert "During training" in (tmp_path / "x.html").read_text("utf-8")
     done = cli("plot", "learning_curves", "a.layerscope", "b.layerscope", "-l", "0.weight", "-o", "x.png")
     assert (done.returncode, done.stderr) == (0, "")
     for words, said in (
-        (("history", "x.html"), "x.html is no history of a run"),
+        (("history", "x.html"), "x.html is not a training history"),
         (("plot", "learning_curves", "a.layerscope", "-l", "9.weight", "-o", "x.png"), "9.weight"),
         (("analyze", "a.layerscope"), "layerscope history"),
         (("history", "a.layerscope", "--html", "a.layerscope"), "--html"),
@@ -175,11 +175,11 @@ def test_what_is_wrong_is_said() -> None:
     net, data = nn.Linear(4, 3), (torch.randn(20, 4), torch.randint(3, (20,)))
     with pytest.raises(UsageError, match="every must be at least 1"):
         layerscope.ConditioningMonitor(net, data, every=0)
-    with pytest.raises(UsageError, match="can be gone through once"):
+    with pytest.raises(UsageError, match="can be read only once"):
         layerscope.ConditioningMonitor(net, iter([data]))
     monitor = layerscope.ConditioningMonitor(net, data, every=1)
     with pytest.raises(UsageError, match="nothing was checked"):
         _ = monitor.history
     monitor.step(5)
-    with pytest.raises(UsageError, match="steps ascend"):
+    with pytest.raises(UsageError, match="step numbers must increase"):
         monitor.step(4)

@@ -81,13 +81,13 @@ def test_which_check_is_best() -> None:
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("alpha", UsageError, "no criterion"),
-        ("mean(alpha) < two", UsageError, "no number"),
-        ("mean(alpha) < 2 for 0 checks", UsageError, "1 check or more"),
-        ("sum(alpha) < 2", UnknownName, "mean over layers"),
+        ("alpha", UsageError, "not a criterion"),
+        ("mean(alpha) < two", UsageError, "not a number"),
+        ("mean(alpha) < 2 for 0 checks", UsageError, "must be 1 or more"),
+        ("sum(alpha) < 2", UnknownName, "aggregate over layers"),
         ("mean(alpa) < 2", UnknownName, "did you mean 'alpha'"),
-        ("LS301x", UsageError, "no criterion"),
-        ("", UsageError, "no criterion"),
+        ("LS301x", UsageError, "not a criterion"),
+        ("", UsageError, "not a criterion"),
     ],
 )
 def test_what_is_none_is_said(text: str, error: type[Exception], said: str) -> None:

@@ -57,10 +57,10 @@ def test_another_schedule_goes_on_beneath() -> None:
 
 def test_what_is_wrong_is_said() -> None:
     model = net()
-    with pytest.raises(UsageError, match="name no layers"):
+    with pytest.raises(UsageError, match="have no layer names"):
         TempBalance(torch.optim.SGD(model.parameters(), 0.1), model)
     optimizer = torch.optim.SGD(TempBalance.groups(model), 0.1)
     with pytest.raises(UsageError, match="every must be"):
         TempBalance(optimizer, model, every=0)
-    with pytest.raises(UsageError, match="no parameter"):
+    with pytest.raises(UsageError, match="no trainable parameter"):
         TempBalance.groups(model.requires_grad_(False))

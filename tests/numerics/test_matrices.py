@@ -72,7 +72,7 @@ def test_parts_take_contiguous_and_interleaved_rows() -> None:
 
 
 def test_data_that_disagrees_with_its_header_is_an_error() -> None:
-    with pytest.raises(ValueError, match="the header says"):
+    with pytest.raises(ValueError, match="the header states"):
         unfold(np.zeros((2, 3)), ref((3, 2), "oi"))
 
 

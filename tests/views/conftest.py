@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, page_report: Report) -> dict
         "hostile": hostile,
         "hostile comparison": layerscope.compare(hostile, hostile),
         "100": deep(100, randomize=True),
-        "1000": deep(1000, randomize=True),
+        "1000": deep(1000),
         "empty": layerscope.analyze({"b.bias": np.ones(3)}),
     }
     found |= learned() | flat()

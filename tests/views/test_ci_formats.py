@@ -46,7 +46,7 @@ def rendered(text: str) -> str:
 def test_the_comment_says_the_verdict_first(report: Report) -> None:
     lines = to_markdown(report).split("\n")
     assert lines[0].startswith("### 🟠 layerscope: ")
-    assert lines[2].startswith("**3 of 4 layers have a warning: LS101 over-trained in 3 layers (")
+    assert lines[2].startswith("**3 of 4 layers have a warning: LS101 very heavy-tailed spectrum in 3 layers (")
     page = rendered(to_markdown(report))
     assert page.count("<tr>") == 5
     assert page.count("<details>") == page.count("</details>") == 2
@@ -58,7 +58,7 @@ def test_a_comment_fits_where_comments_go() -> None:
     text = to_markdown(found)
     assert len(text) < 65_536
     assert len(text) > MAX_COMMENT_CHARS / 2
-    assert "more rows: --format csv has them all." in text
+    assert "more rows; use --format csv to list all of them." in text
     assert len(comparison_to_markdown(layerscope.compare(found, found))) < 65_536
 
 
@@ -120,7 +120,7 @@ def test_each_layer_is_a_test(report: Report, hostile: Report) -> None:
     found = cases(junit.to_junit([report]))
     assert list(found) == ["fc1.weight", "fc2.weight", "fc3.weight", "fc4.weight", "the whole model"]
     assert [case.is_failure for case in found.values()] == [True, True, True, False, False]
-    assert "very heavy tail" in found["fc1.weight"].result[0].message
+    assert "A few directions dominate the layer" in found["fc1.weight"].result[0].message
     assert "LS107" in found["fc4.weight"].system_out
     found = cases(junit.to_junit([hostile]))
     assert found["broken"].is_error

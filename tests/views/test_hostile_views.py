@@ -154,6 +154,8 @@ def tampered(text: str, changes: list[tuple[tuple[Any, ...], Any]], spectra: dic
         (("layers", 0, "parts", "weight", "fits", "power_law", "params", "xmin"), -1.0),
         (("layers", 0, "parts", "weight", "fits", "marchenko_pastur", "params", "sigma"), 0.0),
         (("layers", 0, "metrics", "alpha"), 10**400),
+        (("layers", 0, "parts", "weight", "facts"), {"examples": 0}),
+        (("layers", 0, "parts", "weight", "facts"), {"input_rows": -1}),
     ],
 )
 def test_what_views_rely_on_is_checked_when_it_is_read(path: tuple[Any, ...], value: Any) -> None:

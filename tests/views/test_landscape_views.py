@@ -59,7 +59,7 @@ def test_distances_from_the_command_line(files: list[str], tmp_path: Path) -> No
     )
     plain = json.loads(cli("distances", *files, "-f", "json").stdout)
     seen = cli("distances", *files[1:], "--origin", files[0], "--kind", "centred")
-    assert (seen.returncode, "From a.safetensors" in seen.stdout) == (0, True)
+    assert (seen.returncode, "l2 distance from a.safetensors" in seen.stdout) == (0, True)
     refused = cli("distances", *files, "--kind", "centred")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     rows = list(csv.reader(io.StringIO(cli("distances", *files, "-f", "csv").stdout)))
@@ -77,14 +77,14 @@ def test_lines_planes_basins_and_paths_from_the_command_line(files: list[str], t
             ("plane", *of, "--u", "0", "1", "3", "--v", "0", "1", "3", "--html", "p.html", "-o", "p.png"),
             "best accuracy",
         ),
-        (("plane", "mine:build", files[0], "--data", "mine:data", "-q", "--u", "-1", "1", "3"), "angle at"),
-        (("basins", *of, "--points", "3", "--html", "b.html", "--loss", "mine:shuffled"), "on one mountain"),
+        (("plane", "mine:build", files[0], "--data", "mine:data", "-q", "--u", "-1", "1", "3"), "angle between"),
+        (("basins", *of, "--points", "3", "--html", "b.html", "--loss", "mine:shuffled"), "basin"),
         (("path", *two, "--train", "mine:data", "--steps", "5", "--html", "c.html"), "straight"),
         (("line", *two, "--json", "--points", "3"), '"barrier"'),
-        (("line", *two, "--points", "3", "--engine", "threads", "--examples", "30"), "examples 30"),
+        (("line", *two, "--points", "3", "--engine", "threads", "--examples", "30"), "30 examples"),
         (("line", *two, "--points", "3", "--forward", "mine:forward"), "loss barrier"),
         (("line", *of, "--points", "3", "--repair", "--loss", "mine:shuffled"), "no linear layer"),
-        (("run", *of, "--points", "3", "-o", "r.png", "--html", "r.html"), "of the path"),
+        (("run", *of, "--points", "3", "-o", "r.png", "--html", "r.html"), "of the run's variance"),
         (
             (
                 "plane",
@@ -103,7 +103,7 @@ def test_lines_planes_basins_and_paths_from_the_command_line(files: list[str], t
                 "-o",
                 "s.png",
             ),
-            "angle at",
+            "angle between",
         ),
         (("basins", *two, "--points", "3", "--sharpness"), "adaptive"),
     ):
@@ -120,7 +120,7 @@ def test_lines_planes_basins_and_paths_from_the_command_line(files: list[str], t
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("line", "mine:build", "a.safetensors", "--data", "mine:data"), 2, "2 models or more"),
+        (("line", "mine:build", "a.safetensors", "--data", "mine:data"), 2, "expected 2 models or more, got 1"),
         (("plane", "mine:build", "a.safetensors", "b.safetensors", "--data", "mine:data"), 2, "three models"),
         (("line", "mine:build", "a.safetensors", "nowhere.pt", "--data", "mine:data"), 3, "nowhere.pt"),
         (("line", "mine:bild", "a.safetensors", "b.safetensors", "--data", "mine:data"), 3, "did you mean 'build'"),

@@ -50,7 +50,7 @@ def test_the_story_of_the_overtrained_layer(tmp_path: Path) -> None:
     book = run("overtrained-layer", tmp_path)
     described, report, table = shown(book, "text/html")
     assert "<td>2.weight</td>" in described
-    assert "1 of 1 layer has a warning: LS101 over-trained" in report
+    assert "1 of 1 layer has a warning: LS101 very heavy-tailed spectrum" in report
     assert '<div role="img" aria-label="alpha by depth"><svg' in report
     cells = [row.split("<td>")[1:] for row in table.split("<tr>")[1:] if "<td>" in row]
     numbers = [[float(cell.partition("<")[0]) for cell in row[:3]] for row in cells]
@@ -71,8 +71,8 @@ def test_the_story_of_enough_data(tmp_path: Path) -> None:
                       and "." in word)  # fmt: skip
     assert little + 10 < enough
     comparison = shown(book, "text/html")[-1]
-    assert "heavier tails, layer by layer" in comparison
-    assert "B&#x27;s α are lower in" in comparison
+    assert "): heavier tails." in comparison
+    assert "α of B is lower than that of A in" in comparison
     progress = shown(book, "text/html")[:-1]
     assert len(progress) == 2
     assert all('<progress max="1" value="1.0000">' in bar for bar in progress)
@@ -115,5 +115,5 @@ def test_a_cell_shows_names_as_text() -> None:
 
 def test_a_long_table_is_cut_and_says_so() -> None:
     report = layerscope.analyze({f"{i}.weight": np.eye(4) for i in range(100)})
-    assert "… and 40 more: frame() has all" in notebook.report_html(report)
+    assert "… and 40 more rows; frame() returns all of them" in notebook.report_html(report)
     assert isinstance(report, Report)

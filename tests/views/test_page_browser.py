@@ -30,7 +30,7 @@ def test_pages_open_without_a_complaint_and_ask_nothing_of_a_network(
     page = watched.open(pages[name])
     if name == "empty":
         assert page.locator("#layers table").count() == 0
-        assert "No layer could be analysed" in page.inner_text("#verdict")
+        assert "No layer could be analyzed" in page.inner_text("#verdict")
         return
     page.click("tr[data-row] button >> nth=1")
     page.wait_for_selector("tr.detail svg.chart")
@@ -87,7 +87,7 @@ def test_a_row_opens_by_mouse_keyboard_link_and_point(pages: dict[str, Path], wa
     assert button.get_attribute("aria-expanded") == "true"
     assert page.locator("tr.detail figure").count() == 4
     assert "rand_distance" in page.inner_text("tr.detail .metrics")
-    assert "LS101 over-trained" in page.inner_text("tr.detail .evidence")
+    assert "LS101 very heavy-tailed spectrum" in page.inner_text("tr.detail .evidence")
     page.keyboard.press("Space")
     assert page.locator("tr.detail").count() == 0
     page.fill("#search", "hides every row")
@@ -147,7 +147,7 @@ def test_a_layer_without_pictures_says_so(tmp_path: Path, watched: Watched, monk
     page.click(f"#L{missing} button")
     page.wait_for_selector("tr.detail")
     assert page.inner_text("tr.detail .full") == f"{missing}.weight"
-    assert "this one is not among them" in page.inner_text("tr.detail")
+    assert "This layer has no plots" in page.inner_text("tr.detail")
 
 
 def test_names_of_the_language_are_names(tmp_path: Path, watched: Watched) -> None:
@@ -184,7 +184,7 @@ def test_extreme_numbers_make_no_absurd_picture(tmp_path: Path, watched: Watched
     page.wait_for_function("document.querySelectorAll('tr.detail').length === 4")
     drawn = page.eval_on_selector_all("svg.chart path", "all => all.map(p => p.getAttribute('d')).join('')")
     assert not re.search("NaN|Infinity|undefined", drawn)
-    assert "too near the limits of floating point" in page.inner_text("#detail-0")
+    assert "too close to the limits of floating point" in page.inner_text("#detail-0")
 
 
 def test_the_policy_stops_what_the_page_did_not_bring(pages: dict[str, Path], chromium: Any) -> None:

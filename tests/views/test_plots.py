@@ -71,7 +71,7 @@ def test_the_density_counts_every_eigenvalue_once(report: Report) -> None:
     steps, spectrum = picture.mark("eigenvalues"), report.layers["heavy.weight"].spectrum
     below = int((spectrum.live < steps.edges[0]).sum())
     assert np.dot(steps.heights, np.diff(steps.edges)) == pytest.approx(1.0 - below / 128)
-    assert any(note.startswith(f"{below} eigenvalue") for note in picture.notes) == (below > 0)
+    assert any(note.startswith(f"not shown: {below} eigenvalue") for note in picture.notes) == (below > 0)
     counts, _ = np.histogram(np.log(spectrum.evals), bins=np.log(steps.edges))
     assert np.allclose(np.multiply(steps.heights, np.diff(steps.edges)) * len(spectrum.evals), counts, atol=1.01)
     assert (picture.x.scale, picture.panels[0].scale) == ("log", "log")
@@ -110,20 +110,20 @@ def test_the_linear_axis_says_what_lies_beyond_it(report: Report) -> None:
     picture = one("esd_linear", report, "trap.weight")
     beyond = sum(report.layers["trap.weight"].spectrum.evals > picture.x.high)
     assert beyond == 1
-    assert picture.notes[-1].startswith("1 eigenvalue from")
+    assert picture.notes[-1].startswith("not shown: 1 eigenvalue from")
     assert np.dot(picture.mark("eigen").heights, np.diff(picture.mark("eigen").edges)) == pytest.approx(79 / 80)
 
 
 def test_the_search_has_its_minimum_where_the_tail_begins(report: Report) -> None:
     picture = one("xmin", report, "heavy.weight")
     fit = report.layers["heavy.weight"].parts["weight"].fits["power_law"].params
-    line, chosen = picture.mark("D"), picture.mark("chosen, D")
+    line, chosen = picture.mark("KS distance D"), picture.mark("chosen xmin, D")
     assert (chosen.x, chosen.y) == ((fit["xmin"],), (fit["ks"],))
     assert min(line.y) == pytest.approx(fit["ks"], rel=1e-9)
     assert line.x[int(np.argmin(line.y))] == pytest.approx(fit["xmin"])
     alphas = next(m for m in picture.marks if isinstance(m, Line) and m.panel == 1)
     assert alphas.x == line.x
-    assert picture.mark("chosen, α").y == (fit["alpha"],)
+    assert picture.mark("chosen xmin, α").y == (fit["alpha"],)
 
 
 def test_shuffles_stand_beside_the_layer_in_the_same_bins(report: Report) -> None:
@@ -132,14 +132,14 @@ def test_shuffles_stand_beside_the_layer_in_the_same_bins(report: Report) -> Non
     assert own.edges == mixed.edges
     assert np.dot(mixed.heights, np.diff(mixed.edges)) == pytest.approx(1.0)
     modes = [m for role, part in report.layers["trap.weight"].parts.items() if role != "weight" for m in part.modes]
-    assert picture.mark("traps").x == tuple(mode.value for mode in modes)
-    assert "weight [3, 4] carries" in picture.mark("traps").notes[0]
+    assert picture.mark("correlation traps").x == tuple(mode.value for mode in modes)
+    assert "from the weight at [3, 4]" in picture.mark("correlation traps").notes[0]
     edges = [
         p.fits["marchenko_pastur"].params["edge"]
         for r, p in report.layers["trap.weight"].parts.items()
         if r != "weight"
     ]
-    assert picture.mark("edge").at == pytest.approx(np.mean(edges))
+    assert picture.mark("bulk edge").at == pytest.approx(np.mean(edges))
 
 
 def test_depth_pictures_show_every_layer_once(report: Report) -> None:
@@ -204,7 +204,7 @@ def test_distances_are_pooled_over_the_layers_in_common(comparison: Comparison) 
 
 def test_without_weights_distances_are_those_of_the_spectra(report: Report) -> None:
     picture = one("distances", layerscope.compare(report, report))
-    assert picture.title == "Distances of the spectra"
+    assert picture.title == "Distances between models (spectra)"
     assert picture.marks[0].values == ((0.0, 0.0), (0.0, 0.0))
 
 
@@ -221,11 +221,11 @@ def test_one_layer_of_several_models_is_drawn_in_common_bins(comparison: Compari
 
 def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
     if SCOPES[name] == pictures.RUN_SCOPE and not run_lines.measured_metrics(runs[:1]):
-        with pytest.raises(UsageError, match="none of its metrics"):
+        with pytest.raises(UsageError, match="has measured none of the metrics"):
             pictures.make_pictures(name, runs)
         return []
     if all(row.skipped for row in runs[0].last.rows):
-        with pytest.raises(UsageError, match="none was analysed"):
+        with pytest.raises(UsageError, match="no layer was analyzed"):
             pictures.make_pictures(name, runs)
         return []
     return pictures.make_pictures(name, runs)
@@ -233,7 +233,7 @@ def every_of_runs(name: str, runs: list[History]) -> list[Picture]:
 
 def every(name: str, target: Report | Comparison) -> list[Picture]:
     if SCOPES[name] in (pictures.LAYER_OF_RUNS_SCOPE, pictures.RUN_SCOPE):
-        with pytest.raises(UsageError, match="shows a run: give a saved history"):
+        with pytest.raises(UsageError, match="shows a training run, not a report; pass a history"):
             pictures.make_pictures(name, target)
         reports = [target] if isinstance(target, Report) else target.reports
         return every_of_runs(
@@ -241,7 +241,7 @@ def every(name: str, target: Report | Comparison) -> list[Picture]:
         )
     nothing = isinstance(target, Report) and all(row.skipped for row in target.rows)
     if nothing and name in LAYER:
-        with pytest.raises(UsageError, match="none was analysed"):
+        with pytest.raises(UsageError, match="no layer was analyzed"):
             pictures.make_pictures(name, target)
         return []
     return pictures.make_pictures(name, target)
@@ -324,7 +324,7 @@ def test_every_picture_of_several_models_is_drawn(name: str, comparison: Compari
 def test_absent_fits_leave_the_histogram_and_say_so(reports: dict[str, Report]) -> None:
     picture = one("esd", reports["no fits"], "small.weight")
     assert [mark.kind for mark in picture.marks] == ["steps"]
-    assert "no tail: 4 eigenvalues, fewer than min_evals = 50" in picture.notes
+    assert "no power-law fit: 4 eigenvalues, fewer than min_evals = 50" in picture.notes
 
 
 # --- style -----------------------------------------------------------------------------------------------------
@@ -361,7 +361,9 @@ def test_figures_are_returned_and_show_themselves(report: Report) -> None:
 def test_what_cannot_be_drawn_is_said(report: Report, reports: dict[str, Report]) -> None:
     with pytest.raises(UsageError, match="no layer called 'heavy.weigt'; did you mean 'heavy.weight'"):
         report.plot("esd", "heavy.weigt")
-    with pytest.raises(UsageError, match="500 pictures of esd, where at most 12 fits"):
+    with pytest.raises(
+        UsageError, match="esd: 500 plots requested, but one figure takes at most 12; choose layers with -l"
+    ):
         reports["500"].plot("esd")
     with pytest.raises(UsageError, match="shows a whole model"):
         report.plot("phases", "heavy.weight")
@@ -402,10 +404,10 @@ def test_the_command_draws_files_of_models_and_of_reports(tmp_path: Path, report
     ("arguments", "said"),
     [
         (("esdd", "NET", "-o", "x.png"), "no picture called 'esdd'; did you mean 'esd'?"),
-        (("esd", "NET", "-o", "x.gif"), "no picture format called 'gif'"),
-        (("esd", "NET", "-o", "no/x.png"), "there is no folder"),
+        (("esd", "NET", "-o", "x.gif"), "no plot format called 'gif'"),
+        (("esd", "NET", "-o", "no/x.png"), "no does not exist"),
         (("esd", "NET", "-o", "x.png", "-l", "nope"), "nope"),
-        (("distances", "NET", "-o", "x.png"), "a distance needs two models"),
+        (("distances", "NET", "-o", "x.png"), "distances need at least two models"),
         (("esd", "NET", "NET", "-o", "x.png", "--base", "NET"), "take one TARGET"),
     ],
 )

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import unicodedata
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerscope.text import abbreviate, distinct_paths, elide, format_number, plural, printable
+from layerscope.text import distinct_paths, elide, format_number, plural, printable, split_common_ending
 from layerscope.views.markdown import escape
 
 
@@ -17,25 +16,17 @@ def test_printable_text_is_short_and_has_nothing_to_obey(text: str, longest: int
     assert not [c for c in shown if unicodedata.category(c)[0] == "C"]
 
 
-@pytest.mark.parametrize(
-    ("name", "longest", "expected"),
-    [
-        ("fc1.weight", 20, "fc1.weight"),
-        ("fc1.weight", 9, "fc1"),
-        ("encoder.layer.10.attention.output.dense.weight", 25, "enc.lay.10.att.out.dense"),
-        ("module.layer1.0.conv1.weight", 17, "mod.lay1.0.conv1"),
-        ("module.layer1.0.conv1.weight", 12, "m.l1.0.conv1"),
-    ],
-)
-def test_long_names_keep_their_ends_and_their_numbers(name: str, longest: int, expected: str) -> None:
-    assert len(abbreviate(name, longest)) <= longest
-    assert abbreviate(name, longest) == expected
-
-
 @given(st.text(min_size=1), st.integers(4, 40))
-def test_abbreviations_fit(name: str, longest: int) -> None:
-    assert len(abbreviate(name, longest)) <= longest
-    assert len(elide(name, longest)) <= longest
+def test_elided_text_fits(text: str, longest: int) -> None:
+    assert len(elide(text, longest)) <= longest
+
+
+def test_sentences_that_all_messages_share_are_said_once() -> None:
+    messages = ["α = 1.5: below 2. It may mean A. Try B.", "α = 1.7 in layer 3. It may mean A. Try B."]
+    assert split_common_ending(messages) == (["α = 1.5: below 2.", "α = 1.7 in layer 3."], "It may mean A. Try B.")
+    assert split_common_ending(messages[:1]) == (messages[:1], "")
+    assert split_common_ending(["Same.", "Same."]) == (["Same.", "Same."], "")
+    assert split_common_ending([]) == ([], "")
 
 
 def test_numbers_and_words() -> None:

@@ -156,7 +156,7 @@ def test_filters_that_mean_nothing_are_refused(net: Net, layers: Any) -> None:
 def test_what_is_not_supported_raises_and_says_so(net: Net, options: Any) -> None:
     with pytest.raises(LayerscopeError) as caught:
         ww.WeightWatcher(model=net).analyze(**options)
-    assert str(next(iter(options))).split("_")[0] in str(caught.value) or "contradict" in str(caught.value)
+    assert str(next(iter(options))).split("_")[0] in str(caught.value) or "choose one of" in str(caught.value)
 
 
 def test_bad_models_get_one_line(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_distances_by_name(net: Net) -> None:
     assert watcher.distances(net.state_dict(), shuffled)[0] == pytest.approx(mean)
     with pytest.raises(UnknownName):
         watcher.distances(net, other, method="l1")
-    with pytest.raises(UsageError, match="no layer of the same name"):
+    with pytest.raises(UsageError, match="no layer with the same name"):
         watcher.distances(net, nn.Sequential(nn.Linear(3, 4)))
 
 
@@ -245,7 +245,7 @@ def test_adapters_of_a_live_model_with_their_scale() -> None:
     assert full.loc["lora_W_plus_AB"].num_evals == 60
     assert full.loc["lora_W_plus_AB"].norm == pytest.approx(float(whole.norm() ** 2))
     del model["q"].scaling
-    with pytest.raises(UsageError, match="does not say its scaling"):
+    with pytest.raises(UsageError, match="the PEFT attribute `scaling`"):
         ww.WeightWatcher(model=model).analyze(peft=True)
 
 

@@ -1,5 +1,5 @@
-"""A monitor in the training loop of a framework: one file each, imported by who uses it.
+"""Training callbacks, one module per framework, so that users import only the one they need.
 
-Each calls :class:`~layerscope.Monitor` and nothing else, and gives its numbers to the framework's own logging, so that
-whatever tracker listens there shows them. A tracker that refuses them is told of, and the run goes on.
+Each callback calls :class:`~layerscope.Monitor` and passes its numbers to the framework's own logging, so that every
+connected tracker shows them. If a tracker rejects the numbers, the callback warns and training continues.
 """

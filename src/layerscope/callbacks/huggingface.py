@@ -1,4 +1,4 @@
-"""Hugging Face: ``LayerscopeCallback(every=500).attach(trainer)``, then ``trainer.train()``."""
+"""A callback for Hugging Face: ``LayerscopeCallback(every=500).attach(trainer)``, then ``trainer.train()``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
-    """Checks the model every so many optimizer steps.
+    """Checks the model every n optimizer steps.
 
-    Attached, its numbers go through ``trainer.log`` to whatever ``report_to`` names, with the trainer's own loss beside
-    them; given as ``callbacks=[…]`` it keeps its history and stops the run, and logs nothing. ``stop_on`` ends the run;
-    with ``best`` the weights of the best check are put back then.
+    Added with :meth:`attach`, it logs its numbers with ``trainer.log``, to the trackers in ``report_to``. Added as
+    ``callbacks=[…]``, it logs nothing, but still writes its history and can stop the run. ``stop_on`` ends the run.
+    With ``best``, the weights of the best check are restored at the end.
 
-    :param options: what :class:`~layerscope.Monitor` takes.
+    :param every: number of optimizer steps between checks.
+    :param options: options of :class:`~layerscope.Monitor`.
     """
 
     def __init__(self, *, every: int = 500, **options: Any) -> None:
@@ -27,7 +28,7 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         self._loss: dict[str, float] = {}
 
     def attach(self, trainer: Any) -> LayerscopeCallback:
-        """Add it to a trainer, whose log it then writes."""
+        """Add the callback to a trainer and log to it."""
         self._trainer = trainer
         trainer.add_callback(self)
         return self
@@ -40,11 +41,11 @@ class LayerscopeCallback(TrainerCallback):  # type: ignore[misc]
         self._loss |= {name: logs[name] for name in ("loss", "eval_loss") if logs and name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.monitor is None or state.global_step <= self.monitor.now:  # another rank, or steps seen before
+        if self.monitor is None or state.global_step <= self.monitor.now:  # not rank 0, or an earlier step
             return
         check = self.monitor.advance(self._loss, state.global_step)
         if check is not None and self._trainer is not None:
-            control_state = dict(vars(control))  # its own log must not make the trainer forget its
+            control_state = dict(vars(control))  # trainer.log resets these flags; restore them
             log_metrics(self._trainer.log, check.metrics)
             vars(control).update(control_state)
         if self.monitor.stopped:

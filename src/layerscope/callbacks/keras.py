@@ -1,4 +1,4 @@
-"""Keras 3: ``model.fit(..., callbacks=[LayerscopeCallback(path="run.layerscope")])``."""
+"""A callback for Keras 3: ``model.fit(..., callbacks=[LayerscopeCallback(path="run.layerscope")])``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Checks the model after epochs, or every so many batches.
+    """Checks the model every n epochs or batches.
 
-    Numbers go into the epoch's logs, where History, CSVLogger, TensorBoard and the callbacks of trackers find them if
-    they come after this one. ``stop_on`` ends the fit; with ``best`` the weights of the best check are put back then.
+    It adds its numbers to the logs of the epoch, where callbacks that come later in the list (History, CSVLogger,
+    TensorBoard, trackers) find them. ``stop_on`` ends the fit. With ``best``, the weights of the best check are
+    restored at the end.
 
-    :param every: epochs, or batches with ``batches=True``.
-    :param options: what :class:`~layerscope.Monitor` takes.
+    :param every: number of epochs between checks, or of batches if ``batches`` is True.
+    :param batches: check after batches instead of epochs.
+    :param options: options of :class:`~layerscope.Monitor`.
     """
 
     def __init__(self, *, every: int = 1, batches: bool = False, **options: Any) -> None:
@@ -52,7 +54,7 @@ class LayerscopeCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _advance(self, number: int | None, logs: Mapping[str, Any]) -> None:
         assert self.monitor is not None
         scalars = {name: float(value) for name, value in logs.items() if not name.startswith("layerscope/")}
-        number = number if number is not None and number > self.monitor.now else None  # a second fit counts on
+        number = number if number is not None and number > self.monitor.now else None  # fit() again: count on
         self._last = self.monitor.advance(scalars, number) or self._last
         if self.monitor.stopped:
             self.model.stop_training = True

@@ -11,13 +11,14 @@ from layerscope.monitor.training_monitor import Monitor
 
 
 class LayerscopeCallback(Callback):  # type: ignore[misc]
-    """Checks the module every so many batches; numbers go to the trainer's loggers, and to its
-    ``callback_metrics``, where EarlyStopping finds them.
+    """Checks the module every n batches.
 
-    Scalars of the trainer's ``callback_metrics`` stand beside them in the history. ``stop_on`` ends the run; with
-    ``best`` the weights of the best check are put back then.
+    Its numbers go to the trainer's loggers and to ``callback_metrics``, where EarlyStopping can use them. The history
+    also stores the other scalars in ``callback_metrics``. ``stop_on`` ends the run. With ``best``, the weights of the
+    best check are restored at the end.
 
-    :param options: what :class:`~layerscope.Monitor` takes.
+    :param every: number of batches between checks.
+    :param options: options of :class:`~layerscope.Monitor`.
     """
 
     def __init__(self, *, every: int = 100, **options: Any) -> None:
@@ -29,14 +30,14 @@ class LayerscopeCallback(Callback):  # type: ignore[misc]
             self.monitor = self.monitor.reopen() if self.monitor else Monitor(pl_module, **self._options)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.monitor is None:  # of another rank
+        if self.monitor is None:  # not rank 0
             return
         metrics = {name.replace("/", "_"): float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
         scalars: dict[str, Any] = {name: x for name, x in metrics.items() if not name.startswith("layerscope")}
         check = self.monitor.advance(scalars)
         if check is not None:
             pl_module.log_dict(dict(check.metrics), on_step=True, on_epoch=False, logger=False)
-            for logger in trainer.loggers:  # here and at no other step, as log_dict would
+            for logger in trainer.loggers:  # log_dict would repeat the numbers at other steps
                 log_metrics(logger.log_metrics, check.metrics, step=trainer.global_step)
         if self.monitor.stopped:
             trainer.should_stop = True

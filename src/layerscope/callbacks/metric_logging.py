@@ -1,4 +1,4 @@
-"""Numbers of a check, passed to the framework's own logging."""
+"""Passes the numbers of a check to the logging of a framework."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from layerscope.errors import LayerscopeWarning
 
 
 def log_metrics(write: Callable[..., Any], metrics: Mapping[str, float], **kwargs: Any) -> None:
-    """Give numbers to a tracker; where it raises, a warning says so, once for each reason."""
+    """Log numbers to a tracker; if it raises an exception, warn with the reason."""
     try:
         write(dict(metrics), **kwargs)
-    except Exception as error:  # whatever a tracker raises: it is no reason to lose a run
+    except Exception as error:  # a failing tracker must not end the training
         logger = getattr(getattr(write, "__self__", write), "__class__", type(write)).__name__
         reason = str(error).splitlines()[0][:160] if str(error) else ""
-        warnings.warn(f"{logger} takes no numbers: {type(error).__name__}: {reason}", LayerscopeWarning, stacklevel=3)
+        message = f"{logger} rejected the metrics of layerscope: {type(error).__name__}: {reason}"
+        warnings.warn(message, LayerscopeWarning, stacklevel=3)

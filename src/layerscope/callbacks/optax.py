@@ -1,4 +1,4 @@
-"""JAX: a loop over parameters that are values, as Optax and Flax have it."""
+"""A wrapper for JAX training steps that return new parameters, as in Optax and Flax."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from layerscope.monitor.training_monitor import Monitor
 def watched(
     update: Callable[..., Any], monitor: Monitor, then: Callable[[Check], Any] | None = None
 ) -> Callable[..., Any]:
-    """A train step, ``(params, …) → (params, …)``, that the monitor sees the new parameters of.
+    """Wrap a training step ``(params, …) → (params, …)``, so that the monitor receives the new parameters.
 
-    The function may be jitted: it is wrapped from outside. A number beside the parameters that the step returns first
-    is kept as the loss.
+    The step may be jitted. The first number that it returns besides the parameters is stored as the loss.
 
-    :param then: called with each check: to log its metrics, say.
+    :param update: the training step.
+    :param monitor: monitor that receives the parameters.
+    :param then: function called with each check, for example to log its metrics.
     """
 
     def step_and_check(*args: Any, **kwargs: Any) -> Any:

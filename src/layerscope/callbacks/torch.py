@@ -1,4 +1,4 @@
-"""Plain PyTorch: ``ride(optimizer, monitor)`` and the loop stays as it is."""
+"""A callback for plain PyTorch: ``ride(optimizer, monitor)``, without changes to the training loop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from layerscope.monitor.training_monitor import Monitor
 
 
 def ride(optimizer: Any, monitor: Monitor, then: Callable[[Check], Any] | None = None) -> Any:
-    """Take a step of the monitor after each step of an optimizer.
+    """Call ``monitor.step()`` after each step of an optimizer.
 
-    :param then: called with each check: to log its metrics, say.
-    :return: a handle; ``remove()`` ends it.
+    :param optimizer: torch optimizer of the training loop.
+    :param monitor: monitor of the model.
+    :param then: function called with each check, for example to log its metrics.
+    :return: a handle with a method ``remove()`` that detaches the monitor.
     """
 
     def after(*_: Any) -> None:

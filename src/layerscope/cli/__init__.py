@@ -1,1 +1,1 @@
-"""The command line: one file per command in ``commands``; ``main`` has the seam from errors to exit codes."""
+"""The command line: one file per command in ``commands``; ``main`` turns errors into messages and exit codes."""

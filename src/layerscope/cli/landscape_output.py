@@ -1,4 +1,4 @@
-"""What the landscape commands share: the evaluator, progress, and where results go."""
+"""Code that the landscape commands share: build the evaluator, show progress, write the results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from layerscope.errors import UnknownName, UsageError
 
 
 def build_evaluator(models: tuple[str, ...], min_models: int, options: dict[str, Any]) -> tuple[Any, list[str]]:
-    """(evaluator, short names of the models)."""
+    """Build the evaluator from the command-line options; return it with a short name for each model."""
     from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
     from layerscope.sources.several_models import shorten_paths
 
     if len(models) < min_models:
-        raise UsageError(f"{min_models} models or more, not {len(models)}")
+        raise UsageError(f"expected {min_models} models or more, got {len(models)}")
     check_landscape_outputs(options, models)
     loss, calibrate = options["loss"], options["calibrate"]
     loss = import_object(loss) if ":" in loss else loss
@@ -34,9 +34,9 @@ def build_evaluator(models: tuple[str, ...], min_models: int, options: dict[str,
 
 
 def check_metric(metric: str, evaluate: Any, model: str) -> None:
-    """Before the work.
+    """Check, before the long computation, that the evaluator measures the metric that is to be drawn.
 
-    :raises UnknownName: what is to be drawn is not measured.
+    :raises UnknownName: the evaluator has no such metric.
     """
     from layerscope.sources.model_weights import weights_of
 
@@ -45,6 +45,7 @@ def check_metric(metric: str, evaluate: Any, model: str) -> None:
 
 
 def check_landscape_outputs(options: dict[str, Any], models: tuple[str, ...]) -> None:
+    """Check, before the long computation, that the output files can be written."""
     from layerscope.views.plots import drawing
 
     if options["output"]:
@@ -53,10 +54,12 @@ def check_landscape_outputs(options: dict[str, Any], models: tuple[str, ...]) ->
 
 
 def print_result(data: Any, text: str, options: dict[str, Any]) -> None:
+    """Print the result as JSON or as text."""
     click.echo(json.dumps(data, allow_nan=False) if options["as_json"] else text)
 
 
 def write_files(result: Any, options: dict[str, Any], draw: Callable[[], Any]) -> None:
+    """Write the HTML page and the figure that were asked for."""
     from layerscope.views.page import writing
     from layerscope.views.plots import drawing
 
@@ -67,6 +70,7 @@ def write_files(result: Any, options: dict[str, Any], draw: Callable[[], Any]) -
 
 
 def terminal_width() -> int:
+    """Width of the terminal in columns, at most 160."""
     from rich.console import Console
 
     return min(160, Console(file=sys.stdout).width)
@@ -74,7 +78,7 @@ def terminal_width() -> int:
 
 @contextmanager
 def points_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int, float], None] | None]:
-    """Points done and time left, on a terminal."""
+    """Show a progress bar with evaluated points and time left; show nothing when stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

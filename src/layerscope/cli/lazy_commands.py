@@ -1,4 +1,4 @@
-"""Groups whose commands are files of ``layerscope.cli.commands``, imported when they are asked for."""
+"""A click group that imports a command from ``layerscope.cli.commands`` only when that command runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerscope.cli import commands
 
 
 class LazyCommands(click.Group):
-    """The commands whose files begin with ``prefix``: each is a function of the rest of the name."""
+    """A group of all commands whose file name starts with ``prefix``; the rest of the name is the command's name."""
 
     def __init__(self, *args: Any, prefix: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
@@ -23,7 +23,7 @@ class LazyCommands(click.Group):
     def _command_names(self) -> list[str]:
         files = [info.name for info in pkgutil.iter_modules(commands.__path__)]
         in_group = [name.removeprefix(self._prefix) for name in files if name.startswith(self._prefix)]
-        # landscape_line is a command of the group landscape, not of the group above it
+        # landscape_line belongs to the group `landscape`, not to the top-level group
         return sorted(name for name in in_group if not any(name.startswith(f"{group}_") for group in in_group))
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,7 +1,7 @@
-"""The ``layerscope`` command: click → library → views → exit code.
+"""The ``layerscope`` command: parse the options, call the library, print the result, return an exit code.
 
-Data goes to stdout, progress and messages to stderr. Exit codes: 0 fine, 1 findings at or above --fail-on, 2 usage,
-3 target unreadable or refused, 4 done but some layers failed, 130 interrupted.
+Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 findings at or above --fail-on,
+2 wrong usage, 3 target unreadable or refused, 4 finished but some layers failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import traceback
 import click
 
 from layerscope.cli.lazy_commands import LazyCommands
+from layerscope.cli.shell_words import in_shell_words
 from layerscope.errors import LayerscopeError, UnknownName, UsageError
 
 INTERRUPTED = 130
 
 
 class Commands(LazyCommands):
-    """The commands; a target given in their place is told where it belongs."""
+    """The top-level group; suggests ``layerscope analyze`` when a target stands where a command belongs."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -31,33 +32,35 @@ class Commands(LazyCommands):
         if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name):
             return super().resolve_command(ctx, args)
         if "://" in name or os.path.exists(name):
-            raise UsageError(f"{name} is no command; did you mean: layerscope analyze {shlex.quote(name)}")
+            raise UsageError(f"{name} is not a command; did you mean: layerscope analyze {shlex.quote(name)}")
         raise UnknownName("command", name, self.list_commands(ctx))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="layerscope")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show the full Python traceback of an error.")
 def cli(debug: bool) -> None:
-    """What is wrong with a neural network, layer by layer, without its data.
+    """Find problems in a neural network, layer by layer, from its weights alone.
+
+    TARGET is a model file or folder (safetensors, torch, GGUF, Keras, ONNX, TensorFlow, Flax, …), a saved report, a
+    Hugging Face model id in the local cache, or a storage URL such as s3://bucket/model.
 
     \b
-    TARGET is a model's file or folder (safetensors, torch, GGUF, Keras, ONNX, TensorFlow, Flax, …), a saved report,
-    a hub id in the local cache, or a URL of a store.
-    First steps:   layerscope demo
-                   layerscope analyze model.safetensors
+    First steps:
+      layerscope demo
+      layerscope analyze model.safetensors
     """
 
 
 def main() -> None:
-    """Run the command line and exit: the one seam from errors to messages and codes."""
+    """Run the command line and exit; every error becomes one message and an exit code here."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    sys.warnoptions.append("ignore:resource_tracker")  # workers interrupted as they start; the system frees the rest
+    sys.warnoptions.append("ignore:resource_tracker")  # workers that are interrupted while they start
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no α shows ? instead of failing
+            stream.reconfigure(errors="replace")  # a terminal without α shows ? instead of failing
     try:
         with cli.make_context("layerscope", sys.argv[1:] or ["--help"]) as context:
             code = cli.invoke(context)
@@ -67,24 +70,26 @@ def main() -> None:
     except click.ClickException as error:
         code = _print_error(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        code = _print_error("interrupted; nothing is still running", INTERRUPTED)
+        code = _print_error("interrupted; all work has stopped", INTERRUPTED)
         sys.stdout.flush()
         if any(thread.daemon for thread in threading.enumerate()):
-            os._exit(code)  # a thread inside LAPACK would outlive the library that it computes with
+            os._exit(code)  # a thread inside LAPACK would crash when the interpreter unloads the library
     except LayerscopeError as error:
         if debug:
             traceback.print_exc()
-        code = _print_error(str(error), error.exit_code)
+        code = _print_error(in_shell_words(str(error), cli, sys.argv[1:]), error.exit_code)
     except OSError as error:
-        reader_closed = isinstance(error, BrokenPipeError)  # the reader has gone: no more to say
+        reader_closed = isinstance(error, BrokenPipeError)  # e.g. `| head` has ended: not an error
         code = 0 if reader_closed else _print_error(f"cannot write to stdout: {error.strerror or error}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
-        code = _print_error("not enough memory; try --jobs 1, or --max-cost", 3)
+        code = _print_error("not enough memory; use --jobs 1, or --max-cost GFLOP to skip the largest layers", 3)
     except Exception as error:
         if debug:
             raise
-        code = _print_error(f"a bug in layerscope: {type(error).__name__}: {error} (--debug shows where)", 70)
+        code = _print_error(
+            f"internal error, please report it: {type(error).__name__}: {error} (--debug shows the traceback)", 70
+        )
     sys.exit(code)
 
 

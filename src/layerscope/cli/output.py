@@ -1,4 +1,4 @@
-"""Where results go, and what is shown on the way."""
+"""Write results to stdout and files, show progress, and choose the exit code."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ PAGE_SUFFIXES = (".html", ".htm")
 
 
 def parse_columns(text: str | None) -> list[str]:
+    """Split the value of --columns; ``help`` prints all columns and exits."""
     from layerscope.views import report_rows
 
     if text == "help":
@@ -32,9 +33,9 @@ def parse_columns(text: str | None) -> list[str]:
 
 
 def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
-    """Refuse, before the work, outputs that cannot be written, that are each other, or that are what is read.
+    """Check, before the analysis starts, that every output file can be written and overwrites no input or model.
 
-    :raises OutputError: one of them.
+    :raises OutputError: a file that cannot be written, that two options name, or that is an input.
     """
     from layerscope.persistence.atomic_files import check_writable
     from layerscope.sources import opening
@@ -47,21 +48,25 @@ def check_outputs(options: Mapping[str, Any], targets: Iterable[str]) -> None:
         check_writable(options[name])
         path = Path(options[name])
         if name == "html" and path.suffix.lower() not in PAGE_SUFFIXES:
-            raise OutputError(f"--html {path}: a page's name ends in {' or '.join(PAGE_SUFFIXES)}")
+            raise OutputError(f"--html {path}: the name must end in {' or '.join(PAGE_SUFFIXES)}")
         if path.exists() and not path.is_file():
             continue  # a device or a pipe
         if path.resolve() in name_by_path:
-            raise OutputError(f"--{name} and --{name_by_path[path.resolve()]} are one file, {path}")
+            raise OutputError(
+                f"--{name} and --{name_by_path[path.resolve()]} name the same file, {path}; choose two files"
+            )
         name_by_path[path.resolve()] = name
         for target in inputs:
             if path.exists() and target.exists() and path.samefile(target):
-                raise OutputError(f"--{name} {path} would overwrite what is read from {target}")
+                raise OutputError(f"--{name} {path} would overwrite the input {target}; choose another file")
         if path.exists() and opening.holds_model(path):
-            raise OutputError(f"--{name} {path} would overwrite a model; delete it first if that is meant")
+            raise OutputError(
+                f"--{name} {path} would overwrite a model; choose another file, or delete the model first"
+            )
 
 
 def save_report(save: Callable[[str], None], path: str) -> OutputError | None:
-    """Write a file beside the result; what went wrong is told once the result is out."""
+    """Write an additional file; return the error, so that the caller prints the result before raising it."""
     try:
         save(path)
     except OutputError as error:
@@ -70,7 +75,7 @@ def save_report(save: Callable[[str], None], path: str) -> OutputError | None:
 
 
 def combine_reports(reports: list[Report]) -> Report | Comparison:
-    """What one page shows: the report, or several beside each other."""
+    """Return the content of one page: the single report, or a comparison of several."""
     if len(reports) == 1:
         return reports[0]
     from layerscope.report_comparison import compare
@@ -79,22 +84,25 @@ def combine_reports(reports: list[Report]) -> Report | Comparison:
 
 
 def write_reports(reports: list[Report], options: dict[str, Any], columns: list[str]) -> None:
-    """Write the result; a result that cannot be written to its file goes to stdout rather than nowhere."""
+    """Write the result in the chosen format; if the output file cannot be written, print it to stdout instead."""
     from layerscope.persistence import report_json
-    from layerscope.views import csv_table, junit, markdown, sarif, table
+    from layerscope.views import csv_table, junit, markdown, sarif, side_by_side, table
 
     format_, output = options["format_"], options["output"]
     if format_ == "table":
         with destination(output) as stream:
             console = table.console_for(stream)
+            verbose, bulk = int(options.get("verbose", False)), bool(options.get("mp"))
+            several = len(reports) > 1
+            if several:
+                side_by_side.print_overview(reports, console)
+            if several and not (verbose or columns):
+                console.print("\nTo list the layers of each model, add -v or choose --columns.")
+                return
             for i, report in enumerate(reports):
-                if i:
+                if several or i:
                     console.print()
-                verbose, bulk = int(options.get("verbose", False)), bool(options.get("mp"))
                 table.print_report(report, console, columns=columns, verbose=verbose, bulk=bulk)
-            if len(reports) > 1:
-                console.print()
-                table.print_side_by_side(reports, console)
         return
     if format_ == "json":
         texts = [report_json.to_json(report, indent=2) for report in reports]
@@ -116,7 +124,7 @@ def write_reports(reports: list[Report], options: dict[str, Any], columns: list[
 
 @contextmanager
 def destination(output: str | None) -> Iterator[Any]:
-    """Standard output, or a buffer that becomes the file when the block ends."""
+    """Yield stdout, or a buffer that is written to the file when the block ends."""
     if output is None:
         yield sys.stdout
         return
@@ -132,12 +140,13 @@ def destination(output: str | None) -> Iterator[Any]:
 
 
 def exit_code(reports: list[Report], fail_on: str | None) -> int:
+    """Choose the exit code: 4 if layers failed, 1 if findings reach --fail-on, else 0."""
     from layerscope.records.findings import SEVERITIES as SEVERITY_ORDER
 
     if any(layer.failed for report in reports for layer in report.rows):
         return LAYERS_FAILED
     if any(all(layer.skipped for layer in report.rows) for report in reports):
-        return LAYERS_FAILED  # nothing was analysed: no news is no good news
+        return LAYERS_FAILED  # nothing was analyzed, so 0 would claim too much
     if fail_on and any(
         SEVERITY_ORDER.index(f.severity) >= SEVERITY_ORDER.index(fail_on) for report in reports for f in report.findings
     ):
@@ -147,7 +156,7 @@ def exit_code(reports: list[Report], fail_on: str | None) -> int:
 
 @contextmanager
 def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, none in a pipe."""
+    """Show a progress bar on a terminal, and nothing in a pipe."""
     from layerscope import progress_bars
 
     if quiet:

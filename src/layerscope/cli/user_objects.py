@@ -1,4 +1,4 @@
-"""Objects of user code that are named as ``package.module:name`` on the command line."""
+"""Import user code that is named as ``package.module:name`` on the command line."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, did_y
 
 
 def import_object(text: str) -> Any:
-    """The object that ``package.module:name`` names, the working folder being importable.
+    """Import the object that ``package.module:name`` names, from the working folder or the environment.
 
-    :raises TargetNotFound: no such module or name.
-    :raises Unreadable: importing it fails.
+    :raises TargetNotFound: there is no such module or name.
+    :raises Unreadable: the module raises an exception when it is imported.
     """
     module_name, _, name = text.partition(":")
     if not module_name or not name:
-        raise TargetNotFound(f"{text!r} names no object: write package.module:name")
+        raise TargetNotFound(f"{text!r} is not the name of a Python object; write package.module:name")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and module_name.split(".")[0] == error.name.split(".")[0]:
-            raise TargetNotFound(f"there is no module {error.name!r} here or in the environment ({text})") from None
-        raise Unreadable(f"{text}: importing {module_name} fails: {error}") from error
-    except Exception as error:  # whatever a stranger's module raises is told in a line
-        raise Unreadable(f"{text}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+            raise TargetNotFound(
+                f"{text}: there is no module {error.name!r} in the working folder or the environment"
+            ) from None
+        raise Unreadable(f"{text}: importing {module_name} failed: {error}") from error
+    except Exception as error:  # user code may raise anything
+        raise Unreadable(f"{text}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise TargetNotFound(f"{module_name} has no {name!r}{did_you_mean(name, vars(module))}")
     return getattr(module, name)
 
 
 def call_or_get(text: str) -> Any:
-    """What a named function returns, or the named object itself where it is no function."""
+    """Import an object; if it is a function, call it and return its result."""
     value = import_object(text)
     if not (isinstance(value, type) or type(value).__name__ in ("function", "builtin_function_or_method", "partial")):
         return value
@@ -43,4 +45,4 @@ def call_or_get(text: str) -> Any:
     except LayerscopeError:
         raise
     except Exception as error:
-        raise Unreadable(f"{text}() fails: {type(error).__name__}: {error}") from error
+        raise Unreadable(f"{text}() failed: {type(error).__name__}: {error}") from error

@@ -1,7 +1,8 @@
-"""Acting on a diagnosis: new weights, and per-layer settings for training and pruning.
+"""Edit weights, and derive per-layer settings for training and pruning from a report.
 
-Nothing here is called by a diagnosis, and nothing is changed in place: weights come back as a new mapping by tensor
-name, each with the dtype, device and kind (NumPy or torch) of the one it replaces; schedules as plain mappings.
+No function changes a model in place. Edited weights are returned as a new mapping by tensor name, with the dtype,
+device and kind (NumPy or torch) of the originals. Learning rates, weight decays and sparsities are plain mappings by
+layer name. Analyses never call these functions.
 """
 
 from layerscope.edit.schedules import alpha_decay as alpha_decay

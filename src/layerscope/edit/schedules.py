@@ -1,4 +1,4 @@
-"""Per-layer learning rates, weight decays and sparsities that follow from α; each a plain mapping by layer name."""
+"""Compute per-layer learning rates, weight decays and sparsities from α, as mappings by layer name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ def temp_balance(
     form: str = "linear",
     ends: bool = False,
 ) -> dict[str, float]:
-    """Learning rate of each layer: the better trained (the lower its α), the smaller (TempBalance, NeurIPS 2023).
+    """Return a learning rate for each layer: layers with lower α get smaller rates (TempBalance, NeurIPS 2023).
 
-    linear: lr·[low + (high − low)(α − min)/(max − min)]; sqrt and log2: lr·n·f(α)/Σf(α); rank: evenly spaced from low
-    to high in the order of α. Layers without a value, and without ``ends`` the first and the last, keep lr.
-
-    :return: layer name → learning rate, of every analysed layer.
-    :raises UsageError: the report has fewer than two layers with the metric.
+    :param report: report with the metric.
+    :param lr: base learning rate; layers without the metric keep it.
+    :param metric: metric to balance by.
+    :param low: factor on ``lr`` for the layer with the lowest α; for the forms "linear" and "rank".
+    :param high: factor on ``lr`` for the layer with the highest α; for the forms "linear" and "rank".
+    :param form: "linear": lr·[low + (high − low)(α − min)/(max − min)]; "sqrt" and "log2": lr·n·f(α)/Σf(α); "rank":
+        factors evenly spaced from low to high in the order of α.
+    :param ends: balance the first and the last layer too; by default they keep ``lr``.
+    :return: layer name → learning rate, for all analyzed layers.
+    :raises UsageError: fewer than two layers of the report have the metric.
     """
     if form not in SCALING_FORMS:
         raise UnknownName("form", form, SCALING_FORMS)
@@ -44,12 +49,17 @@ def temp_balance(
 def alpha_decay(
     report: Report, weight_decay: float, *, metric: str = "alpha_hill", low: float = 0.5, high: float = 1.5
 ) -> dict[str, float]:
-    """Weight decay of each layer: the heavier its tail (the lower its α), the weaker (AlphaDecay, arXiv 2506.14562).
+    """Return a weight decay for each layer: layers with lower α get less decay (AlphaDecay, arXiv 2506.14562).
 
-    weight_decay·[low + (high − low)(α − min)/(max − min)]; layers without a value keep weight_decay.
+    The decay is weight_decay·[low + (high − low)(α − min)/(max − min)]; layers without the metric keep weight_decay.
 
-    :return: layer name → weight decay, of every analysed layer.
-    :raises UsageError: the report has fewer than two layers with the metric.
+    :param report: report with the metric.
+    :param weight_decay: base weight decay.
+    :param metric: metric to balance by.
+    :param low: factor on ``weight_decay`` for the layer with the lowest α.
+    :param high: factor on ``weight_decay`` for the layer with the highest α.
+    :return: layer name → weight decay, for all analyzed layers.
+    :raises UsageError: fewer than two layers of the report have the metric.
     """
     _require_positive(weight_decay=weight_decay, low=low, high=high)
     decays = {row.name: weight_decay for row in report.rows if not row.skipped}
@@ -60,19 +70,24 @@ def alpha_decay(
 def alpha_pruning(
     report: Report, sparsity: float, *, metric: str = "alpha", eps: float = 0.3, by_block: bool = True
 ) -> dict[str, float]:
-    """Sparsity of each layer: the better trained (the lower its α), the less is pruned (AlphaPruning, NeurIPS 2024).
+    """Return a sparsity for each layer: layers with lower α are pruned less (AlphaPruning, NeurIPS 2024).
 
-    r = (1 − eps) + 2·eps·(q − min)/(max − min), q the α of the layer or, ``by_block``, the mean over its block;
-    sparsity = r·S·Σd/Σ(d·r), d the number of weights: over the layers mapped, the share of weights pruned is S.
-    Embeddings and layers without a value are left out. Where that exceeds 1 for a layer, the others take the rest.
+    With q the α of a layer, r = (1 − eps) + 2·eps·(q − min)/(max − min). The sparsity is r·S·Σd/Σ(d·r), where d is the
+    number of weights of a layer; over all layers returned, the share of pruned weights is S. Layers that would exceed
+    1 are pruned completely, and the others make up for the difference.
 
-    :return: layer name → share of its weights to prune.
+    :param report: report with the metric.
+    :param sparsity: share S of all weights to prune, between 0 and 1.
+    :param metric: metric to decide by.
+    :param eps: strength of the variation between layers, at least 0 and below 1; 0 prunes all layers equally.
+    :param by_block: use the mean α of a layer's block as q.
+    :return: layer name → share of its weights to prune; embeddings and layers without the metric are left out.
     :raises UsageError: sparsity is not between 0 and 1, or fewer than two layers have the metric.
     """
     if not (isinstance(sparsity, int | float) and 0 < sparsity < 1):
-        raise UsageError(f"sparsity must lie between 0 and 1, not {sparsity!r}")
+        raise UsageError(f"sparsity={sparsity!r}: give a number above 0 and below 1, e.g. 0.5")
     if not 0 <= eps < 1:
-        raise UsageError(f"eps must be at least 0 and below 1, not {eps!r}")
+        raise UsageError(f"eps={eps!r}: give a number of at least 0 and below 1, e.g. 0.3")
     embeddings = {row.name for row in report.rows if row.ref.kind == "embedding"}
     values = _metric_values(report, metric, embeddings)
     if by_block:
@@ -86,7 +101,7 @@ def alpha_pruning(
 
 
 def block_of(name: str) -> str:
-    """The block that a layer belongs to: its name up to the first number, ``encoder.layer.3`` of a transformer."""
+    """Return a layer's block: its name up to the first number, such as ``encoder.layer.3`` in a transformer."""
     match = re.match(r"(.*?\.\d+)(\.|$)", name)
     return match[1] if match else name
 
@@ -101,19 +116,22 @@ def _metric_values(report: Report, metric: str, excluded: set[str]) -> dict[str,
         known = sorted({name for row in report.rows for name in row.metrics})
         if metric not in known:
             raise UnknownName("metric of this report", metric, known)
-        raise UsageError(f"{len(values)} layers have {metric}: two are needed to set one against the other")
+        raise UsageError(f"metric={metric!r}: {len(values)} layers of the report have it; at least 2 are needed")
     return values
 
 
 def _scale_factors(values: Mapping[str, float], low: float, high: float, form: str) -> dict[str, float]:
-    """The factor on the common value that each layer gets."""
+    """Return the factor on the base value for each layer."""
     lowest, highest = min(values.values()), max(values.values())
     if form == "rank":
         order = sorted(values, key=lambda name: values[name])
         return {name: low + (high - low) * i / (len(order) - 1) for i, name in enumerate(order)}
     if form in ("sqrt", "log2"):
         if lowest <= (1 if form == "log2" else 0):
-            raise UsageError(f"{form} needs values above {1 if form == 'log2' else 0}; the least is {lowest:.3g}")
+            raise UsageError(
+                f"form={form!r} needs values above {1 if form == 'log2' else 0}, but the smallest is {lowest:.3g}; "
+                "use form='linear'"
+            )
         shape = math.sqrt if form == "sqrt" else math.log2
         raw = {name: shape(value) for name, value in values.items()}
         total = sum(raw.values())
@@ -124,7 +142,7 @@ def _scale_factors(values: Mapping[str, float], low: float, high: float, form: s
 
 
 def _cap_sparsities(ratios: Mapping[str, float], weights: Mapping[str, int], sparsity: float) -> dict[str, float]:
-    """Sparsities in the given ratios that prune a share ``sparsity`` of all weights, none above 1."""
+    """Return sparsities in the given ratios, capped at 1, that prune a share ``sparsity`` of all weights."""
     fully_pruned: set[str] = set()
     while True:
         free = [name for name in ratios if name not in fully_pruned]
@@ -139,4 +157,4 @@ def _cap_sparsities(ratios: Mapping[str, float], weights: Mapping[str, int], spa
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise UsageError(f"{name} must be a number above 0, not {value!r}")
+            raise UsageError(f"{name}={value!r}: give a finite number above 0")

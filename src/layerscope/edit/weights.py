@@ -1,4 +1,4 @@
-"""Smoothing and sharpening: layers with some of their singular values taken out, by an exact SVD in float64."""
+"""Smooth and sharpen layers: set some of their singular values to zero, by an exact SVD in float64."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ def smooth(
     layers: Iterable[Selector] | Selector | None = None,
     settings: Settings | None = None,
 ) -> dict[str, Any]:
-    """Keep the tail of each layer's spectrum and drop the rest (SVDSmoothing, arXiv 2106.00734).
+    """Keep the tail of each layer's spectrum and set the other singular values to zero (SVDSmoothing).
 
-    :param target: what analyze takes: a live module, a state dict, a file, a folder. It is not changed.
-    :param keep: "power_law" (eigenvalues from xmin on), "erg" (the tail whose eigenvalues multiply to one), "spikes"
-        (those beyond the Marchenko–Pastur bulk), a fraction of all (float) or a number per layer (int); of several
-        matrices in a layer the largest eigenvalues of all.
-    :return: tensor name → new weight, of the layers that were changed; layers without a tail to keep are left out.
-    :raises UsageError: ``keep`` is none of these.
+    Source: arXiv 2106.00734.
+
+    :param target: any target of :func:`layerscope.analyze`, such as a live module or a file; it is not changed.
+    :param keep: part of the spectrum to keep: "power_law" (eigenvalues from xmin on), "erg" (the tail whose eigenvalues
+        multiply to one), "spikes" (eigenvalues beyond the Marchenko–Pastur bulk), a fraction of all eigenvalues (float)
+        or a number per layer (int). In layers with several matrices, the largest eigenvalues of all matrices are kept.
+    :param layers: indices, kinds, names or globs of the layers to edit; None for all.
+    :param settings: settings of the fits.
+    :return: tensor name → new weight, for the changed layers only; layers without such a tail are left out.
+    :raises UsageError: ``keep`` is none of these values.
     """
     settings = settings or Settings()
     if isinstance(keep, str) and keep not in KEEP_RULES:
@@ -51,7 +55,8 @@ def smooth(
     number = isinstance(keep, int | float) and not isinstance(keep, bool)
     if not isinstance(keep, str) and (not number or not keep > 0 or (isinstance(keep, float) and keep > 1)):
         raise UsageError(
-            f"keep must be {', '.join(KEEP_RULES)}, a fraction above 0 and at most 1, or a count, not {keep!r}"
+            f"keep={keep!r}: give {', '.join(map(repr, KEEP_RULES))}, a fraction (float) above 0 and at most 1, "
+            "or a count (int) of at least 1"
         )
 
     def keep_tail(stack: Array, ref: LayerRef) -> Array | None:
@@ -65,11 +70,15 @@ def smooth(
 def sharpen(
     target: Any, *, layers: Iterable[Selector] | Selector | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
-    """Take out as many of the largest singular values as the layer has correlation traps (SVDSharpness).
+    """Drop as many of the largest singular values of a layer as it has correlation traps (SVDSharpness).
 
-    The traps are counted in seeded shuffles, the median of the counts is used.
+    Correlation traps are eigenvalues of the shuffled layer beyond the random bulk, caused by outlier weights. They are
+    counted in seeded shuffles; the median of the counts is used.
 
-    :return: tensor name → new weight, of the layers that have traps.
+    :param target: any target of :func:`layerscope.analyze`, such as a live module or a file; it is not changed.
+    :param layers: indices, kinds, names or globs of the layers to edit; None for all.
+    :param settings: seed and number of shuffles.
+    :return: tensor name → new weight, for the layers that have traps.
     """
     settings = settings or Settings()
 
@@ -81,7 +90,7 @@ def sharpen(
 
 
 def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings) -> int:
-    """How many of the largest eigenvalues are kept; 0 where there is nothing to go by."""
+    """Return the number of largest eigenvalues to keep; 0 if the rule does not apply to the spectrum."""
     if isinstance(keep, int):
         return keep
     if isinstance(keep, float):
@@ -95,25 +104,25 @@ def tail_length(spectrum: Spectrum, keep: str | int | float, settings: Settings)
     fit = fitting.fit_all(spectrum, settings, (family,))[family]
     if not fit.ok:
         return 0
-    dropped = settings.drop_top if family == "power_law" else 0  # kept out of the fit, not out of the layer
+    dropped = settings.drop_top if family == "power_law" else 0  # excluded from the fit, but kept in the layer
     return int(fit.params["spikes"]) + dropped
 
 
 def trap_count(stack: Array, ref: LayerRef, settings: Settings) -> int:
     """Median over the shuffles of their traps."""
     shuffler, times = random_matrix.Shuffler(stack), settings.shuffles_of(stack.shape[0] * stack.shape[2])
-    seeds = ([settings.seed, ref.index, ref.slice or 0, number] for number in range(times))
+    seeds = ([settings.seed, max(ref.stored, 0), ref.slice or 0, number] for number in range(times))
     counts = [len(correlation_traps.analyze_shuffle(shuffler, seed, settings.spike_rate)[1]) for seed in seeds]
     return sorted(counts)[len(counts) // 2]
 
 
 def keep_largest(stack: Array, count: int) -> Floats:
-    """The stack with only its ``count`` largest singular values, of all matrices together."""
+    """Return the stack with only the ``count`` largest singular values of all its matrices together."""
     return _select_singular_values(stack, lambda s: s >= np.sort(s, axis=None)[-count])
 
 
 def drop_largest(stack: Array, count: int) -> Floats:
-    """The stack without its ``count`` largest singular values."""
+    """Return the stack without the ``count`` largest singular values of all its matrices together."""
     return _select_singular_values(stack, lambda s: s < np.sort(s, axis=None)[-min(count, s.size)])
 
 
@@ -129,7 +138,7 @@ def _apply_to_layers(
     settings: Settings,
     change: Callable[[Array, LayerRef], Array | None],
 ) -> dict[str, Any]:
-    """Apply a change to each layer's stack and put the results back into whole tensors."""
+    """Apply a change to each selected layer's stack and return the changed tensors by name."""
     edited: dict[str, Array] = {}
     with opening.opened_source(target) as source:
         refs = [ref for ref in select(list(source.layers()), layers) if not ref.skipped]
@@ -138,25 +147,28 @@ def _apply_to_layers(
                 raise UsageError(f"{ref.name}: a low-rank adapter; merge it with its base model first")
             try:
                 stack = change(matrices.unfold(source.read(ref), ref, settings.conv), ref)
-            except Absent:  # not finite: nothing to edit
+            except Absent:  # NaN or infinite entries: skip the layer
                 continue
             if stack is not None:
                 whole = edited[ref.tensor] if ref.tensor in edited else _read_whole_tensor(source, ref)
                 with np.errstate(over="ignore"):
                     edited[ref.tensor] = matrices.put(whole, ref, matrices.fold(stack, ref, settings.conv))
                 if not np.isfinite(edited[ref.tensor].astype(np.float64)).all():
-                    raise UsageError(f"{ref.name}: the new weights leave the range of {ref.dtype}; widen them first")
+                    raise UsageError(
+                        f"{ref.name}: the new weights exceed the range of {ref.dtype}; "
+                        "convert the model to float32 first"
+                    )
         originals = _live_tensors(target)
         return {name: _match_original(array, originals.get(name)) for name, array in edited.items()}
 
 
 def _read_whole_tensor(source: Source, ref: LayerRef) -> Array:
-    """A writable copy of the whole tensor that a layer is part of."""
+    """Return a writable copy of the whole tensor that contains a layer."""
     return np.array(source.read(replace(ref, part=None, expert=None)))
 
 
 def _live_tensors(target: Any) -> Mapping[str, Any]:
-    """Live tensors by name, for their dtype and device."""
+    """Return the tensors of a live target by name, to take dtype and device from."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(target, torch.nn.Module):
         return dict(target.state_dict(keep_vars=True)) | dict(target.named_parameters(remove_duplicate=False))
@@ -164,7 +176,7 @@ def _live_tensors(target: Any) -> Mapping[str, Any]:
 
 
 def _match_original(array: Array, original: Any) -> Any:
-    """A torch tensor with the dtype and device of the original, where that is one."""
+    """Convert an array to the dtype and device of the original if that is a torch tensor."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(original, torch.Tensor):
         return array

@@ -1,5 +1,5 @@
-"""How jobs are run: one engine per file, a module with ``run(fn, jobs, *, workers, memory)``.
+"""Engines that run jobs. Each engine is a module with a function ``run(fn, jobs, *, workers, memory)``.
 
-``run`` yields ``(job, result)`` in any order, one BLAS thread per worker, and lets no exception of ``fn`` end it: what
-``fn`` raises is yielded in place of the result. Closing the generator, or Ctrl-C, leaves no work behind.
+``run`` yields ``(job, result)`` in any order and uses one BLAS thread per worker. An exception of ``fn`` is yielded in
+place of its result. Closing the generator, or Ctrl-C, stops all workers.
 """

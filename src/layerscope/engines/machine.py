@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use."""
+"""Number of cores and amount of memory available to this process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping: the system's and the control group's word, whichever is less."""
+    """Return the bytes available without swapping: the smaller limit of the system and the control group."""
     amounts = [1 << 50]
     free = [line for line in _read_lines("/proc/meminfo") if line.startswith("MemAvailable:")]
     amounts += [int(line.split()[1]) << 10 for line in free]

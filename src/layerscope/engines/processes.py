@@ -1,4 +1,4 @@
-"""Many layers at once in processes, started by spawn; for sources that another process can open."""
+"""Measure layers in parallel in separate processes; the model must be a file or folder, not a live object."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from layerscope.records.layers import Job
 
 
 def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
-    """As many jobs at once as ``workers`` and ``memory`` bytes allow, biggest first.
+    """Run jobs in parallel, largest first, within the limits ``workers`` and ``memory`` (bytes).
 
-    A worker that is killed (out of memory) breaks its pool; the jobs that were in it run again one by one, and the
-    one that kills its worker again becomes an error of its own.
+    If a worker is killed, for example for lack of memory, the pool breaks. The jobs of the pool then run again one by
+    one, and a job that kills its worker again yields an error.
 
-    :raises UsageError: a live model, which cannot travel.
+    :raises UsageError: the model is a live object, which cannot be sent to another process.
     """
-    workers = min(workers, available_cores())  # a process costs far more than a thread
+    workers = min(workers, available_cores())  # more processes than cores would only cost memory
     waiting = biggest_first(jobs)
     unportable = next((job for job in waiting if not job.spec.portable), None)
     if unportable is not None:
         kind = type(unportable.spec.target).__name__
-        raise UsageError(f"a {kind} in memory cannot travel to other processes: save it first, or use threads")
+        raise UsageError(
+            f'engine="processes": a {kind} in memory cannot be sent to other processes; '
+            'save it to a file first, or use engine="threads"'
+        )
     suspects: list[Job] = []
     while waiting:
         for job, result in _run_in_pool(fn, waiting, workers, memory):
@@ -44,7 +47,7 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
 
 
 def _run_in_pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
-    """Run ``waiting`` until it is empty or the pool breaks; jobs never started stay in it."""
+    """Run the jobs in ``waiting`` until none is left or the pool breaks; jobs not started stay in the list."""
     running: dict[Future[Any], Job] = {}
     free_memory, broken = memory, False
     earlier_children = set(multiprocessing.active_children())
@@ -68,7 +71,7 @@ def _run_in_pool(fn: Callable[[Job], Any], waiting: list[Job], workers: int, mem
     finally:
         children = set(multiprocessing.active_children()) - earlier_children
         pool.shutdown(wait=False, cancel_futures=True)
-        if running:  # interrupted: nobody waits for what is still being computed
+        if running:  # interrupted: results of running jobs are no longer needed
             for child in children:
                 child.terminate()
         for child in children:
@@ -88,4 +91,6 @@ def _call_single_threaded(fn: Callable[[Job], Any], job: Job) -> Any:
 
 
 def _killed_worker_error() -> LayerscopeError:
-    return LayerscopeError("its worker process died twice (out of memory, or no `if __name__ == '__main__'` guard)")
+    return LayerscopeError(
+        "its worker process died twice (out of memory, or the script has no `if __name__ == '__main__'` guard)"
+    )

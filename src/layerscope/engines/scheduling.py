@@ -1,4 +1,4 @@
-"""Which engine runs the jobs, and in which order."""
+"""Find an engine by name, and decide the order of the jobs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ Run = Callable[..., Iterator[tuple[Job, Any]]]
 
 
 def engine_named(name: str) -> Run:
-    """The ``run`` of an engine."""
+    """Return the function ``run`` of an engine.
+
+    :raises UnknownName: no engine has this name.
+    """
     run: Run = registry.find("engines", name).target.run
     return run
 
 
 def biggest_first(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs by falling cost: the long ones start early, the short ones fill the gaps."""
+    """Sort jobs by cost, largest first, so that short jobs fill the gaps at the end."""
     return sorted(jobs, key=lambda job: -job.cost)
 
 
 def first_that_fits(waiting: Sequence[Job], free_memory: int, alone: bool) -> int | None:
-    """Index of the first job whose memory fits, the first of all when nothing else runs, else None."""
+    """Return the index of the first job that fits into free memory, or None.
+
+    :param alone: nothing else is running; if no job fits, the first one is run anyway.
+    """
     for i, job in enumerate(waiting):
         if job.memory <= free_memory:
             return i

@@ -1,4 +1,4 @@
-"""One layer after the other, in this thread."""
+"""Measure one layer after the other in the calling thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerscope.records.layers import Job
 
 
 def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
-    """Run the jobs here; ``workers`` and ``memory`` do not matter."""
+    """Run the jobs in the calling thread; ``workers`` and ``memory`` are ignored."""
     with threadpool_limits(1):
         for job in biggest_first(jobs):
             try:

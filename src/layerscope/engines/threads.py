@@ -1,4 +1,4 @@
-"""Many layers at once in threads, one BLAS thread each: LAPACK works outside Python's lock."""
+"""Measure layers in parallel in threads with one BLAS thread each; LAPACK runs without the GIL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from layerscope.records.layers import Job
 
 
 def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: int) -> Iterator[tuple[Job, Any]]:
-    """As many jobs at once as ``workers`` and ``memory`` bytes allow, biggest first.
+    """Run jobs in parallel, largest first, within the limits ``workers`` and ``memory`` (bytes).
 
-    The threads are daemons: a layer that is inside LAPACK when the run is interrupted does not hold up the exit.
+    The threads are daemons, so that a layer being computed in LAPACK does not delay the exit after an interrupt.
     """
     waiting, running, free_memory = biggest_first(jobs), 0, memory
     queued: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -40,7 +40,7 @@ def run(fn: Callable[[Job], Any], jobs: Iterable[Job], *, workers: int, memory: 
         finally:
             for _ in threads:
                 queued.put(None)
-            if not running:  # none of them is inside LAPACK, or torch, any more
+            if not running:  # no thread is inside LAPACK or torch, so joining does not block
                 for thread in threads:
                     thread.join()
 

@@ -1,1 +1,1 @@
-"""Published experiments, each run again by one function, with what it shows and what reproduced."""
+"""Published experiments: each module reruns one of them and reports which published claims reproduce."""

@@ -1,4 +1,4 @@
-"""The published experiments by name."""
+"""Names of the published experiments and the modules that run them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from layerscope.errors import UnknownName
 
-NAMES = {  # name → module
+NAMES = {  # name on the command line → module
     "overtrained-layer": "overtrained_layer",
     "enough-data": "enough_data",
     "rand-distance": "rand_distance",
@@ -17,9 +17,9 @@ NAMES = {  # name → module
 
 
 def load(name: str) -> Any:
-    """The module of an experiment.
+    """Import and return the module of an experiment.
 
-    :raises UnknownName: there is none.
+    :raises UnknownName: no experiment has this name.
     """
     if name not in NAMES:
         raise UnknownName("experiment", name, NAMES)

@@ -1,8 +1,9 @@
-"""The figures of "Layer-wise Conditioning Analysis in Exploring the Learning Dynamics of DNNs" on small data.
+"""Rerun the figures of "Layer-wise Conditioning Analysis in Exploring the Learning Dynamics of DNNs" on small data.
 
-Huang, Qin, Liu, Zhu & Shao, ECCV 2020 (arXiv 2002.10801). Claims are what the figures show, not their numbers: data,
-widths and lengths are others here. Settings follow the paper's code where they matter: linear layers without biases,
-U(±1/√d) as "random"; residual networks by SGD with Nesterov's momentum 0.9, rate 0.1, decay 1e-4, batches of 128.
+Huang, Qin, Liu, Zhu & Shao, ECCV 2020 (arXiv 2002.10801). The claims are the trends that the figures show, not their
+numbers, because data, widths and training lengths differ here. Settings follow the paper's code where they matter:
+linear layers have no biases, and "random" weights are drawn from U(±1/√d). Residual networks are trained by SGD with
+Nesterov momentum 0.9, learning rate 0.1, weight decay 1e-4 and batches of 128.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from layerscope.records.history import History
 from layerscope.views.plots.pictures import make_pictures
 
 CHANCE_LOSS = math.log(10)
-TEST_EXAMPLES = 500  # examples for the accuracy
+TEST_EXAMPLES = 500  # examples held out to measure the accuracy
 Numbers = dict[str, float]
 
 
 class Task(NamedTuple):
-    """What a figure gets: examples to learn from and to test on, and the seed of everything."""
+    """Input of a figure's function: training examples, test examples and the random seed."""
 
     x: Any  # (n, h, w)
     y: Any
     x_test: Any
     y_test: Any
     seed: int
-    pictures: list[Any]  # that the figures add
+    pictures: list[Any]  # filled by the figures
 
     @property
     def flat(self) -> Any:
-        """(n, pixels)."""
+        """Training images as rows, shape (n, pixels)."""
         return self.x.flatten(1)
 
 
@@ -51,10 +52,11 @@ def run(
     data: Images | None = None, figures: Iterable[str] | None = None, *, seed: int = 0, engine: str | None = None,
     store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
-    """Run the figures again, all or those named ("F1", "F2", "F4", "F5", "F6"), in a minute or two of CPU.
+    """Rerun the paper's figures, which takes a minute or two of CPU time.
 
-    :param data: the 8×8 digits where none are given.
-    :raises UnknownName: no such figure.
+    :param data: images to train on; the 8×8 digits by default.
+    :param figures: names of the figures to run ("F1", "F2", "F4", "F5", "F6"); all of them by default.
+    :raises UnknownName: no figure has one of the names.
     """
     data = digits(seed) if data is None else data
     chosen = list(FIGURES) if figures is None else list(figures)
@@ -69,7 +71,7 @@ def run(
 
 
 def measure(data: Images, *, figure: str, seed: int) -> dict[str, Any]:
-    """One figure: its claims and numbers."""
+    """Run one figure and return its claims, numbers and pictures as JSON types."""
     x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
     task = Task(x[TEST_EXAMPLES:], y[TEST_EXAMPLES:], x[:TEST_EXAMPLES], y[:TEST_EXAMPLES], seed, [])
     with torch.random.fork_rng():
@@ -82,7 +84,12 @@ def train(
     net: Any, x: Any, y: Any, *, steps: int, lr: float, batch: int | None = None, seed: int = 0,
     after: Callable[[float], Any] | None = None, **options: Any,
 ) -> float:  # fmt: skip
-    """Gradient descent on cross entropy, of all examples or of batches drawn by the seed; the last loss."""
+    """Train with SGD on the cross entropy and return the last loss.
+
+    :param batch: number of examples in a batch, drawn with the seed; None takes all examples at every step.
+    :param after: called with the loss after every step.
+    :param options: further options of ``torch.optim.SGD``.
+    """
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr, **options)
     generator, last_loss = torch.Generator().manual_seed(seed), math.nan
     indices: Any = torch.randperm(len(y), generator=generator)
@@ -101,7 +108,7 @@ def train(
 
 
 def full_and_sub(task: Task) -> tuple[list[Claim], Numbers]:
-    """F1: the blocks of layers 3 and 6 follow the whole matrix; without norms it has all but vanished."""
+    """F1: the Fisher blocks of layers 3 and 6 follow the whole matrix; without norm layers λmax nearly vanishes."""
     numbers: Numbers = {}
     for kind, norm in (("plain", False), ("bn", True)):
         history = _train_monitored(mlp([task.flat.shape[1], *[24] * 7, 10], norm=norm, seed=task.seed), task, kind)
@@ -118,19 +125,19 @@ def full_and_sub(task: Task) -> tuple[list[Claim], Numbers]:
     return [
         Claim(
             "F1",
-            "λmax of a block follows that of the whole matrix over the run",
+            "During training, λmax of a block follows λmax of the whole matrix",
             _format_values(trends, ".2f", "ρ "),
             min(trends) >= 0.5,
         ),
         Claim(
             "F1",
-            "without norms λmax has vanished",
-            f"{_format_values(vanished, '.1e')} against {_format_values(normed, '.1e')}",
+            "Without norm layers, λmax vanishes",
+            f"{_format_values(vanished, '.1e')} (with norm layers {_format_values(normed, '.1e')})",
             max(vanished) < 1e-3 * min(normed),
         ),
         Claim(
             "F1",
-            "norms improve κ₅₀ of the blocks",
+            "Norm layers improve κ₅₀ of the blocks",
             "; ".join(f"{a:.1e} → {b:.1e}" for a, b in kappas),
             all(b < a for a, b in kappas),
         ),
@@ -148,7 +155,7 @@ def _train_monitored(net: Any, task: Task, kind: str) -> History:
 
 
 def depth_profiles(task: Task) -> tuple[list[Claim], Numbers]:
-    """F2–3: what comes in and what comes back over 20 layers of 256, by initialisation, with and without norms."""
+    """F2–3: λmax of inputs and output gradients over 20 layers of 256, by initialization, with and without norms."""
     numbers: Numbers = {}
     for kind, init, norm in (
         ("plain random", "random", False),
@@ -165,20 +172,21 @@ def depth_profiles(task: Task) -> tuple[list[Claim], Numbers]:
             ("plain random", "plain He", "bn random", "bn He")}  # fmt: skip
     decades = {kind: f"{inputs:.1f} and {gradients:.1f} decades" for kind, (inputs, gradients, _) in spans.items()}
     return [
-        Claim("F2–3", "plain nets with random weights fade exponentially both ways", decades["plain random"],
-              min(spans["plain random"][:2]) > 8),
-        Claim("F2–3", "their product over depth hides it", f"{spans['plain random'][2]:.1f} decades",
+        Claim("F2–3", "In plain nets with random weights, inputs and gradients both fade exponentially",
+              decades["plain random"], min(spans["plain random"][:2]) > 8),
+        Claim("F2–3", "The product of both hides the fading", f"{spans['plain random'][2]:.1f} decades",
               spans["plain random"][2] < 2),
-        Claim("F2–3", "He's initialisation relieves both", decades["plain He"], max(spans["plain He"][:2]) < 3),
-        Claim("F2–3", "norms keep the inputs level", f"{spans['bn random'][0]:.2f} and {spans['bn He'][0]:.2f} decades",
+        Claim("F2–3", "He initialization reduces both", decades["plain He"], max(spans["plain He"][:2]) < 3),
+        Claim("F2–3", "Norm layers keep the inputs on one scale",
+              f"{spans['bn random'][0]:.2f} and {spans['bn He'][0]:.2f} decades",
               max(spans["bn random"][0], spans["bn He"][0]) < 0.5),
-        Claim("F2–3", "and the gradients, beside those of plain nets", decades["bn random"],
+        Claim("F2–3", "Norm layers keep the gradients closer to one scale than plain nets do", decades["bn random"],
               spans["bn random"][1] < 0.4 * spans["plain random"][1]),
     ], numbers  # fmt: skip
 
 
 def blocked_layers(task: Task) -> tuple[list[Claim], Numbers]:
-    """F4: the more layers of a normed MLP are kept from learning, the worse; yet the loss falls."""
+    """F4: the more layers of an MLP with norms are frozen, the higher its loss; the loss still falls."""
     numbers: Numbers = {}
     for pattern in ("11111", "00111", "00011", "00001"):
         net = mlp([task.flat.shape[1], *[256] * 4, 10], norm=True, seed=task.seed)
@@ -195,13 +203,14 @@ def blocked_layers(task: Task) -> tuple[list[Claim], Numbers]:
         for pattern in ("11111", "00111", "00011", "00001")
     )
     return [
-        Claim("F4", "more blocked layers, a higher loss", summary, losses == sorted(losses)),
-        Claim("F4", "still it falls", f"{losses[-1]:.2g} of {CHANCE_LOSS:.2f}", losses[-1] < 0.5 * CHANCE_LOSS),
+        Claim("F4", "The more layers are frozen, the higher the loss", summary, losses == sorted(losses)),
+        Claim("F4", "The loss still falls with one trainable layer", f"{losses[-1]:.2g} (chance {CHANCE_LOSS:.2f})",
+              losses[-1] < 0.5 * CHANCE_LOSS),
     ], numbers  # fmt: skip
 
 
 def both_factors(task: Task) -> tuple[list[Claim], Numbers]:
-    """F5: norms improve the conditioning of what comes in and of what comes back; plain nets have idle units."""
+    """F5: norms improve the conditioning of inputs and output gradients; plain nets have dead and always-on units."""
     numbers: Numbers = {}
     for kind, norm in (("plain", False), ("bn", True)):
         net = mlp([task.flat.shape[1], *[64] * 4, 10], norm=norm, seed=task.seed)
@@ -219,21 +228,26 @@ def both_factors(task: Task) -> tuple[list[Claim], Numbers]:
     }
     return [
         *(
-            Claim("F5", f"norms improve κ₅₀ of {what}", f"{a:.1e} → {b:.1e}", b < a / 3)
+            Claim("F5", f"Norm layers improve κ₅₀ of {what}", f"{a:.1e} → {b:.1e}", b < a / 3)
             for what, (a, b) in kappas.items()
         ),
         Claim(
             "F5",
-            "without norms units never or always act, the more the deeper",
+            "Without norm layers, the share of units that are never or always active grows with depth",
             _format_values(idle["plain"], ".0%"),
             idle["plain"] == sorted(idle["plain"]) and idle["plain"][-1] > 0.1,
         ),
-        Claim("F5", "with norms, at first, none", _format_values(idle["bn"], ".0%"), max(idle["bn"]) == 0),
+        Claim(
+            "F5",
+            "With norm layers, no unit is idle at the start",
+            _format_values(idle["bn"], ".0%"),
+            max(idle["bn"]) == 0,
+        ),
     ], numbers
 
 
 def residual_network(task: Task, depth: int = 110, steps: int = 60) -> tuple[list[Claim], Numbers]:
-    """F6–7: a deep residual network overshoots and switches its features off; the last norm cures it."""
+    """F6–7: a deep residual network overshoots and switches its features off; a last norm layer prevents it."""
     numbers: Numbers = {}
     images = (task.x - task.x.mean()) / task.x.std()
     sgd_options: Mapping[str, Any] = {"momentum": 0.9, "nesterov": True}
@@ -241,7 +255,7 @@ def residual_network(task: Task, depth: int = 110, steps: int = 60) -> tuple[lis
     probe = images[:256, None], task.y[:256]
     for kind, last_bn in (("plain", False), ("last bn", True)):
         net = resnet(depth, channels=1, last_bn=last_bn, seed=task.seed)
-        # the last layer, and the last blocks' norms: all that the story is about
+        # the figures concern only the last layer and the norms of the last blocks
         blocks = [f"block3_{(depth - 2) // 6 - k}.conv2.weight" for k in range(3)]
         layers = ["fc.weight", *blocks]
         monitor = ConditioningMonitor(net, probe, every=4, lr=0.1, layers=layers, name=kind, **sgd_options)
@@ -282,66 +296,69 @@ def residual_network(task: Task, depth: int = 110, steps: int = 60) -> tuple[lis
     loss_path = f"{plain['first loss']:.1f} → {plain['highest loss']:.0f}"
     return [
         Claim(
-            "F6", "the loss first rises", loss_path, plain["highest loss"] > 2 * max(plain["first loss"], CHANCE_LOSS)
+            "F6",
+            "The loss rises at first",
+            loss_path,
+            plain["highest loss"] > 2 * max(plain["first loss"], CHANCE_LOSS),
         ),
         Claim(
             "F6",
-            "then sits at that of guessing",
-            f"{plain['share at chance']:.0%} of the steps from 15 on",
+            "The loss then stays at chance level",
+            f"{plain['share at chance']:.0%} of the steps from step 15 on",
             plain["share at chance"] > 0.5,
         ),
         Claim(
             "F6",
-            "what reaches the last layer is large, then next to nothing",
+            "Inputs of the last layer are large at first, then almost zero",
             f"λmax(Sx) {plain['λmax(Sx) first']:.0f} → {plain['λmax(Sx) least']:.1e}",
             plain["λmax(Sx) least"] < 1e-2 * plain["λmax(Sx) first"],
         ),
         Claim(
             "F6",
-            "the shifts of the last norms turn negative",
-            f"{plain['β below zero']:.0%}",
+            "The shifts β of the last norm layers turn negative",
+            f"{plain['β below zero']:.0%} of them",
             plain["β below zero"] > 0.9,
         ),
         Claim(
             "F6",
-            "weight domination in the last layer",
-            f"{plain['domination least']:.1e}",
+            "The weights of the last layer hardly move (weight domination)",
+            f"gradient-to-weight ratio {plain['domination least']:.1e}",
             plain["domination least"] < 1e-2,
         ),
         Claim(
             "F6",
-            "told while it lasts (LS206)",
+            "LS206 reports the weight domination while it lasts",
             f"from {dominated_steps['plain'][0]}" if dominated_steps["plain"] else "never",
             bool(dominated_steps["plain"]),
         ),
         Claim(
             "F6",
-            "told at step 0 (LS205)",
-            ", ".join(sorted(codes_at_start[0])) or "nothing",
+            "LS205 reports the problem at step 0",
+            ", ".join(sorted(codes_at_start[0])) or "no finding",
             "LS205" in codes_at_start[0],
         ),
         Claim(
             "F7",
-            "with the last norm it learns steadily",
+            "With a last norm layer, the network learns steadily",
             f"{with_last_bn['first loss']:.1f} → {with_last_bn['last loss']:.2g}",
             with_last_bn["last loss"] < 0.5 * CHANCE_LOSS and with_last_bn["highest loss"] < 3 * CHANCE_LOSS,
         ),
         Claim(
             "F7",
-            "what reaches the last layer stays small",
+            "With a last norm layer, inputs of the last layer stay small",
             f"λmax(Sx) ≤ {with_last_bn['λmax(Sx) most']:.0f}",
             with_last_bn["λmax(Sx) most"] <= 64,
         ),
         Claim(
             "F7",
-            "no weight domination",
-            f"LS206 {dominated_steps['last bn'][0] if dominated_steps['last bn'] else 'never'}",
+            "With a last norm layer, no weight domination",
+            f"LS206: {dominated_steps['last bn'][0] if dominated_steps['last bn'] else 'never'}",
             not dominated_steps["last bn"],
         ),
         Claim(
             "F7",
-            "nothing to tell at step 0",
-            ", ".join(sorted(codes_at_start[1])) or "nothing",
+            "With a last norm layer, no LS205 at step 0",
+            ", ".join(sorted(codes_at_start[1])) or "no finding",
             "LS205" not in codes_at_start[1],
         ),
     ], numbers

@@ -1,8 +1,8 @@
-"""Was it trained with enough data? Two language models of one architecture, one on little text and one on enough.
+"""Was the model trained with enough data? Compare two language models, one trained on little text, one on enough.
 
 After "How to tell if you have trained your model with enough data" (C. H. Martin, 2021; Nature Communications 12, 4122,
-figure 6): GPT, trained on little, has α around 4 and outliers above 6; GPT-2, on more and better data, α around 3.5 and
-none. Given two models, it compares them; without, it trains two small ones.
+figure 6). There GPT, trained on little data, has α around 4 and some layers above 6. GPT-2, trained on more and better
+data, has α around 3.5 and no layer above 6. The experiment compares two given models, or trains two small ones.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from layerscope.views.plots.pictures import make_pictures
 
 LITTLE_CHARACTERS, ENOUGH_CHARACTERS, TEST_CHARACTERS = 8_000, 1_000_000, 100_000
 STEPS, BATCH, CONTEXT, WIDTH, HEADS, BLOCKS = 400, 16, 64, 128, 4, 4
-PUBLISHED = {"GPT": (4.0, "several"), "GPT-2": (3.5, "none")}  # peak of α, layers above 6
+PUBLISHED = {"GPT": (4.0, "several"), "GPT-2": (3.5, "none")}  # model → (peak of α, layers with α above 6)
 
 
 def text_of(path: str | Path | None = None) -> str:
-    """A text file; without one the sources of Python's standard library, which are wherever Python is.
+    """Read a text file; by default, the source code of Python's standard library.
 
-    :raises TargetNotFound: no such file.
-    :raises UsageError: too short a text.
+    :raises TargetNotFound: the file does not exist.
+    :raises UsageError: the text is too short.
     """
     if path is not None:
         file = Path(path)
         if not file.is_file():
-            raise TargetNotFound(f"{path}: no such text file")
+            raise TargetNotFound(f"{path}: no such text file; give the path of a plain-text file")
         text = file.read_text("utf-8", "replace")
     else:
         files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
         text = "".join(file.read_text("utf-8", "replace") for file in files)[: 2 * ENOUGH_CHARACTERS]
     if len(text) < 4 * TEST_CHARACTERS:
-        raise UsageError(f"{len(text):,} characters of text; {4 * TEST_CHARACTERS:,} or more are needed")
+        raise UsageError(
+            f"the text has {len(text):,} characters; the experiment needs at least {4 * TEST_CHARACTERS:,}"
+        )
     return text
 
 
@@ -48,10 +50,10 @@ def run(
     text: str | None = None, *, models: tuple[Any, Any] | None = None, seed: int = 0, steps: int = STEPS,
     engine: str | None = None, store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
-    """Compare two given models, or train one on little text and one on enough, and compare their α.
+    """Compare the α of two given models, or of two models trained here on little text and on enough text.
 
-    :param models: (the one with less data, the one with more): files, folders, hub ids, live.
-    :param text: see :func:`text_of`.
+    :param text: text to train on; see :func:`text_of` for the default.
+    :param models: (model trained on less data, model trained on more data), each a file, folder, hub id or live model.
     """
     start = time.perf_counter()
     if models is not None:
@@ -75,7 +77,7 @@ def run(
 
 
 def measure(text: str, *, characters: int, seed: int, steps: int) -> dict[str, Any]:
-    """Train one model on so many characters; its weights (packed) and its loss on the end of the text."""
+    """Train a model on the first ``characters`` of a text; return its packed weights and its loss on the text's end."""
     import torch
     from torch.nn import functional
 
@@ -109,13 +111,13 @@ def measure(text: str, *, characters: int, seed: int, steps: int) -> dict[str, A
 
 
 def _build_network(letters: int) -> Any:
-    """A decoder of a few blocks."""
+    """Build a small decoder-only transformer."""
     import torch
     from torch import nn
     from torch.nn import functional
 
     class Block(nn.Module):  # type: ignore[misc]
-        """Attention and an MLP, norms before them."""
+        """Attention and an MLP, each after a layer norm."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -131,7 +133,7 @@ def _build_network(letters: int) -> Any:
             return x + self.down(functional.gelu(self.up(self.n2(x))))
 
     class Net(nn.Module):  # type: ignore[misc]
-        """Letters in, letters out."""
+        """Language model that predicts the next letter."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -169,7 +171,9 @@ def _build_outcome(
     alphas = [[float(row.metrics["alpha"]) for row in r.rows if not row.skipped and "alpha" in row.metrics
                and row.ref.kind != "embedding"] for r in reports]  # fmt: skip
     if not all(alphas):
-        raise UsageError(f"no layer of {names[0] if not alphas[0] else names[1]} has a power law")
+        raise UsageError(
+            f"no layer of {names[0] if not alphas[0] else names[1]} has a power-law fit; give models with larger layers"
+        )
     medians = [statistics.median(values) for values in alphas]
     high_shares = [sum(alpha > 6 for alpha in values) / len(values) for values in alphas]
     norms = [statistics.median(float(row.metrics["log_spectral_norm"]) for row in r.rows
@@ -179,12 +183,13 @@ def _build_outcome(
         f"{share:.0%} of {len(values)}" for share, values in zip(high_shares, alphas, strict=True)
     )
     claims = [
-        Claim("α", "α of the model with more data is smaller", f"medians {medians_text}", medians[1] < medians[0]),
-        Claim("α > 6", "fewer of its layers have α above 6", shares_text, high_shares[1] < high_shares[0]),
-    ]
+        Claim("α", "The model with more data has the smaller α", f"medians {medians_text}", medians[1] < medians[0]),
+        Claim("α > 6", "The model with more data has fewer layers with α above 6", shares_text,
+              high_shares[1] < high_shares[0]),
+    ]  # fmt: skip
     if losses:
-        claims.insert(0, Claim("data", "more data make a better model", " and ".join(f"loss {x:.2f}" for x in losses),
-                               losses[1] < losses[0]))  # fmt: skip
+        claims.insert(0, Claim("data", "The model with more data has the lower test loss",
+                               " and ".join(f"loss {x:.2f}" for x in losses), losses[1] < losses[0]))  # fmt: skip
     columns = ("model", "layers", "median α", "α > 6", "median log₁₀λmax", "loss", "published")
     rows = [
         (name, len(values), median, share, norm, loss, f"{gpt}: α about {peak}, {outliers} above 6")
@@ -200,4 +205,4 @@ def _build_outcome(
     numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
     plots = tuple(make_pictures("alpha_histogram", analysis.compare(reports[0], reports[1])))
     return Outcome("enough-data", about, seed, tuple(claims), numbers, seconds,
-                   (Table("Little data and enough", columns, tuple(rows)),), plots)  # fmt: skip
+                   (Table("Little data and enough data", columns, tuple(rows)),), plots)  # fmt: skip

@@ -1,8 +1,8 @@
-"""Which mountain is a model on? What lies between models of other starts, other data orders, and a warm start.
+"""Which models share a basin? Loss barriers between models with different initial weights, data orders or a warm start.
 
-After "Investigating models with different initial values" (ElasticDL issue 179): eight ResNet-18s on CIFAR-10, their
-distances at the first and the last epoch, accuracy along lines between them, three regimes of training, and the abyss
-of an inverted loss. Here a residual network of 8 layers on small images.
+After "Investigating models with different initial values" (ElasticDL issue 179), which trained eight ResNet-18s on
+CIFAR-10. It measured their distances at the first and the last epoch and the accuracy on lines between them, in three
+training regimes, and models trained on an inverted loss. Here the model is an 8-layer residual network on small images.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ from layerscope.lenses.learning_statistics.paper_networks import resnet
 from layerscope.views.plots import landscape_pictures
 
 SGD_OPTIONS: dict[str, Any] = {"lr": 0.3, "batch": 32, "momentum": 0.9, "weight_decay": 5e-4}
-STARTS = 8  # models of other starts
-PLANE_POINTS = 13  # points of a side of each plane
-PLANE_SPAN = (-0.5, 1.5)  # of the published planes
-WARM_STEPS = 40  # steps of the shared warm start
-PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 from the own start"
+STARTS = 8  # models with different initial weights
+PLANE_POINTS = 13  # points on each side of a plane
+PLANE_SPAN = (-0.5, 1.5)  # range of both axes of the published planes
+WARM_STEPS = 40  # training steps of the shared warm start
+REGIME_LABELS = {"other starts": "initial weights", "other orders": "data orders", "warm start": "warm start"}
+PUBLISHED = "published: 63.4 at epoch 0, 42.8 at epoch 30, 53.3 to the own initial weights"
 
 
 def run(
     data: Images | None = None, *, seed: int = 0, steps: int = 300, starts: int = STARTS, side: int = PLANE_POINTS,
     engine: str | None = None, store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
-    """Train a few networks and look at what lies between them, in a minute of CPU: the published tables of distances,
-    seven lines, three planes, the warm starts and the abyss.
+    """Train a few networks and measure distances and loss barriers between them, in about a minute of CPU time.
 
-    :param data: the 8×8 digits where none are given.
-    :param starts: models of other starts, four or more.
-    :param side: points of a side of each plane; 0 draws none.
+    The outcome has the published table of distances, seven lines, three planes, warm starts and the inverted loss.
+
+    :param data: images to train on; the 8×8 digits by default.
+    :param steps: training steps of each network.
+    :param starts: number of models with different initial weights, at least 4.
+    :param side: points on each side of a plane; 0 draws no planes.
     """
     data = digits(seed) if data is None else data
     start = time.perf_counter()
@@ -54,7 +57,7 @@ def run(
 
 
 def measure(data: Images, *, seed: int, steps: int, starts: int, side: int) -> dict[str, Any]:
-    """All of it: claims, numbers, tables and plots."""
+    """Run the whole experiment and return its claims, numbers, tables and pictures as JSON types."""
     x, y = torch.from_numpy(data.x.copy())[:, None], torch.from_numpy(data.y.copy())
     x = (x - x.mean()) / x.std()
     learn, test = (x[TEST_EXAMPLES:], y[TEST_EXAMPLES:]), (x[:TEST_EXAMPLES], y[:TEST_EXAMPLES])
@@ -78,11 +81,19 @@ def measure(data: Images, *, seed: int, steps: int, starts: int, side: int) -> d
             f"{barrier:.2g} after {step_count} steps"
             for barrier, step_count in zip(barriers, (*_intermediate_steps(steps), steps), strict=True)
         )
-        claims.insert(4, Claim("lines", "other starts are separated all the way", barriers_text, min(barriers) > 0.1))
-        abyss_claims, abyss_plots = _measure_abyss(learn, test, seed, steps, numbers)
+        claims.insert(
+            4,
+            Claim(
+                "lines",
+                "Different initial weights stay separated by a barrier throughout training",
+                barriers_text,
+                min(barriers) > 0.1,
+            ),
+        )
+        inverted_claims, inverted_plots = _measure_inverted_loss(learn, test, seed, steps, numbers)
         tables, plots = _draw_published(fresh, trained, reordered, warm_started, evaluate, side)
-        claims += abyss_claims
-    return runs.to_json_parts(claims, numbers, tables, [*plots, *abyss_plots])
+        claims += inverted_claims
+    return runs.to_json_parts(claims, numbers, tables, [*plots, *inverted_plots])
 
 
 def _intermediate_steps(steps: int) -> tuple[int, int]:
@@ -92,7 +103,7 @@ def _intermediate_steps(steps: int) -> tuple[int, int]:
 def _draw_published(
     fresh: Any, trained: Any, reordered: Any, warm_started: Any, evaluate: TorchEvaluator, side: int
 ) -> tuple[tuple[Table, ...], list[Any]]:
-    """The tables and the plots of the issue: distances, seven lines from the first model, a plane of each regime."""
+    """Build the published table and plots: distances, lines from the first model, and one plane for each regime."""
     names = list(trained)
     before, after = distances(fresh, select="weights"), distances(trained, select="weights")
     upper = np.triu_indices(len(names), 1)
@@ -100,19 +111,19 @@ def _draw_published(
         float(distances([fresh[name], trained[name]], select="weights").matrix()[0, 1]) for name in names
     ]
     rows = (
-        ("between two at the start", *_mean_min_max(before.matrix()[upper]), 63.37),
-        ("between two at the end", *_mean_min_max(after.matrix()[upper]), 42.81),
-        ("from its own start to its end", *_mean_min_max(np.array(training_distances)), 53.26),
-        ("symmetric, at the end", *_mean_min_max(after.matrix("symmetric")[upper]), None),
+        ("two models before training", *_mean_min_max(before.matrix()[upper]), 63.37),
+        ("two models after training", *_mean_min_max(after.matrix()[upper]), 42.81),
+        ("a model before and after training", *_mean_min_max(np.array(training_distances)), 53.26),
+        ("two models after training, symmetric", *_mean_min_max(after.matrix("symmetric")[upper]), None),
     )
-    tables = (Table("Distances", ("which", "mean", "least", "largest", "published"), rows),)
+    tables = (Table("Distances in weight space", ("between", "mean", "smallest", "largest", "published"), rows),)
     lines = [line(trained[names[0]], trained[name], evaluate, points=17, names=(names[0], name)) for name in names[1:]]
     plots = [landscape_pictures.distance_matrix(before), landscape_pictures.distance_matrix(after)]
     plots.append(landscape_pictures.line_picture(lines, ["accuracy"]))
     regimes = (
-        ("other starts", [trained[name] for name in names[:3]]),
-        ("other orders", reordered),
-        ("warm start", warm_started),
+        ("different initial weights", [trained[name] for name in names[:3]]),
+        ("different data orders", reordered),
+        ("shared warm start", warm_started),
     )
     for regime, models in regimes if side else ():
         axis = (*PLANE_SPAN, side)
@@ -177,68 +188,73 @@ def _judge_claims(
         },
     }
     expected = numbers["distance expected at the start"]
-    heights_text = ", ".join(f"{regime} {value:.2g}" for regime, value in heights.items())
+    heights_text = ", ".join(f"{REGIME_LABELS[regime]} {value:.2g}" for regime, value in heights.items())
     lowered_text = ", ".join(
-        f"{interpolated_lines[regime].barrier().value:.2g} → {heights[regime]:.2g}" for regime in list(regimes)[:2]
+        f"{REGIME_LABELS[regime]} {interpolated_lines[regime].barrier().value:.2g} → {heights[regime]:.2g}"
+        for regime in list(regimes)[:2]
     )
     distances_text = (
         f"{numbers['distance at the start']:.1f} → {numbers['distance at the end']:.1f}, "
-        f"own {np.mean(training_distances):.1f}"
+        f"to the own initial weights {np.mean(training_distances):.1f}"
     )
     return [
         Claim(
             "distances",
-            "fresh models are as far apart as the closed form says",
+            "Untrained models have the distance that the closed form predicts",
             f"{numbers['distance at the start']:.2f}, expected {expected:.2f}",
             abs(numbers["distance at the start"] / expected - 1) < 0.03,
         ),
         Claim(
             "distances",
-            "they stay far from each other and from their start",
+            "Trained models stay far from each other and from their initial weights",
             f"{distances_text} ({PUBLISHED})",
             numbers["symmetric at the end"] > 0.9,
         ),
         Claim(
             "lines",
-            "other starts are separated by a valley of accuracy",
-            f"least {numbers['least accuracy, other starts']:.2f}",
+            "Accuracy drops on the line between models with different initial weights",
+            f"lowest accuracy {numbers['least accuracy, other starts']:.2f}",
             numbers["least accuracy, other starts"] < 0.8,
         ),
         Claim(
             "lines",
-            "other starts > other orders > warm start",
+            "Barriers are highest for different initial weights, lower for different data orders, lowest after a warm "
+            "start",
             heights_text,
             heights["other starts"] > heights["other orders"] > heights["warm start"] - 1e-9,
         ),
         Claim(
             "lines",
-            "a shared warm start has no barrier",
-            f"{heights['warm start']:.2g}",
+            "Models with a shared warm start have no barrier between them",
+            f"barrier {heights['warm start']:.2g}",
             heights["warm start"] <= clustering.tolerance,
         ),
         Claim(
             "basins",
-            "they cluster so",
-            "; ".join(", ".join(group) for group in clustering.clusters),
+            "The two models with a shared warm start are in one basin",
+            ", ".join("{" + ", ".join(group) + "}" for group in clustering.clusters),
             ("warm 1", "warm 2") in clustering.clusters,
         ),
         Claim(
             "statistics",
-            "recomputed statistics lower the barriers",
+            "Recomputing the batch-norm statistics lowers the barriers",
             lowered_text,
             all(heights[regime] < interpolated_lines[regime].barrier().value for regime in list(regimes)[:2]),
         ),
         Claim(
             "statistics",
-            "interpolated ones go below zero beyond the models",
-            f"{interpolated_lines['other starts'].clamped} variances clamped",
+            "Interpolated batch-norm variances become negative beyond the models",
+            f"{interpolated_lines['other starts'].clamped} variances clamped to zero",
             interpolated_lines["other starts"].clamped > 0,
         ),
     ], numbers
 
 
 def _expected_distance(net: Any) -> float:
-    """√(E‖a − b‖²) of two fresh networks: convolutions N(0, 2/(k²·out)), linear weights U(±1/√in)."""
+    """Expected distance √(E‖a − b‖²) of two untrained networks.
+
+    Convolution weights are N(0, 2/(k²·out)), linear weights U(±1/√in).
+    """
     total = 0.0
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -248,10 +264,10 @@ def _expected_distance(net: Any) -> float:
     return float(np.sqrt(total))
 
 
-def _measure_abyss(
+def _measure_inverted_loss(
     learn: Any, test: Any, seed: int, steps: int, numbers: dict[str, float]
 ) -> tuple[list[Claim], list[Any]]:
-    """Two models trained to be always wrong, and what lies between."""
+    """Train two models on the inverted loss and measure the accuracy on the line between them."""
     networks = []
     for k in range(2):
         net = _build_network(seed, 200 + k)
@@ -273,14 +289,14 @@ def _measure_abyss(
     plots = [landscape_pictures.line_picture([between], ["accuracy"])]
     return [
         Claim(
-            "abyss",
-            "with the loss turned round models are never right",
+            "inverted loss",
+            "Models trained on the inverted loss are almost always wrong",
             f"accuracy {ends[0]:.3f} and {ends[1]:.3f}",
             max(ends) < 0.05,
         ),
         Claim(
-            "abyss",
-            "between two of them accuracy rises again",
+            "inverted loss",
+            "Between two models trained on the inverted loss, accuracy rises again",
             f"up to {best_accuracy:.3f}",
             best_accuracy > 0.02 + max(ends),
         ),

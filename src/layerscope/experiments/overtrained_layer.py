@@ -1,8 +1,9 @@
-"""Is your layer over-trained? One layer of an MLP, trained with smaller batches: its α against the accuracy.
+"""Is your layer over-trained? Train one layer of an MLP with smaller and smaller batches; compare α with accuracy.
 
-After "Is your layer over-trained?" (C. H. Martin, 2022): 300-100-10 on MNIST, Glorot normal, only the layer 300 → 100
-is trained, until the training loss stands still (patience 3, 0.001); batches of 32 to 1. Published: accuracy rises from
-0.890 at 32 to 0.894 at 4 and falls to 0.885 at 2; α falls towards 2, and below it where the accuracy drops.
+After "Is your layer over-trained?" (C. H. Martin, 2022). The network is a 300-100-10 MLP on MNIST with Glorot-normal
+weights. Only the layer 300 → 100 is trained, with batches of 32 to 1, until the training loss stops falling (patience
+3, improvement 0.001). Published: accuracy rises from 0.890 at batch 32 to 0.894 at 4 and falls to 0.885 at 2; α falls
+towards 2, and below 2 where the accuracy drops.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ from layerscope.numerics.similarity import spearman
 from layerscope.views.plots.marks import Axis, Line, Picture, Points, Rule
 
 BATCHES = (32, 16, 8, 4, 2, 1)
-TEST_SHARE = 0.3  # of the examples
-LEARNING_RATE, MAX_EPOCHS, PATIENCE, MIN_IMPROVEMENT = 0.01, 100, 3, 0.001  # of SGD; epochs at most; early stopping
-PUBLISHED = {32: 0.890, 4: 0.894, 2: 0.885}  # accuracies that the text gives
+TEST_SHARE = 0.3  # share of the examples held out for testing
+LEARNING_RATE, MAX_EPOCHS = 0.01, 100
+PATIENCE, MIN_IMPROVEMENT = 3, 0.001  # early stopping: epochs without this improvement of the training loss
+PUBLISHED = {32: 0.890, 4: 0.894, 2: 0.885}  # batch size → published accuracy
 
 
 def run(
     data: Images | None = None, *, seed: int = 0, framework: str = "torch", batches: tuple[int, ...] = BATCHES,
     engine: str | None = None, store: Any = None, progress: Any = None,
 ) -> Outcome:  # fmt: skip
-    """Train it with each batch size from the same start, and set α of the layer against the accuracy.
+    """Train the layer with each batch size from the same initial weights, and compare its α with the accuracy.
 
-    :param data: the 8×8 digits where none are given.
-    :param framework: "torch", or "keras" as it was published.
-    :raises UnknownName: another framework.
+    :param data: images to train on; the 8×8 digits by default.
+    :param framework: "torch", or "keras" as in the publication.
+    :param batches: batch sizes, largest first.
+    :raises UnknownName: the framework is neither of these.
     """
     from layerscope.errors import UnknownName
 
@@ -49,7 +52,7 @@ def run(
 
 
 def measure(data: Images, *, batch: int, seed: int, framework: str) -> dict[str, Any]:
-    """One run: α of the layer, its interval, and the accuracies."""
+    """Train with one batch size; return α of the layer, its interval, and the training and test accuracy."""
     x, y = data.x.reshape(len(data.x), -1), data.y
     test_count = int(TEST_SHARE * len(x))
     model, epochs, accuracy = FRAMEWORKS[framework](
@@ -79,7 +82,7 @@ def _train_torch(
         net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     net.requires_grad_(False)
     inputs, labels, test = torch.from_numpy(x.copy()), torch.from_numpy(y.copy()), torch.from_numpy(x_test.copy())
-    with torch.no_grad():  # what is fixed before the layer is computed once
+    with torch.no_grad():  # the layers before the trained one are fixed: compute their outputs once
         features = net[:2](inputs)
     layers[1].requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
@@ -105,18 +108,18 @@ def _train_torch(
 
 
 class _EarlyStopping:
-    """Keras' EarlyStopping on the training loss, best weights put back."""
+    """Keras's EarlyStopping on the training loss, which keeps the best weights."""
 
     def __init__(self) -> None:
         self.epochs, self.best, self._lowest_loss, self._remaining = 0, list[Any](), math.inf, PATIENCE
 
     @property
     def is_running(self) -> bool:
-        """Does the training go on?"""
+        """Whether training continues."""
         return self._remaining > 0 and self.epochs < MAX_EPOCHS
 
     def step(self, loss: float, weights: Any) -> None:
-        """An epoch is over."""
+        """Record the loss and the weights at the end of an epoch."""
         self.epochs += 1
         self._remaining = PATIENCE if loss < self._lowest_loss - MIN_IMPROVEMENT else self._remaining - 1
         if loss < self._lowest_loss - MIN_IMPROVEMENT or not self.best:
@@ -155,18 +158,18 @@ def _build_outcome(data: Images, seed: int, framework: str, results: list[dict[s
     accuracy_correlation = spearman(alphas, tests)
     accuracy_drop = max(tests) - tests[-1]
     accuracies_text = ", ".join(f"{result['batch']}: {result['test']:.3f}" for result in results)
-    worst_text = f"α {alphas[-1]:.2f} at {results[-1]['batch']}, accuracy {accuracy_drop:.3f} below the best"
+    worst_text = f"α {alphas[-1]:.2f} at batch {results[-1]['batch']}, accuracy {accuracy_drop:.3f} below the best"
     claims = [
         Claim("α", "α of the layer falls as the batch shrinks", f"ρ {trend:.2f}, {_format_span(alphas)}", trend < -0.8),
         Claim(
             "α",
-            "the better the accuracy, the smaller α",
+            "The better the accuracy, the smaller α",
             f"Spearman's ρ {accuracy_correlation:.2f}",
             accuracy_correlation < -0.5,
         ),
-        Claim("accuracy", "it rises as the batch shrinks, up to a point", accuracies_text, best > 0),
-        Claim("accuracy", "at the smallest batch it drops", f"by {accuracy_drop:.3f}", accuracy_drop > 0),
-        Claim("α < 2", "where accuracy drops α is below 2", worst_text, accuracy_drop > 0 and alphas[-1] < 2),
+        Claim("accuracy", "Accuracy rises as the batch shrinks, up to a point", accuracies_text, best > 0),
+        Claim("accuracy", "Accuracy drops at the smallest batch", f"by {accuracy_drop:.3f}", accuracy_drop > 0),
+        Claim("α < 2", "α is below 2 where accuracy drops", worst_text, accuracy_drop > 0 and alphas[-1] < 2),
     ]
     columns = ("batch", "epochs", "train", "test", "published", "α", "90 % interval", "rand_distance")
     rows = [

@@ -1,7 +1,8 @@
-"""Does rand_distance follow the accuracy? Six small MLPs, other rates and batches, twenty epochs each.
+"""Does rand_distance follow the accuracy? Train six small MLPs with different learning rates and batch sizes.
 
-After "WeightWatcher" in the AI Shift Advent Calendar (2021, day 22): 64-64-10 on 1,000 images of MNIST, Adam, 20
-epochs, mean rand_distance of the layers against loss and accuracy of 1,000 others.
+After "WeightWatcher" in the AI Shift Advent Calendar (2021, day 22). There 64-64-10 MLPs are trained with Adam on 1,000
+MNIST images for 20 epochs. The mean rand_distance of their layers is compared with loss and accuracy on 1,000 other
+images.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from layerscope.experiments.outcome import Claim, Outcome, Table
 from layerscope.numerics.similarity import spearman
 from layerscope.views.plots.marks import Axis, Picture, Points
 
-EPOCHS, UNITS, MAX_EXAMPLES = 20, 64, 1000  # examples on each side
-PUBLISHED = {  # (rate, batch) → rand_distance, loss, accuracy
+EPOCHS, UNITS = 20, 64
+MAX_EXAMPLES = 1000  # examples for training, and as many for testing
+PUBLISHED = {  # (learning rate, batch size) → rand_distance, loss, accuracy
     (0.01, 32): (0.2167, 0.4963, 0.872), (0.1, 64): (0.2471, 0.7368, 0.882), (0.01, 64): (0.2012, 0.4674, 0.869),
     (0.1, 32): (0.236, 0.7077, 0.889), (0.05, 64): (0.2272, 0.5859, 0.878), (0.05, 32): (0.2311, 0.6295, 0.887),
 }  # fmt: skip
@@ -33,9 +35,10 @@ def run(
     data: Images | None = None, *, seed: int = 0, epochs: int = EPOCHS, engine: str | None = None, store: Any = None,
     progress: Any = None,
 ) -> Outcome:  # fmt: skip
-    """Train the six, and set their mean rand_distance against loss and accuracy.
+    """Train the six MLPs and compare their mean rand_distance with test loss and accuracy.
 
-    :param data: the 8×8 digits where none are given.
+    :param data: images to train on; the 8×8 digits by default.
+    :param epochs: training epochs of each MLP.
     """
     data = digits(seed) if data is None else data
     start = time.perf_counter()
@@ -45,7 +48,7 @@ def run(
 
 
 def measure(data: Images, *, lr: float, batch: int, seed: int, epochs: int) -> dict[str, Any]:
-    """One run: mean rand_distance and α of the layers, loss and accuracy of the examples that it has not seen."""
+    """Train one MLP; return the mean rand_distance and α of its layers and its test loss and accuracy."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -82,20 +85,20 @@ def _build_outcome(data: Images, seed: int, results: list[dict[str, Any]], secon
     claims = [
         Claim(
             "loss",
-            "the larger rand_distance, the larger the loss",
+            "The larger rand_distance, the larger the loss",
             f"ρ {to_loss:.2f} (published {PUBLISHED_CORRELATIONS[0]:.2f})",
             to_loss > 0.5,
         ),
         Claim(
             "accuracy",
-            "the larger rand_distance, the better the accuracy",
+            "The larger rand_distance, the better the accuracy",
             f"ρ {to_accuracy:.2f} (published {PUBLISHED_CORRELATIONS[1]:.2f}), {accuracy_range}",
             to_accuracy > 0.5,
         ),
         Claim(
             "rate",
-            "larger rates leave the random start farther behind",
-            f"{statistics.fmean(by_rate[:2]):.3f} at 0.01, {statistics.fmean(by_rate[-2:]):.3f} at 0.1",
+            "Larger learning rates move the weights farther from random",
+            f"rand_distance {statistics.fmean(by_rate[:2]):.3f} at 0.01, {statistics.fmean(by_rate[-2:]):.3f} at 0.1",
             statistics.fmean(by_rate[:2]) < statistics.fmean(by_rate[-2:]),
         ),
     ]
@@ -111,7 +114,7 @@ def _build_outcome(data: Images, seed: int, results: list[dict[str, Any]], secon
         "published ρ with loss": PUBLISHED_CORRELATIONS[0],
         "published ρ with accuracy": PUBLISHED_CORRELATIONS[1],
     }
-    about = f"{data.name}, {min(MAX_EXAMPLES, len(data.x) // 2):,} images to learn from and as many others"
+    about = f"{data.name}, {min(MAX_EXAMPLES, len(data.x) // 2):,} training images and as many test images"
     pictures = tuple(_draw_picture(results, what, about) for what in ("loss", "accuracy"))
     return Outcome("rand-distance", about, seed, tuple(claims), numbers, seconds,
                    (Table("Six MLPs, twenty epochs", columns, tuple(rows)),), pictures)  # fmt: skip
@@ -129,7 +132,7 @@ def _draw_picture(results: list[dict[str, Any]], metric: str, about: str) -> Pic
         about,
         *axes,
         (
-            Points(tone="good", x=x, y=y, label="here", notes=notes),
+            Points(tone="good", x=x, y=y, label="measured here", notes=notes),
             Points(
                 tone="quiet",
                 x=tuple(a for a, _ in published),

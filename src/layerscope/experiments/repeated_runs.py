@@ -1,4 +1,4 @@
-"""The independent runs of an experiment: by any engine, what is done kept in a file."""
+"""Run the independent cases of an experiment on any engine, and store finished results in a file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from layerscope.persistence.result_store import ResultStore
 from layerscope.records.sources import SourceSpec
 from layerscope.views.plots.marks import picture_from_json, picture_to_json
 
-Progress = Callable[[int, int], Any]  # (runs done, of how many)
-Numbers = dict[str, Any]  # of one run, as plain JSON types
+Progress = Callable[[int, int], Any]  # called with (finished runs, total runs)
+Numbers = dict[str, Any]  # result of one run, as plain JSON types
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, for an engine."""
+    """One run of an experiment, in the form that engines take."""
 
     spec: SourceSpec
     case: Numbers
@@ -35,16 +35,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine runs."""
+    """The function that an engine calls for each job."""
 
     measure: Callable[..., Numbers]
     data: Any
 
     def __call__(self, job: Job) -> Numbers:
         with contextlib.suppress(ImportError):
-            import torch  # noqa: F401 - so that it is there to be told
+            import torch  # noqa: F401 - single_threaded() limits torch only if it is imported
 
-        with single_threaded():  # in a process of its own too: sums come out alike whatever runs them
+        with single_threaded():  # sums then do not depend on the engine
             return self.measure(self.data, **job.case)
 
 
@@ -52,11 +52,12 @@ def run(
     measure: Callable[..., Numbers], data: Any, cases: Sequence[Numbers], *, engine: str | None = None,
     store: str | Path | None = None, progress: Progress | None = None,
 ) -> list[Numbers]:  # fmt: skip
-    """``measure(data, **case)`` of each case, in their order.
+    """Call ``measure(data, **case)`` for each case and return the results in the order of the cases.
 
-    :param engine: "threads", "processes", …; one after the other without one.
-    :param store: a JSON file with what is done: an interrupted call goes on from it.
-    :raises UsageError: a store of another experiment.
+    :param engine: name of the engine, such as "threads" or "processes"; None runs the cases one after the other.
+    :param store: JSON file for finished results; an interrupted call continues from it.
+    :param progress: called with (finished runs, total runs) after each run.
+    :raises UsageError: the store belongs to another experiment.
     """
     run_store = _RunStore(store, measure, data) if store is not None else None
     result_by_number = {
@@ -88,7 +89,7 @@ def run(
 def to_json_parts(
     claims: Sequence[Claim], numbers: Mapping[str, float], tables: Sequence[Table], plots: Sequence[Any]
 ) -> Numbers:
-    """Parts of an outcome as plain JSON types."""
+    """Convert the parts of an outcome to plain JSON types."""
     return {
         "claims": [[c.figure, c.says, c.measured, c.holds] for c in claims],
         "numbers": {name: None if math.isnan(value) else value for name, value in numbers.items()},
@@ -98,7 +99,7 @@ def to_json_parts(
 
 
 def combine_parts(name: str, about: str, seed: int, parts: Sequence[Numbers], seconds: float) -> Outcome:
-    """The outcome of such parts."""
+    """Build one outcome from the parts of several runs, as :func:`to_json_parts` returns them."""
     claims = tuple(Claim(*claim) for part in parts for claim in part["claims"])
     numbers = {name: math.nan if x is None else x for part in parts for name, x in part["numbers"].items()}
     tables = tuple(Table(title, tuple(columns), tuple(tuple(row) for row in rows))
@@ -108,7 +109,7 @@ def combine_parts(name: str, about: str, seed: int, parts: Sequence[Numbers], se
 
 
 class _RunStore:
-    """Results by data and case."""
+    """Stored results, found by data and case."""
 
     def __init__(self, path: str | Path, measure: Any, data: Any) -> None:
         self._results = ResultStore(
@@ -118,7 +119,7 @@ class _RunStore:
         self._data = hashlib.sha256(pickle.dumps(data)).hexdigest()[:16]
 
     def get(self, case: Numbers) -> Numbers | None:
-        """The stored result of a case, if there is one."""
+        """Return the stored result of a case, or None."""
         return self._results.get(self._key(case))
 
     def put(self, case: Numbers, result: Numbers) -> None:

@@ -1,4 +1,4 @@
-"""How sure the power law is: resampled interval of α and a goodness-of-fit p-value."""
+"""The uncertainty of the power law: a bootstrap interval of α and a goodness-of-fit p-value."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 
-MAX_STARTS = 256  # starts of a tail that are tried
-MAX_PLAUSIBLE_KS = 0.8  # Stephens' statistic up to which a tail is taken for a power law; two thirds of true ones pass
+MAX_STARTS = 256  # most starts of a tail that are tried
+MAX_PLAUSIBLE_KS = 0.8  # largest Stephens' statistic of a tail that counts as a power law; two thirds of true ones pass
 
 
 @family("bootstrap", ref="Clauset, Shalizi & Newman 2009, §3.3 and §4.1")
 def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
-    """Seeded bootstrap of the whole fit, the choice of xmin included.
+    """Seeded bootstrap of the whole fit, including the choice of xmin.
 
-    Interval: quantiles of α over resamples with replacement of all eigenvalues. p: the share of semi-parametric
-    samples (below a start resampled, above it drawn from the law) that fit worse than the data, (1+#)/(1+B). The start
-    is not the fitted xmin but the smallest one that the data do not contradict (``law_to_draw_from``): the xmin of the
-    best fit usually cuts off a part of the true tail, and samples with a shorter tail than the data's fit worse, which
-    would make p too large. So p is uniform for power laws; it
-    judges the tail that was found, and says little against a short one (docs: How sure α is, and other rates).
+    The interval consists of quantiles of α over resamples of all eigenvalues with replacement. p is the share of
+    semi-parametric samples that fit worse than the data, (1+#)/(1+B). In these samples, values below a start are
+    resampled and values above it are drawn from the power law.
+
+    The start is not the fitted xmin but the smallest one that the data do not contradict (``law_to_draw_from``). The
+    xmin of the best fit usually cuts off a part of the true tail; samples with a shorter tail than the data fit worse,
+    which would make p too large. With this start, p is uniform for power laws. It judges the tail that was found, and
+    is weak evidence against a short one (docs: How sure α is, and other rates).
     """
     logs = np.log(fittable_eigenvalues(spectrum, settings))
     logs = logs[: len(logs) - int(power_law.params["fingers"])]
@@ -57,9 +59,10 @@ def bootstrap(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
 
 
 def law_to_draw_from(logs: Floats, tail: Tail, min_tail: int) -> tuple[int, float, int]:
-    """(start, α, n) of the longest tail that is at least as long as the fitted one and that its own KS test passes.
+    """Return start, α and length n of the longest plausible tail.
 
-    Stephens' statistic must be at most 0.8, which two thirds of true power laws pass; at most 256 starts are tried.
+    The tail is at least as long as the fitted one and passes its own KS test: Stephens' statistic is at most 0.8, which
+    two thirds of true power laws pass. At most 256 starts are tried.
     """
     starts = np.unique(np.linspace(0, tail.start, MAX_STARTS).astype(int))
     for start in starts[:-1]:
@@ -75,13 +78,13 @@ def law_to_draw_from(logs: Floats, tail: Tail, min_tail: int) -> tuple[int, floa
 
 
 def _spectrum_seed(logs: Floats) -> list[int]:
-    """Numbers that differ from spectrum to spectrum and stay when one is rescaled: layers do not share random draws."""
+    """Return seeds that identify a spectrum up to its scale, so that layers do not share random draws."""
     return [round(1e6 * float(logs[-1] - logs[i])) for i in (0, len(logs) // 2, -2)]
 
 
 def _refit_tail(logs: np.ndarray, min_tail: int, window: tuple[float, float] | None) -> tuple[float, float]:
     try:
         tail = best_tail(logs, min_tail, window)
-    except Absent:  # a resample of one repeated value
+    except Absent:  # the resample consists of one repeated value
         return np.nan, np.inf
     return tail.alpha, tail.ks

@@ -1,4 +1,4 @@
-"""E_TPL: a truncated power law from the peak of the spectrum on, so that nothing is chosen by the fit itself."""
+"""E_TPL: a truncated power law that starts at the peak of the spectrum, so that the fit does not choose xmin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from layerscope.settings import Settings
 def e_tpl(spectrum: Spectrum, settings: Settings) -> Fit:
     """Truncated power law λ^−α e^−Λλ above the peak of the histogram of log λ (the fullest of 100 bins).
 
-    Most of the spectrum is in the tail, whatever its shape, which makes the numbers steadier from model to model than
-    those of a tail whose start is searched.
+    Most of the spectrum is in the tail, whatever its shape. The parameters therefore vary less from model to model than
+    those of a tail with a searched xmin.
     """
     values = fittable_eigenvalues(spectrum, settings)
     logs = np.log(values)
     tail = values[int(np.searchsorted(logs, histogram_peak(logs))) :]
     if len(tail) < settings.min_tail or tail[-1] <= tail[0] * (1 + 1e-9):
-        raise Absent(f"{len(tail)} eigenvalues above the histogram's peak")
+        raise Absent(f"{len(tail)} eigenvalues above the peak of the histogram")
     excess = float(np.log(tail / tail[0]).mean())
     alpha, cutoff, density = fit_truncated(tail, 1 + 1 / excess)
     params = {

@@ -1,4 +1,4 @@
-"""The exponential tail, the natural rival of a power law: p(λ) = r·e^{−r(λ−xmin)}."""
+"""The exponential tail, the main alternative to a power law: p(λ) = r·e^{−r(λ−xmin)}."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layerscope.settings import Settings
 
 @family("exponential", ref="Clauset, Shalizi & Newman 2009, Table 2.1 and §5.1")
 def exponential(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
-    """Exponential above the power law's xmin: rate 1/mean(λ − xmin), compared with the power law by Vuong's test."""
+    """Exponential tail above the xmin of the power law, with rate 1/mean(λ − xmin), compared by Vuong's test."""
     tail = tail_of(spectrum, power_law)
     mean = float((tail - tail[0]).mean())
     if mean <= 0:

@@ -1,4 +1,4 @@
-"""The decorator that makes a function a fit family."""
+"""The decorator that registers a function as a fit family."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from layerscope import registry
 
 
 def family(name: str, *, ref: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function the fit family ``name``; ``ref`` cites its source."""
+    """Register a function as the fit family ``name``; ``ref`` cites its source."""
     return registry.mark("fits", name, ref=ref)

@@ -1,4 +1,4 @@
-"""Fingers: a few largest eigenvalues that stand apart and steepen the tail."""
+"""Isolated large eigenvalues ("fingers") that make the tail look steeper than it is."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from layerscope.settings import Settings
 
 @family("fingers", ref="Martin & Mahoney, JMLR 22(165), §5 (finite-size effects)")
 def fingers(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
-    """What clipping would do: the fewest largest eigenvalues whose removal lowers α by ``Settings.finger_thresh``.
+    """The fewest largest eigenvalues that lower α by more than ``Settings.finger_thresh`` if removed.
 
-    α itself is left as it is; ``fix_fingers="clip_xmax"`` is what reports the clipped one.
+    The fit also holds the α without them; the reported α is not changed. Use ``fix_fingers="clip_xmax"`` to report the
+    α without these eigenvalues.
     """
     if settings.fix_fingers == "clip_xmax":
         params = power_law.params
         return Fit("fingers", ok=True, params={"fingers": params["fingers"], "alpha": params["alpha"]})
     logs = np.log(fittable_eigenvalues(spectrum, settings))
     if len(logs) <= settings.min_tail + 1:
-        raise Absent("too few eigenvalues to clip any")
+        raise Absent("too few eigenvalues to remove any")
     raw = Tail(power_law.params["alpha"], 0, power_law.params["ks"])
     dropped, tail = clip_fingers(logs, raw, settings)
     return Fit("fingers", ok=True, params={"fingers": dropped, "alpha": tail.alpha})

@@ -1,4 +1,4 @@
-"""Fit every family that is asked for to one spectrum."""
+"""Fit every requested family to one spectrum."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from layerscope.settings import Settings
 
 
 def check_families(families: Sequence[str]) -> None:
-    """Every name is a family's.
+    """Check that every name is the name of a fit family.
 
-    :raises UnknownName: one is not.
+    :raises UnknownName: if a family does not exist.
     """
     for name in families:
         registry.find("fits", name)
 
 
 def fit_all(spectrum: Spectrum, settings: Settings, families: Sequence[str] | None = None) -> dict[str, Fit]:
-    """Every one of ``families``, by default those of ``settings.fits``; what one builds on comes first."""
+    """Fit each of ``families`` (by default those of ``settings.fits``) and the families that they depend on."""
     fits: dict[str, Fit] = {}
     names = settings.fits if families is None else families
     for name in names:

@@ -1,4 +1,4 @@
-"""The lognormal tail, the rival that looks most like a power law."""
+"""The lognormal tail, the alternative that is most similar to a power law."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit
 from layerscope.settings import Settings
 
-MAX_SIGMA = 1e4  # σ beyond which the lognormal is a power law to every digit
+MAX_SIGMA = 1e4  # σ beyond which the lognormal equals a power law within floating-point precision
 
 
 @family("lognormal", ref="Clauset, Shalizi & Newman 2009, Table 2.1 and §5.1")
 def lognormal(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
-    """Lognormal above the power law's xmin, by maximum likelihood, compared by Vuong's test.
+    """Lognormal tail above the xmin of the power law, by maximum likelihood, compared by Vuong's test.
 
-    With t = ln(λ/xmin) ≥ 0 the density of t is a normal cut at 0: p(t) = φ((t−μ)/s) / (s·Φ(μ/s)). As μ → −∞
-    with s²/|μ| fixed it becomes the power law itself, so it never loses by much and is preferred only where it
-    wins significantly.
+    With t = ln(λ/xmin) ≥ 0, the density of t is a normal distribution truncated at 0: p(t) = φ((t−μ)/s) / (s·Φ(μ/s)).
+    For μ → −∞ with s²/|μ| fixed, it becomes the power law itself. It therefore never fits much worse, and is preferred
+    only if it fits significantly better.
     """
     from scipy.optimize import minimize
     from scipy.special import log_ndtr

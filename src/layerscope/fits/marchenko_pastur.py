@@ -1,4 +1,4 @@
-"""The Marchenko–Pastur bulk: what a random matrix of the same size would look like."""
+"""The Marchenko–Pastur bulk: the spectrum of a random matrix of the same size."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from layerscope.settings import Settings
 
 @family("marchenko_pastur", ref="Marchenko & Pastur 1967; Ma, Bernoulli 18 (2012); Rosner, Technometrics 25 (1983)")
 def marchenko_pastur(spectrum: Spectrum, settings: Settings) -> Fit:
-    """Marchenko–Pastur bulk with σ from the bulk alone.
+    """Marchenko–Pastur bulk with σ estimated from the bulk alone.
 
-    Spikes are taken out one by one, σ² is the mean of the rest over n, and the largest number of them is kept of which
-    the last still lies beyond the Tracy–Widom edge: a layer of independent entries shows a spike in at most
-    ``Settings.spike_rate`` of cases (measured at 1 %: 0.1–1 % of single
-    matrices, up to 3 % of stacks of hundreds of small ones). ``ks`` is the Kolmogorov–Smirnov distance of the bulk
-    to the law of n, m less the spikes, which is where ``edge`` lies too; ``bulk_min`` and ``bulk_max`` are those of n,
-    m. Of square layers the law is the quarter circle of the singular values. Zero eigenvalues are left out;
-    pooled stacks are taken to share one σ, in units of W.
+    Spikes are removed one by one, and σ² is the mean of the rest over n. The result is the largest number of spikes for
+    which the last one still lies beyond the Tracy–Widom edge. A layer of independent entries has a spike in at most
+    ``Settings.spike_rate`` of cases (measured at 1 %: 0.1–1 % of single matrices, up to 3 % of stacks of hundreds of
+    small ones).
+
+    ``ks`` is the Kolmogorov–Smirnov distance of the bulk to the law for n and m minus the spikes; ``edge`` belongs to
+    the same law. ``bulk_min`` and ``bulk_max`` are the edges for n and m. For square layers, the law is the quarter
+    circle of the singular values. Zero eigenvalues are excluded. Pooled stacks are assumed to share one σ, in units of
+    W.
     """
     n, m, k = spectrum.n, spectrum.m, spectrum.k
     if not spectrum.complete:
-        raise Absent("a low-rank product or an inverse has no random bulk")
+        raise Absent("a low-rank product or an inverse spectrum has no random bulk")
     if m < MIN_EVALS_FOR_BULK:
         raise Absent(f"matrices of {m} eigenvalue{'s' * (m != 1)} have no bulk (at least {MIN_EVALS_FOR_BULK})")
     live = spectrum.live

@@ -1,4 +1,4 @@
-"""The Marchenko–Pastur fit of weightwatcher 0.7.7, for people who compare with its numbers."""
+"""The Marchenko–Pastur fit of weightwatcher 0.7.7, for comparison with its results."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from layerscope.settings import Settings
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-BANDWIDTH = 0.1  # of the triangular kernel
-GRID_POINTS = 1000  # of the grid, from 0 to the largest eigenvalue and 0.5 more
-MIN_DENSITY = 0.01  # density below which a point does not count
-PENALTY = 1000.0  # residual where the law does not cover the peak
+BANDWIDTH = 0.1  # half-width of the triangular kernel
+GRID_POINTS = 1000  # points of the grid from 0 to the largest eigenvalue plus 0.5
+MIN_DENSITY = 0.01  # density below which a grid point is ignored
+PENALTY = 1000.0  # residual per point if the law does not cover the peak
 
 
 @family("mp_kde", ref="weightwatcher 0.7.7 (fit_density_with_range); Marchenko & Pastur 1967")
 def mp_kde(spectrum: Spectrum, settings: Settings) -> Fit:
-    """Least squares between the Marchenko–Pastur density and a kernel estimate of the eigenvalues' density.
+    """Least-squares fit of the Marchenko–Pastur density to a kernel density estimate of the eigenvalues.
 
-    x = λ·r/Σλ; the kernel is a triangle of half-width 0.1. s minimises the squared difference of the densities where
-    the estimate exceeds 0.01, on a grid and then by Nelder & Mead; edges s²(1 ∓ 1/√Q)², spikes beyond the upper one
-    plus the square root of Q^−½·edge^⅔·M^−⅔. ``sigma`` is in the rescaled units, edges in those of λ. Square layers are
-    left to ``marchenko_pastur``: there weightwatcher's quarter circle has no σ in it.
+    The eigenvalues are scaled to x = λ·r/Σλ, and the kernel is a triangle of half-width 0.1. s minimizes the squared
+    difference of the densities wherever the estimate exceeds 0.01, first on a grid and then by Nelder–Mead. The edges
+    are s²(1 ∓ 1/√Q)². Spikes lie beyond the upper edge plus the square root of Q^−½·edge^⅔·M^−⅔. ``sigma`` is in the
+    scaled units, the edges are in units of λ. For square layers use ``marchenko_pastur``, because weightwatcher's
+    quarter circle has no σ.
     """
     from scipy.optimize import brute
 
     n, m, evals = spectrum.n, spectrum.m, spectrum.evals
     if n == m:
-        raise Absent("square layers have a quarter circle without σ in weightwatcher; see marchenko_pastur")
+        raise Absent("weightwatcher fits no σ to square layers; use marchenko_pastur")
     if not spectrum.complete or evals[-1] <= 0:
         raise Absent("no bulk to fit")
     q = n / m
@@ -72,7 +73,7 @@ def mp_kde(spectrum: Spectrum, settings: Settings) -> Fit:
 
 
 def triangle_density(values: Floats, grid: Floats, width: float = BANDWIDTH) -> Floats:
-    """Kernel density estimate on a grid, the kernel (1 − |u|)₊ of half-width ``width``; sums by sorted prefix sums."""
+    """Return a kernel density estimate on a grid, with the triangular kernel (1 − |u|)₊ of half-width ``width``."""
     values = np.sort(values)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low, center, high = (np.searchsorted(values, grid + shift) for shift in (-width, 0.0, width))

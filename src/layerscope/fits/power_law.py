@@ -16,30 +16,32 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats, Ints
     from layerscope.settings import Settings
 
-PROBE_RANKS = 24  # points at which every candidate is tested before any is tested fully
-BLOCK_ENTRIES = 1 << 18  # entries of one block of full tests
-EFFECTIVE_TAIL_SHARE = 0.75  # share of a tail's values that count once xmin was chosen by the same values
+PROBE_RANKS = 24  # points at which every candidate is tested before a full test
+BLOCK_ENTRIES = 1 << 18  # most entries of one block of full tests
+EFFECTIVE_TAIL_SHARE = 0.75  # effective share of a tail's values after xmin is chosen by the same values
 
 
 class Tail(NamedTuple):
-    """A power law fitted to the upper end of sorted values."""
+    """A power law fitted to the largest of some sorted values."""
 
     alpha: float
-    start: int  # index of xmin
-    ks: float  # distance D
+    start: int  # index of xmin in the sorted values
+    ks: float  # Kolmogorov–Smirnov distance D
 
 
 @family("power_law", ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009), eq. 3.1 and §3.3")
 def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
-    """Continuous power-law tail by maximum likelihood.
+    """Continuous power-law tail, fitted by maximum likelihood.
 
-    Every eigenvalue above the spectrum's floor is a candidate xmin that leaves at least ``min_tail`` values. For
-    a tail of n values α = 1 + n / Σ ln(λ/xmin); the first candidate with the smallest Kolmogorov–Smirnov distance
-    D wins (``best_tail``). σ = (α−1)/√n. With a known xmin, itself one of the values, 2n(α−1)/(α̂−1) is χ² with
-    2(n−1) degrees of freedom, since the other log-excesses are exponential. Choosing xmin by the same values makes α̂
-    vary more, by as much as if a quarter of the tail were missing: the interval is that of 3n/4 values, and 90 % of
-    them hold the truth in 88–93 % of simulated samples (docs: How sure α is). Eigenvalues repel each other and are not
-    independent draws, as all of this assumes.
+    Every eigenvalue above the floor of the spectrum is a candidate xmin if it leaves at least ``min_tail`` values. For
+    a tail of n values, α = 1 + n / Σ ln(λ/xmin). The first candidate with the smallest Kolmogorov–Smirnov distance D is
+    chosen (``best_tail``). σ = (α−1)/√n.
+
+    For a known xmin that is one of the values, 2n(α−1)/(α̂−1) is χ²-distributed with 2(n−1) degrees of freedom, because
+    the other log-excesses are exponential. Choosing xmin by the same values increases the variance of α̂ as if a
+    quarter of the tail were missing. The interval is therefore that of 3n/4 values; 90 % intervals contain the true
+    value in 88–93 % of simulated samples (docs: How sure α is). All of this assumes independent draws, but eigenvalues
+    repel each other.
     """
     values = fittable_eigenvalues(spectrum, settings)
     logs = np.log(values)
@@ -73,15 +75,15 @@ def power_law(spectrum: Spectrum, settings: Settings) -> Fit:
 
 
 def fittable_eigenvalues(spectrum: Spectrum, settings: Settings) -> Floats:
-    """The eigenvalues a tail may be fitted to: above the floor, or above the absolute ``null_cut``.
+    """Return the eigenvalues that a tail may be fitted to: those above the floor, or above the absolute ``null_cut``.
 
-    :raises Absent: fewer than ``min_evals`` of them, or all of one value.
+    :raises Absent: if there are fewer than ``min_evals``, or if all are equal.
     """
     evals = spectrum.evals
     if spectrum.n == 1 and spectrum.k > 1:
-        raise Absent("matrices of 1×1: single weights have no spectrum")
+        raise Absent("1×1 matrices: single weights have no spectrum")
     if spectrum.m == 1 and spectrum.k > 1 and settings.null_cut is None:
-        raise Absent("single columns: one eigenvalue each, and norms pooled are no spectrum")
+        raise Absent("single columns: each has one eigenvalue, and pooled norms are no spectrum")
     if len(evals) < settings.min_evals:
         raise Absent(f"{len(evals)} eigenvalues, fewer than min_evals = {settings.min_evals}")
     values = spectrum.live if settings.null_cut is None else evals[evals > settings.null_cut]
@@ -89,20 +91,20 @@ def fittable_eigenvalues(spectrum: Spectrum, settings: Settings) -> Floats:
         raise Absent(f"only {len(values)} of {len(evals)} eigenvalues are above zero to the weights' precision")
     values = values[: len(values) - settings.drop_top]
     if len(values) < settings.min_tail:
-        raise Absent(f"{len(values)} eigenvalues are left without the {settings.drop_top} largest")
+        raise Absent(f"only {len(values)} eigenvalues are left without the {settings.drop_top} largest")
     if values[-1] <= values[0] * (1 + 1e-9):
         raise Absent("all eigenvalues are equal")
     return values
 
 
 def histogram_peak(logs: Floats) -> float:
-    """ln of the left edge of the fullest of 100 equal bins of log λ: where the E_TPL tail begins."""
+    """Return the left edge of the fullest of 100 equal bins of ln λ, where the E_TPL tail begins."""
     counts, edges = np.histogram(logs, bins=100)
     return float(edges[counts.argmax()])
 
 
 def xmin_window(logs: Floats, settings: Settings) -> tuple[float, float] | None:
-    """Where ln xmin is searched with ``fix_fingers="xmin_peak"``: from 0.95 to 1.5 times the histogram's peak."""
+    """Return the range of ln xmin with ``fix_fingers="xmin_peak"``: 0.95 to 1.5 times the peak of the histogram."""
     if settings.fix_fingers != "xmin_peak":
         return None
     peak = histogram_peak(logs)
@@ -111,19 +113,19 @@ def xmin_window(logs: Floats, settings: Settings) -> tuple[float, float] | None:
 
 
 def best_tail(logs: Floats, min_tail: int, window: tuple[float, float] | None = None) -> Tail:
-    """The tail with the smallest KS distance among all that keep ``min_tail`` values; ``logs`` ascending.
+    """Return the tail with the smallest KS distance among all tails of at least ``min_tail`` values; ``logs`` ascend.
 
     ``window`` limits ln xmin.
 
-    Exact, without testing every candidate fully: D at a few probe points bounds each candidate's D from below;
-    candidates are then tested in blocks, best bound first, until no bound is below the best D found.
+    The search is exact without a full test of every candidate. D at a few probe points is a lower bound of each
+    candidate's D. Candidates are then tested in blocks, best bound first, until no bound is below the best D found.
     """
     starts, sizes, slopes = _candidate_tails(logs, min_tail)
     if window is not None:
         inside = (logs[starts] >= window[0]) & (logs[starts] <= window[1])
         starts, sizes, slopes = starts[inside], sizes[inside], slopes[inside]
     if not len(starts):
-        raise Absent("all eigenvalues are equal" if window is None else "no tail begins in the window of xmin")
+        raise Absent("all eigenvalues are equal" if window is None else "no tail begins in the range of xmin")
     bounds = _distance_bounds(logs, starts, sizes, slopes)
     order = np.argsort(bounds, kind="stable")
     best = Tail(math.nan, -1, math.inf)
@@ -141,9 +143,10 @@ def best_tail(logs: Floats, min_tail: int, window: tuple[float, float] | None = 
 
 
 def scan_tails(logs: Floats, min_tail: int, max_tails: int = 0, log_xmin: float = 0.0) -> tuple[Floats, Floats, Floats]:
-    """(ln xmin, α, D) of every candidate: what a picture of the search shows.
+    """Return ln xmin, α and D of every candidate tail, as a plot of the search shows them.
 
-    Of ``most`` evenly spread ones where there are more, and of the one that begins at ln xmin = ``also``.
+    With ``max_tails``, at most that many evenly spread candidates are returned, including the one that begins at
+    ``log_xmin``.
     """
     starts, _, slopes = _candidate_tails(logs, min_tail)
     if max_tails and len(starts) > max_tails:
@@ -157,10 +160,13 @@ def scan_tails(logs: Floats, min_tail: int, max_tails: int = 0, log_xmin: float 
 
 
 def clip_fingers(logs: Floats, raw: Tail, settings: Settings) -> tuple[int, Tail]:
-    """(k, tail): the fewest largest values k whose removal lowers α by more than ``finger_thresh``.
+    """Return the number k of isolated large values, and the tail without them.
 
-    Drops nothing when α comes to 2 or below without having fallen that far, or after ``max_fingers``. Fingers are a
-    finite-size artefact: a few largest eigenvalues in a row that steepen the tail (Martin & Mahoney, JMLR 22(165)).
+    k is the smallest number that lowers α by more than ``finger_thresh``.
+
+    Nothing is removed if α reaches 2 or less without such a decrease, or after ``max_fingers``. Such isolated large
+    eigenvalues ("fingers") are an artifact of the finite size of a layer: a few values in a row that steepen the tail
+    (Martin & Mahoney, JMLR 22(165)).
     """
     for k in range(1, min(settings.max_fingers, len(logs) - settings.min_tail - 1) + 1):
         tail = best_tail(logs[:-k], settings.min_tail)
@@ -172,22 +178,24 @@ def clip_fingers(logs: Floats, raw: Tail, settings: Settings) -> tuple[int, Tail
 
 
 def hill(logs: Floats) -> float:
-    """Hill estimate with the upper half as tail: α = 1 + k / Σ_{i≤k} ln(λ_{n−i+1}/λ_{n−k}), k = ⌊n/2⌋."""
+    """Return the Hill estimate with the upper half as tail: α = 1 + k / Σ_{i≤k} ln(λ_{n−i+1}/λ_{n−k}), k = ⌊n/2⌋."""
     k = len(logs) // 2
     excess = float((logs[-k:] - logs[-k - 1]).sum())
     return 1 + k / excess if excess > 0 else math.nan
 
 
 def alpha_interval(alpha: float, n: float, confidence: float) -> tuple[float, float]:
-    """Equal-tailed interval of α for a tail of n values, xmin the first of them: (α̂−1)·χ²_{2(n−1)}/(2n) + 1."""
+    """Return the equal-tailed interval of α for a tail of n values starting at xmin: (α̂−1)·χ²_{2(n−1)}/(2n) + 1."""
     tail = (1 - confidence) / 2
     low, high = (1 + (alpha - 1) * chi2_quantile(p, 2 * (n - 1)) / (2 * n) for p in (tail, 1 - tail))
     return low, high
 
 
 def chi2_quantile(probability: float, freedom: float) -> float:
-    """χ² quantile by Wilson & Hilferty (1931): within 0.1 % at 5 and 95 %, 0.7 % at 0.5 and 99.5 %, from 20
-    degrees of freedom on."""
+    """Return a χ² quantile by the approximation of Wilson & Hilferty (1931).
+
+    From 20 degrees of freedom on, it is accurate within 0.1 % at 5 and 95 %, and within 0.7 % at 0.5 and 99.5 %.
+    """
     from statistics import NormalDist
 
     z = NormalDist().inv_cdf(probability)
@@ -196,17 +204,17 @@ def chi2_quantile(probability: float, freedom: float) -> float:
 
 
 def modified_ks(ks: float, n: int) -> float:
-    """Stephens' statistic (D − 0.2/n)(√n + 0.26 + 0.5/√n) for exponentiality with fitted mean.
+    """Return Stephens' statistic (D − 0.2/n)(√n + 0.26 + 0.5/√n) for exponentiality with a fitted mean.
 
-    The log-excesses of a power-law tail are exponential. Choosing xmin makes D smaller: simulated for tails of true
-    power laws, the 99 % point falls from 1.308 to 0.85–0.98 (spectra of 50–1,000 eigenvalues). The test is weak: most
-    half-normal or lognormal tails of that size pass it; the likelihood ratios see more.
+    The log-excesses of a power-law tail are exponential. Choosing xmin makes D smaller: in simulated tails of true
+    power laws, the 99 % point falls from 1.308 to 0.85–0.98 (spectra of 50–1,000 eigenvalues). The test is weak,
+    because most half-normal or lognormal tails of that size pass it. Likelihood ratios detect more.
     """
     return (ks - 0.2 / n) * (math.sqrt(n) + 0.26 + 0.5 / math.sqrt(n))
 
 
 def _candidate_tails(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
-    """(starts, sizes, α − 1) of every tail of at least ``min_tail`` values; equal values start one tail."""
+    """Return start, size and α − 1 of every tail of at least ``min_tail`` values; equal values start a single tail."""
     starts = np.arange(len(logs) - min_tail + 1)
     sizes = len(logs) - starts
     heads = logs[: len(starts)]
@@ -216,7 +224,7 @@ def _candidate_tails(logs: Floats, min_tail: int) -> tuple[Ints, Ints, Floats]:
 
 
 def _distance_bounds(logs: Floats, starts: Ints, sizes: Ints, slopes: Floats) -> Floats:
-    """Lower bound of D for each candidate, from ``PROBES`` ranks spread over its tail."""
+    """Return a lower bound of D for each candidate, from ``PROBE_RANKS`` ranks spread over its tail."""
     ranks = np.arange(PROBE_RANKS) * (sizes[:, None] - 1) // (PROBE_RANKS - 1)
     model = np.exp(slopes[:, None] * (logs[starts, None] - logs[starts[:, None] + ranks]))
     bounds: Floats = np.abs(1.0 - model - ranks / sizes[:, None]).max(axis=1)
@@ -224,10 +232,10 @@ def _distance_bounds(logs: Floats, starts: Ints, sizes: Ints, slopes: Floats) ->
 
 
 def _ks_distances(logs: Floats, starts: Ints, slopes: Floats) -> Floats:
-    """D = max_j |F(x_j) − j/n|, j = 0..n−1, F(x) = 1 − (x/xmin)^{1−α}, for ascending ``starts``.
+    """Return D = max_j |F(x_j) − j/n|, j = 0..n−1, F(x) = 1 − (x/xmin)^{1−α}, for ascending ``starts``.
 
-    The empirical step is taken from below, as in Clauset's plfit and in powerlaw; the two-sided distance is at
-    most 1/n larger.
+    The empirical distribution is taken from below at each step, as in Clauset's plfit and in powerlaw. The two-sided
+    distance is at most 1/n larger.
     """
     first = int(starts[0])
     ranks = np.arange(first, len(logs)) - starts[:, None]

@@ -1,4 +1,4 @@
-"""The power law with an exponential cut-off: p(λ) ∝ λ^−α e^{−Λλ}."""
+"""The power law with an exponential cutoff: p(λ) ∝ λ^−α e^{−Λλ}."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 
-MIN_ALPHA = 1.0  # α below which there is no power law to cut off, only an exponential
+MIN_ALPHA = 1.0  # smallest α; below, the tail is only an exponential
 
 
 @family("truncated_power_law", ref="Clauset, Shalizi & Newman 2009, Table 2.1; test at the boundary: Self & Liang 1987")
 def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) -> Fit:
-    """Truncated power law above the power law's xmin, by maximum likelihood.
+    """Truncated power law above the xmin of the power law, fitted by maximum likelihood.
 
-    With x = λ/xmin, p(x) = x^−α e^{−θx} / E_α(θ), E_α(θ) = ∫₁^∞ t^−α e^{−θt} dt, Λ = θ/xmin ≥ 0. The power law is
-    the case Λ = 0, so ``p`` is the nested likelihood-ratio test: twice the gain is ½χ²₀ + ½χ²₁ on the boundary.
+    With x = λ/xmin, p(x) = x^−α e^{−θx} / E_α(θ), E_α(θ) = ∫₁^∞ t^−α e^{−θt} dt and Λ = θ/xmin ≥ 0. The power law is
+    the case Λ = 0, so ``p`` is that of the nested likelihood-ratio test: on the boundary, twice the gain is ½χ²₀ +
+    ½χ²₁.
     """
     tail = tail_of(spectrum, power_law)
     alpha0 = power_law.params["alpha"]
@@ -43,7 +44,10 @@ def truncated_power_law(spectrum: Spectrum, settings: Settings, power_law: Fit) 
 
 
 def fit_truncated(tail: Floats, alpha: float) -> tuple[float, float, Floats]:
-    """(α, Λ, ln p of each value) of the likeliest truncated power law on an ascending tail; ``alpha`` is a start."""
+    """Return α, Λ and ln p of each value for the most likely truncated power law.
+
+    ``tail`` must ascend, and ``alpha`` is the start value of the search.
+    """
     from scipy.optimize import minimize
 
     x = tail / tail[0]
@@ -66,7 +70,7 @@ def fit_truncated(tail: Floats, alpha: float) -> tuple[float, float, Floats]:
 
 
 def log_exponential_integral(alpha: float, theta: float) -> float:
-    """ln ∫₁^∞ t^−α e^{−θt} dt for real α and θ > 0, by Gauss–Legendre quadrature in u = ln t."""
+    """Return ln ∫₁^∞ t^−α e^{−θt} dt for real α and θ > 0, by Gauss–Legendre quadrature in u = ln t."""
     slope = alpha - 1
     peak = max(0.0, math.log(-slope / theta)) if slope < 0 else 0.0  # where −(α−1)u − θe^u is largest
     top = -slope * peak - theta * math.exp(peak)

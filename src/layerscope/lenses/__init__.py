@@ -1,4 +1,4 @@
-"""The lenses that run a live model: how its layers learn, and the landscape of its loss.
+"""The two lenses that run a live model: how its layers learn, and its loss landscape.
 
-The first lens, spectra of weights, needs no model: it is ``sources`` → ``pipeline`` → ``rules``.
+The first lens, the spectra of the weights, does not run a model: it is ``sources`` → ``pipeline`` → ``rules``.
 """

@@ -1,4 +1,4 @@
-"""Running what users bring (models, losses, data): errors translated, state restored, batches, snapshots, call traces.
+"""Runs user code (models, losses, data): translates errors, restores state, makes batches, snapshots and call traces.
 
-Both lenses on live models stand on it; it knows neither of them.
+Both lenses on live models import this package; it imports neither of them.
 """

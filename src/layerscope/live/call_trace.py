@@ -1,4 +1,4 @@
-"""The torch functions that a model calls in one run, in their order, and how many of them take each tensor."""
+"""Records the torch functions that a model calls in one run, in order, and counts the uses of each tensor."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ CONSUMERS = (
     "__int__",
     "__bool__",
     "__setitem__",
-)  # give no tensor
-CACHE_BYTES = 4 << 20  # of the largest tensor between layers: it stays where the processor is fast
-DEVICE_BYTES = 256 << 20  # the same on other devices
-MIN_EXAMPLES = 16  # at once that are worth a call
+)  # functions that read the values of a tensor but return none
+CACHE_BYTES = 4 << 20  # limit for the largest tensor between layers on a CPU, so that it stays in the cache
+DEVICE_BYTES = 256 << 20  # the same limit on other devices
+MIN_EXAMPLES = 16  # fewest examples per call: with fewer, the overhead of a call dominates
 
 
 @dataclass
 class CallTrace:
-    """The calls of one run, their arguments and results alive."""
+    """The calls of one run. Their arguments and results stay alive, so that the ids of tensors stay unique."""
 
     calls: list[tuple[Any, tuple[Any, Any], Any]] = field(default_factory=list)  # (function, (args, kwargs), result)
     output: Any = None
-    examples: int = 1  # in the run
+    examples: int = 1  # number of examples in the run
 
     @classmethod
     def record(cls, run: Callable[[Any], Any], x: Any) -> CallTrace:
         """Run a model on inputs and record every call.
 
-        :param run: the model on inputs.
+        :param run: function that runs the model on inputs.
+        :param x: inputs, with the examples on the first axis.
         """
         from torch.overrides import TorchFunctionMode
 
         trace = cls(examples=len(x))
 
         class Recorder(TorchFunctionMode):  # type: ignore[misc]
-            """Passes every call on."""
+            """Executes and records every call."""
 
             def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 result = func(*args, **(kwargs or {}))
@@ -55,7 +56,7 @@ class CallTrace:
         return trace
 
     def use_counts(self) -> dict[int, int]:
-        """How many functions took each tensor, by its id. A function that looks at a shape alone takes nothing."""
+        """Count the functions that use each tensor, by its id. Functions that only read a shape do not count."""
         counts: dict[int, int] = {}
         for func, arguments, result in self.calls:
             if getattr(func, "__name__", "") in CONSUMERS or any(True for _ in tensors_in(result)):
@@ -64,7 +65,7 @@ class CallTrace:
         return counts
 
     def examples_that_fit(self, count: int, on_cpu: bool) -> int:
-        """How many of ``count`` examples at once, in equal parts, leave the tensors between layers in the cache."""
+        """Split ``count`` examples into equal parts with tensors that fit into the cache; return the size of a part."""
         tensors = (tensor for _, _, result in self.calls for tensor in tensors_in(result))
         largest = max((tensor.numel() * tensor.element_size() for tensor in tensors), default=0) / self.examples
         limit = max(MIN_EXAMPLES, int((CACHE_BYTES if on_cpu else DEVICE_BYTES) / max(largest, 1.0)))
@@ -72,7 +73,7 @@ class CallTrace:
 
 
 def has_hooks(*modules: Any) -> bool:
-    """Does any module have a hook on its inputs or outputs?"""
+    """Return whether any module has a forward hook or a forward pre-hook, global hooks included."""
     from torch.nn.modules import module as torch_module
 
     global_hooks = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)

@@ -1,4 +1,4 @@
-"""What identifies a function, data and settings: digests that change when they do."""
+"""Digests that identify functions, data and settings: they change whenever one of these changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from layerscope.live.torch_models import at_least_float32
 
 
 def identify_function(function: Any) -> bytes:
-    """Bytes that distinguish a function from others: its name, its code, and what it is bound to: arguments of a
-    partial, defaults, what a closure holds, the attributes of an object that is called."""
+    """Return bytes that distinguish a function from others.
+
+    They cover its name, its code and the values bound to it: arguments of a partial, defaults, closure values, and the
+    attributes of a callable object.
+    """
     if isinstance(function, functools.partial):
         return identify_function(function.func) + _pickle_bytes((function.args, sorted(function.keywords.items())))
     code = getattr(function, "__code__", None)
@@ -22,7 +25,7 @@ def identify_function(function: Any) -> bytes:
     if code is None:
         return name.encode() + _pickle_bytes(getattr(function, "__dict__", {}))
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY_CELL]
-    cells = [value for value in cells if not isinstance(value, list | dict | set)]  # what a function counts in, say
+    cells = [value for value in cells if not isinstance(value, list | dict | set)]  # these may change, e.g. counters
     bound = _pickle_bytes((cells, function.__defaults__, function.__kwdefaults__))
     return b"".join([name.encode(), code.co_code, repr((code.co_names, code.co_consts)).encode(), bound])
 
@@ -31,7 +34,7 @@ _EMPTY_CELL = types.CellType()
 
 
 def digest(words: Sequence[str], tensors: Sequence[Any], functions: Sequence[Any]) -> bytes:
-    """A digest that changes with any of the words, tensors and functions."""
+    """Return a digest that changes with any of the words, tensors and functions."""
     hasher = hashlib.sha256("\0".join(words).encode())
     for tensor in tensors:
         hasher.update(at_least_float32(tensor).cpu().contiguous().numpy().tobytes())
@@ -41,10 +44,10 @@ def digest(words: Sequence[str], tensors: Sequence[Any], functions: Sequence[Any
 
 
 def _pickle_bytes(value: Any) -> bytes:
-    """Bytes that change with a value; of a value that cannot be pickled its parts, or its type alone."""
+    """Return bytes that change with a value. If it cannot be pickled, use its parts, or only its type."""
     try:
         return bytes(pickle.dumps(value))
-    except Exception:  # pickle and what is pickled raise anything
+    except Exception:  # pickling user objects may raise any exception
         if isinstance(value, dict):
             return b"".join(_pickle_bytes(item) for item in value.items())
         if isinstance(value, list | tuple):

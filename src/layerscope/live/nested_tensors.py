@@ -1,4 +1,4 @@
-"""Tensors in nested tuples, lists and mappings."""
+"""Finds and replaces tensors in nested tuples, lists and mappings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tensors_in(nested: Any) -> Iterator[Any]:
-    """All tensors in nested tuples, lists and mappings."""
+    """Yield all tensors in nested tuples, lists and mappings."""
     import torch
 
     if isinstance(nested, torch.Tensor):
@@ -20,7 +20,7 @@ def tensors_in(nested: Any) -> Iterator[Any]:
 
 
 def replace_tensors(nested: Any, replacements: Mapping[int, Any]) -> Any:
-    """The same structure with some tensors replaced, by their ids."""
+    """Return the same structure with some tensors replaced; ``replacements`` maps the ids of tensors to new values."""
     if id(nested) in replacements:
         return replacements[id(nested)]
     if isinstance(nested, tuple | list) and not hasattr(nested, "_fields"):

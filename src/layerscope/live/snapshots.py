@@ -1,4 +1,4 @@
-"""The weights of a live model of any framework at one moment: copied, restored, compared."""
+"""Copies, restores and compares the weights of a live model of any framework."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerscope.live.user_code import translate_errors
 
 
 def copy_model(model: Any) -> Any:
-    """A model with the weights as they are now; where weights are values, these."""
+    """Return a copy of the model with its current weights; a container of arrays (as in JAX) is copied itself."""
     if hasattr(model, "get_weights") and hasattr(model, "weights"):
         import keras
 
@@ -28,14 +28,14 @@ def copy_model(model: Any) -> Any:
 
 
 def copy_state(model: Any) -> Any:
-    """The weights, for :func:`restore_state`."""
+    """Copy the weights, for :func:`restore_state`."""
     if hasattr(model, "state_dict"):
         return {name: _copy_value(value) for name, value in model.state_dict().items()}
     return [w.copy() for w in model.get_weights()] if hasattr(model, "get_weights") else _copy_value(model)
 
 
 def _copy_value(value: Any) -> Any:
-    """A copy that stays as it is when a training loop changes the value in place or donates its memory."""
+    """Copy a value, so that a training loop that changes it in place or donates its memory leaves the copy alone."""
     if hasattr(value, "detach"):
         return value.detach().clone()
     if isinstance(value, Mapping):
@@ -49,7 +49,7 @@ def _copy_value(value: Any) -> Any:
 
 
 def restore_state(model: Any, weights: Any) -> Any:
-    """The model with these weights; where weights are values, these."""
+    """Load these weights into the model and return it; if the model is a container of arrays, return the weights."""
     if hasattr(model, "state_dict"):
         model.load_state_dict(weights)
     elif hasattr(model, "set_weights"):
@@ -60,7 +60,7 @@ def restore_state(model: Any, weights: Any) -> Any:
 
 
 def copy_learned_tensors(model: Any) -> dict[str, Any]:
-    """Copies of the learned tensors by name."""
+    """Return float32 copies of the trained tensors, by name."""
     from layerscope.sources.model_weights import trainable_names, weights_of
 
     weights = weights_of(model)
@@ -68,6 +68,6 @@ def copy_learned_tensors(model: Any) -> dict[str, Any]:
 
 
 def distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-    """l2 distance, over the tensors that both have in the same shape."""
+    """Return the l2 distance over all tensors that exist in both with the same shape."""
     common = [name for name in a if name in b and a[name].shape == b[name].shape]
     return math.sqrt(sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in common))

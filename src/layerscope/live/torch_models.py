@@ -1,4 +1,4 @@
-"""Torch modules of users: unwrapped, copied, compared, and what of them is part of their function."""
+"""Unwraps, copies and compares torch modules, and collects everything that their outputs depend on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from layerscope.errors import UsageError
 from layerscope.live.user_code import translate_errors
 
-ROUNDING_ULPS = 1000.0  # units in the last place that sums in another order differ by
-MAX_RELATIVE_ERROR = 0.05  # of the largest output, where numbers are narrow
+ROUNDING_ULPS = 1000.0  # rounding error, in units in the last place, that another order of summation may cause
+MAX_RELATIVE_ERROR = 0.05  # relative to the largest output; caps the tolerance for half precision
 
 
 def unwrapped(model: Any) -> Any:
-    """A module without what training and compilers put around it."""
+    """Return a module without the wrappers of DataParallel, DistributedDataParallel and torch.compile."""
     for inner in ("_orig_mod", "module"):
         if type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule"):
             model = getattr(model, inner, model)
@@ -24,9 +24,9 @@ def unwrapped(model: Any) -> Any:
 
 
 def device_of(name: str | None) -> Any:
-    """A torch device that works; the CPU where no name is given.
+    """Return a torch device that works; the CPU if no name is given.
 
-    :raises UsageError: there is no such device here.
+    :raises UsageError: this machine has no such device.
     """
     import torch
 
@@ -34,12 +34,14 @@ def device_of(name: str | None) -> Any:
         device = torch.device(name or "cpu")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+        raise UsageError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}; use cpu or a device of this machine"
+        ) from None
     return device
 
 
 def copy_for_evaluation(model: Any, device: Any) -> Any:
-    """A copy of a module on a device, in evaluation mode, whose parameters ask for no gradient."""
+    """Copy a module to a device, in evaluation mode, with gradients of its parameters switched off."""
     with translate_errors("copying the model"):
         copied = copy.deepcopy(unwrapped(model)).to(device).eval()
         for p in copied.parameters():
@@ -48,25 +50,27 @@ def copy_for_evaluation(model: Any, device: Any) -> Any:
 
 
 def parameter_dtypes(model: Any) -> set[str]:
-    """The type of a module's parameters, by name; empty where it has none.
+    """Return the name of the dtype of a module's parameters, as a set; empty if it has no parameters.
 
-    :raises UsageError: they have several types.
+    :raises UsageError: the parameters have several dtypes.
     """
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
     if len(dtypes) > 1:
-        raise UsageError(f"parameters of several types, {', '.join(sorted(dtypes))}: model.float() makes them one")
+        raise UsageError(
+            f"the model has parameters of several dtypes, {', '.join(sorted(dtypes))}; convert them: model.float()"
+        )
     return dtypes
 
 
 def norm_classes() -> Any:
-    """The class of all batch and instance norms."""
+    """Return the common base class of all batch and instance norms."""
     from torch import nn
 
     return nn.modules.batchnorm._NormBase
 
 
 def plain_attributes(model: Any) -> dict[str, Any]:
-    """Plain numbers and words that a model's modules hold: they are part of its function too."""
+    """Return the plain numbers, strings and tuples in a model's modules: its outputs may depend on them."""
     plain = (bool, int, float, str, tuple)
     return {
         f"{name}.{key}": value
@@ -77,7 +81,10 @@ def plain_attributes(model: Any) -> dict[str, Any]:
 
 
 def constant_tensors(model: Any, mixed_names: Any) -> list[Any]:
-    """Tensors that are part of the function whatever the weights: buffers of other names, and plain attributes."""
+    """Return tensors, besides the mixed ones, that outputs depend on: other buffers, and attributes of modules.
+
+    :param mixed_names: names of the tensors that are mixed (interpolated) between models.
+    """
     import torch
 
     tensors = [
@@ -92,7 +99,7 @@ def constant_tensors(model: Any, mixed_names: Any) -> list[Any]:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Inside, torch uses one thread for an operation, where it is loaded: the workers are the parallelism."""
+    """Limit torch, if it is loaded, to one thread per operation: the workers already run in parallel."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield
@@ -106,14 +113,14 @@ def single_threaded() -> Iterator[None]:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Are two tensors equal, NaN being equal to NaN?"""
+    """Return whether two tensors are equal; NaN equals NaN."""
     import torch
 
     return a.shape == b.shape and bool(((a == b) | (torch.isnan(a) & torch.isnan(b))).all())
 
 
 def nearly_equal(a: Any, b: Any) -> bool:
-    """Are two outputs equal but for rounding?"""
+    """Return whether two outputs are equal up to rounding."""
     if not hasattr(a, "shape") or not hasattr(b, "shape") or a.shape != b.shape:
         return False
     if not a.is_floating_point():
@@ -129,20 +136,24 @@ def nearly_equal(a: Any, b: Any) -> bool:
 
 
 def run_twice(run: Any, x: Any) -> Any:
-    """A model's output for a few inputs, which is the same every time.
+    """Run a model twice on a few inputs and return its output.
 
-    :raises UsageError: a model that changes what it is given, or is random.
+    :raises UsageError: the model changes its input in place, or its two outputs differ.
     """
     inputs = x.clone()
     output = run(inputs)
     if not equal(inputs, x):
-        raise UsageError("the model changes its input in place: no two points would see the same data")
+        raise UsageError(
+            "the model changes its input in place, so no two points would see the same data; clone x in forward()"
+        )
     second_output = run(inputs)
     if bool(output.isfinite().all()) and not equal(output, second_output):
-        raise UsageError("the model is random in evaluation mode: no two points would see the same function")
+        raise UsageError(
+            "two runs of the model on the same inputs differ; remove the randomness from its evaluation mode"
+        )
     return output
 
 
 def at_least_float32(tensor: Any) -> Any:
-    """A tensor in a type that NumPy knows."""
+    """Convert a tensor narrower than 32 bits to float32, because NumPy has no bfloat16."""
     return tensor if tensor.element_size() >= 4 else tensor.float()

@@ -1,4 +1,4 @@
-"""Running what a user brought (a model, its data, a loss): its errors become one line, and its state is restored."""
+"""Runs user code (a model, its data, a loss): its errors become one line, and the model's state is restored."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def require_gradient(values: Any) -> Any:
-    """The losses of the examples.
+    """Return the losses unchanged, after checking that they have a gradient.
 
-    :raises UsageError: they do not depend on any weight.
+    :raises UsageError: the losses do not depend on any weight.
     """
     if not values.requires_grad:
-        raise UsageError("the loss does not depend on the model's weights: its output is detached, or computed anew")
+        raise UsageError(
+            "the loss does not depend on the model's weights; check for detach() or no_grad() in the model and the loss"
+        )
     return values
 
 
 def torch_parameters(model: Any) -> dict[str, Any]:
-    """All parameters of a model, by name.
+    """Return all parameters of a model, by name.
 
-    :raises Unreadable: no torch module.
-    :raises UsageError: parameters that have no shape yet.
+    :raises Unreadable: the model is not a torch module.
+    :raises UsageError: a lazy parameter has no shape yet.
     :raises MissingExtra: torch is not installed.
     """
     try:
@@ -45,17 +47,17 @@ def torch_parameters(model: Any) -> dict[str, Any]:
         raise MissingExtra("a live model", "torch") from None
 
     if not isinstance(model, nn.Module):
-        raise Unreadable(f"{type(model).__name__} is no torch module")
+        raise Unreadable(f"the model is a {type(model).__name__}, not a torch.nn.Module")
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if nn.parameter.is_lazy(parameter):
-            raise UsageError(f"{name} has no shape yet: run the model once")
+            raise UsageError(f"{name} has no shape yet; run the model once on a batch to initialize it")
     return parameters
 
 
 @contextmanager
 def preserve_randomness(model: Any) -> Iterator[None]:
-    """Restore the random generators afterwards."""
+    """Restore the state of the random generators on exit."""
     import torch
 
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -65,7 +67,7 @@ def preserve_randomness(model: Any) -> Iterator[None]:
 
 @contextmanager
 def restore_model_state(model: Any, parameters: list[Any]) -> Iterator[None]:
-    """Require gradients of these parameters inside; restore buffers, requires_grad and random generators afterwards."""
+    """Enable gradients of these parameters; on exit restore buffers, requires_grad and random generators."""
     import torch
 
     buffers = [
@@ -86,4 +88,4 @@ def restore_model_state(model: Any, parameters: list[Any]) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     buffer.copy_(value)
-                    module._buffers[name] = buffer  # a forward may have put another one there
+                    module._buffers[name] = buffer  # a forward pass may have replaced the buffer object

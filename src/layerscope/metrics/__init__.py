@@ -1,11 +1,11 @@
-"""Columns: facts about one layer → one number. ``@metric(...)`` on a function makes it a column.
+"""Metrics compute one number (a column) from facts about one layer; ``@metric(...)`` on a function registers one.
 
-The parameters name the facts it needs: ``weight`` (its Spectrum; likewise ``base``, ``input``, ``gradient``,
-``fisher``), a fit family by name (its Fit, already successful), ``learning`` (numbers that the source gave beside the
-matrices), ``shuffles`` (a Measurement per shuffle) and ``windows`` (a Measurement) where they were asked for, ``modes``
-(the eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is optional. A metric that is
-undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason; those of a lens that was not used are
-not there.
+The parameters of the function name the facts that it needs: ``weight`` (the Spectrum of W; likewise ``base``,
+``input``, ``gradient``, ``fisher``), the name of a fit family (a successful Fit), ``learning`` (numbers that the source
+measured in addition to the matrices), ``shuffles`` (one Measurement per shuffle), ``windows`` (a Measurement),
+``modes`` (the eigenvectors), ``ref`` (the LayerRef) or ``settings``. A parameter with a default is optional. A metric
+that is undefined for a layer raises :class:`~layerscope.errors.Absent` with the reason. Metrics of a lens that was not
+used do not appear at all.
 """
 
 from layerscope.metrics.metric_decorator import metric as metric

@@ -1,4 +1,4 @@
-"""Every column of one layer, and why the others are absent."""
+"""Compute every metric of one layer, with a reason for each one that is absent."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from layerscope.settings import Settings
 
 
 class LearningNumbers(dict[str, float]):
-    """Numbers that a source gave; one that it did not give is absent, with that for a reason."""
+    """Numbers measured by a source; a missing one raises Absent with its name."""
 
     def __missing__(self, name: str) -> float:
         raise Absent(f"{name} was not measured")
 
 
 def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[str, Value], dict[str, str]]:
-    """(metrics, absent): every column of one layer, and why the others are not there."""
+    """Return the metrics of one layer by name, and the reason for every metric that is absent."""
     weight = parts["weight"]
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
     missing_reasons = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
-    missing_reasons["fisher"] = "not asked for (exact=True), or not of a shared, grouped or kernel-free layer"
-    missing_reasons |= dict.fromkeys(registry.plugins("fits"), "not asked for")
-    missing_reasons |= dict.fromkeys(WEIGHT_FACTS, "not of a low-rank product" if weight.ref.rank else "not asked for")
+    missing_reasons["fisher"] = "not requested (exact=True), or not available for shared, grouped or kernel-free layers"
+    missing_reasons |= dict.fromkeys(registry.plugins("fits"), "not requested")
+    missing_reasons |= dict.fromkeys(
+        WEIGHT_FACTS, "not available for a low-rank product" if weight.ref.rank else "not requested"
+    )
     for role, part in parts.items():
         if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum
@@ -57,7 +59,7 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
 
 
 def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str, str]) -> dict[str, Any]:
-    """Facts of what was made from the weight's matrix; why one is not there goes into ``missing``."""
+    """Return the facts derived from the weight matrix; reasons for missing ones go into ``missing_reasons``."""
     facts: dict[str, Any] = {}
     shuffles = [part for role, part in parts.items() if role.startswith("shuffle")]
     if shuffles:

@@ -1,4 +1,4 @@
-"""SETOL's effective correlation space: the tail whose eigenvalues multiply to one."""
+"""The effective correlation space of SETOL: the tail whose eigenvalues multiply to one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ SETOL = "Martin & Hinrichs, SETOL, arXiv 2507.17912 (trace-log condition)"
 
 
 def product_crossing(evals: Floats) -> int:
-    """Eigenvalues from the largest down until their product first falls below 1, with a mean eigenvalue of 1.
+    """Return the number of eigenvalues, from the largest down, until their product first falls below 1.
 
-    By a cumulative sum of logarithms, which neither over- nor underflows; the crossing eigenvalue is counted.
+    The eigenvalues are scaled to a mean of 1. A cumulative sum of logarithms is used, which neither overflows nor
+    underflows. The eigenvalue at the crossing is counted.
     """
     if len(evals) < 2 or evals[0] >= evals[-1]:
-        raise Absent("a flat spectrum has no crossing")
+        raise Absent("a flat spectrum has no λ_ERG")
     with np.errstate(divide="ignore"):
         logs = np.log(evals[::-1] / evals.mean())
     crossed = np.flatnonzero(np.cumsum(logs) < 0)
@@ -32,28 +33,34 @@ def product_crossing(evals: Floats) -> int:
 
 @metric(unit="", ref=SETOL, over_layers="", fmt="d")
 def detX_num(weight: Spectrum) -> int:
-    """Eigenvalues from the largest down until their product first falls below 1, with a mean eigenvalue of 1."""
+    """Number of eigenvalues, from the largest down, until their product falls below 1.
+
+    The eigenvalues are divided by their mean first.
+    """
     return product_crossing(weight.evals)
 
 
 @metric(unit="W²", ref=SETOL, over_layers="")
 def detX_val(weight: Spectrum) -> float:
-    """The eigenvalue at which the product crosses 1, λ_ERG."""
+    """The eigenvalue λ_ERG at which the product of the largest eigenvalues (see detX_num) crosses 1."""
     return _eigenvalue_at_crossing(weight)
 
 
 @metric(unit="", ref=SETOL, over_layers="", fmt="d")
 def ERG_gap(weight: Spectrum, power_law: Fit) -> int:
-    """detX_num − num_pl_spikes: above 0 when the power law begins to the right of λ_ERG; 0 with α = 2 is ideal."""
+    """Gap detX_num − num_pl_spikes between the effective correlation space and the power-law tail, in eigenvalues.
+
+    It is positive if the power law begins above λ_ERG. A gap of 0 with α = 2 is the ideal of SETOL.
+    """
     return product_crossing(weight.evals) - int(power_law.params["spikes"])
 
 
 @metric(unit="", ref=SETOL, fmt=".2f")
 def ERG_xmin(weight: Spectrum, power_law: Fit) -> float:
-    """(xmin − λ_ERG) / λ_ERG, the same gap on the scale of the eigenvalues."""
+    """Relative gap (xmin − λ_ERG) / λ_ERG: ERG_gap on the scale of the eigenvalues."""
     lambda_erg = _eigenvalue_at_crossing(weight)
     if lambda_erg <= 0:
-        raise Absent("the crossing lies at a zero eigenvalue")
+        raise Absent("λ_ERG is a zero eigenvalue")
     return power_law.params["xmin"] / lambda_erg - 1
 
 

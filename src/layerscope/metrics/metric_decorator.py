@@ -1,4 +1,4 @@
-"""The decorator that makes a function a column."""
+"""The decorator that registers a function as a metric (a column)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 from layerscope import registry
 
 ROLES = ("weight", "base", "input", "gradient", "fisher")
-WEIGHT_FACTS = ("shuffles", "windows", "modes")  # from the weight's own matrix, on request
-DATA_ROLES = ("input", "gradient", "fisher")  # roles that only data can fill
-LEARNING_FACT = "learning"  # numbers of all roles that the source gave beside the matrices, where it gave any
+WEIGHT_FACTS = ("shuffles", "windows", "modes")  # derived from the weight matrix on request
+DATA_ROLES = ("input", "gradient", "fisher")  # roles that require data
+LEARNING_FACT = "learning"  # numbers that the source measured in addition to the matrices, for all roles
 
 
 def metric(
     *, unit: str, ref: str, fmt: str = ".3g", over_layers: str = "mean", label: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function the column of its name.
+    """Register a function as the metric (column) of the same name.
 
-    ``unit`` of the value (W is the weights' own), ``fmt`` for tables, ``over_layers`` is "mean" for metrics that the
-    summary averages and "" for those it does not, ``label`` the heading of narrow tables, ``ref`` the source.
+    ``unit`` is the unit of the value (W stands for the unit of the weights) and ``fmt`` its format in tables.
+    ``over_layers`` is "mean" for metrics that the summary averages and "" for the others. ``label`` is the heading in
+    tables, and ``ref`` cites the source.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +30,7 @@ def metric(
             if name not in known:
                 code = function.__code__
                 where = f"{code.co_filename}:{code.co_firstlineno}"
-                raise TypeError(f"{where}: metric {function.__name__} asks for {name!r}; known facts: {sorted(known)}")
+                raise TypeError(f"{where}: metric {function.__name__} needs {name!r}; known facts: {sorted(known)}")
         meta = {"unit": unit, "ref": ref, "fmt": fmt, "over_layers": over_layers, "label": label or function.__name__}
         return registry.mark("metrics", function.__name__, **meta)(function)
 

@@ -1,4 +1,4 @@
-"""What tells a layer from a random matrix: its bulk, and shuffles of its own entries."""
+"""Comparison of a layer with a random matrix: its bulk, and shuffles of its own entries."""
 
 from __future__ import annotations
 
@@ -18,63 +18,66 @@ if TYPE_CHECKING:
 
 MP = "Marchenko & Pastur 1967"
 TRAPS = "Martin et al., arXiv 2506.04434 (correlation traps)"
-MIN_CARRIED_SHARE = 0.1  # share of a mode that a single weight must carry to be named
-MAX_NAMED_ENTRIES = 3  # entries of traps that are written out
+MIN_CARRIED_SHARE = 0.1  # share of an eigenvector that a single weight must carry to be named
+MAX_NAMED_ENTRIES = 3  # most entries of traps that are listed
 
 
 @metric(unit="W", ref=MP, over_layers="")
 def sigma_mp(marchenko_pastur: Fit) -> float:
-    """σ of the entries that would make the bulk, spikes left out: the bulk ends at σ²(√N+√M)²."""
+    """Standard deviation σ of random entries that give the same bulk, without spikes; the bulk ends at σ²(√N+√M)²."""
     return marchenko_pastur.params["sigma"]
 
 
 @metric(unit="W²", ref=MP, over_layers="")
 def bulk_min(marchenko_pastur: Fit) -> float:
-    """Lower edge of the bulk, σ²(√N−√M)²."""
+    """Lower edge of the Marchenko–Pastur bulk, σ²(√N−√M)²."""
     return marchenko_pastur.params["bulk_min"]
 
 
 @metric(unit="W²", ref=MP, over_layers="")
 def bulk_max(marchenko_pastur: Fit) -> float:
-    """Upper edge of the bulk, σ²(√N+√M)²."""
+    """Upper edge of the Marchenko–Pastur bulk, σ²(√N+√M)²."""
     return marchenko_pastur.params["bulk_max"]
 
 
 @metric(unit="", ref=MP, fmt=".3f")
 def mp_ks(marchenko_pastur: Fit) -> float:
-    """Kolmogorov–Smirnov distance of the bulk to the Marchenko–Pastur law: up to 0.1 it still looks random."""
+    """Kolmogorov–Smirnov distance of the bulk to the Marchenko–Pastur law: up to 0.1 the bulk looks random."""
     return marchenko_pastur.params["ks"]
 
 
 @metric(unit="", ref=f"{HTSR}, §3 (MP soft rank)", fmt=".3f")
 def mp_softrank(weight: Spectrum, marchenko_pastur: Fit) -> float:
-    """Upper edge of the bulk over λmax: 1 for a random matrix, near 0 when a few directions stand far out."""
+    """Upper edge of the bulk over λmax: 1 for a random matrix, near 0 if a few directions dominate."""
     return _relative_to_largest(marchenko_pastur.params["bulk_max"], float(weight.evals[-1]))
 
 
 @metric(unit="", ref="Johnstone, Ann. Statist. 29 (2001); Ma, Bernoulli 18 (2012)", over_layers="", fmt="d")
 def num_spikes(marchenko_pastur: Fit) -> int:
-    """Eigenvalues beyond the Tracy–Widom edge of the bulk, which a random layer has in at most 1 % of cases."""
+    """Number of eigenvalues beyond the Tracy–Widom edge of the bulk; a random layer has any in at most 1 % of cases."""
     return int(marchenko_pastur.params["spikes"])
 
 
 @metric(unit="", ref="Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance)", fmt=".3f", label="rand.d")
 def rand_distance(weight: Spectrum, shuffles: list[Measurement]) -> float:
-    """√JSD between the sorted spectrum and that of a shuffle, each divided by its sum; mean over the shuffles."""
+    """Distance (√JSD) between the spectrum and that of shuffled entries, mean over the shuffles.
+
+    JSD is the Jensen–Shannon divergence of the sorted spectra, each divided by its sum. Compare it with rand_null.
+    """
     return statistics.fmean(_distances_to_shuffles(weight, shuffles))
 
 
 @metric(unit="", ref="standard deviation over Settings.shuffles", fmt=".4f", over_layers="")
 def rand_distance_sd(weight: Spectrum, shuffles: list[Measurement]) -> float:
-    """Spread of rand_distance from shuffle to shuffle."""
+    """Standard deviation of rand_distance over the shuffles."""
     if len(shuffles) < 2:
-        raise Absent("one shuffle has no spread")
+        raise Absent("one shuffle has no standard deviation")
     return statistics.stdev(_distances_to_shuffles(weight, shuffles))
 
 
 @metric(unit="", ref="the same √JSD, between pairs of shuffles", fmt=".4f", over_layers="")
 def rand_null(shuffles: list[Measurement]) -> float:
-    """Mean √JSD between two shuffles: what rand_distance would be if the order of the entries meant nothing."""
+    """Mean distance (√JSD) between two shuffles: the value of rand_distance for a layer without structure."""
     if len(shuffles) < 2:
         raise Absent("one shuffle cannot be compared with another")
     pairs = combinations([_require_eigenvalues(part) for part in shuffles], 2)
@@ -83,56 +86,62 @@ def rand_null(shuffles: list[Measurement]) -> float:
 
 @metric(unit="W²", ref=HTSR, over_layers="")
 def max_rand_eval(shuffles: list[Measurement]) -> float:
-    """Largest eigenvalue of any shuffle."""
+    """Largest eigenvalue of all shuffles."""
     return max(float(_require_eigenvalues(part)[-1]) for part in shuffles)
 
 
 @metric(unit="", ref=HTSR, fmt=".3f")
 def ww_softrank(weight: Spectrum, shuffles: list[Measurement]) -> float:
-    """λmax of a shuffle, mean over the shuffles, over λmax: the soft rank without a fit."""
+    """Mean λmax of the shuffles over λmax of the layer: the soft rank (mp_softrank) without a fit."""
     return _relative_to_largest(_mean_largest_eigenvalue(shuffles), float(weight.evals[-1]))
 
 
 @metric(unit="W²", ref=HTSR, over_layers="")
 def ww_maxdist(weight: Spectrum, shuffles: list[Measurement]) -> float:
-    """λmax minus that of a shuffle, mean over the shuffles."""
+    """λmax of the layer minus the mean λmax of the shuffles."""
     return float(weight.evals[-1]) - _mean_largest_eigenvalue(shuffles)
 
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="", label="traps")
 def rand_num_spikes(shuffles: list[Measurement]) -> float:
-    """Correlation traps per shuffle, mean: eigenvalues beyond the edge of their own matrix, its mean taken out."""
+    """Mean number of correlation traps per shuffle: eigenvalues beyond the random edge, caused by outlier weights.
+
+    The edge is that of the shuffled matrix itself, after subtracting its mean.
+    """
     return statistics.fmean(trap_counts(shuffles))
 
 
 @metric(unit="", ref=TRAPS, fmt="d", over_layers="")
 def max_traps(shuffles: list[Measurement]) -> int:
-    """Correlation traps in the shuffle that has most."""
+    """Largest number of correlation traps (see rand_num_spikes) in one shuffle."""
     return max(trap_counts(shuffles))
 
 
 @metric(unit="", ref=TRAPS, fmt=".2f", over_layers="")
 def trap_size(shuffles: list[Measurement]) -> float:
-    """How far the largest trap of any shuffle lies beyond the edge, λ/edge − 1."""
+    """Relative distance of the largest correlation trap beyond the edge, λ/edge − 1."""
     mode = _largest_trap(shuffles)
     return mode.value / mode.edge - 1
 
 
 @metric(unit="", ref=TRAPS, fmt=".1f", over_layers="")
 def trap_participation(shuffles: list[Measurement]) -> float:
-    """Entries of the largest trap's eigenvector that take part, 1/Σv⁴: near 1 when a single weight makes it."""
+    """Participation 1/Σv⁴ of the largest trap's eigenvector: near 1 if a single weight causes the trap."""
     return _largest_trap(shuffles).participation ** 4
 
 
 @metric(unit="", ref=TRAPS, fmt="s", over_layers="")
 def trap_entries(shuffles: list[Measurement]) -> str:
-    """The weights that carry the traps, largest first, by their index in the tensor: those behind a tenth of a mode."""
+    """The outlier weights that cause the traps, largest first, as [index] = value.
+
+    A weight is listed if it carries more than a tenth of a trap's eigenvector.
+    """
     weight_by_entry: dict[tuple[int, ...], float] = {}
     for mode in sorted(_all_traps(shuffles), key=lambda mode: -mode.value):
         if mode.share > MIN_CARRIED_SHARE:
             weight_by_entry.setdefault(mode.entry, mode.weight)
     if not weight_by_entry:
-        raise Absent("no trap that a single weight carries")
+        raise Absent("no trap is carried by a single weight")
     descriptions = [
         f"[{', '.join(map(str, entry))}] = {weight:.3g}"
         for entry, weight in list(weight_by_entry.items())[:MAX_NAMED_ENTRIES]
@@ -143,14 +152,14 @@ def trap_entries(shuffles: list[Measurement]) -> str:
 
 
 def trap_counts(shuffles: list[Measurement]) -> list[int]:
-    """How many traps each shuffle has."""
+    """Return the number of correlation traps in each shuffle."""
     for part in shuffles:
         _require_bulk(part)
     return [len(part.modes) for part in shuffles]
 
 
 def is_grave_trap(mode: Mode, size: float) -> bool:
-    """Does a single weight carry more than a tenth of a trap that lies further than ``size`` beyond its edge?"""
+    """Return whether a trap lies further than ``size`` beyond its edge and one weight carries over a tenth of it."""
     return mode.share > MIN_CARRIED_SHARE and mode.value > (1 + size) * mode.edge
 
 
@@ -161,7 +170,7 @@ def _all_traps(shuffles: list[Measurement]) -> list[Mode]:
 def _largest_trap(shuffles: list[Measurement]) -> Mode:
     located = [mode for mode in _all_traps(shuffles) if mode.participation > 0]
     if not located:
-        raise Absent("no trap")
+        raise Absent("there is no correlation trap")
     return max(located, key=lambda mode: mode.value / mode.edge)
 
 
@@ -174,7 +183,7 @@ def _require_bulk(part: Measurement) -> Fit:
 
 def _require_eigenvalues(part: Measurement) -> Floats:
     if part.spectrum is None:
-        raise Absent(part.skipped or "spectra were not kept")
+        raise Absent(part.skipped or "the spectrum of the shuffle was not kept")
     return part.spectrum.evals
 
 
@@ -182,7 +191,7 @@ def _distances_to_shuffles(weight: Spectrum, shuffles: list[Measurement]) -> lis
     if weight.evals[-1] <= 0:
         raise Absent("every weight is zero")
     if weight.m < 2:
-        raise Absent("matrices of one column: a shuffle has the same spectrum")
+        raise Absent("a matrix of one column has the same spectrum as its shuffles")
     return [jensen_shannon(weight.evals, _require_eigenvalues(part)) for part in shuffles]
 
 

@@ -1,4 +1,4 @@
-"""Papers that several modules of metrics cite."""
+"""References that several modules of metrics cite."""
 
 from __future__ import annotations
 

@@ -9,5 +9,5 @@ from layerscope.numerics.spectrum import Spectrum
 
 @metric(unit="", ref=HTSR, fmt="d", over_layers="", label="evals")
 def num_evals(weight: Spectrum) -> int:
-    """Number of eigenvalues, k·m: matrices pooled times the smaller side of one."""
+    """Number of eigenvalues, k·m: the number of pooled matrices times the smaller side of one."""
     return len(weight.evals)

@@ -1,4 +1,4 @@
-"""The shape of the upper end of the spectrum: the power law and the evidence for it."""
+"""The shape of the tail of the spectrum: the power law and the evidence for it."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from layerscope.settings import Settings
 
 @metric(unit="", ref=f"{HTSR}; {CLAUSET}, eq. 3.1", fmt=".2f", label="α")
 def alpha(power_law: Fit) -> float:
-    """Power-law exponent of the tail: 2–6 in well-trained layers, smaller is heavier.
+    """Power-law exponent of the tail: 2 to 6 in well-trained layers; a smaller value is a heavier tail.
 
-    It depends on the shape of a layer too: untrained ones of 64 rows have a median of 3.6, larger ones more.
+    α also depends on the shape of a layer: untrained layers of 64 rows have a median α of 3.6, larger ones a higher
+    one.
     """
     return power_law.params["alpha"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §3.3", fmt=".2f", over_layers="")
 def alpha_low(power_law: Fit, bootstrap: Fit | None = None) -> float:
-    """Lower end of α's interval at ``Settings.confidence``: of the bootstrap where asked for, else by formula."""
+    """Lower end of the interval of α at ``Settings.confidence``, by bootstrap if requested, otherwise by formula."""
     return (bootstrap or power_law).params["alpha_low"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §3.3", fmt=".2f", over_layers="")
 def alpha_high(power_law: Fit, bootstrap: Fit | None = None) -> float:
-    """Upper end of α's interval at ``Settings.confidence``."""
+    """Upper end of the interval of α at ``Settings.confidence``, by bootstrap if requested, otherwise by formula."""
     return (bootstrap or power_law).params["alpha_high"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, eq. 3.2", fmt=".2f", over_layers="")
 def sigma(power_law: Fit) -> float:
-    """Standard error (α−1)/√n of α for a known xmin."""
+    """Standard error (α−1)/√n of α for a known xmin and n eigenvalues in the tail."""
     return power_law.params["sigma"]
 
 
 @metric(unit="W²", ref=f"{CLAUSET}, §3.3", over_layers="")
 def xmin(power_law: Fit) -> float:
-    """Where the tail begins."""
+    """Smallest eigenvalue of the fitted tail: the power law begins here."""
     return power_law.params["xmin"]
 
 
@@ -50,59 +51,68 @@ def xmax(power_law: Fit) -> float:
 
 @metric(unit="", ref=f"{CLAUSET}, eq. 3.9", fmt=".3f")
 def D(power_law: Fit) -> float:
-    """Kolmogorov–Smirnov distance between the tail and the fitted law (empirical step from below)."""
+    """Kolmogorov–Smirnov distance between the tail and the fitted power law: smaller is a better fit.
+
+    The empirical distribution is taken from below at each step.
+    """
     return power_law.params["ks"]
 
 
 @metric(unit="", ref=HTSR, over_layers="", fmt="d", label="n tail")
 def num_pl_spikes(power_law: Fit) -> int:
-    """Eigenvalues from xmin on; those that ``drop_top`` keeps out of the fit are not counted."""
+    """Number of eigenvalues from xmin on, without those that ``drop_top`` excludes from the fit."""
     return int(power_law.params["spikes"])
 
 
 @metric(unit="", ref="Hill, Ann. Statist. 3 (1975); TempBalance, NeurIPS 2023", fmt=".2f")
 def alpha_hill(power_law: Fit) -> float:
-    """Hill estimate with the upper half of the spectrum as tail: a second opinion without a choice of xmin."""
+    """Hill estimate of α with the upper half of the spectrum as tail.
+
+    It needs no choice of xmin, so it serves as a second opinion on α.
+    """
     return power_law.params["hill"]
 
 
 @metric(unit="", ref=HTSR, fmt=".2f", over_layers="")
 def raw_alpha(power_law: Fit) -> float:
-    """α before fingers were clipped."""
+    """α before isolated large eigenvalues ("fingers") were removed."""
     return power_law.params["raw_alpha"]
 
 
 @metric(unit="", ref=HTSR, over_layers="", fmt="d")
 def num_fingers(power_law: Fit, fingers: Fit | None = None) -> int:
-    """Largest eigenvalues that stand apart as fingers: dropped with ``fix_fingers``, otherwise only counted."""
+    """Number of isolated large eigenvalues ("fingers"): removed with ``fix_fingers``, otherwise only counted."""
     return int((fingers or power_law).params["fingers"])
 
 
 @metric(unit="", ref=HTSR, fmt=".2f", over_layers="")
 def alpha_clipped(fingers: Fit) -> float:
-    """α once the fingers are clipped; α itself where there are none."""
+    """α without the isolated large eigenvalues ("fingers"); equal to α if there are none."""
     return fingers.params["alpha"]
 
 
 @metric(unit="", ref="Hu et al., FARMS, ICML 2025 (arXiv 2506.06280)", fmt=".2f")
 def alpha_farms(windows: Measurement) -> float:
-    """Hill estimate over windows of one shape, 2:1, from all over the matrix: layers of different Q can be compared."""
+    """Hill estimate of α over windows of one shape (2:1) from all over the matrix.
+
+    All windows have the same aspect ratio, so layers of different Q can be compared.
+    """
     return windows.fits["power_law"].params["hill"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §4.1", fmt=".2f", over_layers="")
 def p_value(bootstrap: Fit) -> float:
-    """Goodness of fit: how often a true power law would fit worse; below 0.1 the law is rejected.
+    """Goodness of fit: the share of true power laws that would fit worse; below 0.1 the power law is rejected.
 
-    Of 100 resamples its standard error near 0.1 is 0.03. It judges the tail that the search found: in an exponential
-    sample that is a short one, and p is small in half of the cases only; best_fit sees more.
+    With 100 resamples, its standard error near 0.1 is 0.03. The test judges the tail that the search selected. In an
+    exponential sample that tail is short, and p is small in only half of the cases; best_fit detects more.
     """
     return bootstrap.params["p"]
 
 
 @metric(unit="1/W²", ref=f"{CLAUSET}, Table 2.1", over_layers="")
 def Lambda(truncated_power_law: Fit) -> float:
-    """Cut-off Λ of the truncated power law λ^−α e^−Λλ; near 0 there is none."""
+    """Cutoff Λ of the truncated power law λ^−α e^−Λλ; near 0 there is no cutoff."""
     return truncated_power_law.params["Lambda"]
 
 
@@ -114,13 +124,13 @@ def alpha_tpl(truncated_power_law: Fit) -> float:
 
 @metric(unit="", ref="Yang et al., arXiv 2202.02842 (E_TPL_beta)", fmt=".2f")
 def alpha_e_tpl(e_tpl: Fit) -> float:
-    """Exponent of the truncated power law that begins at the peak of the spectrum's histogram."""
+    """Exponent of the truncated power law that begins at the peak of the histogram of the spectrum."""
     return e_tpl.params["alpha"]
 
 
 @metric(unit="1/W²", ref="Yang et al., arXiv 2202.02842 (E_TPL_lambda)", over_layers="")
 def Lambda_e_tpl(e_tpl: Fit) -> float:
-    """Cut-off Λ of the truncated power law that begins at the peak of the spectrum's histogram."""
+    """Cutoff Λ of the truncated power law that begins at the peak of the histogram of the spectrum."""
     return e_tpl.params["Lambda"]
 
 
@@ -132,25 +142,25 @@ def Lambda_exponential(exponential: Fit) -> float:
 
 @metric(unit="", ref=f"{CLAUSET}, §5.1; Vuong 1989", over_layers="", fmt=".1f")
 def lr_exponential(exponential: Fit) -> float:
-    """Log-likelihood of the power law minus that of an exponential tail; below 0 the exponential is better."""
+    """Log-likelihood of the power law minus that of an exponential tail; below 0 the exponential fits better."""
     return exponential.params["ratio"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §5.1; Vuong 1989", over_layers="", fmt=".2f")
 def p_exponential(exponential: Fit) -> float:
-    """Vuong's p that the sign of lr_exponential is chance."""
+    """p-value of Vuong's test that the sign of lr_exponential is chance."""
     return exponential.params["p"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §5.1; Vuong 1989", over_layers="", fmt=".1f")
 def lr_lognormal(lognormal: Fit) -> float:
-    """Log-likelihood of the power law minus that of a lognormal tail; below 0 the lognormal is better."""
+    """Log-likelihood of the power law minus that of a lognormal tail; below 0 the lognormal fits better."""
     return lognormal.params["ratio"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §5.1; Vuong 1989", over_layers="", fmt=".2f")
 def p_lognormal(lognormal: Fit) -> float:
-    """Vuong's p that the sign of lr_lognormal is chance."""
+    """p-value of Vuong's test that the sign of lr_lognormal is chance."""
     return lognormal.params["p"]
 
 
@@ -162,13 +172,14 @@ def best_fit(
     lognormal: Fit | None = None,
     truncated_power_law: Fit | None = None,
 ) -> str:
-    """The family that the likelihoods prefer: power_law unless a rival wins, then the likeliest of them.
+    """The distribution that the likelihood ratios prefer: power_law, unless another one fits significantly better.
 
-    A rival wins where its ratio is negative and Vuong's p (for the truncated power law the nested test's) is below
-    ``Limits.vuong``.
+    Another distribution is preferred if its log-likelihood ratio is negative and the p-value is below ``Limits.vuong``
+    (by Vuong's test; for the truncated power law by the nested test). Of several, the one with the highest likelihood
+    is reported.
     """
     rivals = [fit for fit in (exponential, lognormal, truncated_power_law) if fit is not None]
     if not rivals:
-        raise Absent("not asked for")
+        raise Absent("not requested (--evidence)")
     winners = [fit for fit in rivals if fit.params["ratio"] < 0 and fit.params["p"] < settings.limits.vuong]
     return max(winners, key=lambda fit: fit.params["loglik"]).family if winners else "power_law"

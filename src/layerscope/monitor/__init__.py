@@ -1,4 +1,4 @@
-"""Checks of a model while it trains: schedule, criteria, history, and learning rates that follow from the spectra.
+"""Checks a model during training: schedule, criteria, history, and layer-wise learning rates from the spectra.
 
-``callbacks`` has the thin layer over ``Monitor`` for each framework.
+``callbacks`` wraps ``Monitor`` for each framework.
 """

@@ -1,4 +1,4 @@
-"""A check that runs in a thread while the training goes on."""
+"""Runs a check in a thread while training continues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class BackgroundCheck:
-    """At most one piece of work at a time, in a daemon thread."""
+    """Runs at most one function at a time in a daemon thread."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -16,28 +16,28 @@ class BackgroundCheck:
 
     @property
     def is_running(self) -> bool:
-        """Was work started whose result was not taken yet?"""
+        """Whether a function was started and its result was not taken yet."""
         return self._thread is not None
 
     @property
     def is_finished(self) -> bool:
-        """Is there a result to take?"""
+        """Whether a result is ready to take."""
         return self._thread is not None and not self._thread.is_alive()
 
     def start(self, work: Callable[[], Any]) -> None:
-        """Run ``work`` in a thread; what it raises becomes its result."""
+        """Run ``work`` in a thread. An exception that it raises becomes its result."""
 
         def run() -> None:
             try:
                 self._result = work()
-            except Exception as error:  # of another thread: reported when the loop comes by
+            except Exception as error:  # reported in the training loop when the result is taken
                 self._result = error
 
         self._thread = threading.Thread(target=run, name="layerscope", daemon=True)
         self._thread.start()
 
     def take(self) -> Any:
-        """Wait for the result; it is handed out once."""
+        """Wait for the result and return it, once."""
         if self._thread is not None:
             self._thread.join()
         result, self._thread, self._result = self._result, None, None

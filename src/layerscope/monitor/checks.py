@@ -1,4 +1,4 @@
-"""What a monitor finds at one step, and what it says of it."""
+"""The results of a training monitor at one step, and its warnings."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from typing import Any
 from layerscope.errors import LayerscopeWarning
 from layerscope.monitor.criteria import metric_by_layer
 from layerscope.records.report import Report
-from layerscope.text import printable
+from layerscope.text import plural, printable
 from layerscope.views import report_rows
 
-LOGGED_METRICS = {  # metrics that trackers are given, of each lens
+LOGGED_METRICS = {  # metrics of each lens that are logged to trackers by default
     "spectra": ("alpha", "stable_rank", "log_spectral_norm", "rand_distance", "rand_num_spikes"),
     "conditioning": ("lambda_max_x", "lambda_max_d", "kappa_50_x", "domination"),
     "landscape": (),
 }
 METRIC_PREFIX = "layerscope"
-# numbers in a warning that change while the warning stays true
+# numbers that change from check to check while the warning stays the same
 CHANGING_NUMBERS = re.compile(r"\([-+.\de]+\)|(= |at |now )[-+.\de]+|byte [\d,]+")
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found at one step."""
+    """The results of a check at one step."""
 
     step: int
     report: Report
-    scalars: Mapping[str, float]  # that the loop gave, and distances of the landscape lens
+    scalars: Mapping[str, float]  # scalars from the training loop, and distances from the landscape lens
     metrics: Mapping[str, float]  # for trackers, under stable keys: layerscope/alpha/mean, layerscope/alpha/fc1.weight
     warnings: tuple[str, ...]
-    stop: str  # why the run should stop; "" where it should not
+    stop: str  # reason why the run should stop; "" if it should not
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A dict for each tensor: sizes, every metric, verdicts."""
+        """A dict for each tensor with its sizes, metrics and verdicts."""
         return report_rows.rows(self.report)
 
 
 def flatten_metrics(
     report: Report, scalars: Mapping[str, float], messages: Sequence[str], names: Sequence[str]
 ) -> dict[str, float]:
-    """Numbers for trackers: means over the layers that count, and each layer's own."""
+    """Return the numbers for trackers: each metric of each layer, and its mean over the layers that count."""
     numbers = {f"{METRIC_PREFIX}/warnings": float(len(messages))}
     counted = report.summary["metrics"]
     for name in names:
@@ -58,14 +58,14 @@ def flatten_metrics(
 
 
 class WarningLog:
-    """Warnings that are given once for as long as they hold, and what no metric says of layers."""
+    """Issues each warning once while it stays true, and finds problems of layers that no metric shows."""
 
     def __init__(self) -> None:
         self._active: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def describe_layer_problems(self, report: Report) -> list[str]:
-        """Layers that are not finite, have another shape than before, or are gone."""
+        """Describe layers that are not finite, changed their shape or disappeared."""
         shapes = {row.name: row.ref.shape for row in report.rows}
         before, self._shapes = self._shapes, shapes
         reshaped = [
@@ -73,16 +73,16 @@ class WarningLog:
             for name, shape in shapes.items()
             if before.get(name, shape) != shape
         ]
-        missing = [f"{name} is no longer there" for name in before if name not in shapes]
+        missing = [f"{name} is no longer in the model" for name in before if name not in shapes]
         messages = [
-            f"{group[0]}{f', {len(group) - 1} more tensors too' if len(group) > 1 else ''}"
+            group[0] + (f", and {plural(len(group) - 1, 'more tensor')}" if len(group) > 1 else "")
             for group in (reshaped, missing)
             if group
         ]
-        return messages + [f"{row.name}: {row.skipped or 'it was not measured'}" for row in report.rows if row.failed]
+        return messages + [f"{row.name}: {row.skipped or 'not measured'}" for row in report.rows if row.failed]
 
     def warn(self, step: int, messages: Sequence[str]) -> None:
-        """Warn of what was not true before."""
+        """Issue the warnings that were not true at the check before."""
         messages_by_key = {CHANGING_NUMBERS.sub(r"\1", message): message for message in messages}
         for key, message in messages_by_key.items():
             if key not in self._active:
@@ -91,5 +91,5 @@ class WarningLog:
 
 
 def warn_user(message: str) -> None:
-    """A warning of ours, a line, without what a terminal would obey."""
+    """Issue a LayerscopeWarning of one line, with control characters escaped."""
     warnings.warn(printable(message, 500), LayerscopeWarning, stacklevel=5)

@@ -1,4 +1,4 @@
-"""The former monitor of the conditioning lens, as a thin layer over :class:`~layerscope.Monitor`."""
+"""Deprecated monitor for the conditioning lens, a thin wrapper around :class:`~layerscope.Monitor`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from layerscope.records.report import Report
 
 
 class ConditioningMonitor(Monitor):
-    """Measures the conditioning of a model every n steps of the loop that trains it, on data that stay the same.
+    """Measures the conditioning of a model every n training steps, on fixed data.
 
-    :class:`~layerscope.Monitor` with ``lenses="conditioning"`` does the same and more; this class stays for one
-    release. Its steps return reports instead of checks, it has no budget, and as a context manager it writes its whole
-    history to ``path`` at the end, also when the loop is interrupted.
+    Use :class:`~layerscope.Monitor` with ``lenses="conditioning"`` instead; this class remains for one release. In
+    contrast to ``Monitor``, ``step`` returns a report instead of a check, and there is no time budget. As a context
+    manager it writes the whole history to ``path`` on exit, even if the loop is interrupted.
     """
 
     def __init__(
@@ -33,11 +33,15 @@ class ConditioningMonitor(Monitor):
         **options: Any,
     ) -> None:
         """
-        :param data: one pair (x, y) or a list of them, gone through at every measurement; a few hundred examples.
-        :param every: steps from one measurement to the next; the first is at ``start``.
-        :param options: what :func:`~layerscope.conditioning` takes. No law is fitted to the weights unless ``fits``
-            asks for it.
-        :raises UsageError: a step below 1, or data that can be gone through only once.
+        :param data: a pair (x, y) or a list of pairs, a few hundred examples. Each measurement uses all of them.
+        :param loss: loss, as for :func:`~layerscope.conditioning`.
+        :param every: number of steps between measurements.
+        :param start: step of the first measurement.
+        :param name: name of the run.
+        :param path: file for the history; None to write none.
+        :param options: options of :func:`~layerscope.conditioning`. No law is fitted to the spectra of the weights
+            unless ``fits`` requests it.
+        :raises UsageError: ``every`` is below 1, ``start`` is below 0, or the data can be read only once.
         """
         if not isinstance(every, int) or not isinstance(start, int) or every < 1 or start < 0:
             raise UsageError(f"every must be at least 1 and start at least 0, not {every!r} and {start!r}")
@@ -49,17 +53,17 @@ class ConditioningMonitor(Monitor):
         self._save_path = path
 
     def step(self, number: int | None = None, **scalars: float) -> Report | None:  # type: ignore[override]
-        """One step of the loop is done; the report where it was measured.
+        """Register a finished training step; return a report if it was measured, else None.
 
-        :param number: of the step, from 0; without it steps are counted.
-        :param scalars: numbers that belong to it: loss=…, accuracy=…
-        :raises UsageError: a number that does not ascend.
+        :param number: number of the step, from 0; steps are counted if it is omitted.
+        :param scalars: numbers to store with the step, e.g. loss=…, accuracy=…
+        :raises UsageError: the number is not larger than that of the step before.
         """
         check = self.advance(finite_scalars(scalars), number)
         return None if check is None else check.report
 
     def measure(self, step: int, **scalars: float) -> Report | None:
-        """Measure now, as this step; None where it failed, of which a warning says why."""
+        """Measure now and store the report under this step; if this fails, warn and return None."""
         check = self.check(step, scalars)
         return None if check is None else check.report
 

@@ -1,11 +1,11 @@
-"""What to warn of, or to stop at, while a model trains: sentences about metrics and verdicts.
+"""Criteria for warnings and for early stopping during training, written as short sentences.
 
-mean(alpha) < 2 for 3 checks        the mean over the layers that have one
-alpha in fc* < 2                    any layer whose name fits
-max(domination) > 0.1
-rand_distance stopped rising for 5 checks
-LS103                               the verdict appears, in any layer
-LS104 in fc3* for 2 checks
+mean(alpha) < 2 for 3 checks                the mean over all layers that have an alpha, at 3 checks in a row
+alpha in fc* < 2                            any layer with a name that matches fc*
+max(domination) > 0.1                       the largest value over all layers
+rand_distance stopped rising for 5 checks   the mean over all layers has no new maximum at 5 checks in a row
+LS103                                       the verdict LS103 appears in any layer
+LS104 in fc3* for 2 checks                  the verdict LS104 appears in a layer that matches fc3*, 2 checks in a row
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ EXAMPLES = "'mean(alpha) < 2 for 3 checks', 'alpha in fc* < 2', 'rand_distance s
 
 @dataclass
 class Criterion:
-    """One such sentence, and how often it has held in a row."""
+    """A parsed criterion, and the number of checks in a row at which it was true."""
 
     text: str
     metric: str = ""
-    over: str = ""  # one of AGGREGATES; "" asks of each layer
+    over: str = ""  # aggregate over layers, one of AGGREGATES; "" compares each layer
     where: str = "*"
     sign: str = ""
     limit: float = math.nan
-    way: str = ""  # "rising" or "falling", of a trend
+    way: str = ""  # direction of a trend, "rising" or "falling"
     code: str = ""
     times: int = 1
-    heard: bool = False  # was there ever something to judge?
+    heard: bool = False  # was it ever evaluated?
     _checks_in_a_row: int = field(default=0, repr=False)
     _best: float = field(default=math.nan, repr=False)
 
     @classmethod
     def of(cls, text: str | Criterion) -> Criterion:
-        """The criterion of a sentence.
+        """Parse a criterion.
 
-        :raises UsageError: it is none.
-        :raises UnknownName: it names no metric, verdict or mean.
+        :raises UsageError: the text is not a criterion.
+        :raises UnknownName: its metric, verdict or aggregate does not exist.
         """
         if isinstance(text, Criterion):
             return text
@@ -73,11 +73,11 @@ class Criterion:
             None,
         )
         if match is None:
-            raise UsageError(f"{words!r:.80} is no criterion; they are like {EXAMPLES}")
+            raise UsageError(f"{words!r:.80} is not a criterion; examples: {EXAMPLES}")
         parts = match.groupdict()
         criterion = cls(words, where=parts["where"] or "*", times=int(parts["times"] or 1))
         if criterion.times < 1:
-            raise UsageError(f"{words!r:.80}: for 1 check or more")
+            raise UsageError(f"{words!r:.80}: the number of checks must be 1 or more")
         if "code" in parts:
             registry.find("rules", parts["code"])
             criterion.code = parts["code"]
@@ -88,7 +88,7 @@ class Criterion:
         if criterion.way and not criterion.over:
             criterion.over = "mean"
         if criterion.over and criterion.over not in AGGREGATES:
-            raise UnknownName("mean over layers", criterion.over, AGGREGATES)
+            raise UnknownName("aggregate over layers", criterion.over, AGGREGATES)
         if not criterion.way:
             criterion.sign = parts["sign"]
             try:
@@ -96,12 +96,17 @@ class Criterion:
                 if math.isnan(criterion.limit):
                     raise ValueError
             except ValueError:
-                raise UsageError(f"{words!r:.80}: {parts['limit']!r:.20} is no number") from None
+                raise UsageError(
+                    f"{words!r:.80}: {parts['limit']!r:.20} is not a number; give one such as 2 or 0.5"
+                ) from None
         return criterion
 
     def judge(self, report: Report) -> str:
-        """Why it holds now, for as many checks as it asks; "" where it does not. Where there is nothing to judge it
-        neither holds nor ends what held before."""
+        """Return why the criterion is met now, or "" if it is not.
+
+        It is met when it has been true at the required number of checks in a row. Reports without a value to compare
+        change nothing.
+        """
         reason = self._judge_verdict(report) if self.code else self._judge_metric(report)
         if reason is None:
             return ""
@@ -147,32 +152,34 @@ class Criterion:
 
 @dataclass
 class Best:
-    """Which check is the best so far: "min loss", "max accuracy", "min mean(alpha)"."""
+    """Tracks the best check so far by a rule such as "min loss", "max accuracy" or "min mean(alpha)"."""
 
     text: str
     way: str
-    name: str  # of a number that the loop gives, or of a metric
+    name: str  # name of a scalar from the training loop, or of a metric
     over: str = ""
     value: float = math.nan
     step: int = -1
 
     @classmethod
     def of(cls, text: str) -> Best:
-        """
-        :raises UsageError: it is no such sentence.
+        """Parse a rule.
+
+        :raises UsageError: the text is not such a rule.
+        :raises UnknownName: its metric or aggregate does not exist.
         """
         match = re.fullmatch(rf"(?P<way>min|max)\s+{METRIC_PATTERN}", text.strip())
         if match is None:
-            raise UsageError(f"{text!r:.60} does not say what is best: 'min loss', 'max accuracy', 'min mean(alpha)'")
+            raise UsageError(f"best={text!r:.60} must be like 'min loss', 'max accuracy' or 'min mean(alpha)'")
         over = match["over"] or ""
         if over:
             registry.find("metrics", match["inner"])
             if over not in AGGREGATES:
-                raise UnknownName("mean over layers", over, AGGREGATES)
+                raise UnknownName("aggregate over layers", over, AGGREGATES)
         return cls(text, match["way"], match["inner"] or match["metric"], over)
 
     def better(self, step: int, report: Report, scalars: Mapping[str, float]) -> bool:
-        """Is this check better than all before? Then it is the best one."""
+        """Return whether this check is better than all before, and remember it if so."""
         if self.over:
             values = list(metric_by_layer(report, self.name).values())
             value = AGGREGATES[self.over](values) if values else math.nan
@@ -187,7 +194,7 @@ class Best:
 
 
 def metric_by_layer(report: Report, name: str) -> dict[str, float]:
-    """A metric of each layer that has it, by the layer's name."""
+    """Return the values of a metric by layer name, for all layers that have it."""
     values: dict[str, Any] = {row.name: row.metrics.get(name) for row in report.rows if not row.skipped}
     return {layer: float(value) for layer, value in values.items() if isinstance(value, int | float)}
 

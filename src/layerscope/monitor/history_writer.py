@@ -1,4 +1,4 @@
-"""Adds checks to the history of a run; a check that cannot be written waits for room on the disk."""
+"""Appends checks to the history of a run; checks that cannot be written (disk full) stay in memory for a retry."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from layerscope.errors import OutputError
 from layerscope.persistence import run_journal
 from layerscope.records.report import Report
 
-MAX_WAITING = 16  # checks that wait for room on the disk
+MAX_WAITING = 16  # largest number of unwritten checks in memory
 
 
 class HistoryWriter:
-    """The journal of a run, and the checks that are not in it yet."""
+    """The journal file of a run, and the checks that are not in it yet."""
 
     def __init__(self, path: str | Path | None, name: str, *, resume: bool) -> None:
         """
-        :param path: of the journal; a temporary file, which goes with this object, where none is given.
+        :param path: path of the journal; None for a temporary file that is deleted with this object.
+        :param name: name of the run.
+        :param resume: continue an existing journal.
         """
         self.path = _temporary_file(self) if path is None else Path(path)
         self.journal = run_journal.Journal(self.path, name, resume=resume)
         self._waiting: list[tuple[int, Mapping[str, float], Report]] = []
 
     def add(self, step: int, scalars: Mapping[str, float], report: Report) -> list[str]:
-        """Add a check; warnings, where it could not be written."""
+        """Add a check; return warnings if it could not be written."""
         self._waiting.append((step, scalars, report))
         return self.write_waiting()
 
     def write_waiting(self) -> list[str]:
-        """Write what waits; what cannot be written goes on waiting, and the run goes on."""
+        """Write the waiting checks; keep those that cannot be written, and return warnings about them."""
         try:
             while self._waiting:
                 self.journal.append(*self._waiting[0])
@@ -40,25 +42,26 @@ class HistoryWriter:
         except OutputError as error:
             is_lost = len(self._waiting) > MAX_WAITING
             self._waiting = self._waiting[-MAX_WAITING:]
-            return [f"{error}: the run goes on; {'the oldest checks are lost' if is_lost else 'checks wait for room'}"]
+            state = "the oldest unwritten checks are lost" if is_lost else "unwritten checks are retried later"
+            return [f"{error}: training continues; {state}"]
         return []
 
     @property
     def waiting(self) -> int:
-        """Checks that are not written yet."""
+        """Number of checks that are not written yet."""
         return len(self._waiting)
 
     def reopen(self) -> None:
-        """Go on with the journal after it was closed.
+        """Continue the journal after it was closed.
 
-        :raises UsageError: somebody else writes it.
+        :raises UsageError: another process writes to it.
         """
         if not self.journal.open:
             self.journal = run_journal.Journal(self.journal.path, self.journal.name, resume=True)
 
 
 def _temporary_file(owner: object) -> Path:
-    """An empty file that goes with its owner, and not with a child of its process."""
+    """Create an empty file that is deleted with its owner, but not by child processes."""
     handle, path = tempfile.mkstemp(".layerscope")
     os.close(handle)
     weakref.finalize(owner, _remove_in_process, path, os.getpid())

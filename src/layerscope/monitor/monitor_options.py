@@ -1,4 +1,4 @@
-"""The options of a training monitor, checked before anything is measured."""
+"""Validates the options of a training monitor before the first measurement."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from layerscope.views import report_rows
 
 
 def check_schedule_options(every: Any, budget: Any) -> None:
-    """
-    :raises UsageError: a number of steps below 1, or a budget that is no share.
+    """Validate the number of steps between checks, and the budget.
+
+    :raises UsageError: ``every`` is not a whole number of at least 1, or ``budget`` is not above 0 and up to 1.
     """
     if not isinstance(every, SupportsIndex) or isinstance(every, bool) or every.__index__() < 1:
         raise UsageError(f"every must be a whole number of steps, 1 or more, not {every!r}")
     if budget is not None and not (isinstance(budget, float | int) and 0 < budget <= 1):
-        raise UsageError(f"budget is a share of the training time above 0 and up to 1, not {budget!r}")
+        raise UsageError(f"budget must be a share of the training time above 0 and up to 1, e.g. 0.05, not {budget!r}")
 
 
 def check_lenses(lenses: tuple[str, ...], data: Any, background: bool) -> None:
-    """
-    :raises UnknownName: no such lens.
-    :raises UsageError: the conditioning lens without data that can be gone through again, or in the background.
+    """Validate the lenses together with the data and the background option.
+
+    :raises UnknownName: there is no such lens.
+    :raises UsageError: the conditioning lens has no data, has data that can be read only once, or is in the background.
     """
     for lens in lenses or ("",):
         if lens not in LENSES:
             raise UnknownName("lens", lens, LENSES)
     if "conditioning" in lenses and (data is None or isinstance(data, Iterator)):
-        what = "an iterator, which can be gone through once" if data is not None else "none"
-        raise UsageError(f"the conditioning lens measures on data=(x, y), a few hundred examples: not on {what}")
+        found = "an iterator, which can be read only once" if data is not None else "missing"
+        raise UsageError(f"data is {found}; the conditioning lens needs data=(x, y) with a few hundred examples")
     if "conditioning" in lenses and background:
-        raise UsageError("conditioning runs the model: it cannot be measured in the background")
+        raise UsageError("conditioning runs the model and cannot be measured in the background; use background=False")
 
 
 def logged_metrics(log: Iterable[str] | str | None, lenses: tuple[str, ...]) -> tuple[str, ...]:
-    """The metrics that trackers are given.
+    """Return the names of the metrics to log to trackers.
 
-    :raises UnknownName: no such metric.
+    :raises UnknownName: there is no such metric.
     """
     names = as_tuple(log) if log is not None else tuple(name for lens in lenses for name in LOGGED_METRICS[lens])
     known = report_rows.metric_names()
@@ -51,26 +53,26 @@ def logged_metrics(log: Iterable[str] | str | None, lenses: tuple[str, ...]) -> 
 
 
 def as_tuple(values: Any) -> tuple[Any, ...]:
-    """Several values; a text, or an object that is none of several, alone."""
+    """Return the values as a tuple; a string or a single object becomes a tuple of one."""
     return (values,) if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
 
 
 def as_step(number: Any) -> int:
-    """The number of a step.
+    """Return the number of a step as an int.
 
-    :raises UsageError: it is no whole number.
+    :raises UsageError: it is not a whole number.
     """
     if isinstance(number, bool) or not isinstance(number, SupportsIndex):
-        raise UsageError(f"a step is a whole number, not {number!r:.40}")
+        raise UsageError(f"a step number must be a whole number, not {number!r:.40}")
     return number.__index__()
 
 
 def finite_scalars(scalars: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of a step that are finite.
+    """Return the scalars of a step that are finite, as floats.
 
-    :raises UsageError: one is no number.
+    :raises UsageError: a scalar is not a number.
     """
     try:
         return {str(name): float(value) for name, value in scalars.items() if math.isfinite(float(value))}
     except (TypeError, ValueError) as error:
-        raise UsageError(f"scalars of a step are numbers: {error}") from None
+        raise UsageError(f"scalars of a step must be numbers, e.g. loss=0.5: {error}") from None

@@ -1,8 +1,9 @@
-"""TempBalance: learning rates by layer that follow the spectra of the weights, for any torch optimiser.
+"""TempBalance: layer-wise learning rates from the spectra of the weights, for any torch optimizer.
 
-Zhou et al., NeurIPS 2023 ("Temperature Balancing, Layer-wise Weight Analysis, and Neural Network Training"): every
-epoch the rate of each layer is lr·[0.5 + (α − min)/(max − min)], α by Hill's estimator; the heavier a layer's tail, the
-better trained it is and the smaller its rate. The first and the last layer keep lr; norms follow the layer before them.
+In every epoch the rate of each layer is lr·[0.5 + (α − min)/(max − min)], with α from Hill's estimator. A heavier tail
+(smaller α) indicates a better trained layer, which gets a smaller rate. The first and the last layer keep lr; norms use
+the rate of the layer before them. Source: Zhou et al., NeurIPS 2023 ("Temperature Balancing, Layer-wise Weight
+Analysis, and Neural Network Training").
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from layerscope.edit.schedules import temp_balance
 from layerscope.errors import UsageError
 from layerscope.live.user_code import torch_parameters
 
-RATES = {"metric": "alpha_hill", "low": 0.5, "high": 1.5, "form": "linear"}  # the paper's
+RATES = {"metric": "alpha_hill", "low": 0.5, "high": 1.5, "form": "linear"}  # values of the paper
 
 
 class TempBalance:
-    """Scales the rates of an optimiser's groups, whatever another schedule makes of the common one.
+    """Scales the learning rates of an optimizer's parameter groups, on top of any other schedule.
 
     ::
 
@@ -36,26 +37,30 @@ class TempBalance:
 
     def __init__(self, optimizer: Any, model: Any, *, every: int = 1, **options: Any) -> None:
         """
-        :param optimizer: over the groups that :meth:`groups` gives.
-        :param every: calls of :meth:`step` from one analysis to the next.
-        :param options: of :func:`layerscope.edit.temp_balance`: metric, low, high, form, ends.
-        :raises UsageError: groups without names, or a number that is none.
+        :param optimizer: torch optimizer with the parameter groups from :meth:`groups`.
+        :param model: the model that it trains.
+        :param every: number of calls of :meth:`step` between analyses.
+        :param options: options of :func:`layerscope.edit.temp_balance`: metric, low, high, form, ends.
+        :raises UsageError: parameter groups have no layer names, or ``every`` is not a whole number of at least 1.
         """
         if not isinstance(every, int) or every < 1:
-            raise UsageError(f"every must be 1 or more, not {every!r}")
+            raise UsageError(f"every must be a whole number of at least 1, not {every!r}")
         nameless = [group for group in optimizer.param_groups if "layer" not in group]
         if nameless:
-            raise UsageError("the optimiser's groups name no layers: torch.optim.SGD(TempBalance.groups(model), lr=…)")
+            raise UsageError(
+                "the optimizer's groups have no layer names; use torch.optim.SGD(TempBalance.groups(model), lr=…)"
+            )
         self.optimizer, self.model, self.every = optimizer, model, every
         self.options = {**RATES, **options}
-        self.shares: dict[str, float] = {}  # of the common rate, by layer
+        self.shares: dict[str, float] = {}  # factor on the common rate, by layer
         self._count = 0
 
     @staticmethod
     def groups(model: Any, **options: Any) -> list[dict[str, Any]]:
-        """Parameter groups by layer: a weight of two axes or more, its bias, and the norms that follow.
+        """Return one parameter group per layer: a weight with two or more axes, its bias, and the norms after it.
 
-        :param options: of every group: weight_decay=…
+        :param options: options for every group, e.g. weight_decay=…
+        :raises UsageError: the model has no trainable parameter.
         """
         groups: list[dict[str, Any]] = []
         for name, parameter in torch_parameters(model).items():
@@ -66,18 +71,20 @@ class TempBalance:
                 groups.append({"params": [], "layer": name, "module": module, **options})
             groups[-1]["params"].append(parameter)
         if not groups:
-            raise UsageError("the model has no parameter that is trained")
+            raise UsageError("the model has no trainable parameter; set requires_grad=True for some")
         return groups
 
     def step(self) -> dict[str, float]:
-        """Analyse where it is due, and scale the rates; the rate of each layer.
+        """Analyze the weights if due, scale the rates, and return the rate of each layer.
 
-        :raises UsageError: the common rate is scaled already: call :meth:`undo` before another schedule's step.
+        :raises UsageError: another schedule changed scaled rates; call :meth:`undo` before its step.
         """
         for group in self.optimizer.param_groups:
             scaled = group.get("common_lr", math.nan) * group.get("share", math.nan)
             if "common_lr" in group and not math.isclose(group["lr"], scaled):
-                raise UsageError("another schedule has changed rates that are scaled: undo() comes first")
+                raise UsageError(
+                    "another schedule changed rates that TempBalance had scaled; call undo() before its step()"
+                )
         self.undo()
         if self._count % self.every == 0:
             report = analysis.analyze(self.model, min_evals=50)
@@ -89,7 +96,7 @@ class TempBalance:
         return {group["layer"]: group["lr"] for group in self.optimizer.param_groups}
 
     def undo(self) -> None:
-        """Give every group the common rate back, for another schedule to change."""
+        """Reset every group to the common rate, so that another schedule can change it."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group.pop("common_lr", group["lr"])  # the optimiser's state holds it, saved ones too
+            group["lr"] = group.pop("common_lr", group["lr"])  # in the group, so that saved states contain it
             group.pop("share", None)

@@ -1,4 +1,4 @@
-"""A training monitor: checks every so many steps, within a share of the time, in one history file."""
+"""The training monitor: checks a model every n steps, within a time budget, and stores the checks in one file."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from layerscope.records.history import History
 from layerscope.records.report import Report
 from layerscope.settings import Settings
 from layerscope.tensor_names import Selector
+from layerscope.text import plural
 
-Measured = tuple[int, Report, dict[str, float], Any]  # (step, report, scalars, the model or weights that were measured)
+Measured = tuple[int, Report, dict[str, float], Any]  # (step, report, scalars, measured model or weights)
 
 
 class Monitor:
-    """Rides along in a training loop, whatever the framework.
+    """Checks a model every n steps of a training loop, in any framework.
 
     ::
 
@@ -48,9 +49,8 @@ class Monitor:
                 break
         monitor.close()
 
-    It measures itself: a check that would cost more than ``budget`` of the training time is put off to the next step
-    that is due. The history is one file, to which each check is added; a process that is killed loses at most the check
-    that was being written.
+    The monitor times its own checks and skips a check that would exceed ``budget``, a share of the training time. Each
+    check is appended to one history file, so that a killed process loses at most the check that it was writing.
     """
 
     def __init__(
@@ -62,22 +62,28 @@ class Monitor:
         clock: Callable[[], float] | None = None, **options: Any,
     ) -> None:  # fmt: skip
         """
-        :param model: a live model of any framework; where weights are values that the loop replaces (JAX), the first
-            of them, and ``step(model=…)`` gives the later ones.
-        :param every: steps from one check to the next; the first step is checked.
-        :param lenses: "spectra" (weights alone), "conditioning" (PyTorch, with ``data`` and ``loss``), "landscape" (how
-            far the weights have moved).
-        :param budget: share of the training time that checks may take, 0.05; None for no limit.
-        :param background: analyse a copy in a thread: ``step`` returns the check at the first step after it is done.
-            Spectra and landscape only.
-        :param path: of the history; a temporary file where none is given.
-        :param resume: go on with a history that exists.
-        :param warn_on, stop_on: sentences like "alpha in fc* < 2" (:mod:`layerscope.monitor.criteria`).
-        :param best: "min loss", "max accuracy", "min mean(alpha)": weights at the best check are kept for
-            :meth:`restore`.
-        :param log: metrics that :attr:`Check.metrics` has of each layer.
-        :param options: settings by name, and with the conditioning lens what :func:`~layerscope.conditioning` takes.
-        :raises UsageError: numbers out of range, unknown lenses or criteria, a path that exists.
+        :param model: live model of any framework. If the loop replaces the weights (JAX), pass the initial weights here
+            and the later ones to ``step(model=…)``.
+        :param every: number of steps between checks; the first step is checked.
+        :param lenses: one or more of "spectra" (weights only), "conditioning" (PyTorch, with ``data`` and ``loss``) and
+            "landscape" (distances that the weights have moved).
+        :param data, loss: data and loss for the conditioning lens, as for :func:`~layerscope.conditioning`.
+        :param layers: names, globs or indices of the layers to check; None for all.
+        :param budget: largest share of the training time to spend on checks; None for no limit.
+        :param background: analyze a copy of the model in a thread. ``step`` then returns the check at the first step
+            after it is done. Not available for the conditioning lens.
+        :param path: history file; None for a temporary file.
+        :param resume: continue an existing history file.
+        :param name: name of the run.
+        :param warn_on, stop_on: criteria such as "alpha in fc* < 2" (:mod:`layerscope.monitor.criteria`) for warnings,
+            and for the request to stop.
+        :param best: "min loss", "max accuracy" or "min mean(alpha)", for example. The weights of the best check are
+            stored for :meth:`restore`.
+        :param log: metrics of each layer to include in :attr:`Check.metrics`.
+        :param clock: function that returns the time in seconds; by default ``time.perf_counter``.
+        :param settings, options: settings of the analysis, as an object and by name. With the conditioning lens,
+            ``options`` also takes those of :func:`~layerscope.conditioning`.
+        :raises UsageError: a number is out of range, a lens or criterion is unknown, or the path exists already.
         """
         check_schedule_options(every, budget)
         self.lenses = as_tuple(lenses)
@@ -87,7 +93,7 @@ class Monitor:
         self.data, self.loss, self.layers, self.settings = data, loss, layers, settings
         self.options = options
         if "conditioning" not in self.lenses and not (isinstance(model, Mapping) and not model):
-            analysis.describe(model, layers=layers, settings=settings, **options)  # what is wrong is said now
+            analysis.describe(model, layers=layers, settings=settings, **options)  # raises errors early
         self.warn_on, self.stop_on = ([Criterion.of(x) for x in as_tuple(texts)] for texts in (warn_on, stop_on))
         self.best = Best.of(best) if best else None
         self.stopped = ""  # why the run should stop
@@ -95,66 +101,67 @@ class Monitor:
         self._background = BackgroundCheck()
         self._warnings = WarningLog()
         self._best_weights: Any = None
-        self._history: History | None = None  # as it was read last
-        self._first_report: Report | None = None  # verdicts speak of what changed since
+        self._history: History | None = None  # last one read from the file
+        self._first_report: Report | None = None  # verdicts describe changes since then
         self._first_weights: Any = None
         self._previous_weights: Any = None
         self._writer = HistoryWriter(path, name, resume=resume)
         last = self.journal.last
-        if last is not None:  # what held before the interruption goes on to hold
+        if last is not None:  # restore the state of criteria and warnings
             self._replay()
             self._schedule.advance(last.step)
         self._is_resumed = last is not None
-        self.now = last.step if last is not None else -1  # the last step that was seen
+        self.now = last.step if last is not None else -1  # number of the last step
         self._last_checked = self.now
 
     @property
     def journal(self) -> run_journal.Journal:
-        """The file to which each check is added."""
+        """The file that each check is appended to."""
         return self._writer.journal
 
     @property
     def every(self) -> int:
-        """Steps from one check to the next."""
+        """Number of steps between checks."""
         return self._schedule.every
 
     @property
     def budget(self) -> float | None:
-        """Share of the training time that checks may take."""
+        """Largest share of the training time to spend on checks; None for no limit."""
         return self._schedule.budget
 
     @property
     def seconds(self) -> float:
-        """Seconds that checks took so far."""
+        """Time spent on checks so far, in seconds."""
         return self._schedule.seconds
 
     @property
     def skipped(self) -> int:
-        """Checks that the budget did not allow."""
+        """Number of checks skipped because of the budget."""
         return self._schedule.skipped
 
     @property
     def share(self) -> float:
-        """Of the training time that checks took so far."""
+        """Time spent on checks so far, as a share of the training time."""
         return self._schedule.share
 
     def step(self, number: int | None = None, *, model: Any = None, **scalars: float) -> Check | None:
-        """One step of the loop is done; what was found, where it was checked.
+        """Register a finished training step; return the check if one was made, else None.
 
-        :param number: of the step; without it steps are counted from 0.
-        :param model: the weights now, where they are values.
-        :param scalars: numbers that belong to the step: loss=…, accuracy=…
-        :raises UsageError: a number that does not ascend, a scalar that is no number, a monitor that is closed.
+        :param number: number of the step; steps are counted from 0 if it is omitted.
+        :param model: the current weights, if the loop replaces them (JAX).
+        :param scalars: numbers to store with the step, e.g. loss=…, accuracy=…
+        :raises UsageError: the number is not larger than that of the step before, a scalar is not a number, or the
+            monitor is closed.
         """
         return self.advance(scalars, number, model)
 
     def advance(self, scalars: Mapping[str, Any], number: int | None = None, model: Any = None) -> Check | None:
-        """:meth:`step` with the scalars as a mapping: whatever they are called."""
+        """Like :meth:`step`, with the scalars as a mapping, so that they can have any name."""
         now = self.now + 1 if number is None else as_step(number)
         if now <= self.now:
-            raise UsageError(f"step {now} after step {self.now}: steps ascend")
+            raise UsageError(f"step {now} after step {self.now}: step numbers must increase")
         if not self.journal.open:
-            raise UsageError("the monitor is closed: reopen() goes on with its history")
+            raise UsageError("the monitor is closed; call reopen() to continue its history")
         self.now = now
         self._schedule.start()
         if model is not None:
@@ -168,12 +175,15 @@ class Monitor:
         return self.check(now, scalars) or finished
 
     def check(self, step: int, scalars: Mapping[str, Any] | None = None) -> Check | None:
-        """Check now, as this step, whatever the budget; None where it is done in the background, or failed.
+        """Check now and store the result under this step, even if this exceeds the budget.
 
-        :raises UsageError: the first check cannot be made; of a later one a warning says so, and the run goes on.
+        Return None if the check runs in the background or failed. Failures after the first check only cause a warning.
+
+        :raises LayerscopeError: the first check failed.
+        :raises UsageError: the step is not larger than that of the check before.
         """
         if step <= self._last_checked:
-            raise UsageError(f"step {step} after step {self._last_checked}: steps ascend")
+            raise UsageError(f"step {step} after step {self._last_checked}: step numbers must increase")
         numbers, is_first = finite_scalars(scalars or {}), self._last_checked < 0
         self.now, self._last_checked = max(self.now, step), step
         self._schedule.advance(step)
@@ -185,7 +195,7 @@ class Monitor:
             except LayerscopeError as error:
                 if is_first:
                     raise
-                warn_user(f"step {step}: it could not be checked: {error}")
+                warn_user(f"step {step} could not be checked: {error}")
         return None
 
     def _start_background_check(self, step: int, snapshot: Any, scalars: dict[str, float]) -> None:
@@ -196,10 +206,10 @@ class Monitor:
         self._background.start(measure)
 
     def _take_background_check(self) -> Check | None:
-        """The check that the thread made; a failure becomes a warning."""
+        """Return the check from the thread; a failure becomes a warning."""
         result = self._background.take()
         if isinstance(result, Exception):
-            warn_user(f"step {self._last_checked}: it could not be checked: {type(result).__name__}: {result}")
+            warn_user(f"step {self._last_checked} could not be checked: {type(result).__name__}: {result}")
             return None
         return self._judge(*result) if result is not None else None
 
@@ -216,10 +226,10 @@ class Monitor:
         return step, report, scalars, model
 
     def _measure_distances(self, model: Any) -> dict[str, float]:
-        """l2 distances of the learned weights from those of the first check and of the one before."""
+        """Return the l2 distances of the trained weights from the first check and from the previous one."""
         weights = snapshots.copy_learned_tensors(model)
         distances = {}
-        if self._first_weights is not None and not self._is_resumed:  # of a resumed run the start is not known
+        if self._first_weights is not None and not self._is_resumed:  # a resumed run no longer has its first weights
             distances["distance_from_start"] = snapshots.distance(weights, self._first_weights)
         if self._previous_weights is not None:
             distances["distance_moved"] = snapshots.distance(weights, self._previous_weights)
@@ -241,7 +251,7 @@ class Monitor:
         return Check(step, report, scalars, flatten_metrics(report, scalars, reasons, self.log), tuple(reasons), stop)
 
     def _replay(self) -> None:
-        """Judge what is in the history, so that what is counted goes on to count."""
+        """Evaluate all criteria on the stored history, so that their counts of checks in a row continue."""
         for record in run_journal.read_records(self._writer.path):
             self._first_report = self._first_report or record.report
             for criterion in (*self.warn_on, *self.stop_on):
@@ -252,41 +262,44 @@ class Monitor:
 
     @property
     def history(self) -> History:
-        """All checks so far, read from the file.
+        """All checks so far, read from the history file.
 
-        :raises UsageError: there is none.
+        :raises UsageError: no check was made yet.
         """
         if self._last_checked < 0:
-            raise UsageError("nothing was checked yet: call step() in the loop")
+            raise UsageError("nothing was checked yet; call step() in the training loop")
         if self._history is None or self._history.steps[-1] != self._last_checked:
             self._history = report_file.load_history(self.journal.path)
         return self._history
 
     @property
     def restorable(self) -> bool:
-        """Does it hold the weights of the best check? Those of a process before this one it does not."""
+        """Whether the weights of the best check are in memory. Weights from an earlier process are not."""
         return self._best_weights is not None
 
     def restore(self) -> Any:
-        """Put the weights of the best check back into the model; where weights are values, return them.
+        """Restore the weights of the best check and return the model, or the weights if the loop replaces them (JAX).
 
-        :raises UsageError: ``best`` was not asked for, no check had its number, or it was made by another process.
+        :raises UsageError: ``best`` was not set, no check had its value, or an earlier process made the best check.
         """
         if self.best is None or self._best_weights is None:
-            why = "best= was not asked for" if self.best is None else f"no check had a number for {self.best.text!r}"
+            why = "best= was not set, e.g. best='min loss'"
+            if self.best is not None:
+                why = f"no check had a value for {self.best.text!r}"
             if self.best is not None and self.best.step >= 0:
-                why = f"the best check, step {self.best.step}, was made before this process"
-            raise UsageError(f"there are no weights to restore: {why}")
+                why = f"an earlier process made the best check, step {self.best.step}"
+            raise UsageError(f"there are no weights to restore: {why}; load a checkpoint instead")
         return snapshots.restore_state(self.model, self._best_weights)
 
     def close(self) -> Check | None:
-        """Wait for the check that is being made, write what waits, let others write the file."""
+        """Wait for a running check and return it, write unwritten checks, and release the history file."""
         if not self.journal.open:
             return None
         try:
             check = self._take_background_check() if self._background.is_running else None
             if self._writer.write_waiting():
-                warn_user(f"{self.journal.path}: {self._writer.waiting} checks could not be written and are lost")
+                lost = plural(self._writer.waiting, "check")
+                warn_user(f"{self.journal.path}: lost {lost} that could not be written")
             if self._last_checked >= 0:
                 self._warn_unevaluated_criteria()
             return check
@@ -294,9 +307,9 @@ class Monitor:
             self.journal.close()
 
     def reopen(self) -> Monitor:
-        """Go on with the history after :meth:`close`.
+        """Continue the history after :meth:`close`.
 
-        :raises UsageError: somebody else writes it.
+        :raises UsageError: another process writes to the history file.
         """
         self._writer.reopen()
         return self
@@ -304,9 +317,9 @@ class Monitor:
     def _warn_unevaluated_criteria(self) -> None:
         for criterion in (*self.warn_on, *self.stop_on):
             if not criterion.heard:
-                warn_user(f"{criterion.text!r} was never judged: no layer had it")
+                warn_user(f"the criterion {criterion.text!r} was never evaluated: no layer had a value for it")
         if self.best is not None and self.best.step < 0:
-            warn_user(f"{self.best.text!r}: no check had that number")
+            warn_user(f"best={self.best.text!r}: no check had this value; pass it to step()")
 
     def __enter__(self) -> Monitor:
         return self

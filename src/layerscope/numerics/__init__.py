@@ -1,1 +1,1 @@
-"""Pure functions on arrays: arrays in, arrays or records out; no files, no logging, no global state."""
+"""Pure functions on arrays, without files, logging or global state."""

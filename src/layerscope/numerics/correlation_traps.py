@@ -1,4 +1,4 @@
-"""Correlation traps: outliers of a shuffled matrix, which only single large entries can make."""
+"""Correlation traps: eigenvalues of a shuffled matrix beyond the random bulk, caused by single outlier weights."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from layerscope.numerics.spectrum import Mode, Spectrum
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-MAX_LOCATED_TRAPS = 32  # traps of one shuffle whose vectors are looked at; the others are counted
-MEAN_REMOVAL_THRESHOLD = 0.5  # |mean|·(nm)^¼/σ above which the entries are centered: from 1 on it makes an outlier
+MAX_LOCATED_TRAPS = 32  # most traps of one shuffle to locate by their eigenvectors; further ones are only counted
+MEAN_REMOVAL_THRESHOLD = 0.5  # |mean|·(nm)^¼/σ above which entries are centered; from 1 on the mean causes an outlier
 
 
 def analyze_shuffle(shuffler: Shuffler, seed: list[int], rate: float) -> tuple[Spectrum, list[tuple[Mode, int]]]:
-    """The spectrum of one shuffle, and its traps with the place, before the shuffle, of the entry that carries each.
+    """Return the spectrum of one shuffle and its traps, each with the original position of its outlier weight.
 
-    Each matrix is judged by itself: its mean, which shuffling leaves as it is, is taken out; an eigenvalue is a trap
-    beyond the Tracy–Widom edge of the matrix's own bulk at rate/k
+    Each matrix is judged separately. Its mean is removed, because shuffling does not change it. An eigenvalue is a trap
+    if it lies beyond the Tracy–Widom edge of the matrix's own bulk at rate/k
     (:func:`~layerscope.numerics.random_matrix.spikes_and_sigma`).
+
+    :param rate: chance that a stack of k random matrices shows a trap.
+    :return: (spectrum, list of (mode, position in the flattened matrix before the shuffle)).
     """
     shuffled = shuffler.shuffle(seed)
     evals, scale, eps = spectra.eigenvalues(shuffled, rough=True)
@@ -66,7 +69,7 @@ def _traps_of_matrix(
 
 
 def _restore_positions(shuffler: Shuffler, seed: list[int], traps: list[tuple[Mode, int]]) -> list[tuple[Mode, int]]:
-    """The same traps with their places before the shuffle; −1 for those that were only counted."""
+    """Replace shuffled positions by the positions before the shuffle; −1 for traps that were only counted."""
     origins: dict[tuple[int, int], int] = {}
     for number in {mode.slice for mode, _ in traps}:
         positions = [position for mode, position in traps if mode.slice == number and position >= 0]

@@ -1,4 +1,4 @@
-"""Numbers that JSON can hold."""
+"""Conversion of numbers to values that JSON can represent."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import math
 
 
 def finite_or_none(value: float) -> float | None:
-    """The number, or None where it is NaN or infinite."""
+    """Return the number, or None if it is NaN or infinite."""
     return float(value) if math.isfinite(value) else None

@@ -1,9 +1,10 @@
-"""Exact spectra of Fisher blocks from the rows that made them: no Kronecker assumption, no matrix of parameters.
+"""Exact spectra of Fisher blocks from layer inputs and output gradients, without the Kronecker approximation.
 
-Per-example gradients of a layer are gᵢ = Σₜ dᵢₜ ⊗ xᵢₜ, so that gᵢ·gⱼ = Σₜₛ (xᵢₜ·xⱼₛ)(dᵢₜ·dⱼₛ): the N × N matrix
-G = (gᵢ·gⱼ)/N has the nonzero eigenvalues of F = (1/N) Σ gᵢgᵢᵀ, and the sum of the G of all layers those of the whole
-model's. Rows x (N, T, d), d (N, T, o), T positions; NumPy arrays. Source: Karakida, Akaho & Amari, AISTATS 2019 (the
-dual of the Fisher matrix); Martens & Grosse, ICML 2015 (K-FAC).
+The per-example gradients of a layer are gᵢ = Σₜ dᵢₜ ⊗ xᵢₜ, so that gᵢ·gⱼ = Σₜₛ (xᵢₜ·xⱼₛ)(dᵢₜ·dⱼₛ). The N × N matrix
+G = (gᵢ·gⱼ)/N has the nonzero eigenvalues of the Fisher block F = (1/N) Σ gᵢgᵢᵀ; no matrix over the parameters is
+formed. The sum of G over all layers has the eigenvalues of the whole model's Fisher matrix. Inputs x have shape
+(N, T, d), output gradients d have shape (N, T, o), with N examples and T positions; both are NumPy arrays. Source:
+Karakida, Akaho & Amari, AISTATS 2019 (the dual of the Fisher matrix); Martens & Grosse, ICML 2015 (K-FAC).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from layerscope.numerics.lapack_eigenvalues import eigvalsh
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-BLOCK_ENTRIES = 1 << 24  # entries of one block of products
+BLOCK_ENTRIES = 1 << 24  # most entries of one block of products, to bound memory
 
 
 class Quality(NamedTuple):
-    """How well K-FAC's product stands for the block that it approximates."""
+    """How well K-FAC's Kronecker product approximates a Fisher block."""
 
-    cosine: float  # ⟨F, S_x ⊗ S_d⟩ / (‖F‖‖S_x ⊗ S_d‖), Frobenius
-    floor: float  # max ‖gᵢ‖²/N: λmax(F) of so few examples cannot be less
+    cosine: float  # ⟨F, S_x ⊗ S_d⟩ / (‖F‖‖S_x ⊗ S_d‖), Frobenius norm; 1 if both are proportional
+    floor: float  # max ‖gᵢ‖²/N: lower bound of λmax(F) for N examples
 
 
 def gram(x: Array, d: Array) -> Floats:
-    """G (N, N): products of the examples' gradients over N, in float64."""
+    """Return G (N, N): inner products of the per-example gradients divided by N, in float64."""
     n, positions = x.shape[:2]
     if positions == 1:
         flat_x, flat_d = x[:, 0].astype(np.float64), d[:, 0].astype(np.float64)
@@ -46,13 +47,13 @@ def gram(x: Array, d: Array) -> Floats:
 
 
 def spectrum(g: Floats) -> Floats:
-    """The eigenvalues of F above zero and zeros up to N, ascending."""
+    """Return the N eigenvalues of G in ascending order: the nonzero eigenvalues of F, and zeros."""
     evals: Floats = np.maximum(eigvalsh(g[None])[0].astype(np.float64), 0.0)
     return evals
 
 
 def quality(g: Floats, x: Array, d: Array, s_x: Floats, s_d: Floats) -> Quality:
-    """K-FAC's product against the exact block, of which only the rows are known."""
+    """Compare K-FAC's product S_x ⊗ S_d with the exact block, given by its Gram matrix ``g`` and rows x, d."""
     x64, d64 = x.astype(np.float64), d.astype(np.float64)
     forms_x = np.einsum("nti,ij,nsj->nts", x64, s_x, x64, optimize=True)
     forms_d = np.einsum("nti,ij,nsj->nts", d64, s_d, d64, optimize=True)

@@ -1,4 +1,4 @@
-"""The density of a handful of numbers."""
+"""Peak of the estimated density of a small sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def peak_of(values: Sequence[float]) -> float:
-    """Where the density is largest: Gaussian kernel of width 0.9·min(sd, IQR/1.34)·n^−⅕ (Silverman 1986)."""
+    """Return the maximum of a kernel density estimate: Gaussian, width 0.9·min(sd, IQR/1.34)·n^−⅕ (Silverman 1986)."""
     x = np.sort(np.asarray(values, np.float64))
     quartiles = np.interp([0.25, 0.75], np.linspace(0, 1, len(x)), x)
     spread = min(float(x.std(ddof=1)), float(quartiles[1] - quartiles[0]) / 1.34) if len(x) > 1 else 0.0

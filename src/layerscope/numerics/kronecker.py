@@ -1,12 +1,12 @@
-"""The spectrum of a Kronecker product, read off the spectra of its two factors and never formed.
+"""Spectrum of a Kronecker product, computed from the spectra of its two factors without forming the product.
 
-A ⊗ B of symmetric matrices with eigenvalues aᵢ ≥ 0 (m of them) and bⱼ ≥ 0 (n) has the eigenvalues aᵢbⱼ: its largest
-is a₁b₁, its trace the product of the traces, its rank the product of the ranks, its condition number the product of
-both. What lies in between, the eigenvalue that a share of them reaches, is *not* a product; here it is found exactly in
-O(m log n) time and O(m + n) memory. Source: Huang et al., ECCV 2020 (arXiv 2002.10801), Proposition 1; van Loan,
-J. Comput. Appl. Math. 123 (2000).
+For symmetric matrices with eigenvalues aᵢ ≥ 0 (m values) and bⱼ ≥ 0 (n values), A ⊗ B has the eigenvalues aᵢbⱼ. Its
+largest eigenvalue is a₁b₁; trace, rank and condition number are the products of those of A and B. Percentiles of the
+eigenvalues are *not* products of percentiles. They are computed exactly here, in O(m log n) time and O(m + n) memory.
+Source: Huang et al., ECCV 2020 (arXiv 2002.10801), Proposition 1; van Loan, J. Comput. Appl. Math. 123 (2000).
 
-Spectra are ascending, of covariances that are not centred; what is at or below the rounding of the largest is zero.
+All spectra are in ascending order and belong to uncentered covariances. Eigenvalues at or below the rounding error of
+the largest one count as zero.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 EPS = float(np.finfo(np.float64).eps)
-ZERO_TOLERANCE = 1e-13  # relative to the largest: eigenvalues below are zero, however precise the rows were
-FLOATS_AROUND_BORDER = 2  # floats around a quotient among which the exact border lies
+ZERO_TOLERANCE = 1e-13  # eigenvalues below this share of the largest count as zero, whatever the precision of the rows
+FLOATS_AROUND_BORDER = 2  # the exact border lies within this many floats of a quotient
 
 
 def zero_negligible(evals: Floats, eps: float = EPS) -> Floats:
-    """The same, ascending, with zero for what cannot be told from it: ≤ max(d·ε, 1e-13)·λmax, negative values too."""
+    """Return the eigenvalues ascending, with those at or below max(d·ε, 1e-13)·λmax, and negative ones, set to zero."""
     ascending = np.sort(np.asarray(evals, np.float64))
     if len(ascending):
         ascending[ascending <= max(len(ascending) * eps, ZERO_TOLERANCE) * max(ascending[-1], 0.0)] = 0.0
@@ -33,19 +33,22 @@ def zero_negligible(evals: Floats, eps: float = EPS) -> Floats:
 
 
 def rank(evals: Floats, eps: float = EPS) -> int:
-    """How many eigenvalues are not zero."""
+    """Return the number of nonzero eigenvalues."""
     return int(np.count_nonzero(zero_negligible(evals, eps)))
 
 
 def percentile_rank(share: float, count: int) -> int:
-    """⌈p/100·count⌉, from 1: which of the eigenvalues, from the largest, the p-th percentile is."""
+    """Return ⌈p/100·count⌉, the rank of the p-th percentile counted from the largest eigenvalue, starting at 1."""
     return min(count, max(1, math.ceil(share / 100 * count - 1e-9)))
 
 
 def kappa(evals: Floats, share: float = 100.0, eps: float = EPS, count: int | None = None) -> float:
-    """Generalised condition number κ_p = λmax / λ_(p), λ_(p) the ⌈p/100·d⌉-th largest; κ₁₀₀ is the usual one.
+    """Generalized condition number κ_p = λmax / λ_(p), λ_(p) the ⌈p/100·d⌉-th largest; κ₁₀₀ is the usual one.
 
-    Infinite where λ_(p) is zero, NaN where all of them are. ``count``: d, where those that are not here are zero.
+    The result is infinite if λ_(p) is zero, and NaN if all eigenvalues are zero.
+
+    :param share: p in percent.
+    :param count: d, if more than ``len(evals)``; the missing eigenvalues count as zero.
     """
     ascending = zero_negligible(evals, eps)
     if not len(ascending):
@@ -57,16 +60,16 @@ def kappa(evals: Floats, share: float = 100.0, eps: float = EPS, count: int | No
 
 
 def kappa_nonzero(evals: Floats, eps: float = EPS) -> float:
-    """λmax over the smallest eigenvalue that is not zero."""
+    """Return λmax divided by the smallest nonzero eigenvalue."""
     nonzero = zero_negligible(evals, eps)
     nonzero = nonzero[nonzero > 0]
     return float(nonzero[-1] / nonzero[0]) if len(nonzero) else math.nan
 
 
 def product_kappa(a: Floats, b: Floats, share: float = 100.0, eps: float = EPS) -> float:
-    """κ_p of A ⊗ B. For p < 100 it is not κ_p(A)·κ_p(B).
+    """Return κ_p of A ⊗ B; for p < 100 it differs from κ_p(A)·κ_p(B).
 
-    An eigenvalue of the product is zero where one of its factors is: two small ones that are not make one that is not.
+    An eigenvalue of the product counts as zero only if one of its two factors does, however small it is.
     """
     a, b = zero_negligible(a, eps), zero_negligible(b, eps)
     if not len(a) or not len(b):
@@ -75,10 +78,10 @@ def product_kappa(a: Floats, b: Floats, share: float = 100.0, eps: float = EPS) 
 
 
 def nth_largest_product(a: Floats, b: Floats, which: int) -> float:
-    """The ``which``-th largest (from 1) of all aᵢbⱼ, to the last bit what sorting them all would give.
+    """Return the ``which``-th largest (from 1) of all aᵢbⱼ, bit for bit as sorting all products would.
 
-    Bisection over the bits of the positive floats; for each threshold τ the products at or above it are counted by the
-    place of the smallest b with fl(aᵢ·b) ≥ τ, which lies within two floats of τ/aᵢ.
+    The function bisects over the bit patterns of positive floats. To count the products at or above a threshold τ, it
+    looks up the smallest b with fl(aᵢ·b) ≥ τ for each aᵢ; this border lies within two floats of τ/aᵢ.
     """
     a, b = a[a > 0], b[b > 0]
     if which > len(a) * len(b):
@@ -86,7 +89,7 @@ def nth_largest_product(a: Floats, b: Floats, which: int) -> float:
     if which == len(a) * len(b):
         return float(a[0] * b[0])
     low, high = (int(np.float64(x).view(np.int64)) for x in (a[0] * b[0], a[-1] * b[-1]))
-    while low < high:  # the largest τ that at least ``which`` products reach
+    while low < high:  # find the largest τ that at least ``which`` products reach
         middle = (low + high + 1) // 2
         if _count_products_reaching(a, b, float(np.int64(middle).view(np.float64))) >= which:
             low = middle
@@ -96,7 +99,10 @@ def nth_largest_product(a: Floats, b: Floats, which: int) -> float:
 
 
 def effective_rank(evals: Floats) -> float:
-    """exp(−Σ pᵢ ln pᵢ), pᵢ = λᵢ/Σλ: 1 where one direction holds all, d where all are equal (Roy & Vetterli 2007)."""
+    """Effective rank exp(−Σ pᵢ ln pᵢ) with pᵢ = λᵢ/Σλ (Roy & Vetterli 2007).
+
+    It is 1 if one eigenvalue is nonzero, and d if all d eigenvalues are equal.
+    """
     ascending = zero_negligible(evals)
     total = float(ascending.sum())
     if total <= 0:
@@ -106,7 +112,7 @@ def effective_rank(evals: Floats) -> float:
 
 
 def _count_products_reaching(a: Floats, b: Floats, threshold: float) -> int:
-    """How many products a·b are at least ``threshold``; a, b positive and ascending."""
+    """Return the number of products a·b of at least ``threshold``; a and b are positive and ascending."""
     with np.errstate(over="ignore"):
         border = threshold / a
         for _ in range(FLOATS_AROUND_BORDER):

@@ -1,10 +1,11 @@
-"""Extreme eigenvalues, trace and density of a symmetric matrix that is only known by its products with vectors.
+"""Extreme eigenvalues, trace and density of a symmetric matrix that is given only as a matrix–vector product.
 
-Lanczos in blocks as wide as the number of eigenvalues asked for, so that multiple ones are all found, and with full
-re-orthogonalisation, so that none is found twice; what comes out carries its residual ‖Av − θv‖, within which an
-eigenvalue of A lies. Trace and density by Rademacher probes: zᵀAz has the trace as its mean (Hutchinson 1990), and m
-steps from z give the nodes and weights of a Gauss quadrature of the density (Golub & Welsch 1969; Ubaru, Chen & Saad
-2017). Vectors are NumPy arrays or tensors, on the device that they are on; coefficients are float64.
+The largest eigenvalues come from block Lanczos. The block is as wide as the number of requested eigenvalues, so that
+multiple eigenvalues are all found; full reorthogonalization prevents duplicates. Each eigenvalue θ is returned with its
+residual ‖Av − θv‖: an eigenvalue of A lies within this distance of θ. Trace and density use random ±1 probe vectors z:
+the mean of zᵀAz is the trace (Hutchinson 1990), and m Lanczos steps from z give nodes and weights of a Gauss quadrature
+of the density (Golub & Welsch 1969; Ubaru, Chen & Saad 2017). Vectors are NumPy arrays or tensors and stay on their
+device; coefficients are float64.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
 Product = Callable[[Any], Any]
-MIN_RELATIVE_LENGTH = 1e-5  # of a vector's length: what is left of it is rounding, or nothing new
+MIN_RELATIVE_LENGTH = 1e-5  # share of a vector's length below which the part orthogonal to the basis is rounding
 
 
 class Extremes(NamedTuple):
-    """The largest eigenvalues, and what is known of the smallest."""
+    """The largest eigenvalues, and an upper bound of the smallest."""
 
     values: Floats  # (k,) largest first
-    residuals: Floats  # (k,) ‖Av − θv‖ of each
-    least: float  # smallest Ritz value: an upper bound of the smallest eigenvalue
-    least_residual: float
-    converged: bool  # is every residual of the largest within the tolerance?
-    products: int  # of the matrix with a vector
-    asymmetry: float  # largest |⟨u, Av⟩ − ⟨Au, v⟩| that was seen, over |θ|: of a symmetric matrix, rounding
-    vectors: Any = None  # (k, n) of the largest, where asked for
+    residuals: Floats  # (k,) ‖Av − θv‖ of each value
+    least: float  # smallest Ritz value, an upper bound of the smallest eigenvalue
+    least_residual: float  # residual of the smallest Ritz value
+    converged: bool  # whether the residuals of all largest values are within the tolerance
+    products: int  # number of matrix–vector products
+    asymmetry: float  # largest |⟨u, Av⟩ − ⟨Au, v⟩| / |θ|; only rounding error if A is symmetric
+    vectors: Any = None  # (k, n) eigenvectors of the largest values, if requested
 
 
 class Quadrature(NamedTuple):
-    """Nodes and weights of the spectral density, a row per probe; weights of a row add up to 1."""
+    """Nodes and weights of the spectral density, one row per probe; the weights of a row add up to 1."""
 
     nodes: Floats  # (probes, steps)
     weights: Floats  # (probes, steps)
@@ -44,17 +45,17 @@ class Quadrature(NamedTuple):
 
     @property
     def trace(self) -> float:
-        """Their mean."""
+        """Mean of the trace estimates."""
         return float(self.traces.mean())
 
     @property
     def trace_error(self) -> float:
-        """Standard error of the mean; NaN of a single probe."""
+        """Standard error of the mean; NaN for a single probe."""
         return float(self.traces.std(ddof=1)) / math.sqrt(len(self.traces)) if len(self.traces) > 1 else math.nan
 
 
 class _OrthonormalBasis:
-    """Orthonormal vectors, as rows of a matrix that grows."""
+    """Orthonormal vectors, stored as the rows of a growing matrix."""
 
     def __init__(self, like: Any) -> None:
         self.like, self.size = like, 0
@@ -65,13 +66,13 @@ class _OrthonormalBasis:
         return self._rows[: self.size]
 
     def remove_projections(self, vector: Any) -> Any:
-        """What of a vector is orthogonal to all rows; twice is enough (Parlett 1998, §6.9)."""
+        """Return the part of a vector orthogonal to all rows; projecting twice is enough (Parlett 1998, §6.9)."""
         for _ in range(2):
             vector = vector - self.rows.T @ (self.rows @ vector)
         return vector
 
     def add(self, vector: Any) -> bool:
-        """Take up what is new of a vector; False where nothing is."""
+        """Add the normalized part of a vector that is orthogonal to the basis; return False if there is none."""
         length = _norm(vector)
         new_part = self.remove_projections(vector / length) if length > 0 else vector
         size = _norm(new_part)
@@ -91,11 +92,13 @@ def largest(
     product: Product, like: Any, k: int = 1, *, rtol: float = 1e-3, max_products: int = 200, seed: int = 0,
     vectors: bool = False,
 ) -> Extremes:  # fmt: skip
-    """The k largest eigenvalues (not of |A|, of A) of an n × n matrix, counted as often as they occur.
+    """Return the k largest eigenvalues of an n × n matrix A (by value, not by magnitude), with multiplicity.
 
-    :param like: a vector: its length, type and device are those of all others.
-    :param rtol: residual that is small enough, over the largest |θ|.
-    :param max_products: products of the matrix at most; the residuals say how near the values are then.
+    :param product: function that returns A·v for a vector v.
+    :param like: a vector with the length, type and device that all vectors shall have.
+    :param rtol: residual, relative to the largest |θ|, at which the values count as converged.
+    :param max_products: maximum number of products; the residuals then state how accurate the values are.
+    :param vectors: also return the eigenvectors.
     """
     n, rng = len(like), np.random.default_rng(seed)
     k = min(k, n)
@@ -106,13 +109,13 @@ def largest(
     while True:
         previous_start, start = start, basis.size
         for vector in remainders:
-            while basis.size < n and not basis.add(vector):  # an invariant subspace: go on with another direction
+            while basis.size < n and not basis.add(vector):  # invariant subspace: continue in a random direction
                 vector = _convert_like(rng.standard_normal(n), like)
         added = basis.size - start
         images = [product(row) for row in basis.rows[start:]]
         products += added
         columns = np.stack([_to_float64(basis.rows @ image) for image in images], axis=1)  # (size, added)
-        transposed = np.zeros((start, added))  # ⟨Au, v⟩ of earlier u: all of Au that is new is in what it left
+        transposed = np.zeros((start, added))  # ⟨Au, v⟩ for earlier u, from the remainders of Au
         for number, remainder in enumerate(remainders[: start - previous_start] if start else ()):
             transposed[previous_start + number] = _to_float64(basis.rows[start:] @ remainder)
         asymmetry = max(asymmetry, float(np.abs(columns[:start] - transposed).max(initial=0.0)))
@@ -124,7 +127,7 @@ def largest(
         gram = np.array([[float((a * b).sum()) for b in remainders] for a in remainders])
         last_mixes = mixes[start:]
         residuals = np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", last_mixes, gram, last_mixes), 0.0))
-        residuals = np.hypot(residuals, 10 * precision * np.abs(values).max())  # what rounding leaves at least
+        residuals = np.hypot(residuals, 10 * precision * np.abs(values).max())  # rounding error is a lower bound
         converged = bool((residuals[-k:] <= rtol * np.abs(values).max()).all()) and basis.size >= k
         if converged or basis.size >= n or products + k > max_products:
             break
@@ -137,7 +140,7 @@ def largest(
 
 
 def quadrature(product: Product, like: Any, *, probes: int = 10, steps: int = 1, seed: int = 0) -> Quadrature:
-    """Trace, and with more than a few steps the density, from so many probes; probes · steps products."""
+    """Estimate the trace and, with more than a few steps, the spectral density, from probes · steps products."""
     n, rng = len(like), np.random.default_rng(seed)
     steps = min(steps, n)
     nodes, weights, traces = np.zeros((probes, steps)), np.zeros((probes, steps)), np.zeros(probes)
@@ -162,14 +165,17 @@ def quadrature(product: Product, like: Any, *, probes: int = 10, steps: int = 1,
 
 
 def density(nodes: Floats, weights: Floats, evals: Floats, width: float) -> Floats:
-    """The density at these eigenvalues, the mean over probes: each node a Gaussian of this standard deviation."""
+    """Evaluate the spectral density at ``evals``: nodes smoothed with Gaussians, averaged over probes.
+
+    :param width: standard deviation of the Gaussians, in units of the eigenvalues.
+    """
     z = (np.asarray(evals)[:, None] - nodes.ravel()) / width
     values: Floats = (np.exp(-z * z / 2) @ weights.ravel()) / (width * math.sqrt(2 * math.pi) * len(nodes))
     return values
 
 
 def negative_mass(nodes: Floats, weights: Floats, width: float) -> float:
-    """Share of the eigenvalues below −``width``."""
+    """Return the share of the eigenvalues below −``width``."""
     return float(weights[nodes < -width].sum()) / len(nodes)
 
 
@@ -179,14 +185,14 @@ def _empty_rows(like: Any, rows: int) -> Any:
 
 
 def _convert_like(array: Any, like: Any) -> Any:
-    """A NumPy array as the vectors are."""
+    """Convert a NumPy array to the type and device of ``like``."""
     return (
         like.new_tensor(np.ascontiguousarray(array)) if hasattr(like, "new_tensor") else np.asarray(array, like.dtype)
     )
 
 
 def _precision(like: Any) -> float:
-    """ε of the vectors' type."""
+    """Machine epsilon of the vectors' type."""
     return float(np.finfo(str(like.dtype).removeprefix("torch.")).eps)
 
 

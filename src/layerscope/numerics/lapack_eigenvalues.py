@@ -1,10 +1,10 @@
-"""Eigenvalues of symmetric matrices by the LAPACK routine that fits their size, outside Python's lock.
+"""Eigenvalues of symmetric matrices, with the LAPACK routine that suits their size, called without the GIL.
 
-``numpy.linalg.eigvalsh`` keeps the lock (GIL) for problems of up to 500 rows, so that threads would take turns on
-exactly the layers that transformers of moderate width are made of; and it always reduces to tridiagonal form in one
-stage, half of which waits for memory once the matrix leaves the cache. Here dsyevd, the routine that NumPy itself
-calls, and for large matrices dsyevd_2stage (1.7 times faster at 4096 rows) are called in NumPy's own OpenBLAS. Where
-that library is not the one that NumPy's wheels carry, ``numpy.linalg.eigvalsh`` does the work.
+``numpy.linalg.eigvalsh`` holds the GIL for matrices of up to 500 rows, which prevents threads from solving typical
+transformer layers in parallel. It also always reduces to tridiagonal form in one stage, which is limited by memory
+bandwidth once the matrix exceeds the cache. This module calls routines of NumPy's own OpenBLAS directly: dsyevd (as
+NumPy does), and dsyevd_2stage for large matrices (1.7 times faster at 4096 rows). If NumPy does not use the OpenBLAS of
+its wheels, ``numpy.linalg.eigvalsh`` is used instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-MIN_ROWS_FOR_LAPACK = 64  # rows below which a call of its own costs more than it saves
+MIN_ROWS_FOR_LAPACK = 64  # below this number of rows, the direct call costs more than it saves
 MIN_ROWS_FOR_TWO_STAGE = 2560  # rows from which the two-stage reduction is faster
 INTEGER_BY_SUFFIX = {"64_": ctypes.c_int64, "_": ctypes.c_int32}  # symbol suffix in NumPy's OpenBLAS → integer
 
 
 class Lapack(NamedTuple):
-    """The routines of one library for one precision, and the integer they count with."""
+    """LAPACK routines of one library for one precision, and their integer type."""
 
     one_stage: Callable[..., None]
     two_stage: Callable[..., None]
@@ -33,7 +33,9 @@ class Lapack(NamedTuple):
 
 
 def eigvalsh(stack: Array) -> Array:
-    """Eigenvalues of a stack (k, m, m) of symmetric matrices in float64 or float32: (k, m), each row ascending.
+    """Return the eigenvalues (k, m), each row ascending, of a stack (k, m, m) of symmetric matrices.
+
+    Matrices are float64 or float32.
 
     :raises numpy.linalg.LinAlgError: LAPACK did not converge.
     """
@@ -47,9 +49,9 @@ def eigvalsh(stack: Array) -> Array:
 
 @functools.cache
 def find_numpy_lapack(precision: str = "d") -> Lapack | None:
-    """The LAPACK that NumPy's wheel carries, or None where NumPy was built with another one.
+    """Return the LAPACK routines in NumPy's wheel, or None if NumPy was built with another library.
 
-    ``precision`` is LAPACK's letter: "d" for float64, "s" for float32.
+    :param precision: LAPACK's letter: "d" for float64, "s" for float32.
     """
     from threadpoolctl import threadpool_info
 
@@ -66,10 +68,10 @@ def find_numpy_lapack(precision: str = "d") -> Lapack | None:
 
 
 def _solve_matrix(lapack: Lapack, matrix: Array) -> Array:
-    """JOBZ = 'N': eigenvalues only. The matrix is symmetric, so that C and Fortran order are one."""
+    """Compute the eigenvalues of one matrix (JOBZ = 'N'); as it is symmetric, C and Fortran order are equivalent."""
     m = len(matrix)
     two_stage = m >= MIN_ROWS_FOR_TWO_STAGE
-    # the two-stage routine knows "L" only; the other is a little faster with "U"
+    # the two-stage routine supports only "L"; the one-stage routine is slightly faster with "U"
     routine, triangle = (lapack.two_stage, b"L") if two_stage else (lapack.one_stage, b"U")
     copy, evals = np.array(matrix, order="C"), np.empty(m, matrix.dtype)
     work, iwork = np.empty(1, matrix.dtype), np.empty(1, np.dtype(lapack.integer))
@@ -84,12 +86,12 @@ def _solve_matrix(lapack: Lapack, matrix: Array) -> Array:
         if info.value:
             raise np.linalg.LinAlgError(f"syevd{'_2stage' if two_stage else ''} failed with info = {info.value}")
 
-    call(-1, -1)  # asks for the sizes of the workspaces
+    call(-1, -1)  # workspace query
     work, iwork = np.empty(workspace_size(work[0]), matrix.dtype), np.empty(max(1, int(iwork[0])), iwork.dtype)
     call(len(work), len(iwork))
     return evals
 
 
 def workspace_size(requested: float) -> int:
-    """The size LAPACK asks for, rounded up: float32 holds no more than seven digits of it."""
+    """Round the requested workspace size up, because LAPACK returns it as a float of about seven digits."""
     return int(np.ceil(float(requested) * (1 + 1e-6)))

@@ -1,4 +1,4 @@
-"""How far the eigenvectors of a matrix are spread over its entries."""
+"""Localization of eigenvectors: how evenly an eigenvector is spread over its entries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from layerscope.numerics.spectrum import Mode
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-ENTROPY_BINS = 100  # of the histogram of an eigenvector's entries (WeightWatcher's discrete_entropy)
-MAX_SOLVED_VECTORS = 8  # eigenvectors up to which solving for each is cheaper than finding all
-RELATIVE_SHIFT = 1e-9  # relative shift that keeps the systems from being singular
-BIN_OFFSET = 1e-10  # added to each bin, there too
+ENTROPY_BINS = 100  # bins of the histogram of an eigenvector's entries (WeightWatcher's discrete_entropy)
+MAX_SOLVED_VECTORS = 8  # up to this number, inverse iteration is cheaper than computing all eigenvectors
+RELATIVE_SHIFT = 1e-9  # relative shift that keeps the linear systems from being singular
+BIN_OFFSET = 1e-10  # added to each bin, as WeightWatcher does
 
 
 def all_modes(stack: Array) -> tuple[Mode, ...]:
-    """All eigenvectors of each WᵀW, by rising eigenvalue over the whole stack."""
+    """Return the modes of all eigenvectors of each WᵀW, sorted by eigenvalue over the whole stack, ascending."""
     modes = []
     for i, matrix in enumerate(stack):
         precise = matrix.astype(np.float64)
@@ -30,10 +30,15 @@ def all_modes(stack: Array) -> tuple[Mode, ...]:
 
 
 def locate_modes(wide: Array, gram: Floats, values: Floats, matrix: int, edge: float) -> list[tuple[Mode, int]]:
-    """(mode, place) of a few eigenvalues of one matrix W (n, m) whose Gram matrix is given.
+    """Return (mode, position) for a few eigenvalues of one matrix W (n, m).
 
-    ``place`` is where the entry lies, in the flattened matrix, that carries most of the mode: with singular vectors u
-    and v, the largest |uᵢvⱼ|; its ``share`` of the singular value is Wᵢⱼuᵢvⱼ/σ.
+    ``position`` is the index, in the flattened matrix, of the entry that contributes most to the mode: the largest
+    |uᵢvⱼ| of the singular vectors u and v. The mode's ``share`` is Wᵢⱼuᵢvⱼ/σ, this entry's share of the singular value.
+
+    :param gram: Gram matrix WᵀW (m, m).
+    :param values: the eigenvalues.
+    :param matrix: index of the matrix in its stack.
+    :param edge: edge of the random bulk that the eigenvalues exceed, in units of W².
     """
     located = []
     for value, v in zip(values, eigenvectors(gram, values).T, strict=True):
@@ -47,9 +52,9 @@ def locate_modes(wide: Array, gram: Floats, values: Floats, matrix: int, edge: f
 
 
 def eigenvectors(gram: Floats, values: Floats) -> Floats:
-    """(m, r): eigenvectors of a few known eigenvalues, by inverse iteration (Golub & Van Loan, §8.2.2), orthonormal.
+    """Return orthonormal eigenvectors (m, r) of r known eigenvalues, by inverse iteration (Golub & Van Loan, §8.2.2).
 
-    Values need not be exact: two steps, the second with the Rayleigh quotient of the first.
+    The eigenvalues need not be exact: the second of two steps uses the Rayleigh quotient of the first.
     """
     m = len(gram)
     if len(values) > MAX_SOLVED_VECTORS:
@@ -69,7 +74,7 @@ def eigenvectors(gram: Floats, values: Floats) -> Floats:
 
 
 def entropy(vector: Floats) -> float:
-    """−Σp ln p of the histogram of |v| − mean|v| in 100 bins (Martin & Mahoney, JMLR 22(165), §5)."""
+    """Return −Σp ln p of the histogram of |v| − mean|v| in 100 bins (Martin & Mahoney, JMLR 22(165), §5)."""
     size = np.abs(vector)
     counts = np.histogram(size - size.mean(), density=True, bins=ENTROPY_BINS)[0]
     p = counts + BIN_OFFSET
@@ -78,12 +83,12 @@ def entropy(vector: Floats) -> float:
 
 
 def localization_ratio(vector: Floats) -> float:
-    """‖v‖₁/‖v‖∞: how many entries as large as the largest the vector has."""
+    """Return ‖v‖₁/‖v‖∞: the number of entries that are about as large as the largest one."""
     return float(np.abs(vector).sum() / np.abs(vector).max())
 
 
 def participation_ratio(vector: Floats) -> float:
-    """‖v‖₂/‖v‖₄: its fourth power is the number of entries that take part."""
+    """Return ‖v‖₂/‖v‖₄; its fourth power is the effective number of nonzero entries."""
     squares = np.square(vector)
     return float(math.sqrt(squares.sum()) / np.square(squares).sum() ** 0.25)
 

@@ -1,4 +1,4 @@
-"""From a tensor and the names of its axes to a stack of matrices (k, n, m) with n ≥ m."""
+"""Convert a tensor with named axes to a stack of matrices (k, n, m) with n ≥ m, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
-    """(k, n, m) of the stack that :func:`unfold` makes, from the header alone."""
+    """Return the shape (k, n, m) of the stack that :func:`unfold` returns, from the sizes in the header."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     out, into = sizes.pop("o") // ref.groups, sizes.pop("i")
     experts = sizes.pop("e", 1)
@@ -31,14 +31,14 @@ def dimensions(ref: LayerRef, conv: str = "slices") -> tuple[int, int, int]:
 
 
 def pick(tensor: Array, ref: LayerRef) -> Array:
-    """The entries of a stored tensor that are one layer's: its expert, its part."""
+    """Return the entries of a stored tensor that belong to one layer, given by its expert and its part."""
     if ref.expert is not None:
         tensor = tensor[ref.expert]
     return take(tensor, ref.part)
 
 
 def take(tensor: Array, part: Part | None) -> Array:
-    """The entries of a matrix that belong to one part (a view where NumPy can make one)."""
+    """Return the entries of a matrix that belong to one part, as a view if possible."""
     if part is None:
         return tensor
     tensor = np.asarray(tensor)
@@ -52,15 +52,18 @@ def take(tensor: Array, part: Part | None) -> Array:
 
 
 def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
-    """Stack (k, n, m), n ≥ m: one matrix (out, in) per kernel position, group and expert.
+    """Return a tensor as a stack (k, n, m), n ≥ m, with one matrix (out, in) per kernel position, group and expert.
 
-    ``conv="flat"`` joins the kernel positions to the input side: one (out, in·positions) matrix per group.
-    Axes come from ``ref.axes``; sizes never decide. No copy beyond what the axis order forces; rows that are made when
-    asked for stay so where they are the longer side.
+    The meaning of the axes comes from ``ref.axes``, never from their sizes. Data is copied only if the order of the
+    axes requires it. Lazily computed rows stay lazy if they are the longer side.
+
+    :param conv: "slices" as above; "flat" joins the kernel positions to the input side, which gives one
+        (out, in·positions) matrix per group.
+    :raises ValueError: the tensor does not have the shape that the header states.
     """
     expected = (ref.rank, ref.rank) if ref.rank else ref.shape
     if tensor.shape != expected:
-        raise ValueError(f"{ref.name}: the header says {expected}, the data has {tensor.shape}")
+        raise ValueError(f"{ref.name}: the header states shape {expected}, but the data has shape {tensor.shape}")
     if isinstance(tensor, Rows):
         if ref.axes in ("oi", "io") and ref.groups == 1 and tensor.shape[0] >= tensor.shape[1]:
             return tensor.stack()
@@ -69,7 +72,7 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
     positions = [letters.index(a) for a in letters if a not in "oie"]
     experts = [letters.index("e")] if "e" in letters else []
     out, into = letters.index("o"), letters.index("i")
-    if conv == "flat" and ref.flipped:  # one group at a time, its positions beside its rows
+    if conv == "flat" and ref.flipped:  # transposed convolution: join the positions to the output side
         transposed = tensor.transpose(out, *positions, into)
         return _orient_and_select(transposed.reshape(ref.groups, -1, tensor.shape[into]), ref)
     if conv == "flat":
@@ -85,14 +88,14 @@ def unfold(tensor: Array, ref: LayerRef, conv: str = "slices") -> Array:
 
 
 def _orient_and_select(stack: Array, ref: LayerRef) -> Array:
-    """The one matrix that is meant, or all, the longer side first."""
+    """Select the matrix that ``ref.slice`` names, or all matrices, and put the longer side first."""
     if ref.slice is not None:
         stack = stack[ref.slice : ref.slice + 1]
     return stack if stack.shape[1] >= stack.shape[2] else np.swapaxes(stack, 1, 2)
 
 
 def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tuple[int, ...]:
-    """Index, in the layer's tensor, of one entry of the stack that :func:`unfold` makes: its inverse."""
+    """Return the index, in the layer's tensor, of one entry of the stack that :func:`unfold` returns."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     positions = [axis for axis in ref.axes if axis not in "oie"]
     out, into = sizes["o"] // ref.groups, sizes["i"]
@@ -115,7 +118,7 @@ def locate(ref: LayerRef, conv: str, matrix: int, row: int, column: int) -> tupl
 
 
 def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
-    """The tensor of one layer from its stack: the inverse of :func:`unfold`."""
+    """Convert the stack of a layer back to its tensor: the inverse of :func:`unfold`."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     positions = [a for a in ref.axes if a not in "oie"]
     out, into = sizes["o"] // ref.groups, sizes["i"]
@@ -131,7 +134,7 @@ def fold(stack: Array, ref: LayerRef, conv: str = "slices") -> Array:
 
 
 def put(tensor: Array, ref: LayerRef, picked: Array) -> Array:
-    """The tensor with one layer of it replaced, in its own dtype: the inverse of :func:`pick`."""
+    """Replace one layer's entries in a stored tensor, keeping its dtype: the inverse of :func:`pick`."""
     if ref.expert is None:
         return _put(tensor, ref.part, picked)
     tensor[ref.expert] = _put(tensor[ref.expert], ref.part, picked)
@@ -150,9 +153,10 @@ def _put(tensor: Array, part: Part | None, taken: Array) -> Array:
 
 
 def windows(stack: Array, size: int, across: int = 10) -> Array:
-    """Evenly spaced windows of (2·size, size) from every matrix: (k·rows·columns, 2·size, size).
+    """Return evenly spaced windows of every matrix as a stack (k·rows·columns, 2·size, size).
 
-    At most ``across`` positions along each side, none twice; FARMS (arXiv 2506.06280) takes 10 × 10.
+    :param size: shorter side of a window.
+    :param across: maximum number of different positions along each side; FARMS (arXiv 2506.06280) uses 10 × 10.
     """
     _, n, m = stack.shape
     rows = np.unique(np.linspace(0, n - 2 * size, across).astype(int))

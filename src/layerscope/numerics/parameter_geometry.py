@@ -1,4 +1,4 @@
-"""Points, lines and planes of parameter space as numbers: Gram matrices, barriers, frames, projections."""
+"""Geometry of points, lines and planes in parameter space: Gram matrices, barriers, coordinates, projections."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
 BLOCK_ENTRIES = 1 << 15  # entries converted to float64 at a time
-MIN_RELATIVE_SQUARE = 1e-6  # of squared lengths: below it a distance from a Gram matrix is rounding
-MIN_SINE = 1e-6  # sine of an angle below which three points lie on a line
+MIN_RELATIVE_SQUARE = 1e-6  # squared distances below this share of the squared lengths may be rounding error
+MIN_SINE = 1e-6  # sine of an angle below which three points count as collinear
 BARRIER_KINDS = ("chord", "mean_ends", "max_ends", "signed")
 
 
 class Barrier(NamedTuple):
-    """The barrier between the ends of a curve of a loss."""
+    """Loss barrier between the ends of a curve in parameter space."""
 
-    value: float
-    at: float  # t of the top, or of the largest deviation
-    kind: str
+    value: float  # height, in units of the loss
+    at: float  # t at the maximum, or at the largest deviation
+    kind: str  # one of BARRIER_KINDS
 
 
 def gram(vectors: list[Array]) -> Floats:
-    """⟨vᵢ, vⱼ⟩ of flat vectors of one length, in float64, a block at a time."""
+    """Return the inner products ⟨vᵢ, vⱼ⟩ of flat vectors of one length, in float64, computed block by block."""
     total = np.zeros((len(vectors), len(vectors)))
     size = vectors[0].size
     buffer = np.empty((len(vectors), min(BLOCK_ENTRIES, size)))
@@ -38,7 +38,7 @@ def gram(vectors: list[Array]) -> Floats:
 
 
 def squared_distances(products: Floats) -> Floats:
-    """‖vᵢ − vⱼ‖² from the Gram matrix, clipped at zero."""
+    """Return ‖vᵢ − vⱼ‖² from the Gram matrix, clipped at zero."""
     lengths = np.diagonal(products)
     squares: Floats = np.maximum(lengths[:, None] + lengths[None] - 2 * products, 0.0)
     np.fill_diagonal(squares, 0.0)
@@ -46,14 +46,14 @@ def squared_distances(products: Floats) -> Floats:
 
 
 def unresolved_pairs(products: Floats) -> list[tuple[int, int]]:
-    """Pairs so near each other that the Gram matrix no longer tells their distance."""
+    """Return pairs too close to each other for the Gram matrix to resolve their distance."""
     lengths, squares = np.diagonal(products), squared_distances(products)
     near = squares < MIN_RELATIVE_SQUARE * (lengths[:, None] + lengths[None])
     return [(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True)]
 
 
 def cosines(products: Floats) -> Floats:
-    """Cosines of the angles; NaN beside a vector of zeros."""
+    """Return the cosines of the angles between the vectors; NaN if a vector is zero."""
     lengths = np.sqrt(np.diagonal(products))
     with np.errstate(invalid="ignore", divide="ignore"):
         values: Floats = products / (lengths[:, None] * lengths[None])
@@ -61,11 +61,15 @@ def cosines(products: Floats) -> Floats:
 
 
 def barrier(t: Floats, values: Floats, kind: str = "chord") -> Barrier:
-    """The barrier of a curve that is better when lower; only its part between 0 and 1 and finite values count.
+    """Return the loss barrier of a curve, from finite values with t between 0 and 1.
 
-    "chord": max L(t) − ((1−t)L(0) + tL(1)) (Entezari et al. 2022); "mean_ends": max L − ½(L(0)+L(1)) (Frankle et al.
-    2020); "max_ends": max L − max of both; "signed": L(t*) − ½(L(0)+L(1)), t* of the largest deviation of either sign.
-    NaN where an end is missing, or all that lies between.
+    The barrier is NaN if the value at an end or all values between the ends are missing.
+
+    :param t: positions on the curve; the ends are 0 and 1.
+    :param values: loss, or another quantity that is better when lower, at each position.
+    :param kind: "chord": max L(t) − ((1−t)L(0) + tL(1)) (Entezari et al. 2022); "mean_ends": max L − ½(L(0)+L(1))
+        (Frankle et al. 2020); "max_ends": max L − max(L(0), L(1)); "signed": L(t*) − ½(L(0)+L(1)), where t* has the
+        largest deviation of either sign.
     """
     inside = (t >= 0) & (t <= 1) & np.isfinite(values)
     t, values = t[inside], values[inside]
@@ -83,17 +87,18 @@ def barrier(t: Floats, values: Floats, kind: str = "chord") -> Barrier:
 
 
 def monotone_rise(values: Floats) -> float:
-    """Largest rise over the running minimum: 0 where a curve only falls (monotone linear interpolation)."""
+    """Return the largest rise above the running minimum; 0 if the curve only falls (monotone linear interpolation)."""
     finite = values[np.isfinite(values)]
     return float((finite - np.minimum.accumulate(finite)).max(initial=0.0))
 
 
 def frame(products: Floats) -> tuple[Floats, float]:
-    """(coordinates (3, 2) of three points in weight units, angle at the first in degrees) from their Gram matrix.
+    """Return plane coordinates (3, 2) of three points and the angle at the first point, from their Gram matrix.
 
-    The first is the origin, the second lies on the first axis: isometric to the plane through them.
+    Coordinates are in units of the weights and preserve distances; the angle is in degrees. The first point is the
+    origin, and the second lies on the first axis.
 
-    :raises ValueError: the three lie on a line, or two of them are one.
+    :raises ValueError: the points are collinear, or two of them coincide.
     """
     squares = squared_distances(products)
     b, c = math.sqrt(squares[0, 1]), math.sqrt(squares[0, 2])
@@ -108,9 +113,10 @@ def frame(products: Floats) -> tuple[Floats, float]:
 
 
 def principal(products: Floats, k: int = 2) -> tuple[Floats, Floats]:
-    """(combinations (k, T) of T centred rows that are the first principal directions, shares of variance (k,)).
+    """Return the first k principal directions of T centered rows, and their shares of variance (k,).
 
-    From their T × T Gram matrix, never from the rows themselves; rows of the result times the rows are unit vectors.
+    Directions are returned as coefficients (k, T); coefficients times rows are unit vectors. They are computed from the
+    T × T Gram matrix alone.
     """
     values, vectors = np.linalg.eigh(products)
     order = np.argsort(values)[::-1][:k]

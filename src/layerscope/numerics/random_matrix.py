@@ -1,6 +1,6 @@
-"""What the eigenvalues of a matrix of independent entries look like, and shuffles that make a matrix one.
+"""Eigenvalue laws of random matrices with independent entries, and shuffles that turn a matrix into one.
 
-W is n × m, n ≥ m, entries of variance σ²; λ are eigenvalues of WᵀW, unnormalised; γ = m/n ≤ 1.
+W is n × m, n ≥ m, with entries of variance σ²; λ are the eigenvalues of WᵀW without normalization; γ = m/n ≤ 1.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-# Upper quantiles of the Tracy–Widom law of order 1: probability → value (tests integrate Painlevé II for them).
+# Upper quantiles of the Tracy–Widom law of order 1: probability → value (the tests check them with Painlevé II).
 TRACY_WIDOM = {
     0.1: 0.45014, 0.05: 0.97932, 0.01: 2.02345, 0.005: 2.42233, 0.001: 3.27220,
     1e-4: 4.35942, 1e-5: 5.34430, 1e-6: 6.25635, 1e-7: 7.11293,
 }  # fmt: skip
-MIN_EVALS_FOR_BULK = 8  # eigenvalues of one matrix below which a bulk means nothing
+MIN_EVALS_FOR_BULK = 8  # fewest eigenvalues of one matrix for which a random bulk is meaningful
 BLOCK_WORDS = 1 << 18  # random words drawn at a time
-LOW_HALF = 0 if sys.byteorder == "little" else 1  # the half of a 64-bit word that sorts last
+LOW_HALF = 0 if sys.byteorder == "little" else 1  # index of the less significant half of a 64-bit word
 
 
 def mp_edges(n: int, m: int, sigma: float) -> tuple[float, float]:
-    """Edges of the Marchenko–Pastur bulk, σ²(√n ∓ √m)² (Marchenko & Pastur 1967)."""
+    """Return the edges of the Marchenko–Pastur bulk, σ²(√n ∓ √m)² (Marchenko & Pastur 1967)."""
     root_n, root_m = math.sqrt(n), math.sqrt(m)
     return (sigma * (root_n - root_m)) ** 2, (sigma * (root_n + root_m)) ** 2
 
 
 @functools.lru_cache(maxsize=64)
 def mp_table(n: int, m: int) -> tuple[Floats, Floats]:
-    """(x, F): the Marchenko–Pastur distribution function on a grid, in units of n·σ².
+    """Return (x, F): the Marchenko–Pastur distribution function F on a grid x, in units of n·σ².
 
-    Density √((b−x)(x−a)) / (2πγx) on [a, b] = [(1−√γ)², (1+√γ)²]. With x = 1 + γ + 2√γ·cos θ it becomes
-    2 sin²θ / (π x(θ)) dθ, smooth even where γ = 1 makes the density itself infinite at 0 (the quarter circle of √x).
+    The density is √((b−x)(x−a)) / (2πγx) on [a, b] = [(1−√γ)², (1+√γ)²]. With x = 1 + γ + 2√γ·cos θ it becomes
+    2 sin²θ / (π x(θ)) dθ, which is smooth even for γ = 1, where the density itself is infinite at 0.
     """
     gamma = m / n
     theta = np.linspace(math.pi, 0.0, 2049)
@@ -48,14 +48,14 @@ def mp_table(n: int, m: int) -> tuple[Floats, Floats]:
 
 
 def mp_cdf(evals: Floats, n: int, m: int, sigma: float) -> Floats:
-    """Marchenko–Pastur distribution function at ``evals``."""
+    """Return the Marchenko–Pastur distribution function at ``evals``."""
     grid, cumulative = mp_table(n, m)
     below: Floats = np.interp(evals / (n * sigma**2), grid, cumulative)
     return below
 
 
 def mp_density(evals: Floats, n: int, m: int, sigma: float) -> Floats:
-    """Marchenko–Pastur density at ``evals``: √((b−x)(x−a)) / (2πγx) / (nσ²) with x = λ/(nσ²), zero outside [a, b]."""
+    """Return the Marchenko–Pastur density √((b−x)(x−a)) / (2πγx) / (nσ²), x = λ/(nσ²); zero outside [a, b]."""
     gamma = m / n
     x = np.asarray(evals, np.float64) / (n * sigma**2)
     low, high = (1 - math.sqrt(gamma)) ** 2, (1 + math.sqrt(gamma)) ** 2
@@ -67,10 +67,10 @@ def mp_density(evals: Floats, n: int, m: int, sigma: float) -> Floats:
 def tracy_widom_edge(
     n: float | Floats, m: float | Floats, sigma: float | Floats, k: int = 1, probability: float = 0.01
 ) -> Any:
-    """The value that the largest of k independent λmax exceeds with about ``probability``.
+    """Return the value that the largest of k independent λmax exceeds with about the given probability.
 
-    Centre (a+b)² and scale (a+b)(1/a+1/b)^⅓ with a = √(n−½), b = √(m−½) (Ma, Bernoulli 18 (2012): the error is of
-    order m^−⅔); the k matrices are allowed for by testing each at probability/k.
+    Center (a+b)² and scale (a+b)(1/a+1/b)^⅓ use a = √(n−½), b = √(m−½), with an error of order m^−⅔ (Ma, Bernoulli 18,
+    2012). Each of the k matrices is tested at probability/k.
     """
     a, b = np.sqrt(np.maximum(n - 0.5, 0.5)), np.sqrt(np.maximum(m - 0.5, 0.5))
     scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
@@ -79,9 +79,10 @@ def tracy_widom_edge(
 
 @functools.cache
 def tracy_widom_quantile(probability: float) -> float:
-    """Upper quantile of the Tracy–Widom law of order 1, for probabilities of at most 0.1.
+    """Return an upper quantile s of the Tracy–Widom law of order 1, for probabilities p of at most 0.1.
 
-    Between the entries of the table s^{3/2} is nearly linear in ln p; beyond it the tail e^{−⅔ s^{3/2}} is used.
+    Between the entries of the table, s^{3/2} is interpolated linearly in ln p; beyond the table, the tail
+    e^{−⅔ s^{3/2}} is used.
     """
     points = sorted(TRACY_WIDOM.items())
     logs = [math.log(p) for p, _ in points]
@@ -93,13 +94,15 @@ def tracy_widom_quantile(probability: float) -> float:
 
 
 def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) -> tuple[int, float]:
-    """(s, σ): eigenvalues beyond the bulk and the σ of the bulk alone, of ascending positive eigenvalues of k matrices.
+    """Return (s, σ): the number of spikes (eigenvalues beyond the bulk) and the σ of the bulk without them.
 
-    For every i the i largest are taken out and σᵢ² = mean(rest)/(n − i/k): what is left of a matrix of independent
-    entries without its i largest singular values is as one of n − i/k by m − i/k. s is the largest i whose i-th
-    eigenvalue lies beyond the Tracy–Widom edge of σᵢ₋₁ (the sequential outlier test of Rosner, Technometrics 25
-    (1983)): large spikes cannot hide small ones behind the σ that they inflate, and a layer of independent entries
-    shows a spike in at most ``probability`` of cases. At most half of the eigenvalues are spikes.
+    For each i, the i largest eigenvalues are removed and σᵢ² = mean(rest)/(n − i/k), because a random matrix without
+    its i largest singular values behaves like one of size n − i/k by m − i/k. s is the largest i for which the i-th
+    eigenvalue exceeds the Tracy–Widom edge of σᵢ₋₁ (sequential outlier test, Rosner, Technometrics 25, 1983). Large
+    spikes therefore cannot hide small ones by inflating σ. At most half of the eigenvalues count as spikes.
+
+    :param evals: positive eigenvalues of all k matrices, ascending.
+    :param probability: chance that a layer of independent entries shows a spike.
     """
     count = len(evals)
     removed = np.arange(count // 2 + 1)
@@ -113,11 +116,12 @@ def spikes_and_sigma(evals: Floats, n: int, m: int, k: int, probability: float) 
 
 
 class Shuffler:
-    """Shuffles of the matrices of one stack, the entries of each in random order.
+    """Shuffle the entries of each matrix of a stack.
 
-    Each entry gets 32 random bits above its own; sorting these words costs half of what Fisher–Yates does, and the
-    one pair in 2³² that draws the same bits is the only trace of it. Entries wider than 32 bits are permuted. The words
-    are kept from shuffle to shuffle: a large array that is new costs as much as sorting it.
+    Each entry is combined with 32 random bits in front of it, and the resulting words are sorted, which takes half the
+    time of a Fisher–Yates shuffle. One pair of entries in 2³² draws equal bits and keeps its order by value. Entries
+    wider than 32 bits are permuted instead. The array of words is reused, because allocating it costs as much as
+    sorting it.
     """
 
     def __init__(self, stack: Array) -> None:
@@ -128,7 +132,7 @@ class Shuffler:
         self.words = np.empty(0 if self.wide else self.flat.shape, np.uint64)
 
     def shuffle(self, seed: list[int]) -> Array:
-        """One shuffle (k, n, m), valid until the next."""
+        """Return one shuffle (k, n, m); the next call overwrites it."""
         if self.wide:
             return np.random.default_rng(seed).permuted(self.flat, axis=1).reshape(self.shape)
         self._fill_words(self.words, seed)
@@ -137,7 +141,7 @@ class Shuffler:
         return narrow[..., LOW_HALF * (narrow.shape[-1] - 1)]
 
     def origins(self, seed: list[int], matrix: int, places: list[int]) -> list[int]:
-        """Where the entries at these places of a shuffled matrix were before: the same random numbers, drawn again."""
+        """Return the original positions of the entries at ``places`` of a shuffled matrix, from the same seed."""
         if self.wide:
             numbers = np.broadcast_to(np.arange(self.flat.shape[1]), self.flat.shape)
             order = np.random.default_rng(seed).permuted(numbers, axis=1)[matrix]
@@ -148,7 +152,7 @@ class Shuffler:
         return [int((words[matrix] == ranked[place]).argmax()) for place in places]
 
     def _fill_words(self, words: Array, seed: list[int]) -> None:
-        """Fill words with random bits, in blocks that stay in the cache, and put the entries below them."""
+        """Fill the words with random bits, in blocks that fit into the cache, and put the entries into the low half."""
         rng = np.random.Generator(np.random.SFC64(seed))
         line = words.reshape(-1)
         for i in range(0, line.size, BLOCK_WORDS):

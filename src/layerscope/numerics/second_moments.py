@@ -1,4 +1,4 @@
-"""Second moments of rows that come in batches: sums that merge, so that many batches and many workers are one."""
+"""Second moments of rows that arrive in batches, as sums that can be merged across batches and workers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-STRIP_COLUMNS = 192  # columns of a strip: wide enough for a fast product, narrow enough to save half of them
+STRIP_COLUMNS = 192  # columns of a strip: wide enough for a fast product, narrow enough to skip the lower triangle
 
 
 @dataclass
 class FactorSum:
-    """Σ x xᵀ and Σ x over rows, nothing centred; of NumPy arrays or of tensors, on the device that the rows are on.
+    """Sums Σ x xᵀ and Σ x over rows without centering, of NumPy arrays or of tensors on their device.
 
-    The mean direction carries most of λmax of a ReLU layer's inputs, so that centring would remove what is looked for.
-    Sums are of the rows' own precision: give float32 or wider.
+    Rows are not centered, because the mean direction carries most of λmax of a ReLU layer's inputs. Sums have the
+    precision of the rows, so pass float32 or wider.
     """
 
-    second: Any = None  # (d, d)
-    first: Any = None  # (d,)
-    rows: int = 0
+    second: Any = None  # Σ x xᵀ (d, d)
+    first: Any = None  # Σ x (d,)
+    rows: int = 0  # number of rows added
 
     def add(self, rows: Any) -> FactorSum:
-        """Take up rows (r, d); returns itself."""
+        """Add rows (r, d) and return self."""
         first = rows.sum(0)
         self.second = gram_of_rows(rows) if self.second is None else self.second + gram_of_rows(rows)
         self.first = first if self.first is None else self.first + first
@@ -31,7 +31,7 @@ class FactorSum:
         return self
 
     def remove(self, rows: Any) -> FactorSum:
-        """Take rows out again that were taken up; returns itself."""
+        """Remove rows that were added before and return self."""
         if len(rows):
             self.second = self.second - gram_of_rows(rows)
             self.first = self.first - rows.sum(0)
@@ -39,28 +39,28 @@ class FactorSum:
         return self
 
     def merge(self, other: FactorSum) -> FactorSum:
-        """The sum over the rows of both."""
+        """Return the sums over the rows of both."""
         if self.second is None or other.second is None:
             whole = other if self.second is None else self
             return FactorSum(whole.second, whole.first, whole.rows)
         return FactorSum(self.second + other.second, self.first + other.first, self.rows + other.rows)
 
     def finish(self, count: float | None = None) -> Any:
-        """Σ x xᵀ over ``count``, or over the rows: E[x xᵀ].
+        """Return the second moment Σ x xᵀ / count; ``count`` is the number of rows by default.
 
-        :raises ValueError: no rows came.
+        :raises ValueError: no rows were added.
         """
         if self.second is None:
-            raise ValueError("no rows")
+            raise ValueError("no rows were added")
         return self.second / (self.rows if count is None else count)
 
     def mean_energy(self) -> float:
-        """‖Σx‖² / r²: the energy of the mean, to be held against λmax."""
+        """Return ‖Σx‖² / r², the squared length of the mean of r rows, to compare with λmax."""
         return float((self.first * self.first).sum()) / self.rows**2
 
 
 def gram_of_rows(rows: Any) -> Any:
-    """rowsᵀ·rows (d, d), of wide rows by blocks: what lies below the diagonal is copied, not multiplied again."""
+    """Return rowsᵀ·rows (d, d); for wide rows, the lower triangle is copied instead of computed."""
     d = rows.shape[1]
     if d < 2 * STRIP_COLUMNS:
         return rows.T @ rows

@@ -1,4 +1,4 @@
-"""How far two spectra, or two matrices, are from each other."""
+"""Distances and similarities of spectra and of matrices."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-MAX_LEADING_DIRECTIONS = 10  # leading directions whose subspaces are compared
-MAX_DENSE_ROWS = 256  # rows up to which all eigenvectors are cheaper than the leading few
+MAX_LEADING_DIRECTIONS = 10  # maximum dimension of the leading subspaces to compare
+MAX_DENSE_ROWS = 256  # up to this number of rows, computing all eigenvectors is cheaper than the leading few
 
 
 def jensen_shannon(p: Floats, q: Floats) -> float:
-    """√JSD of two vectors, each divided by its sum, natural logarithm: 0 when equal, at most √ln 2 (Endres & Schindelin
-    2003). Of sorted spectra it is WeightWatcher's rand_distance; nothing is binned.
+    """Return the Jensen–Shannon distance √JSD of two vectors, each divided by its sum (Endres & Schindelin 2003).
 
-    :raises ValueError: their lengths differ.
+    With the natural logarithm, the distance is 0 for equal vectors and at most √ln 2. For sorted spectra it is
+    WeightWatcher's rand_distance, without binning.
+
+    :raises ValueError: the lengths differ.
     """
     if len(p) != len(q):
-        raise ValueError(f"spectra of {len(p)} and {len(q)} eigenvalues")
+        raise ValueError(f"the spectra have different lengths: {len(p)} and {len(q)} eigenvalues")
     total_p, total_q = float(p.sum()), float(q.sum())
     if total_p <= 0 or total_q <= 0:
         return 0.0 if total_p == total_q else math.sqrt(math.log(2))
@@ -38,13 +40,17 @@ def _relative_entropy(p: Floats, q: Floats) -> float:
 
 
 def distances(a: Array, b: Array) -> dict[str, float]:
-    """Distances of two stacks (k, n, m) of equal shape, in float64.
+    """Return distances and similarities of two stacks (k, n, m) of equal shape, computed in float64.
 
-    frobenius ‖A−B‖_F; relative ‖A−B‖_F / ‖A‖_F; cosine ⟨A,B⟩ / (‖A‖‖B‖); cka ‖AᵀB‖²_F / (‖AᵀA‖_F‖BᵀB‖_F), the
-    linear CKA of Kornblith et al. (ICML 2019) without centring, 1 when B = cAR for a rotation R of the smaller side,
-    mean over the stack; angle and overlap of the subspaces that the leading right singular vectors span (Björck & Golub
-    1973): the largest principal angle in degrees, and the mean squared cosine, 1 when they are one, r/m by chance.
-    Empty where an entry is not finite.
+    * frobenius: ‖A−B‖_F
+    * relative: ‖A−B‖_F / ‖A‖_F
+    * cosine: ⟨A,B⟩ / (‖A‖‖B‖)
+    * cka: ‖AᵀB‖²_F / (‖AᵀA‖_F‖BᵀB‖_F), averaged over the stack. This is the linear CKA of Kornblith et al. (ICML 2019)
+      without centering; it is 1 if B = cAR for a rotation R of the shorter side.
+    * angle, overlap: largest principal angle in degrees and mean squared cosine between the subspaces of the r leading
+      right singular vectors (Björck & Golub 1973). The overlap is 1 for equal subspaces and r/m by chance.
+
+    The result is empty if an entry is not finite.
     """
     products: dict[str, list[float]] = {"cka": [], "angle": [], "overlap": []}
     difference = norm_a = norm_b = inner = 0.0
@@ -62,7 +68,7 @@ def distances(a: Array, b: Array) -> dict[str, float]:
         norm_product = float(np.linalg.norm(gram_x) * np.linalg.norm(gram_y))
         if norm_product > 0:
             products["cka"].append(float(np.square(x.T @ y).sum()) / norm_product)
-            if len(gram_x) > 1:  # of one direction the leading one is the whole space
+            if len(gram_x) > 1:  # with one column, the leading direction is the whole space
                 cosines = np.linalg.svd(_leading_vectors(gram_x).T @ _leading_vectors(gram_y), compute_uv=False).clip(
                     0, 1
                 )
@@ -78,14 +84,14 @@ def distances(a: Array, b: Array) -> dict[str, float]:
 
 
 def _leading_vectors(gram: Floats) -> Floats:
-    """The eigenvectors (m, r) of the largest eigenvalues; r is a tenth of m at most, and at most ``ANGLES``."""
+    """Return the eigenvectors (m, r) of the largest eigenvalues; r = m/10, but 1 to MAX_LEADING_DIRECTIONS."""
     m = len(gram)
     r = max(1, min(MAX_LEADING_DIRECTIONS, m // 10))
     return top_vectors(gram, r)[1]
 
 
 def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
-    """(eigenvalues, eigenvectors) of the r largest, ascending: all of them by LAPACK, or r of them by Lanczos."""
+    """Return the r largest eigenvalues, ascending, and their eigenvectors, by LAPACK or by Lanczos."""
     m = len(gram)
     if m <= MAX_DENSE_ROWS or r > m // 4:
         values, vectors = np.linalg.eigh(gram)
@@ -95,7 +101,7 @@ def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
     start = np.random.default_rng(0).standard_normal(m)
     try:
         values, vectors = eigsh(gram, k=r, which="LA", v0=start)
-    except ArpackError:  # did not converge
+    except ArpackError:  # Lanczos did not converge
         values, vectors = np.linalg.eigh(gram)
         return values[-r:], vectors[:, -r:]
     order = np.argsort(values)
@@ -103,7 +109,7 @@ def top_vectors(gram: Floats, r: int) -> tuple[Floats, Floats]:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation; NaN of fewer than two pairs, or where one side does not change."""
+    """Return Spearman's rank correlation; NaN for fewer than two pairs or if one side is constant."""
     from scipy.stats import spearmanr
 
     if len(a) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
@@ -112,9 +118,13 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def linear_cka(x: Array, y: Array) -> float:
-    """‖XcᵀYc‖²_F / (‖XcᵀXc‖_F‖YcᵀYc‖_F) of rows of the same examples, in the smaller of both spaces; NaN of constants.
+    """Return the linear CKA of two representations of the same examples; NaN if one of them is constant.
 
-    Source: Kornblith et al., ICML 2019, eq. 4.
+    CKA is ‖XcᵀYc‖²_F / (‖XcᵀXc‖_F‖YcᵀYc‖_F) with centered columns Xc, Yc (Kornblith et al., ICML 2019, eq. 4). It is
+    computed over examples or over features, whichever are fewer.
+
+    :param x: first representation, one row per example.
+    :param y: second representation, one row per example.
     """
     a, b = (np.asarray(rows, np.float64) - np.asarray(rows, np.float64).mean(0) for rows in (x, y))
     if len(a) < max(a.shape[1], b.shape[1]):

@@ -1,9 +1,9 @@
-"""From a stack of matrices to its eigenvalues.
+"""Compute the eigenvalues of a stack of matrices.
 
-λ are the eigenvalues of WᵀW, i.e. squared singular values of W, pooled over the stack. They come from a float64
-Gram matrix, built block by block, and LAPACK's symmetric eigensolver: three to five times cheaper than an SVD. It
-resolves singular values down to about 10⁻⁷ of the largest, which is what float32 weights of even size hold. Float64
-weights whose small eigenvalues fall below that are measured again by singular values.
+λ are the eigenvalues of WᵀW, i.e. squared singular values of W, pooled over the stack. They are computed from a float64
+Gram matrix, built block by block, with LAPACK's symmetric eigensolver, which is three to five times faster than an SVD.
+This resolves singular values down to about 10⁻⁷ of the largest, the precision of float32 weights of similar size.
+Float64 weights with smaller eigenvalues are measured again with an SVD.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 EPS64, EPS32 = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
 FLOAT64 = np.dtype(np.float64)
-BLOCK_ENTRIES = 1 << 21  # entries converted to float64 at a time: 16 MiB, or half of a square layer
-MAX_GRAM_ENTRIES = 1 << 22  # entries of the Gram matrices held at once
-MAX_UNRESOLVED_SHARE = 0.05  # share of eigenvalues below float32's resolution; random square matrices have about 0.01
-TOP_EIGENVALUE_RTOL = 1e-5  # residual over the eigenvalue, where only the largest is looked for
-SAFE_RANGE_FLOAT32 = (1e-25, 1e30)  # the same of float32
-SAFE_RANGE_FLOAT64 = (1e-200, 1e200)  # sums of squares that neither under- nor overflowed on the way
+BLOCK_ENTRIES = 1 << 21  # entries converted to float64 at a time (16 MiB)
+MAX_GRAM_ENTRIES = 1 << 22  # most entries of Gram matrices in memory at once
+MAX_UNRESOLVED_SHARE = 0.05  # largest share of eigenvalues below float32's resolution; random square matrices: 0.01
+TOP_EIGENVALUE_RTOL = 1e-5  # relative residual at which the largest eigenvalue counts as converged
+SAFE_RANGE_FLOAT32 = (1e-25, 1e30)  # range of sums of squares without under- or overflow in float32
+SAFE_RANGE_FLOAT64 = (1e-200, 1e200)  # range of sums of squares without under- or overflow in float64
 
 
 def esd(stack: Array, *, symmetric: bool = False, rough: bool = False) -> Spectrum:
-    """Empirical spectral density of a stack (k, n, m): all k·m eigenvalues, ascending.
+    """Return the empirical spectral density of a stack (k, n, m): all k·m eigenvalues, ascending.
 
-    ``floor`` is the larger of what the arithmetic resolves, m·ε₆₄·λmax, and what the weights hold: rounding to a
-    dtype of unit roundoff u adds a random matrix with entries of about u·w, whose largest eigenvalue is
-    (u·w·(√n+√m))². w is the size of the entries in the typical column or row (the lesser of the two medians), so that
-    a few huge entries do not hide the rest. Both scale with W: no threshold depends on the scale of the weights.
+    The spectrum's ``floor`` is the larger of two limits: the resolution of the arithmetic, m·ε₆₄·λmax, and that of the
+    weights. Rounding to a dtype of unit roundoff u adds a random matrix with entries of about u·w, whose largest
+    eigenvalue is (u·w·(√n+√m))². Here w is the size of the entries in a typical column or row (the smaller of the two
+    medians), so that a few huge entries do not hide the others. Both limits scale with W.
 
-    ``rough`` is for random matrices, whose smallest eigenvalues mean nothing: float32 arithmetic where the weights are
-    no wider, half the time, eigenvalues to 10⁻⁶ of the largest.
-
-    :raises Absent: NaN, infinity, or magnitudes beyond float64's squares.
+    :param symmetric: the matrices are symmetric (covariances); return their own eigenvalues instead of those of WᵀW.
+    :param rough: use float32 arithmetic for weights of at most 32 bits. It takes half the time and resolves eigenvalues
+        to 10⁻⁶ of the largest, which is enough for shuffles.
+    :raises Absent: entries are NaN or infinite, or their squares exceed the range of float64.
     """
     evals, scale, eps = eigenvalues(stack, symmetric=symmetric, rough=rough)
     return spectrum_of_eigenvalues(stack, evals, scale, eps, symmetric=symmetric)
 
 
 def eigenvalues(stack: Array, *, symmetric: bool = False, rough: bool = False) -> tuple[Floats, float, float]:
-    """(eigenvalues of each matrix (k, m) times scale², scale, ε of the arithmetic that found them)."""
+    """Return (eigenvalues (k, m) times scale², scale, ε of the arithmetic used)."""
     k, _, m = stack.shape
     if rough and not symmetric and stack.dtype.itemsize <= 4:
         evals, trace = _eigenvalues_and_trace(stack, 1.0, np.dtype(np.float32))
-        # float32 loses the bulk beside a few huge entries: then, and where squares leave its range, float64
+        # use float64 if a few huge entries hide the bulk in float32, or if squares leave the range of float32
         unresolved_share = (evals <= m * EPS32 * evals.max(initial=0.0)).mean()
         if SAFE_RANGE_FLOAT32[0] < trace < SAFE_RANGE_FLOAT32[1] and unresolved_share <= MAX_UNRESOLVED_SHARE:
             return evals.reshape(k, m), 1.0, EPS32
-    if symmetric:  # sums of float32 hold no more than a float32 solver finds
+    if symmetric:  # covariances summed in float32 have no more precision than a float32 solver resolves
         evals, scale = _symmetric_eigenvalues(stack)
         return evals.reshape(-1, m), scale, EPS32 if stack.dtype == np.float32 else EPS64
     evals, scale = _gram_eigenvalues(stack)
@@ -68,7 +68,7 @@ def eigenvalues(stack: Array, *, symmetric: bool = False, rough: bool = False) -
 def spectrum_of_eigenvalues(
     stack: Array, evals: Floats, scale: float, eps: float, *, symmetric: bool = False
 ) -> Spectrum:
-    """The spectrum of a stack from the eigenvalues of its matrices."""
+    """Build the spectrum of a stack from the eigenvalues of its matrices."""
     k, n, m = stack.shape
     power = 1 if symmetric else 2
     resolved = m * eps * float(evals.max(initial=0.0))
@@ -81,14 +81,12 @@ def spectrum_of_eigenvalues(
         for _ in range(power):
             evals, floor = evals / scale, floor / scale
     if scale != 1.0 and not 0.0 < evals[-1] < math.inf:
-        raise Absent(
-            f"weights as far from 1 as {_largest_magnitude(stack):.1e}: their squares leave the range of float64"
-        )
+        raise Absent(f"weights of magnitude {_largest_magnitude(stack):.1e}: their squares exceed the range of float64")
     return Spectrum(evals, n, m, k, floor)
 
 
 def scaled(spectrum: Spectrum, factor: float) -> Spectrum:
-    """The same spectrum with every eigenvalue times ``factor``."""
+    """Return the spectrum with every eigenvalue multiplied by ``factor``."""
     if factor == 1.0:
         return spectrum
     s = spectrum
@@ -96,22 +94,28 @@ def scaled(spectrum: Spectrum, factor: float) -> Spectrum:
 
 
 def inverted(spectrum: Spectrum) -> Spectrum:
-    """1/λ of the eigenvalues above the floor, ascending: the spectrum of the pseudo-inverse's Gram matrix."""
+    """Return 1/λ of the eigenvalues above the floor, ascending: the spectrum of the pseudo-inverse's Gram matrix.
+
+    :raises Absent: all weights are zero.
+    """
     s = spectrum
     if not len(s.live):
-        raise Absent("every weight is zero: nothing to invert")
+        raise Absent("all weights are zero, so the spectrum has no inverse")
     return Spectrum(1 / s.live[::-1], s.n, s.m, s.k, 0.0, complete=False)
 
 
 def product_spectrum(spectrum: Spectrum, n: int, m: int) -> Spectrum:
-    """The spectrum of a product (n, m) from that of its core of rank r; m − r others, or r − m of these, are zero."""
+    """Return the spectrum of a low-rank product (n, m) from the spectrum of its core of rank r.
+
+    The m − r other eigenvalues are zero and not included; if r > m, the r − m smallest ones are dropped.
+    """
     return Spectrum(spectrum.evals[-m:], n, m, 1, spectrum.floor, complete=False)
 
 
 def largest_eigenvalues(stack: Array) -> Spectrum:
-    """The largest eigenvalue of each of a stack of symmetric matrices, by products: for those too large for all.
+    """Return the largest eigenvalue of each matrix of a symmetric stack, for matrices too large for all eigenvalues.
 
-    :raises Absent: NaN or infinity.
+    :raises Absent: entries are NaN or infinite.
     """
     k, n, m = stack.shape
     _largest_magnitude(stack)
@@ -122,14 +126,14 @@ def largest_eigenvalues(stack: Array) -> Spectrum:
 
 
 def median_of(ascending: Floats) -> float:
-    """Median of sorted numbers (``np.median`` would import all of numpy.ma, a tenth of a second, when first called)."""
+    """Return the median of sorted numbers; ``np.median`` would import numpy.ma, which takes a tenth of a second."""
     half = len(ascending) // 2
     return float(ascending[half] + ascending[~half]) / 2
 
 
 @functools.cache
 def unit_roundoff(dtype: np.dtype) -> float:
-    """Half the spacing of the dtype at 1: the largest relative rounding error of an entry."""
+    """Return the unit roundoff of a dtype (half its spacing at 1), the largest relative rounding error of an entry."""
     if dtype.kind == "f" and dtype.itemsize in (2, 4, 8):
         return float(np.finfo(dtype).eps) / 2
     import ml_dtypes
@@ -139,7 +143,7 @@ def unit_roundoff(dtype: np.dtype) -> float:
 
 @functools.cache
 def smallest_subnormal(dtype: np.dtype) -> float:
-    """The smallest positive number of the dtype."""
+    """Return the smallest positive number of a dtype."""
     if dtype.kind == "f" and dtype.itemsize in (2, 4, 8):
         return float(np.finfo(dtype).smallest_subnormal)
     import ml_dtypes
@@ -148,13 +152,13 @@ def smallest_subnormal(dtype: np.dtype) -> float:
 
 
 def _rounding_floor(stack: Array, evals: Floats, scale: float) -> float:
-    """Largest eigenvalue that rounding the weights to their dtype can have made, in units of (W·scale)²."""
+    """Return the largest eigenvalue that rounding the weights to their dtype can cause, in units of (W·scale)²."""
     k, n, m = stack.shape
     edge_factor, roundoff = (math.sqrt(n) + math.sqrt(m)) ** 2, unit_roundoff(stack.dtype)
-    # as if all entries were of one size
+    # assume first that all entries have the same size
     uniform_floor: float = roundoff * roundoff * edge_factor * float(evals.sum()) / (k * n * m)
     if float(evals[0]) > uniform_floor:
-        return uniform_floor  # nothing is near it: no need to look closer
+        return uniform_floor  # no eigenvalue is near the floor, so a closer estimate is not needed
     columns, rows, step = np.zeros((k, m)), np.empty((k, n)), max(1, BLOCK_ENTRIES // m)
     for i in range(k):
         for start in range(0, n, step):
@@ -167,9 +171,12 @@ def _rounding_floor(stack: Array, evals: Floats, scale: float) -> float:
 
 
 def _largest_magnitude(stack: Array) -> float:
-    """Largest magnitude; a NaN or infinity is an error that says how many there are."""
+    """Return the largest magnitude of the entries.
+
+    :raises Absent: entries are NaN or infinite; the message states how many.
+    """
     stack = np.asarray(stack)
-    if stack.dtype.itemsize < 2 or stack.dtype.kind != "f":  # narrow floats order badly: widen first
+    if stack.dtype.itemsize < 2 or stack.dtype.kind != "f":  # min and max are unreliable on narrow floats: widen first
         extremes = [(float(w.max()), float(w.min())) for w in (s.astype(np.float32) for s in stack)]
         high, low = (np.array(e) for e in zip(*extremes, strict=True))
         peak = float(np.maximum(high.max(), -low.min()))
@@ -183,7 +190,7 @@ def _largest_magnitude(stack: Array) -> float:
 
 
 def _symmetric_eigenvalues(stack: Array) -> tuple[Floats, float]:
-    """Eigenvalues of symmetric matrices times a power of two, and that power."""
+    """Return the eigenvalues of symmetric matrices times a power of two, and that power of two."""
     peak = _largest_magnitude(stack)
     if stack.dtype == np.float32 and (peak == 0.0 or SAFE_RANGE_FLOAT32[0] < peak < SAFE_RANGE_FLOAT32[1]):
         return np.concatenate([eigvalsh(np.asarray(matrix)[None])[0] for matrix in stack]).astype(np.float64), 1.0
@@ -196,7 +203,10 @@ def _symmetric_eigenvalues(stack: Array) -> tuple[Floats, float]:
 
 
 def _gram_eigenvalues(stack: Array) -> tuple[Floats, float]:
-    """Eigenvalues of the Gram matrices of stack · scale, and the scale: a power of two, 1 unless squares need it."""
+    """Return the eigenvalues of the Gram matrices of stack · scale, and the scale.
+
+    The scale is a power of two that keeps squares within range, usually 1.
+    """
     evals, trace = _eigenvalues_and_trace(stack, 1.0)
     if SAFE_RANGE_FLOAT64[0] < trace < SAFE_RANGE_FLOAT64[1]:
         return evals, 1.0
@@ -208,12 +218,12 @@ def _gram_eigenvalues(stack: Array) -> tuple[Floats, float]:
 
 
 def _eigenvalues_and_trace(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> tuple[Floats, float]:
-    """Eigenvalues and trace of the Gram matrices; a trace that is no number (NaN, overflow) ends it early."""
+    """Return eigenvalues and trace of the Gram matrices; stop early if the trace is NaN or infinite."""
     k, _, m = stack.shape
     step = matrices_at_once(k, m)
     evals, trace = [], 0.0
     for i in range(0, k, step):
-        with np.errstate(over="ignore", invalid="ignore"):  # the trace tells
+        with np.errstate(over="ignore", invalid="ignore"):  # checked by means of the trace
             gram = _gram_matrices(stack if k == 1 else stack[i : i + step], scale, dtype)
         trace += float(np.trace(gram, axis1=1, axis2=2).sum())
         if not math.isfinite(trace):
@@ -223,7 +233,7 @@ def _eigenvalues_and_trace(stack: Array, scale: float, dtype: np.dtype = FLOAT64
 
 
 def _gram_matrices(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Array:
-    """WᵀW of each matrix, accumulated over blocks of rows so that no wider copy of W is ever whole."""
+    """Return WᵀW of each matrix, accumulated over blocks of rows so that W is never converted as a whole."""
     k, n, m = stack.shape
     is_contiguous = isinstance(stack, np.ndarray) and stack.strides[-1] in (stack.itemsize, stack.itemsize * n)
     if is_contiguous and stack.dtype == dtype and scale == 1.0:
@@ -244,4 +254,5 @@ def _gram_matrices(stack: Array, scale: float, dtype: np.dtype = FLOAT64) -> Arr
 
 
 def matrices_at_once(k: int, m: int) -> int:
+    """Return the number of Gram matrices (m, m), of k, to hold in memory at once."""
     return max(1, min(k, MAX_GRAM_ENTRIES // (m * m)))

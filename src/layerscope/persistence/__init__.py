@@ -1,4 +1,4 @@
-"""Reports, histories and results on disk: files that appear whole and are checked when they are read.
+"""Save and load reports, histories and results. Files are written atomically and validated when read.
 
-Formats for people and other tools (tables, pages, SARIF) are in ``layerscope.views``.
+Output formats for users and other tools (tables, pages, SARIF) are in ``layerscope.views``.
 """

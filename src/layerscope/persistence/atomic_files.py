@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Write files atomically: a file is either complete or not written at all."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from layerscope.errors import OutputError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside the target, then rename; a device or pipe is written to directly.
+    """Write a file next to the target, then rename it; write to a device or pipe directly.
 
-    :raises OutputError: no such folder, no permission, no space; what was there before is still there.
+    :raises OutputError: the folder is missing, or permission or disk space is lacking; an existing file is unchanged.
     """
     target = Path(path)
     scratch: str | None = None
@@ -40,9 +40,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Fail now rather than after the work.
+    """Check that a file can be written, so that a long run does not fail at its end.
 
-    :raises OutputError: the folder is missing, is no folder, or may not be written to; or the path is a folder.
+    :raises OutputError: the folder is missing or not writable, or the path is itself a folder.
     """
     try:
         target = Path(path)
@@ -51,8 +51,8 @@ def check_writable(path: str | Path) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     if target.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder")
+        raise OutputError(f"cannot write {path}: it is a folder; give the path of a file")
     if not folder.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {folder}")
+        raise OutputError(f"cannot write {path}: the folder {folder} does not exist")
     if not os.access(target if target.exists() else folder, os.W_OK):
         raise OutputError(f"cannot write {path}: permission denied")

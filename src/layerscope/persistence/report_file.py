@@ -1,7 +1,7 @@
-"""A report as a file: one zip with the JSON of the report and each spectrum as .npy, all uncompressed.
+"""Save and load reports as zip files that contain the report as JSON and each spectrum as .npy.
 
-A history is a zip of such zips, a member for each step. Uncompressed, so that no member can be larger than the file
-itself; nothing in it is ever unpickled.
+A history is a zip with one such zip per step. Members are uncompressed, so that none can be larger than the file.
+Loading never unpickles anything.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SPECTRUM_FIELDS = ("n", "m", "k", "floor", "complete")
 
 
 def is_report(path: str | Path) -> bool:
-    """Is it a saved report? Told by content."""
+    """Whether the file is a saved report, judged by its content."""
     return _has_member(path, REPORT_MEMBER)
 
 
 def is_history(path: str | Path) -> bool:
-    """Is it a saved history? Told by content."""
+    """Whether the file is a saved history, judged by its content."""
     from layerscope.persistence import run_journal
 
     return _has_member(path, HISTORY_MEMBER) or run_journal.is_journal(path)
@@ -55,12 +55,12 @@ def _has_member(path: str | Path, member: str) -> bool:
 
 
 def save(report: Report, path: str | Path) -> None:
-    """Write the whole report; the file appears complete or not at all."""
+    """Write a report with its spectra to a file, atomically."""
     write_atomically(path, pack_report(report))
 
 
 def save_history(history: History, path: str | Path) -> None:
-    """Write the whole history; the file appears complete or not at all."""
+    """Write a history with all its reports to a file, atomically."""
     buffer = io.BytesIO()
     plain = {
         "name": history.name,
@@ -75,7 +75,7 @@ def save_history(history: History, path: str | Path) -> None:
 
 
 def pack_report(report: Report) -> bytes:
-    """The whole report as the bytes of a zip."""
+    """Return a report with its spectra as the bytes of a zip file."""
     buffer = io.BytesIO()
     spectra: dict[str, dict[str, Any]] = {}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -94,28 +94,28 @@ def pack_report(report: Report) -> bytes:
 def load(path: str | Path) -> Report:
     """Read a saved report.
 
-    :raises Unreadable: not a report, truncated, compressed, or with spectra that are not what it says.
+    :raises Unreadable: the file is not a report, or is truncated, compressed or inconsistent.
     """
     with _open_archive(path, "report") as archive:
         return unpack_report(archive)
 
 
 def load_any(path: str | Path) -> Report | History:
-    """Read a saved report, or a saved history of them."""
+    """Read a saved report or a saved history."""
     return load_history(path) if is_history(path) else load(path)
 
 
 def load_history(path: str | Path) -> History:
     """Read a saved history.
 
-    :raises Unreadable: not a history, or damaged.
+    :raises Unreadable: the file is not a history, or is damaged.
     """
     from layerscope.persistence import run_journal
 
     if run_journal.is_journal(path):
         records = list(run_journal.read_records(path))
         if not records:
-            raise Unreadable(f"{path} is a history without a check")
+            raise Unreadable(f"{path}: the history has no complete step yet")
         return History(
             run_journal.read_run_name(path),
             steps=tuple(record.step for record in records),
@@ -127,9 +127,11 @@ def load_history(path: str | Path) -> History:
         steps, scalars = tuple(plain["steps"]), tuple(plain["scalars"])
         has_types = matches_type(steps, tuple[int, ...]) and matches_type(scalars, tuple[Mapping[str, float], ...])
         if plain.get("schema") != SCHEMA or not has_types or not matches_type(plain["name"], str):
-            raise Unreadable(f"a history of schema {plain.get('schema')!r:.40} with steps {steps!r:.80}")
+            raise Unreadable(
+                f"not a history of schema {SCHEMA}: schema {plain.get('schema')!r:.40}, steps {steps!r:.80}"
+            )
         if not steps or len(scalars) != len(steps) or any(b <= a for a, b in pairwise(steps)):
-            raise Unreadable(f"a history whose {len(steps)} steps do not ascend, or lack their numbers")
+            raise Unreadable(f"the {len(steps)} steps of the history do not increase, or lack their numbers")
         reports = []
         for number in range(len(steps)):
             with zipfile.ZipFile(io.BytesIO(_read_member(archive, f"reports/{number}.layerscope"))) as inner:
@@ -139,18 +141,18 @@ def load_history(path: str | Path) -> History:
 
 @contextmanager
 def _open_archive(path: str | Path, what: str) -> Iterator[zipfile.ZipFile]:
-    """The zip; whatever is wrong with it is told as one error."""
+    """Open a zip file and turn all errors while reading it into Unreadable."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None
-    except Exception as error:  # whatever a damaged file makes the zip and npy readers stumble over
-        raise Unreadable(f"{path}: not a saved {what}, or damaged: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the zip and npy readers raise various errors on a damaged file
+        raise Unreadable(f"{path}: not a saved {what}, or damaged ({type(error).__name__}: {error})") from error
 
 
 def unpack_report(archive: zipfile.ZipFile) -> Report:
-    """The inverse of :func:`pack_report`."""
+    """Read a report from an open zip file: the inverse of :func:`pack_report`."""
     plain = parse(_read_member(archive, REPORT_MEMBER))
     spectra = {
         (int(facts["index"]), str(facts["role"])): _read_spectrum(archive, member, facts)
@@ -162,10 +164,10 @@ def unpack_report(archive: zipfile.ZipFile) -> Report:
 def _read_spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any]) -> Spectrum:
     raw = io.BytesIO(_read_member(archive, member))
     if np.lib.format.read_magic(raw) != (1, 0):
-        raise Unreadable(f"{member} is no npy file of version 1.0")
+        raise Unreadable(f"{member} is not an npy file of version 1.0")
     shape, _, dtype = np.lib.format.read_array_header_1_0(raw)
     if dtype != np.float64 or shape != ((len(raw.getvalue()) - raw.tell()) // 8,):
-        raise Unreadable(f"{member} claims {str(shape)[:40]} of {dtype}, which is not what it holds")
+        raise Unreadable(f"{member} declares shape {str(shape)[:40]} of {dtype}, but its data does not match")
     evals = np.frombuffer(raw.read(), np.float64)
     spectrum = Spectrum(evals, **{name: facts[name] for name in SPECTRUM_FIELDS})
     counts = (spectrum.k, spectrum.m, spectrum.n)
@@ -175,14 +177,14 @@ def _read_spectrum(archive: zipfile.ZipFile, member: str, facts: dict[str, Any])
     if not has_sizes or not has_floor or spectrum.n < spectrum.m:
         raise Unreadable(f"{member}: impossible sizes")
     if not np.isfinite(evals).all() or (np.diff(evals) < 0).any() or evals[0] < 0:
-        raise Unreadable(f"{member} is no ascending spectrum")
+        raise Unreadable(f"{member}: eigenvalues are not finite, not negative and ascending")
     return spectrum
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
-        raise Unreadable(f"{name} is compressed, which a saved report never is")
+        raise Unreadable(f"{name} is compressed; members of a saved report are never compressed")
     return archive.read(info)
 
 
@@ -193,4 +195,4 @@ def _npy_bytes(evals: Floats) -> bytes:
 
 
 def _member_info(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(name)  # a fixed date: equal reports are equal files
+    return zipfile.ZipInfo(name)  # has a fixed date, so that equal reports give equal files

@@ -1,8 +1,9 @@
-"""The history of a run that still goes on: one file to which each check is added as it is made.
+"""Journal of a run in progress: a file to which each check is appended.
 
-A line of JSON (schema, name of the run), then a record per check: a mark, the length and the checksum of what follows,
-the step and its numbers as JSON, the report as :mod:`~layerscope.persistence.report_file` packs it. A process
-that is killed leaves at most one record unfinished at the end; it does not count, and is cut off when the run goes on.
+The file begins with a line of JSON (schema, name of the run), followed by one record per check. A record has a mark,
+the length and checksum of its body, and the body: the step and its numbers as JSON, and the report as packed by
+:mod:`~layerscope.persistence.report_file`. If the process is killed, at most the last record is unfinished. It is
+ignored, and cut off when the run is resumed.
 """
 
 from __future__ import annotations
@@ -29,41 +30,44 @@ if TYPE_CHECKING:
 MAGIC = b"layerscope journal 1\n"
 RECORD_MARK = b"STEP"
 RECORD_HEADER = struct.Struct("<4sQI")  # mark, length, checksum
-MAX_HEADER_BYTES = 10_000  # bytes of the first lines
+MAX_HEADER_BYTES = 10_000  # most bytes of the first two lines
 
 
 class Record(NamedTuple):
-    """One check."""
+    """One check of a run."""
 
     step: int
     scalars: Mapping[str, float]
     report: Report
-    end: int  # where the next one begins
+    end: int  # offset of the next record in the file
 
 
 class Journal:
-    """A file that one process adds to; ``close()`` lets others write it."""
+    """A journal that one process appends to; ``close()`` releases the file for others."""
 
     def __init__(self, path: str | Path, name: str, *, resume: bool = False) -> None:
-        """
-        :raises UsageError: the file exists and ``resume`` was not asked for, or another process writes it.
-        :raises Unreadable: it is no journal, or damaged.
-        :raises OutputError: it cannot be written.
+        """Open or create the journal of a run.
+
+        :param name: name of the run; a resumed journal keeps its own name.
+        :param resume: continue an existing file.
+        :raises UsageError: the file exists and ``resume`` is False, or another process is writing it.
+        :raises Unreadable: the file is not a journal, or is damaged.
+        :raises OutputError: the file cannot be written.
         """
         self.path, self.name = Path(path), name
         if self.path.is_dir() or "\0" in str(path):
-            raise OutputError(f"cannot write {str(path)!r}: it is no file")
+            raise OutputError(f"cannot write {str(path)!r}: it is not a file")
         exists = self.path.exists() and self.path.stat().st_size > 0
         if exists and resume and _has_unfinished_header(self.path):
             exists = False
         if exists and not resume:
-            raise UsageError(f"{path} exists: resume=True goes on with it, another path begins a new history")
+            raise UsageError(f"{path} already exists: pass resume=True to continue it, or choose another path")
         try:
             self._file: IO[bytes] = self.path.open("r+b" if exists else "w+b")
             _close_in_children(self._file)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
-        self.close = weakref.finalize(self, self._file.close)  # at the latest when nobody holds it any more
+        self.close = weakref.finalize(self, self._file.close)  # closes at the latest when the journal is collected
         try:
             _lock_file(self._file, path)
             self.last: Record | None = None
@@ -82,13 +86,13 @@ class Journal:
 
     @property
     def open(self) -> bool:
-        """Can it be added to?"""
+        """Whether the journal accepts further checks."""
         return not self._file.closed
 
     def append(self, step: int, scalars: Mapping[str, float], report: Report) -> None:
-        """Add a check; it is on the disk, or the file is as it was.
+        """Append a check and write it to disk.
 
-        :raises OutputError: there is no room for it.
+        :raises OutputError: the check cannot be written, e.g. because the disk is full; the file is unchanged.
         """
         numbers = json.dumps({"step": step, "scalars": dict(scalars)}, allow_nan=False).encode()
         body = struct.pack("<I", len(numbers)) + numbers + report_file.pack_report(report)
@@ -104,15 +108,15 @@ class Journal:
             try:
                 self._file.seek(before)
                 self._file.truncate(before)
-            except OSError:  # what is there is unfinished, and does not count
+            except OSError:  # the unfinished record is ignored when the file is read
                 pass
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from None
 
 
 def is_journal(path: str | Path) -> bool:
-    """Is it one? Told by content."""
+    """Whether the file is a journal, judged by its content."""
     try:
-        if not Path(path).is_file():  # to open a pipe is to wait for somebody
+        if not Path(path).is_file():  # opening a pipe would block until another process writes to it
             return False
         with Path(path).open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -121,18 +125,19 @@ def is_journal(path: str | Path) -> bool:
 
 
 def read_run_name(path: str | Path) -> str:
-    """Of the run.
+    """Read the name of the run from a journal.
 
-    :raises Unreadable: no journal.
+    :raises Unreadable: the file is not a journal.
     """
     with Path(path).open("rb") as file:
         return _read_header(file, path)[0]
 
 
 def read_records(path: str | Path, start: int = 0) -> Iterator[Record]:
-    """Every check that is whole, from the first or from where another one ended.
+    """Yield all complete checks.
 
-    :raises Unreadable: no journal; damaged before its end; steps that do not ascend.
+    :param start: offset to begin at, the ``end`` of an earlier record; 0 begins with the first check.
+    :raises Unreadable: the file is not a journal, is damaged before its last record, or its steps do not increase.
     """
     size, step = Path(path).stat().st_size, -1
     with Path(path).open("rb") as file:
@@ -144,17 +149,17 @@ def read_records(path: str | Path, start: int = 0) -> Iterator[Record]:
             body = file.read(length) if mark == RECORD_MARK and end <= size else None
             if body is None or zlib.crc32(body) != checksum:
                 if not _has_whole_record(file, offset + 1, size):
-                    return  # unfinished: it was being written, or not all of it reached the disk
-                raise Unreadable(f"{path} is damaged at byte {offset:,}; what comes before it is whole")
+                    return  # unfinished last record: still being written, or not all of it reached the disk
+                raise Unreadable(f"{path} is damaged at byte {offset:,}; the checks before that are intact")
             record = _parse_record(path, body, end)
             if record.step <= step:
-                raise Unreadable(f"{path}: step {record.step} after step {step}")
+                raise Unreadable(f"{path}: step {record.step} follows step {step}, but steps must increase")
             step, offset = record.step, end
             yield record
 
 
 def _has_whole_record(file: IO[bytes], start: int, size: int) -> bool:
-    """Is there a whole record behind what is damaged?"""
+    """Whether a complete record follows after a damaged one."""
     file.seek(start)
     tail = file.read()
     mark = tail.find(RECORD_MARK)
@@ -169,14 +174,14 @@ def _has_whole_record(file: IO[bytes], start: int, size: int) -> bool:
 
 
 def _has_unfinished_header(path: Path) -> bool:
-    """A file whose first line was never finished."""
+    """Whether the first lines of the file were never completed."""
     with path.open("rb") as file:
         begin = file.read(MAX_HEADER_BYTES)
     return (MAGIC.startswith(begin) or begin.startswith(MAGIC)) and b"\n" not in begin[len(MAGIC) :]
 
 
 def _close_in_children(file: IO[bytes]) -> None:
-    """A forked child, a loader's worker say, holds no lock."""
+    """Close the file in forked child processes (such as data-loader workers), so that they hold no lock."""
     if hasattr(os, "register_at_fork"):
         reference = weakref.ref(file)
 
@@ -194,43 +199,43 @@ def _parse_record(path: str | Path, body: bytes, end: int) -> Record:
         numbers = parse(body[4 : 4 + length])
         step, scalars = numbers["step"], numbers["scalars"]
         if not matches_type(step, int) or not matches_type(scalars, Mapping[str, float]):
-            raise Unreadable(f"step {step!r:.40} and its numbers {scalars!r:.60}")
+            raise Unreadable(f"a record has the impossible step {step!r:.40} or numbers {scalars!r:.60}")
         with zipfile.ZipFile(io.BytesIO(body[4 + length :])) as archive:
             return Record(step, scalars, report_file.unpack_report(archive), end)
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None
-    except Exception as error:  # whatever a damaged file makes the readers stumble over
-        raise Unreadable(f"{path}: damaged: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the readers raise various errors on a damaged file
+        raise Unreadable(f"{path}: damaged ({type(error).__name__}: {error})") from error
 
 
 def _read_header(file: IO[bytes], path: str | Path) -> tuple[str, int]:
-    """(name of the run, where the records begin)."""
+    """Return (name of the run, offset of the first record)."""
     file.seek(0)
     begin = file.read(MAX_HEADER_BYTES)
     line, newline, _ = begin[len(MAGIC) :].partition(b"\n")
     try:
         if not begin.startswith(MAGIC) or not newline:
-            raise ValueError("it begins otherwise")
+            raise ValueError("its first line is wrong or incomplete")
         header = parse(line)
         if header.get("schema") != SCHEMA or not matches_type(header["name"], str):
-            raise ValueError(f"schema {header.get('schema')!r:.40}")
-    except Exception as error:  # whatever is wrong with a stranger's file
-        raise Unreadable(f"{path} is no history of a run: {error}") from None
+            raise ValueError(f"it has schema {header.get('schema')!r:.40}; this version reads schema {SCHEMA}")
+    except Exception as error:  # a file of unknown origin can fail in any way
+        raise Unreadable(f"{path} is not the history of a run: {error}") from None
     return header["name"], len(MAGIC) + len(line) + 1
 
 
 def _lock_file(file: Any, path: str | Path) -> None:
-    """Nobody else may write it until it is closed; released by the system when the process ends.
+    """Lock the file against writing by others until it is closed; the system releases it when the process ends.
 
-    :raises UsageError: somebody does.
+    :raises UsageError: another process or journal holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # no such locks on this system
+    except ImportError:  # this system (Windows) has no such locks
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UsageError(
-            f"{path} is being written by another monitor, perhaps an earlier one of yours: close() it"
+            f"{path} is open in another monitor, perhaps an earlier one in this session; call its close() first"
         ) from None

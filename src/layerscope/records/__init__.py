@@ -1,4 +1,4 @@
-"""What travels between the packages: frozen records with the shape and unit of each field.
+"""Records that the packages exchange: frozen dataclasses with the shape and unit of each field.
 
-How records are shown and saved is in ``views`` and ``persistence``; ``viewable`` alone reaches there.
+``views`` and ``persistence`` show and save records; only ``viewable`` imports these packages.
 """

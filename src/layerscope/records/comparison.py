@@ -1,4 +1,4 @@
-"""Several reports beside each other."""
+"""The comparison of several reports."""
 
 from __future__ import annotations
 
@@ -16,48 +16,51 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-Matrix = tuple[tuple[float | None, ...], ...]  # symmetric; None where there is no value
+Matrix = tuple[tuple[float | None, ...], ...]  # symmetric; None if there is no value
 
 
 @dataclass(frozen=True)
 class ComparedLayer:
-    """One layer that several models have."""
+    """One layer that all compared models have."""
 
     name: str
-    metrics: tuple[Mapping[str, Value], ...]  # of each model
-    distances: tuple[Mapping[str, float], ...] = ()  # of each model from the first; empty where they were not measured
-    rows: tuple[int, ...] = ()  # of each model's report
-    doubtful: tuple[bool, ...] = ()  # of each model: α carries no verdict
+    metrics: tuple[Mapping[str, Value], ...]  # one mapping per model
+    distances: tuple[Mapping[str, float], ...] = ()  # of each model from the first; empty if not measured
+    rows: tuple[int, ...] = ()  # index of the layer in the report of each model
+    doubtful: tuple[bool, ...] = ()  # one per model: α does not support a verdict
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Viewable):
-    """Several models beside each other, layers matched by name, distances from the first."""
+    """A comparison of several models, with layers matched by name and distances from the first model."""
 
-    names: tuple[str, ...]  # short names, distinct
+    names: tuple[str, ...]  # short, distinct names of the models
     reports: tuple[Report, ...]
     layers: tuple[ComparedLayer, ...]
-    unmatched: tuple[tuple[str, ...], ...]  # analysed layers of each model that another one lacks
-    histogram: Mapping[str, Any]  # of α: "edges" (bins + 1) and "counts", a list per model
-    reading: tuple[str, ...]  # what it says, in plain language
-    warnings: tuple[str, ...]  # why to be careful with it
-    apart: Mapping[str, Matrix] = field(default_factory=dict)  # "weights", "spectra": a row for each model
+    unmatched: tuple[tuple[str, ...], ...]  # analyzed layers of each model that another model lacks
+    histogram: Mapping[str, Any]  # histogram of α: "edges" (bins + 1) and "counts" (one list per model)
+    reading: tuple[str, ...]  # conclusions as sentences
+    warnings: tuple[str, ...]  # reasons to be careful with the comparison
+    apart: Mapping[str, Matrix] = field(default_factory=dict)  # matrices "weights" and "spectra", a row per model
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """A, B, C, … by which the reading calls the models."""
+        """The letters A, B, C, … that stand for the models in ``reading``."""
         return letters(len(self.names))
 
     def frame(self) -> pd.DataFrame:
-        """One row per matched layer: metrics of each model, distances from the first; needs pandas."""
+        """Return a data frame with one row per matched layer: metrics of each model, distances from the first.
+
+        Requires pandas.
+        """
         return self._frame()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return the comparison as plain JSON types."""
         return self._as_dict()
 
     def plot(self, name: str = "alpha_histogram", *layers: str | int, ax: Axes | None = None) -> Figure:
-        """A picture as a matplotlib figure; see :meth:`Report.plot`."""
+        """Draw a picture as a matplotlib figure; see :meth:`Report.plot`."""
         return self._figure(name, *layers, ax=ax)
 
     def _repr_html_(self) -> str:
@@ -65,5 +68,5 @@ class Comparison(Viewable):
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """A, B, …, Z, then M27, M28, …"""
+    """Return short names for ``count`` models: A, B, …, Z, then M27, M28, …"""
     return tuple(chr(ord("A") + i) if i < 26 else f"M{i + 1}" for i in range(count))

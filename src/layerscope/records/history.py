@@ -1,4 +1,4 @@
-"""A model over the steps of its training: a Report of each, and what follows from their order."""
+"""The history of a training run: one Report per measured step, and trends over the steps."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FLOAT32_ZERO_TOLERANCE = 1e-7  # relative: eigenvalues of sums of float32 below it are zero
-MIN_STEPS_FOR_TREND = 4  # steps that show a trend
+FLOAT32_ZERO_TOLERANCE = 1e-7  # relative; smaller eigenvalues of float32 sums count as zero
+MIN_STEPS_FOR_TREND = 4  # fewest steps that show a trend
 Series = tuple[tuple[int, ...], tuple[float, ...]]  # (steps, values)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class History(Viewable):
-    """The same model at several steps: each with its report, and with the numbers that the loop gave."""
+    """The same model at several steps of its training: a report and the scalars of the training loop for each."""
 
     name: str
     steps: tuple[int, ...]  # ascending
     reports: tuple[Report, ...]
-    scalars: tuple[Mapping[str, float], ...]  # of each step: loss, accuracy, rate, …
+    scalars: tuple[Mapping[str, float], ...]  # one mapping per step: loss, accuracy, learning rate, …
 
     @property
     def last(self) -> Report:
-        """The report of the last step."""
+        """The report of the last measured step."""
         return self.reports[-1]
 
     def series(self, metric: str, layer: str) -> Series:
-        """(steps, values) of a metric of a layer; steps without it are left out."""
+        """Return the steps and values of a metric of one layer, without the steps at which it is absent."""
         metrics_by_step = [report.layers[layer].metrics if layer in report.layers else {} for report in self.reports]
         return self._finite_series([metrics.get(metric) for metrics in metrics_by_step])
 
     def of_model(self, name: str) -> Series:
-        """(steps, values) of a number of the whole model: one that the loop gave ("loss", …), or of the matrix of all
-        measured layers together: "lambda_max", "trace", "kappa_20" and the like, with ``exact=True``."""
+        """Return the steps and values of a number of the whole model.
+
+        ``name`` is a scalar of the training loop ("loss", …) or, with ``exact=True``, a number of the Fisher matrix of
+        all measured layers together: "lambda_max", "trace", "kappa_20" and so on.
+        """
         whole_by_step = [report.meta.get("conditioning", {}).get("whole", {}) for report in self.reports]
         if name.startswith("kappa_"):
             return self._finite_series([_kappa_of_whole(numbers, name) for numbers in whole_by_step])
@@ -53,10 +56,11 @@ class History(Viewable):
         )
 
     def trend_agreement(self, metric: str = "lambda_max") -> dict[str, float]:
-        """How each layer's block follows the whole matrix over the run: Spearman's ρ of their ``metric``, by layer.
+        """Return how well each layer's block follows the whole Fisher matrix over the run: Spearman's ρ of ``metric``.
 
-        Of λmax by default, of "kappa_20" and the like too. The block is the exact one; K-FAC's product where the block
-        was not measured. Layers with fewer than four common steps have none. It is what one run shows, no law.
+        ``metric`` is "lambda_max" (the default), "kappa_20" or similar. The exact block is used if it was measured,
+        otherwise K-FAC's product. Layers with fewer than four common steps are left out. The result describes this run
+        only.
         """
         whole_by_step = dict(zip(*self.of_model(metric), strict=True))
         agreements: dict[str, float] = {}
@@ -72,11 +76,11 @@ class History(Viewable):
         return agreements
 
     def frame(self) -> pd.DataFrame:
-        """One row per step and tensor, one column per metric and scalar; needs pandas."""
+        """Return a data frame with one row per step and tensor, and one column per metric and scalar (needs pandas)."""
         return self._frame()
 
     def save(self, path: str | Path) -> None:
-        """Write all of it to a ``.layerscope`` file."""
+        """Write the history to a ``.layerscope`` file."""
         save_history(self, path)
 
     @staticmethod
@@ -85,11 +89,11 @@ class History(Viewable):
         return load_history(path)
 
     def plot(self, name: str = "learning_curves", *layers: str | int, ax: Axes | None = None) -> Figure:
-        """A picture of the run as a matplotlib figure; of these layers, where it shows layers."""
+        """Draw a picture of the run as a matplotlib figure; ``layers`` selects the layers shown, if any are."""
         return self._figure(name, *layers, ax=ax)
 
     def html(self, path: str | Path, *others: History) -> None:
-        """Write the last report and the way to it, beside those of other runs, as one HTML page."""
+        """Write the last report and the history as one HTML page, optionally together with other runs."""
         self._write_page([self, *others], path)
 
     def _finite_series(self, values: list[Any]) -> Series:

@@ -1,4 +1,4 @@
-"""The columns of a layer that the header alone gives."""
+"""The columns of a layer that need no weights: names, shapes and sizes from the header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE_COLUMNS = (
 
 
 def size_columns(layer: LayerReport, conv: str) -> dict[str, Any]:
-    """The columns that the header alone gives; N, M, Q and rf are None for tensors that are no matrix."""
+    """Return the columns that need no weights; N, M, Q and rf are None for tensors that are not read as matrices."""
     ref = layer.ref
     spectrum = layer.spectrum
     if spectrum is not None:

@@ -38,10 +38,10 @@ class Part:
 class LayerRef:
     """One matrix-to-be of a model: what the header says, no data."""
 
-    index: int  # position in the model, counting every tensor
+    index: int  # number of the row, counting every tensor in the model's order
     name: str  # unique; the tensor's name, with "[part]" where a tensor holds several matrices
     shape: tuple[int, ...]  # of this part
-    axes: str  # a letter per axis: o out, i in, d h w positions, e experts; "" when not analysed
+    axes: str  # a letter per axis: o out, i in, d h w positions, e experts; "" when not analyzed
     dtype: str  # numpy-style name, e.g. "bfloat16"
     kind: str  # dense, conv2d, embedding, lstm, norm, bias, ...
     role: str = "weight"  # weight, base, input, gradient
@@ -59,7 +59,8 @@ class LayerRef:
     entries: int = 0  # of a row that is one matrix of a tensor; 0: all of the shape
     aliases: tuple[str, ...] = ()  # other names of the same storage
     how: str = ""  # how it is read, for people: "split q,k,v", "tied with ..."
-    skipped: str = ""  # why it is never analysed; "" otherwise
+    skipped: str = ""  # why it is never analyzed; "" otherwise
+    stored: int = field(default=-1, compare=False, repr=False)  # position in the file, which seeds its shuffles
 
     @property
     def params(self) -> int:
@@ -115,7 +116,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """All that is known of one layer after measuring."""
+    """Everything measured for one layer."""
 
     name: str
     parts: Mapping[str, Measurement]
@@ -134,10 +135,10 @@ class LayerReport:
 
     @property
     def skipped(self) -> str:
-        """Why the layer was not analysed, or ``""``."""
+        """Why the layer was not analyzed, or ``""``."""
         return self.parts["weight"].skipped
 
     @property
     def failed(self) -> bool:
-        """Did something go wrong with it?"""
+        """Did measuring the layer fail?"""
         return any(part.failed for part in self.parts.values())

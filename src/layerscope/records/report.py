@@ -1,4 +1,4 @@
-"""What one analysis of a model found."""
+"""The report of one analysis of a model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Layers(Mapping[str, LayerReport]):
-    """The layers of a report, by name or by index."""
+    """The layers of a report, accessible by name or index."""
 
     def __init__(self, layers: tuple[LayerReport, ...]) -> None:
         self._by_name = {layer.name: layer for layer in layers}
-        self._by_index = {layer.ref.index: layer for layer in reversed(layers)}  # of rows per slice, the first
+        self._by_index = {layer.ref.index: layer for layer in reversed(layers)}  # the first row, if a layer has several
 
     def __getitem__(self, key: str | int) -> LayerReport:
         if isinstance(key, int):
             if key in self._by_index:
                 return self._by_index[key]
-            raise KeyError(f"no layer {key}; indices run from 0 to {max(self._by_index, default=0)}")
+            raise KeyError(f"no layer with index {key}; indices run from 0 to {max(self._by_index, default=0)}")
         if key in self._by_name:
             return self._by_name[key]
         raise KeyError(f"no layer called {key!r}{did_you_mean(key, self._by_name)}")
@@ -51,7 +51,7 @@ class Layers(Mapping[str, LayerReport]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Report(Viewable):
-    """What one analysis found: the layers, what was concluded, and how it was made."""
+    """The result of one analysis: the layers, the findings, and how they were produced."""
 
     meta: Mapping[str, Any]  # versions, target, settings, seed, time, device
     rows: tuple[LayerReport, ...]
@@ -59,38 +59,38 @@ class Report(Viewable):
 
     @cached_property
     def layers(self) -> Layers:
-        """Every tensor of the model, analysed or skipped, by name or index."""
+        """Every tensor of the model, analyzed or skipped, by name or index."""
         return Layers(self.rows)
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings it was made with."""
+        """The settings of the analysis."""
         return Settings.from_dict(self.meta["settings"])
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Mean, median and spread of each metric over the layers that count, and what was left out."""
+        """Mean, median and standard deviation of each metric over the averaged layers, and the excluded layers."""
         from layerscope.records.report_summary import summarize
 
         return summarize(self)
 
     @property
     def details(self) -> pd.DataFrame:
-        """The table of analysed layers (the name WeightWatcher's users know)."""
+        """The data frame of analyzed layers (the name that WeightWatcher uses)."""
         frame = self.frame()
         return frame[frame["skipped"] == ""].reset_index(drop=True)
 
     @property
     def spectra(self) -> dict[str, Floats]:
-        """Eigenvalues of each analysed layer, ascending."""
+        """The eigenvalues of each analyzed layer, ascending."""
         return {row.name: row.spectrum.evals for row in self.rows if row.spectrum is not None}
 
     def frame(self) -> pd.DataFrame:
-        """One row per tensor, one column per metric; needs pandas."""
+        """Return a data frame with one row per tensor and one column per metric (needs pandas)."""
         return self._frame()
 
     def save(self, path: str | Path) -> None:
-        """Write everything, spectra too, to a ``.layerscope`` file."""
+        """Write the report, including spectra, to a ``.layerscope`` file."""
         save_report(self, path)
 
     @staticmethod
@@ -99,23 +99,23 @@ class Report(Viewable):
         return load_report(path)
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The report as JSON, schema 1; spectra are left out."""
+        """Return the report as JSON (schema 1), without spectra."""
         return report_to_json(self, indent)
 
     @staticmethod
     def from_json(text: str) -> Report:
-        """Read what :meth:`to_json` wrote."""
+        """Read a report from the JSON text of :meth:`to_json`."""
         return report_from_json(text)
 
     def plot(self, name: str = "alpha_by_depth", *layers: str | int, ax: Axes | None = None) -> Figure:
-        """A picture as a matplotlib figure: of the model, or of these layers (``plot("esd", "fc1.weight")``).
+        """Draw a picture of the model, or of the given layers, as a matplotlib figure (``plot("esd", "fc1.weight")``).
 
-        :raises UsageError: no such picture or layer, or more layers than one figure holds.
+        :raises UsageError: if there is no such picture or layer, or if there are more layers than one figure can show.
         """
         return self._figure(name, *layers, ax=ax)
 
     def replace(self, **changes: Any) -> Report:
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""One number per metric for a whole model, over the layers that count."""
+"""The summary of a report: one number per metric over the averaged layers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from layerscope import registry
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 
-EXCLUDING_FINDINGS = {"LS105": "collapsed"}  # findings that keep a layer out of the averages
+EXCLUDING_FINDINGS = {"LS105": "collapsed"}  # findings that exclude a layer from the averages
 
 
 def summarize(report: Report) -> dict[str, Any]:
-    """Mean, median, spread and count of each metric over fitted, non-embedding, not collapsed layers.
+    """Return mean, median, standard deviation and count of each metric over the averaged layers.
 
-    ``left_out`` lists the analysed layers that do not count, and why; ``skipped`` counts the tensors never analysed.
+    Layers without a fit, embeddings and collapsed layers are not averaged. ``left_out`` lists the analyzed layers that
+    are excluded, with the reason; ``skipped`` counts the tensors that were never analyzed.
     """
     excluded: list[dict[str, str]] = []
     counted: list[LayerReport] = []

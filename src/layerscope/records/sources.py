@@ -1,4 +1,4 @@
-"""What a source of matrices offers, and how it is opened again in another process."""
+"""The interface of a source of matrices, and how a source is opened again in another process."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 class SourceSpec:
     """How to open a source again, here or in another process."""
 
-    target: Any  # path for files; the object itself for live models
+    target: Any  # path of a file, or the object itself for live models
     format: str  # name of the source module
-    portable: bool  # can another process open it?
+    portable: bool  # whether another process can open it
     key: str  # identifies the opened source within a process
     parts: tuple[SourceSpec, ...] = ()
-    note: str = ""  # what was read of a target that holds more: the file of a folder
+    note: str = ""  # which part of the target was read, e.g. the file of a folder
 
 
 class Source(Protocol):
-    """Something that has layers: headers first, then one tensor at a time."""
+    """A source of layers: headers first, then one tensor at a time."""
 
     @property
     def spec(self) -> SourceSpec: ...
@@ -37,6 +37,6 @@ class Source(Protocol):
 
 @runtime_checkable
 class HasFacts(Protocol):
-    """A source that knows more of a layer than its matrices."""
+    """A source that also has numbers of a layer that no matrix contains."""
 
     def facts(self, ref: LayerRef) -> Mapping[str, float]: ...

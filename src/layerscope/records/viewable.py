@@ -1,7 +1,7 @@
-"""How records show and save themselves: the only place where records import the packages above them.
+"""How records show and save themselves: the only module of this package that imports packages above it.
 
 A record is data first. Its ``repr``, page, picture, data frame and file are made by :mod:`layerscope.views` and
-:mod:`layerscope.persistence`, which are imported when they are asked for.
+:mod:`layerscope.persistence`, which are imported only when needed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Viewable:
-    """A record with a text, a page and a picture."""
+    """A record that can be shown as text, as an HTML page and as a picture."""
 
     def html(self, path: str | Path) -> None:
-        """Write it as one HTML page that needs nothing else."""
+        """Write the record as one self-contained HTML page."""
         self._write_page(self, path)
 
     def __repr__(self) -> str:
@@ -56,42 +56,42 @@ class Viewable:
 
 
 def save_report(report: Report, path: str | Path) -> None:
-    """Write a report to a file."""
+    """Write a report to a ``.layerscope`` file."""
     from layerscope.persistence import report_file
 
     report_file.save(report, path)
 
 
 def load_report(path: str | Path) -> Report:
-    """Read a saved report."""
+    """Read a report from a ``.layerscope`` file."""
     from layerscope.persistence import report_file
 
     return report_file.load(path)
 
 
 def report_to_json(report: Report, indent: int | None) -> str:
-    """A report as JSON text."""
+    """Return a report as JSON text."""
     from layerscope.persistence import report_json
 
     return report_json.to_json(report, indent=indent)
 
 
 def report_from_json(text: str) -> Report:
-    """A report from JSON text."""
+    """Read a report from JSON text."""
     from layerscope.persistence import report_json
 
     return report_json.from_json(text)
 
 
 def save_history(history: History, path: str | Path) -> None:
-    """Write a history to a file."""
+    """Write a history to a ``.layerscope`` file."""
     from layerscope.persistence import report_file
 
     report_file.save_history(history, path)
 
 
 def load_history(path: str | Path) -> History:
-    """Read a saved history."""
+    """Read a history from a ``.layerscope`` file."""
     from layerscope.persistence import report_file
 
     return report_file.load_history(path)

@@ -13,9 +13,10 @@ MIN_LAYERS_FOR_SLOPE = 5
 
 
 def slope(model: Sequence[LayerReport], metric: str) -> tuple[float, int] | None:
-    """(decades per layer, layers): the median of the slopes between all pairs of layers (Theil 1950, Sen 1968).
+    """Return the slope of log₁₀ of a metric over depth, and the number of layers used.
 
-    None of fewer than five layers that have a positive value.
+    The slope, in decades per layer, is the median of the slopes between all pairs of layers (Theil 1950, Sen 1968).
+    Returns None if fewer than five layers have a positive value.
     """
     values = [math.log10(value) for layer in model if (value := float(layer.metrics.get(metric, 0.0))) > 0]
     if len(values) < MIN_LAYERS_FOR_SLOPE:
@@ -24,13 +25,14 @@ def slope(model: Sequence[LayerReport], metric: str) -> tuple[float, int] | None
 
 
 def has_norms(model: Sequence[LayerReport]) -> bool:
-    """Are there normalisations among its tensors?"""
+    """Return whether the model contains normalization layers."""
     return any(layer.ref.kind == "norm" for layer in model)
 
 
 def describe_slope(slope_and_layers: tuple[float, int], metric: str) -> str:
-    """Describe a slope and the number of its layers in words."""
+    """Describe a slope in words, with the number of layers that it was measured on."""
     per_layer, layers = slope_and_layers
     return (
-        f"{metric} changes by a factor of {10**per_layer:.3g} per layer over {layers} layers ({per_layer:+.2f} decades)"
+        f"{metric} changes by a factor of {10**per_layer:.3g} per layer over {layers} layers "
+        f"({per_layer:+.2f} decades per layer)"
     )

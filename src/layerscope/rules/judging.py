@@ -1,4 +1,4 @@
-"""Every rule on every layer: numbers to findings."""
+"""Apply every rule to every layer, to the whole model, or to a landscape."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from layerscope.rules.landscape_facts import Pair as Pair
 from layerscope.rules.landscape_facts import Pairs as Pairs
 from layerscope.rules.landscape_facts import Route as Route
 from layerscope.rules.landscape_facts import Slope as Slope
+from layerscope.rules.model_layers import ModelLayers
 from layerscope.rules.tail_evidence import accepted as accepted
 from layerscope.rules.tail_evidence import doubt as doubt
 from layerscope.settings import Settings
 
 
 def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
-    """Every rule on every analysed layer, in the order of layers, then those about the whole model.
+    """Apply every rule to every analyzed layer, in order, and then the rules about the whole model.
 
-    The latter are not asked where more layers were left out by selection than were analysed.
+    Rules about the whole model are skipped if the selection excludes more layers than were analyzed.
     """
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
-    facts: dict[str, Any] = {"settings": settings, "model": model}
+    facts: dict[str, Any] = {"settings": settings, "model": ModelLayers(model)}
     findings: list[Finding] = []
-    if settings.inverse:  # every rule speaks about λ, not about 1/λ
+    if settings.inverse:  # the rules apply to λ, not to 1/λ
         return ()
     for layer in model:
         if layer.skipped:
@@ -39,7 +40,7 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
                     findings.append(_finding(plugin, layer.name, verdict))
     whole = [layer for layer in model if not layer.ref.derived]
     left_out = sum(layer.skipped == NOT_SELECTED for layer in model)
-    if left_out > sum(not layer.skipped for layer in model):  # a minority does not speak for a model
+    if left_out > sum(not layer.skipped for layer in model):  # a minority of the layers does not represent the model
         return tuple(findings)
     for plugin in rules:
         needs = plugin.meta["metrics"]
@@ -51,7 +52,10 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
 
 
 def judge_landscape(**facts: Any) -> tuple[Finding, ...]:
-    """Every rule about parameter space whose facts are there: ``pairs``, ``apart``, ``route``, ``slope``."""
+    """Apply every rule about parameter space that the given facts allow.
+
+    The facts are ``pairs``, ``apart``, ``route`` and ``slope``, see :mod:`layerscope.rules.landscape_facts`.
+    """
     rules = sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name)
     applicable = [p for p in rules if p.meta["over"] == "landscape" and set(p.needs) <= set(facts)]
     verdicts = [(plugin, registry.call(plugin, facts)) for plugin in applicable]

@@ -1,4 +1,4 @@
-"""The layer's spectrum is no different from that of its shuffled entries."""
+"""Rule LS103: the spectrum of the layer does not differ from that of its shuffled entries."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from layerscope.settings import Settings
     ref="Martin & Mahoney, JMLR 22(165) (random-like phase); Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance)",
 )
 def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """The layer's spectrum is that of its own shuffle: nothing learned shows in it.
+    """The spectrum of the layer does not differ from that of its shuffled entries: it shows nothing learned.
 
-    **What it means.** Shuffling the entries changes nothing: the distance to the shuffles is no more than 1.5 times
-    that between two shuffles, and no eigenvalue stands beyond the Marchenko–Pastur edge that does not stand there in
-    the shuffles too. A layer at its initialisation looks like this; so does one that learning has hardly touched.
+    **What it means.** Shuffling the entries of the matrix leaves its spectrum unchanged. The distance to the shuffles
+    is at most 1.5 times the distance between two shuffles, and no more eigenvalues lie beyond the Marchenko–Pastur edge
+    than in the shuffles. A freshly initialized layer looks like this, and so does a layer that training has hardly
+    changed.
 
-    **Evidence.** rand_distance beside rand_null, the spikes beside those of the shuffles. Only measured with
-    --randomize. Of layers of independent entries it fires on 95 % and more (eight shapes from 16×10 to 400×400).
+    **Evidence.** rand_distance compared with rand_null, and the number of spikes compared with that of the shuffles.
+    Measured with --randomize only. The rule fires on at least 95 % of matrices with independent entries (eight shapes
+    from 16×10 to 400×400).
 
-    **Caveats.** A spectrum does not see everything: a layer may have moved far from where it began and still look
-    random, and entries of exponent 3 or more are random in this sense. Small layers are told from random ones only when
-    they are far from it. An α above 6 of such a layer is that of its shape, not of its training.
+    **Caveats.** A spectrum does not show everything: a layer may have moved far from its initial weights and still look
+    random. Entries with heavy tails of exponent 3 or more also look random. A small layer is recognized as trained only
+    if it is far from random. An α above 6 of such a layer reflects its shape, not its training.
+
+    **What to try.** Check that the intended checkpoint was loaded, and compare with the initial weights (--base).
     """
     m = layer.metrics
     distance, null = float(m["rand_distance"]), float(m["rand_null"])
@@ -36,7 +40,9 @@ def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
     shuffle_spikes = max((int(fit.params["spikes"]) for fit in fits if fit.ok), default=0)
     if distance <= limit and int(m["num_spikes"]) <= shuffle_spikes:
         message = (
-            f"rand_distance {distance:.4f}, between its shuffles {null:.4f}; no spike beyond those of the shuffles"
+            f"rand_distance is {distance:.4f} (between shuffles: {null:.4f}, limit: {limit:.4f}), with no more "
+            "spikes than the shuffles. The spectrum looks random: the layer is untrained or has learned little. "
+            "Check which checkpoint was loaded, or compare with the initial weights (--base)."
         )
         return Verdict(message, distance, limit)
     return None

@@ -1,4 +1,4 @@
-"""A few outlier weights cause large eigenvalues, even after the entries are shuffled."""
+"""Rule LS104: a few outlier weights cause large eigenvalues, even after the entries are shuffled."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from layerscope.settings import Settings
 
 @rule(
     "LS104",
-    "correlation trap",
+    "outlier weights",
     severity="warn",
     needs=("rand_num_spikes", "max_traps"),
     ref="Martin et al., arXiv 2506.04434 (anti-grokking); Martin & Mahoney, JMLR 22(165), §6; Ma, Bernoulli 18 (2012)",
 )
 def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """A few weights are so large that the spectrum has outliers even after its entries are shuffled.
+    """A few outlier weights cause large eigenvalues, even after the entries are shuffled (a correlation trap).
 
-    **What it means.** In a shuffle every correlation is gone; an eigenvalue beyond the edge of its bulk is there
-    because of the size of single weights. Such traps appear when a layer is trained with too large a learning rate or
-    too small a batch, or long after it has learned what it can; in grokking experiments test accuracy falls with them.
+    **What it means.** Shuffling the entries of a matrix removes every correlation. An eigenvalue that still lies beyond
+    the edge of the random bulk is caused by the size of single weights; Martin and Mahoney call it a correlation trap.
+    Traps appear when a layer is trained with too high a learning rate or too small a batch, or long after it has
+    stopped learning. In grokking experiments, test accuracy falls as they appear.
 
-    **Evidence.** The outliers of each shuffle beyond the Tracy–Widom edge of their own matrix, its mean taken out (a
-    layer of independent entries of one size shows one in at most 1 % of shuffles), in more than half of the shuffles;
-    how far the largest lies beyond the edge, and which weights carry them. At least one trap must lie a tenth
-    beyond the edge and have more than a tenth of it carried by a single weight. Only measured with --randomize.
+    **Evidence.** The number of eigenvalues of each shuffle beyond the Tracy–Widom edge of its own matrix, after
+    subtracting the mean. Independent entries of similar size show one in at most 1 % of shuffles. The rule fires if
+    more than half of the shuffles have a trap that lies at least 10 % beyond the edge, with more than 10 % of it
+    carried by a single weight. The message names the weights. Measured with --randomize only.
 
-    **Caveats.** Outlying weights are common and harmless in embeddings, in the layers next to a norm, and in language
-    models, where a few channels carry large activations on purpose. Entries with a heavy-tailed distribution show
-    traps by chance, and so do sparse layers, where what is left is large beside the zeros. One trap is a place to
-    look, not a defect.
+    **Caveats.** Outlier weights are common and harmless in embeddings, next to normalization layers, and in language
+    models, where a few channels carry large activations on purpose. Heavy-tailed entries produce traps by chance. So do
+    sparse layers, whose remaining weights are large compared with the zeros. A single trap is a reason to look at the
+    layer, not a defect.
 
-    **What to try.** Look at the weights named; compare with an earlier checkpoint; a smaller learning rate, gradient
-    clipping, or layerscope.edit.sharpen, and test accuracy before and after.
+    **What to try.** Inspect the named weights and compare them with an earlier checkpoint. Try a lower learning rate or
+    gradient clipping. Or remove the traps with layerscope.edit.sharpen, and measure test accuracy before and after.
     """
     shuffles = [part for role, part in layer.parts.items() if role.startswith("shuffle")]
     size = settings.limits.trap_size
@@ -43,9 +44,10 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
         return None
     m = layer.metrics
     mean, largest = float(m["rand_num_spikes"]), int(m["max_traps"])
-    message = f"{mean:.3g} trap{'' if mean == 1 else 's'} per shuffle" + (f" (at most {largest})" * (largest != mean))
+    message = f"{mean:.3g} correlation trap{'' if mean == 1 else 's'} per shuffle"
+    message += f" (at most {largest})" * (largest != mean)
     if "trap_size" in m:
-        message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge of its bulk"
-    if "trap_entries" in m:
-        message += f"; weights {m['trap_entries']}"
+        message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge of the random bulk"
+    message += ". Single weights are far larger than the others, often after too high a learning rate. "
+    message += f"Inspect these weights: {m['trap_entries']}." if "trap_entries" in m else "Inspect the largest weights."
     return Verdict(message, m["rand_num_spikes"], 0)

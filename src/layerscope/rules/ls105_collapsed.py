@@ -1,13 +1,11 @@
-"""The layer has lost its rank, or its weights altogether."""
+"""Rule LS105: the layer has lost rank, or nearly all of its weights are zero."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from statistics import median
 
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
+from layerscope.rules.model_layers import ModelLayers
 from layerscope.settings import Settings
 
 MIN_EIGENVALUES_FOR_RANK = 16  # below which a stable rank near 1 says nothing
@@ -21,35 +19,47 @@ MIN_EIGENVALUES_FOR_RANK = 16  # below which a stable rank near 1 says nothing
     own=True,
     ref="Martin & Mahoney, JMLR 22(165) (rank-collapse phase)",
 )
-def collapsed(layer: LayerReport, settings: Settings, model: Sequence[LayerReport]) -> Verdict | None:
-    """The layer has lost its directions, or its weights altogether.
+def collapsed(layer: LayerReport, settings: Settings, model: ModelLayers) -> Verdict | None:
+    """The layer has collapsed: it lost most of its rank, or its weights are practically zero.
 
-    **What it means.** One of three things: the weights are so small beside those of the other layers that weight
-    decay (or dead inputs) has emptied the layer; at least a quarter of the eigenvalues are zero to the precision of
-    the weights; or a single direction holds over nine tenths of ‖W‖_F² (stable rank below 1.1). A collapsed layer's α
-    is not read, and the layer stays out of every average.
+    **What it means.** One of three things happened. The weights are tiny compared with those of the other layers,
+    because weight decay or dead inputs emptied the layer. Or at least a quarter of the eigenvalues are zero to the
+    precision of the weights. Or a single direction holds over nine tenths of ‖W‖_F² (stable rank below 1.1). The α of a
+    collapsed layer is not used, and the layer is excluded from every average.
 
-    **Evidence.** λmax beside the median λmax of the model's layers, the number of zero eigenvalues, the stable rank.
+    **Evidence.** λmax compared with the median λmax of the model's layers, the number of zero eigenvalues, and the
+    stable rank.
 
-    **Caveats.** Pruned and low-rank-factorised layers have zero eigenvalues by design; layers that start at zero
-    (adapters, gated residuals) are emptied until they are trained. A residual network can work
-    with emptied layers: they are spare, not broken. A batch norm behind a tiny layer can restore its scale.
+    **Caveats.** Pruned and low-rank factorized layers have zero eigenvalues by design. Layers that start at zero
+    (adapters, gated residual branches) stay empty until they are trained. A residual network can work with emptied
+    layers: they are redundant, not broken. A batch norm after a tiny layer can restore its scale.
 
-    **What to try.** Less weight decay, a look at dead units before the layer, or removing the layer.
+    **What to try.** Use less weight decay, look for dead units before the layer, or remove the layer.
     """
     m, limits = layer.metrics, settings.limits
     top, count, lost = float(m["lambda_max"]), int(m["num_evals"]), int(m["rank_loss"])
     if top == 0.0:
-        return Verdict("every weight is zero", top, 0.0)
-    tops = [float(other.metrics["lambda_max"]) for other in model if "lambda_max" in other.metrics]
-    min_top = limits.emptied * median(tops)
-    if len(tops) > 2 and top < min_top:
-        message = f"emptied: λmax = {top:.1e} beside a median of {median(tops):.1e} over the model's layers"
+        message = "Every weight is zero. The layer is untrained or switched off. Check its initialization and loading."
+        return Verdict(message, top, 0.0)
+    median_top, layers = model.median_lambda_max
+    min_top = limits.emptied * median_top
+    if layers > 2 and top < min_top:
+        message = (
+            f"λmax = {top:.1e}, compared with a median of {median_top:.1e} over the model's layers. "
+            "The layer is emptied, usually by weight decay or dead inputs. Use less weight decay, or remove the layer."
+        )
         return Verdict(message, top, min_top)
     if count > 1 and lost >= limits.rank_loss * count:
-        message = f"{lost} of {count} eigenvalues are zero to the weights' precision"
+        message = (
+            f"{lost} of {count} eigenvalues are zero to the weights' precision (limit: {limits.rank_loss:.0%}). "
+            "The layer has lost these directions, or never had them. Look for dead units, pruning or low-rank factors."
+        )
         return Verdict(message, lost, limits.rank_loss * count)
     rank = float(m["stable_rank"])
     if count >= MIN_EIGENVALUES_FOR_RANK and rank < limits.stable_rank:
-        return Verdict(f"one direction holds the layer: stable rank {rank:.3f} of {count}", rank, limits.stable_rank)
+        message = (
+            f"Stable rank {rank:.3f} of at most {count} (limit: {limits.stable_rank:g}). "
+            "A single direction dominates the layer. Check the learning rate and the scale of the layer's inputs."
+        )
+        return Verdict(message, rank, limits.stable_rank)
     return None

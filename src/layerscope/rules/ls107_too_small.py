@@ -1,4 +1,4 @@
-"""The layer has too few eigenvalues for a power-law fit."""
+"""Rule LS107: the layer has too few eigenvalues for a power-law fit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from layerscope.settings import Settings
 
 @rule(
     "LS107",
-    "too small to fit",
+    "too few eigenvalues to fit",
     severity="info",
     needs=("num_evals",),
     ref="Clauset, Shalizi & Newman, SIAM Rev. 51 (2009) (about 50 points as a rule of thumb)",
 )
 def too_small(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """The layer has too few eigenvalues for a tail: norms and ranks only.
+    """The layer has too few eigenvalues for a power-law fit, so only norms and ranks are measured.
 
-    **What it means.** Of fewer than 50 eigenvalues an α is mostly chance, so none is given. Norms, ranks and entropy
+    **What it means.** With fewer than 50 eigenvalues, α is mostly chance and is not computed. Norms, ranks and entropy
     are measured all the same.
 
-    **Evidence.** The number of eigenvalues beside min_evals.
+    **Evidence.** The number of eigenvalues compared with min_evals.
 
-    **Caveats.** --min-evals lowers the limit; WeightWatcher's is 8. What it then shows is mostly noise.
+    **Caveats.** --min-evals lowers the limit (WeightWatcher uses 8), but the additional values of α are mostly noise.
     """
     count = int(layer.metrics["num_evals"])
     if count < settings.min_evals:
         counted = f"{count} eigenvalue{'s' * (count != 1)}"
-        return Verdict(f"{counted}, fewer than {settings.min_evals}: no α", count, settings.min_evals)
+        message = (
+            f"{counted}, but a power-law fit needs {settings.min_evals}. "
+            "With fewer, α would be mostly chance. Use the norms and ranks of this layer instead."
+        )
+        return Verdict(message, count, settings.min_evals)
     return None

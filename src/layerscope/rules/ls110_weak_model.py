@@ -1,4 +1,4 @@
-"""Many layers have a large α: the model has learned few correlations."""
+"""Rule LS110: many layers have a large α, so the model has learned few correlations."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-MIN_LAYERS_FOR_HISTOGRAM = 12  # layers with α below which a histogram has no peak
+MIN_LAYERS_FOR_HISTOGRAM = 12  # fewest layers with an α for which the histogram has a meaningful peak
 
 
 @rule(
     "LS110",
-    "too little or too poor data",
+    "light tails in many layers",
     severity="warn",
     needs=("alpha",),
     over="model",
     ref="Martin, Peng & Mahoney, Nat. Commun. 12, 4122 (2021), Fig. 6 (GPT against GPT-2)",
 )
 def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | None:
-    """Several layers lie above 6 and the histogram of α peaks above 4: the pattern that told GPT from GPT-2.
+    """Several layers have α above 6 and the histogram of α peaks above 4, as in GPT but not in GPT-2.
 
-    **What it means.** The model as a whole has learned fewer correlations than well-trained ones of its kind. GPT,
-    trained on little data, showed a wider histogram with its peak at 4 and layers above 6; GPT-2, the same design with
-    more and better data, peaked at 3.5 with none.
+    **What it means.** The model as a whole has learned fewer correlations than well-trained models of its kind, usually
+    because of too little or poor data. GPT, trained on little data, showed a wide histogram with its peak at 4 and
+    layers above 6. GPT-2, the same architecture with more and better data, peaked at 3.5 with no layer above 6.
 
-    **Evidence.** The number of layers with α above 6 (at least two, and a twentieth of those with an α), the peak of
-    the histogram of α (a Gaussian kernel of Silverman's width, embeddings and collapsed layers left out), of at least
-    twelve layers.
+    **Evidence.** The number of layers with α above 6 (at least two, and 5 % of the layers with an α), and the peak of
+    the histogram of α over at least twelve layers. The histogram is smoothed with a Gaussian kernel of Silverman's
+    width; embeddings and collapsed layers are excluded.
 
-    **Caveats.** α depends on the shape of a layer: wide layers and pooled convolutions lie higher. Compare with a model
-    of the same design rather than with a number. An untrained model shows the same pattern (LS111 with --randomize).
+    **Caveats.** α depends on the shape of a layer: wide layers and pooled convolutions have larger values. Compare with
+    a model of the same architecture rather than with a fixed number. An untrained model shows the same pattern (LS111
+    detects it with --randomize).
 
-    **What to try.** More or better data, longer training, fewer parameters; layerscope compare with a model that is
-    good.
+    **What to try.** Use more or better data, train longer, or use fewer parameters. Compare with a good model by
+    layerscope compare.
     """
     alphas = [
         float(layer.metrics["alpha"])
@@ -51,6 +52,8 @@ def weak_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
     if weak < max(2, settings.limits.weak_layers * len(alphas)) or peak <= limit:
         return None
     message = (
-        f"{weak} of {len(alphas)} layers have α > {settings.limits.under_trained:g}; the histogram peaks at {peak:.1f}"
+        f"{weak} of {len(alphas)} layers have α > {settings.limits.under_trained:g}, and the histogram of α peaks at "
+        f"{peak:.1f} (limit: {limit:g}). This is the pattern of a model trained on too little or poor data. "
+        "Use more or better data, train longer, or compare with a good model of the same architecture."
     )
     return Verdict(message, peak, limit)

@@ -1,4 +1,4 @@
-"""More than half of the layers look random."""
+"""Rule LS111: more than half of the layers look random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.rules.ls103_nearly_random import nearly_random
 from layerscope.settings import Settings
 
 NEEDS = ("rand_distance", "rand_null", "num_spikes")
-MIN_COMPARED_LAYERS = 4  # large enough to be distinguished from random ones
+MIN_COMPARED_LAYERS = 4  # fewest layers that are large enough to be distinguished from random ones
 
 
 @rule(
@@ -25,15 +25,16 @@ MIN_COMPARED_LAYERS = 4  # large enough to be distinguished from random ones
 def untrained_model(model: Sequence[LayerReport], settings: Settings) -> Verdict | None:
     """More than half of the layers look like their own shuffles.
 
-    **What it means.** The weights are at, or close to, a random initialisation: a checkpoint saved before training, one
-    loaded in part, or a network far wider than its task.
+    **What it means.** The weights are at, or close to, a random initialization. Either the checkpoint was saved before
+    training, or it was loaded only in part, or the network is far too wide for its task.
 
-    **Evidence.** The number of layers on which LS103 fires, of those that were compared with shuffles
-    and are large enough for a tail fit; at least four.
+    **Evidence.** The number of layers on which LS103 fires, among those that were compared with shuffles and are large
+    enough for a power-law fit (at least four).
 
-    **Caveats.** LS103's. Lazily trained wide networks can work well while their spectra hardly move.
+    **Caveats.** Those of LS103. A very wide network can work well although its spectra hardly change in training.
 
-    **What to try.** Check that the checkpoint was loaded, and which one; compare with the initial weights (--base).
+    **What to try.** Check which checkpoint was loaded, and whether it was loaded completely. Compare with the initial
+    weights (--base).
     """
     compared = [
         layer
@@ -43,5 +44,8 @@ def untrained_model(model: Sequence[LayerReport], settings: Settings) -> Verdict
     random = sum(nearly_random(layer, settings) is not None for layer in compared)
     if len(compared) < MIN_COMPARED_LAYERS or 2 * random <= len(compared):
         return None
-    message = f"{random} of {len(compared)} layers look like their own shuffles"
+    message = (
+        f"{random} of {len(compared)} layers look like their own shuffles (limit: half). "
+        "The weights are close to a random initialization. Check which checkpoint was loaded, and whether completely."
+    )
     return Verdict(message, random, len(compared) / 2)

@@ -1,4 +1,4 @@
-"""λmax of the layers' inputs falls or grows steadily with depth."""
+"""Rule LS201: λmax of the layer inputs falls or grows steadily with depth."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from layerscope.settings import Settings
 
 @rule(
     "LS201",
-    "activations fade or explode over depth",
+    "activations shrink or grow with depth",
     severity="warn",
     needs=("lambda_max_x",),
     over="model",
     ref="Huang et al., ECCV 2020 (arXiv 2002.10801), Theorem 1; He et al., ICCV 2015",
 )
 def forward_slope(model: Sequence[LayerReport], settings: Settings) -> Verdict | None:
-    """λmax of the layers' inputs falls or grows steadily from layer to layer.
+    """λmax of the layer inputs falls or grows steadily from layer to layer.
 
-    **What it means.** Each layer scales what passes through it; over many layers the factors multiply. The signal
-    reaches the last layers too small to tell examples apart, or so large that the first step overshoots.
+    **What it means.** Each layer scales its inputs, and over many layers the factors multiply. The signal arrives at
+    the last layers too small to distinguish examples, or so large that the first training step overshoots.
 
-    **Evidence.** The median slope of log₁₀ λmax(S_x) over depth, of at least five layers; 0.15 decades per layer is
-    a factor of 1.4 in energy. Of one batch of data, in the mode that the model was in.
+    **Evidence.** The median slope of log₁₀ λmax(S_x) over depth, for at least five layers; S_x is the covariance of the
+    layer inputs. The limit of 0.15 decades per layer is a factor of 1.4 in energy. Measured on the given batches, in
+    the mode (training or evaluation) of the model.
 
-    **Caveats.** Layers of different width have different λmax: a net that narrows shows a slope of its own. At the
-    first step it is the initialisation that is judged, later what training made of it.
+    **Caveats.** Layers of different width have different λmax, so a network that becomes narrower has a slope of its
+    own. Before the first step the verdict is about the initialization, later about the effect of training.
 
-    **What to try.** He or orthogonal initialisation (the factor to mend is 10 to half the slope, per layer), or a
-    normalisation between the layers.
+    **What to try.** Use He or orthogonal initialization (divide the weights of each layer by
+    10^(slope/2)), or add normalization between the layers.
     """
     trend, limit = slope(model, "lambda_max_x"), settings.limits.depth_slope
     if trend is None or abs(trend[0]) <= limit:
         return None
-    return Verdict(describe_slope(trend, "λmax of the inputs"), round(trend[0], 4), limit)
+    what = "vanishes" if trend[0] < 0 else "explodes"
+    message = (
+        f"{describe_slope(trend, 'λmax of the inputs')}; the limit is ±{limit:g}. The signal {what} with depth, "
+        "so training is slow or unstable. Use He or orthogonal initialization, or add normalization between the layers."
+    )
+    return Verdict(message, round(trend[0], 4), limit)

@@ -1,4 +1,4 @@
-"""The inputs or output gradients of the layer are ill-conditioned."""
+"""Rule LS208: the inputs or the output gradients of the layer are ill-conditioned."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from layerscope.settings import Settings
     ref="Huang et al., ECCV 2020 (arXiv 2002.10801), Property 2",
 )
 def ill_conditioned(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """Half of the directions of the inputs, or of the output-gradients, have ten thousand times less energy than
-    one.
+    """The inputs or the output gradients are ill-conditioned: half of their directions are ten thousand times weaker.
 
-    **What it means.** Gradient descent needs about κ steps: what lies along the weak half is hardly learned.
+    **What it means.** Gradient descent needs about κ steps. Whatever lies along the weak half of the directions is
+    hardly learned.
 
-    **Evidence.** κ₅₀ of a factor above 10⁴, from at least four rows per direction; with fewer the small eigenvalues
-    are those of the sample.
+    **Evidence.** κ₅₀ (λmax over the median eigenvalue) of the input covariance S_x or the gradient covariance S_d is
+    above 10⁴, measured with at least four rows per direction. With fewer rows, the small eigenvalues depend on the
+    sample.
 
-    **Caveats.** Behind a ReLU the mean alone makes one large eigenvalue; adaptive optimisers mend part of it.
+    **Caveats.** After a ReLU, the mean alone creates one large eigenvalue. Adaptive optimizers compensate for part of
+    it.
 
-    **What to try.** A normalisation before the layer (inputs) or after it (gradients); whitening.
+    **What to try.** Add normalization before the layer (inputs) or after it (gradients), or whiten the inputs.
     """
     limit = settings.limits.ill_conditioned
     reasons = []
     worst = 0.0
-    for role, suffix, what in (("input", "x", "inputs"), ("gradient", "d", "output-gradients")):
+    for role, suffix, what in (("input", "x", "inputs"), ("gradient", "d", "output gradients")):
         part = layer.parts[role]
         value = layer.metrics.get(f"kappa_50_{suffix}")
         if value is None or part.spectrum is None or part.facts[f"{role}_rows"] < 4 * part.spectrum.m:
@@ -42,5 +44,9 @@ def ill_conditioned(layer: LayerReport, settings: Settings) -> Verdict | None:
     if not reasons:
         return None
     energy = layer.metrics.get("mean_energy")
-    mean = f"; {float(energy):.0%} of the largest is the inputs' mean" if energy is not None else ""
-    return Verdict(" and ".join(reasons) + mean, worst, limit)
+    mean = f"; {float(energy):.0%} of the largest eigenvalue is the inputs' mean" if energy is not None else ""
+    message = (
+        f"{' and '.join(reasons)} (limit: {limit:g}){mean}. Half of the directions are hardly learned by gradient "
+        "descent. Add normalization before the layer (inputs) or after it (gradients)."
+    )
+    return Verdict(message, worst, limit)

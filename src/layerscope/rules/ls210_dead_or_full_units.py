@@ -1,4 +1,4 @@
-"""Many units behind a ReLU are never active, or always."""
+"""Rule LS210: many units after a ReLU are never active, or always active."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from layerscope.settings import Settings
 
 @rule(
     "LS210",
-    "dying or full neurons",
+    "dead or always-active units",
     severity="warn",
     needs=("dying", "full"),
     ref="Huang et al., ECCV 2020 (arXiv 2002.10801), §4.3",
 )
 def neurons(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """More than a tenth of the units behind the layer's ReLU are never active, or always.
+    """More than a tenth of the units after the layer's ReLU are never active, or always active.
 
-    **What it means.** A unit that no example activates passes no gradient: it is lost, and an exact zero in the
-    spectra of this layer's gradients and of the next one's inputs. One that every example activates is linear and
-    adds to the mean of what the next layer sees.
+    **What it means.** A unit that no example activates passes no gradient and cannot learn. It is an exact zero in the
+    spectra of this layer's gradients and of the next layer's inputs. A unit that every example activates is linear and
+    adds to the mean of the next layer's inputs.
 
-    **Evidence.** Counted over all examples and positions that ran through the model, not averaged over batches;
-    exactly zero is inactive.
+    **Evidence.** Counted over all examples and positions that were run through the model, not averaged over batches. An
+    output of exactly zero is inactive.
 
-    **Caveats.** Few examples make many such units: at 16 examples a fifth of a layer looked dead of which 1,700
-    examples left a twelfth. Right behind a batch norm with its initial β there are none; learned β can make them.
+    **Caveats.** With few examples many units look dead: with 16 examples a fifth of a layer did, with 1,700 examples a
+    twelfth. Directly after a batch norm with its initial β there are none; a learned β can create them.
 
-    **What to try.** More data before believing it; a smaller rate, a normalisation before the ReLU, a leaky ReLU.
+    **What to try.** Measure on more examples first. Then try a lower learning rate, normalization before the ReLU, or a
+    leaky ReLU.
     """
     facts, limit = layer.parts["weight"].facts, settings.limits.dead_units
     shares = {name: float(layer.metrics[name]) / facts["units"] for name in ("dying", "full")}
     if max(shares.values()) <= limit:
         return None
     units, examples = int(facts["units"]), int(facts["examples"])
-    message = f"of {units:,} units {layer.metrics['dying']} are never active and {layer.metrics['full']} always"
-    message += f", in {examples:,} examples"
+    message = (
+        f"Of {units:,} units, {layer.metrics['dying']} are never active and {layer.metrics['full']} always active in "
+        f"{examples:,} examples (limit: {limit:.0%}). Units that are never active cannot learn; units that are always "
+        "active are linear. Measure on more examples, then try a lower learning rate or normalization before the ReLU."
+    )
     return Verdict(message, max(shares.values()), limit)

@@ -1,4 +1,4 @@
-"""λmax of K-FAC's product is far from λmax of the exact Fisher block."""
+"""Rule LS212: λmax of K-FAC's product is far from λmax of the exact Fisher block."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
 from layerscope.settings import Settings
 
-MAX_RATIO = 3.0  # up to which the product and the block agree in λmax
-SAMPLE_FLOOR_FACTOR = 2.0  # times the floor of so few examples, below which the exact value is the sample's
+MAX_RATIO = 3.0  # factor up to which product and block agree in λmax
+SAMPLE_FLOOR_FACTOR = 2.0  # times the floor; below, the exact value depends on the sample
 
 
 @rule(
     "LS212",
-    "K-FAC's product is far off",
+    "K-FAC product is inaccurate",
     severity="info",
     needs=("kfac_ratio", "lambda_max_exact", "sample_floor"),
     ref="Martens & Grosse, ICML 2015",
 )
 def product_not_trusted(layer: LayerReport, settings: Settings) -> Verdict | None:
-    """λmax(S_x)·λmax(S_d) and λmax of the block that it stands for differ by more than three times.
+    """λmax(S_x)·λmax(S_d) differs by more than a factor of three from λmax of the Fisher block that it approximates.
 
-    **What it means.** K-FAC takes what comes in and what comes back as independent. Where they are not, the product's
-    spectrum is not the block's: read the exact columns of this layer.
+    **What it means.** K-FAC assumes that the inputs and the output gradients of a layer are independent. If they are
+    not, the spectrum of the product is not that of the block.
 
-    **Evidence.** Both values; and the floor max ‖gᵢ‖²/N that λmax of a block of so few examples cannot fall below.
+    **Evidence.** Both values, and the floor max ‖gᵢ‖²/N, below which λmax of a block of N examples cannot fall.
 
-    **Caveats.** Near its floor the exact value is the sample's, not the data's: more examples decide.
+    **Caveats.** Near this floor the exact value depends on the sample, so measure on more examples.
+
+    **What to try.** Read the exact columns of this layer (lambda_max_exact and the κ of the block) instead of the
+    product.
     """
     ratio, exact = float(layer.metrics["kfac_ratio"]), float(layer.metrics["lambda_max_exact"])
     if 1 / MAX_RATIO <= ratio <= MAX_RATIO:
         return None
     is_near_floor = exact < SAMPLE_FLOOR_FACTOR * float(layer.metrics["sample_floor"])
-    caveat = "; the exact value is near the floor of so few examples" if is_near_floor else ""
-    return Verdict(f"the product's λmax is {ratio:.2g} times the block's{caveat}", ratio, MAX_RATIO)
+    caveat = "; with so few examples the exact value is near its floor" if is_near_floor else ""
+    message = (
+        f"λmax of K-FAC's product is {ratio:.2g} times that of the exact Fisher block "
+        f"(expected: {1 / MAX_RATIO:.2f} to {MAX_RATIO:g}){caveat}. Inputs and output gradients are not independent. "
+        "Read the exact columns of this layer."
+    )
+    return Verdict(message, ratio, MAX_RATIO)

@@ -1,4 +1,4 @@
-"""Some models have no loss barrier between them: they can be averaged."""
+"""Rule LS301: some models have no loss barrier between them, so they can be averaged."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ from layerscope.rules.landscape_facts import Pairs
 
 @rule(
     "LS301",
-    "one basin",
+    "same basin",
     severity="info",
     needs=(),
     over="landscape",
     ref="Frankle et al., ICML 2020; Wortsman et al., ICML 2022",
 )
 def one_basin(pairs: Pairs) -> Verdict | None:
-    """Models between which the loss does not rise: they are on one mountain and can be averaged.
+    """Some pairs of models have no loss barrier between them: they share a basin and can be averaged.
 
-    **What it means.** Along the straight line between two of them every model is as good as the chord of its ends.
-    Their mean, and any mixture, works.
+    **What it means.** The models are linearly mode-connected. On the straight line between two of them, the loss is
+    never higher than the line that connects the losses of its ends. Their average works, and so does any other mixture.
 
-    **Evidence.** The barrier of the loss over the line, on the same examples everywhere, against a tolerance: two
-    standard errors of the evaluation, or 2 % of the ends' mean loss. Batch-norm statistics by the stated policy.
+    **Evidence.** The loss barrier along the line, measured on the same examples at every point, compared with a
+    tolerance: two standard errors of the evaluation, or 2 % of the mean loss of the ends. Batch-norm statistics follow
+    the policy stated in the result.
 
-    **Caveats.** Of these data and this loss. That a mean works does not make it better than its members.
+    **Caveats.** The result holds for these examples and this loss. That an average works does not make it better than
+    its members.
+
+    **What to try.** Average the models, and check the average on examples that were not used here.
     """
     connected = [pair for pair in pairs.all_pairs if pair.barriers[pairs.first] <= pairs.tolerance]
     if not connected:
         return None
     worst = max(pair.barriers[pairs.first] for pair in connected)
     count = f"{len(connected)} of {len(pairs.all_pairs)} pairs"
-    message = f"{count} have no barrier above {pairs.tolerance:.3g}: they can be averaged"
+    message = (
+        f"{count} have no loss barrier above {pairs.tolerance:.3g} (highest: {worst:.3g}). They share a basin, so "
+        "their average is about as good as they are. Average them if you need a single model."
+    )
     return Verdict(message, worst, pairs.tolerance)

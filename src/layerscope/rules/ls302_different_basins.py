@@ -1,4 +1,4 @@
-"""Some models have a loss barrier between them: they should not be averaged."""
+"""Rule LS302: some models have a loss barrier between them, so they should not be averaged."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from layerscope.rules.landscape_facts import Pairs
     ref="Frankle et al., ICML 2020; Draxler et al., ICML 2018",
 )
 def different_basins(pairs: Pairs) -> Verdict | None:
-    """Models between which the loss rises: they are on different mountains, and their mean is not one of them.
+    """Some pairs of models have a loss barrier between them: they lie in different basins and should not be averaged.
 
-    **What it means.** Somewhere on the straight line the loss is above its chord. Averaging such models, as soups,
-    federated rounds and model crossover do, gives something worse than either.
+    **What it means.** Somewhere on the straight line between the models, the loss is higher than the line that connects
+    the losses of its ends. Averaging such models (model soups, federated averaging, model crossover) gives a model that
+    is worse than either.
 
-    **Evidence.** How many pairs have a barrier above the tolerance, and the highest of them.
+    **Evidence.** The number of pairs with a loss barrier above the tolerance, and the highest barrier.
 
-    **Caveats.** A barrier of the straight line only: a curve may go around it, and another order of the units may
-    remove it (LS303). With interpolated batch-norm statistics most of it may be these (LS304).
+    **Caveats.** The barrier is that of the straight line only. A curved path may avoid it, and permutation alignment
+    may remove it (LS303). With interpolated batch-norm statistics, most of the barrier may come from these statistics
+    (LS304).
 
-    **What to try.** Align the units first (``layerscope.align``), start from a shared warm-up, or keep them apart and
-    average predictions.
+    **What to try.** Align the hidden units first (``layerscope.align``), or fine-tune from a shared warm-up. Otherwise
+    keep the models separate and average their predictions.
     """
     apart = [pair for pair in pairs.apart if math.isfinite(pair.barriers[pairs.first])]
     if not apart:
@@ -37,5 +39,9 @@ def different_basins(pairs: Pairs) -> Verdict | None:
     worst = max(apart, key=lambda pair: pair.barriers[pairs.first])
     height = worst.barriers[pairs.first]
     a, b = worst.names
-    message = f"{len(apart)} of {len(pairs.all_pairs)} pairs have a barrier; the highest, {a} to {b}, is {height:.3g}"
-    return Verdict(f"{message}: do not average them as they are", height, pairs.tolerance)
+    message = (
+        f"{len(apart)} of {len(pairs.all_pairs)} pairs have a loss barrier above {pairs.tolerance:.3g}; the highest, "
+        f"between {a} and {b}, is {height:.3g}. These models lie in different basins, so averaging them usually gives "
+        "a worse model. Align their hidden units first, or average predictions instead of weights."
+    )
+    return Verdict(message, height, pairs.tolerance)

@@ -1,4 +1,4 @@
-"""Aligning hidden units removes the loss barrier between models."""
+"""Rule LS303: aligning hidden units removes the loss barrier between models."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from layerscope.rules.landscape_facts import Pairs
 
 @rule(
     "LS303",
-    "the same basin but for the order of units",
+    "aligning hidden units removes the barrier",
     severity="info",
     needs=(),
     over="landscape",
     ref="Entezari et al., ICLR 2022; Ainsworth et al., ICLR 2023",
 )
 def order_of_units(pairs: Pairs) -> Verdict | None:
-    """A barrier that goes when one model's hidden units are put into the order of the other's.
+    """A loss barrier disappears after the hidden units of one model are aligned with those of the other.
 
-    **What it means.** Permuting the units of a layer, with the rows and columns that belong to them, leaves a network
-    as it is and moves it far in parameter space. These models found the same solution in another order.
+    **What it means.** Permuting the units of a layer, together with the matching rows and columns of the weights, does
+    not change what a network computes but moves it far in parameter space. These models found the same solution up to
+    such a permutation.
 
-    **Evidence.** The barrier after weight matching, at most the tolerance or a fifth of what it was; the permuted model
-    computes the same. Where that does not do, the barrier with the units' means and spreads repaired as well.
+    **Evidence.** After permutation alignment by weight matching, the barrier is at most the tolerance or a fifth of its
+    previous value. The permuted model computes the same function. If alignment is not enough, the barrier is also
+    measured after correcting the means and standard deviations of the units (REPAIR).
 
-    **Caveats.** Matching finds an order, not the best one: that it fails shows nothing.
+    **Caveats.** Weight matching finds a good permutation, not the best one. If it fails, that shows nothing.
+
+    **What to try.** Align the models (``layerscope.align``), with REPAIR if the message names it, and average them
+    afterwards.
     """
     apart = pairs.apart
     removed = [pair for pair in apart if pairs.is_removed(pair, "aligned", pairs.first)]
@@ -34,8 +39,15 @@ def order_of_units(pairs: Pairs) -> Verdict | None:
     repaired = [p for p in reduced if pairs.is_removed(p, "repaired", pairs.first)]
     if not removed and not repaired:
         return None
-    amount, of_pairs = f"four fifths of it, or all but {pairs.tolerance:.3g},", f"of {len(apart)} pairs with a barrier"
-    messages = [f"in {len(removed)} {of_pairs} putting the units into one order takes {amount} away"] if removed else []
+    of_pairs = f"in {{}} of {len(apart)} pairs with a barrier"
+    observed = [f"Alignment removes most of the loss barrier {of_pairs.format(len(removed))}"] if removed else []
     if repaired:
-        messages.append(f"in {len(repaired)} {of_pairs} that takes {amount} away only together with REPAIR")
-    return Verdict("; ".join(messages), float(len(removed) + len(repaired)), 0.0)
+        observed.append(f"Alignment and REPAIR together remove most of it {of_pairs.format(len(repaired))}")
+    left = max([p.barriers["aligned"] for p in removed] + [p.barriers["repaired"] for p in repaired])
+    usable = "before averaging" if left <= pairs.tolerance else "and measure the average before you use it"
+    message = (
+        f"{'; '.join(observed)}; at most {max(left, 0.0):.3g} is left (tolerance: {pairs.tolerance:.3g}). Most of what "
+        "separates these models is a permutation of hidden units. "
+        f"Align them (layerscope.align in Python{', with REPAIR' if repaired else ''}) {usable}."
+    )
+    return Verdict(message, float(len(removed) + len(repaired)), 0.0)

@@ -1,34 +1,39 @@
-"""Recomputing batch-norm statistics removes the loss barrier between models."""
+"""Rule LS304: recomputing batch-norm statistics removes the loss barrier between models."""
 
 from __future__ import annotations
 
 from layerscope.records.findings import Verdict
 from layerscope.rules import rule
-from layerscope.rules.landscape_facts import Pairs
+from layerscope.rules.landscape_facts import MIN_REMOVED_SHARE, Pairs
 
 
 @rule(
     "LS304",
-    "a barrier of statistics",
+    "batch-norm statistics cause the barrier",
     severity="info",
     needs=(),
     over="landscape",
     ref="Jordan et al., ICLR 2023 (REPAIR)",
 )
 def barrier_of_statistics(pairs: Pairs) -> Verdict | None:
-    """A barrier that goes when the statistics of batch norms are computed anew at every point.
+    """A loss barrier disappears if batch-norm statistics are recomputed at every point of the line.
 
-    **What it means.** Mixed running statistics are not those of the mixed network: what looks like a mountain range is
-    a mistake of the mixture.
+    **What it means.** Interpolated running statistics are not those of the interpolated network. The barrier is an
+    artifact of this interpolation, not a property of the weights.
 
-    **Evidence.** The barrier with interpolated statistics against that with statistics recomputed on the calibration
-    data.
+    **Evidence.** The barrier with interpolated statistics compared with the barrier after the statistics are recomputed
+    on the calibration examples.
 
-    **Caveats.** Recomputing needs data, a few hundred examples without labels.
+    **Caveats.** Recomputing requires data: a few hundred examples, without labels.
+
+    **What to try.** Recompute the statistics (the policy "recompute"), also after averaging models.
     """
     removed = [pair for pair in pairs.all_pairs if pairs.is_removed(pair, "recompute", "interpolate")]
     if not removed:
         return None
-    of_pairs = f"of {len(removed)} of {len(pairs.all_pairs)} pairs"
-    message = f"{of_pairs} the barrier is one of interpolated batch-norm statistics: recompute them"
+    message = (
+        f"In {len(removed)} of {len(pairs.all_pairs)} pairs, recomputing batch-norm statistics removes at least "
+        f"{MIN_REMOVED_SHARE:.0%} of the loss barrier (or all but {pairs.tolerance:.3g}). The barrier is an artifact "
+        "of interpolated statistics. Recompute them after averaging."
+    )
     return Verdict(message, float(len(removed)), 0.0)

@@ -1,4 +1,4 @@
-"""The distance between models is mostly a difference of their norms."""
+"""Rule LS306: the distance between models is mostly a difference of their norms."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Apart
 
-MAX_LENGTH_SHARE = 0.5  # of the squared distance, from which it is mostly length
-MIN_SYMMETRIC_DISTANCE = 0.01  # below which two models are one
+MAX_LENGTH_SHARE = 0.5  # share of the squared distance above which it is mostly a difference of norms
+MIN_SYMMETRIC_DISTANCE = 0.01  # below, two models count as equal
 
 
 @rule(
     "LS306",
-    "apart in length, not in direction",
+    "models differ mostly in norm",
     severity="info",
     needs=(),
     over="landscape",
     ref="Li et al., NeurIPS 2018; Zhang et al., ICLR 2019",
 )
 def length_not_angle(apart: Sequence[Apart]) -> Verdict | None:
-    """Two models point the same way, and one is longer.
+    """Most of the distance between two models is a difference of their norms, not of their directions.
 
-    **What it means.** Most of what is between them is a difference of lengths: weight decay, or a scale that batch
-    norms take out again. The distance says little about what they compute.
+    **What it means.** Weight decay causes such a difference, or a scale that batch norms cancel. The distance then says
+    little about how different the functions of the models are.
 
     **Evidence.** The share (‖a‖ − ‖b‖)²/‖a − b‖² of the squared distance.
 
-    **Caveats.** A scale of all layers does change what a network without norms computes.
+    **Caveats.** In a network without normalization, scaling all layers does change its outputs.
 
+    **What to try.** Compare the models by their cosine, or by their outputs.
     """
     length_dominated = [
         pair for pair in apart if pair.length > MAX_LENGTH_SHARE and pair.symmetric > MIN_SYMMETRIC_DISTANCE
@@ -38,5 +39,9 @@ def length_not_angle(apart: Sequence[Apart]) -> Verdict | None:
         return None
     largest_share = max(pair.length for pair in length_dominated)
     count = f"{len(length_dominated)} of {len(apart)} pairs"
-    message = f"{count}: up to {largest_share:.0%} of the squared distance is a difference of lengths"
+    message = (
+        f"In {count}, a difference of norms accounts for up to {largest_share:.0%} of the squared distance (limit: "
+        f"{MAX_LENGTH_SHARE:.0%}). Weight decay or scales before batch norms can cause it. "
+        "Compare the models by their cosine or their outputs."
+    )
     return Verdict(message, largest_share, MAX_LENGTH_SHARE)

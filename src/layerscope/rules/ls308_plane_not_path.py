@@ -1,4 +1,4 @@
-"""A plane does not represent the training run drawn on it."""
+"""Rule LS308: a plane does not represent the training run drawn on it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,47 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Route
 
-MAX_RELATIVE_GAP = 0.1  # of the range of the run's losses
+MAX_RELATIVE_GAP = 0.1  # share of the range of the run's losses
 
 
 @rule(
     "LS308",
-    "the plane is not the path",
+    "plane does not represent the run",
     severity="warn",
     needs=(),
     over="landscape",
     ref="Antognini & Sohl-Dickstein, NeurIPS 2018; Li et al., NeurIPS 2018",
 )
 def plane_not_path(route: Route) -> Verdict | None:
-    """A run drawn on a plane that does not hold it.
+    """The plane does not represent the training run that is drawn on it.
 
-    **What it means.** Contours under the path are those of other models than the path's: where it leaves the plane, its
-    loss is another one. And two directions that explain no more than those of a random walk show no structure.
+    **What it means.** Where the run leaves the plane, the contours under its path belong to other models, and the loss
+    of the checkpoints is a different one. Axes that explain no more of the path than those of a random walk show no
+    structure.
 
-    **Evidence.** The largest difference between the loss of a checkpoint and that of its place on the plane, over the
-    spread of the checkpoints' losses; the shares of variance beside 61 % and 15 %, a random walk's of many dimensions.
+    **Evidence.** The largest difference between the loss of a checkpoint and the loss at its projection onto the plane,
+    relative to the range of the checkpoints' losses. The shares of variance along the two axes, compared with those of
+    a random walk in many dimensions (61 % and 15 %).
 
-    **Caveats.** Centred on the last checkpoint shares are larger than centred on the mean.
+    **Caveats.** Shares are larger if the path is centered on the last checkpoint instead of its mean.
 
-    **What to try.** Read the losses of the checkpoints themselves; a plane through three of them.
-
+    **What to try.** Read the losses of the checkpoints themselves, or draw a plane through three of them.
     """
     reasons = []
     if route.gap > MAX_RELATIVE_GAP * route.spread > 0:
         reasons.append(
-            f"the plane's loss is off by up to {route.gap:.3g}, {route.gap / route.spread:.0%} of the run's range"
+            f"the loss on the plane differs from that of the checkpoints by up to {route.gap:.3g}, "
+            f"{route.gap / route.spread:.0%} of the run's range (limit: {MAX_RELATIVE_GAP:.0%})"
         )
     if sum(route.shares) <= sum(route.walk):
-        reasons.append(f"it explains {sum(route.shares):.0%} of the path, a random walk's {sum(route.walk):.0%}")
-    return Verdict("; ".join(reasons), route.gap, MAX_RELATIVE_GAP * route.spread) if reasons else None
+        reasons.append(
+            f"the plane explains {sum(route.shares):.0%} of the path's variance (a random walk: {sum(route.walk):.0%})"
+        )
+    if not reasons:
+        return None
+    text = "; ".join(reasons)
+    message = (
+        f"{text[0].upper()}{text[1:]}. The contours do not describe the run. "
+        "Read the losses of the checkpoints, or draw a plane through three of them."
+    )
+    return Verdict(message, route.gap, MAX_RELATIVE_GAP * route.spread)

@@ -1,4 +1,4 @@
-"""The model is on a slope, so sharpness measures do not describe a minimum."""
+"""Rule LS309: the model is not at a minimum, so sharpness measures do not describe one."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from layerscope.records.findings import Verdict
 from layerscope.rules import rule
 from layerscope.rules.landscape_facts import Slope
 
-MAX_SLOPE_SHARE = 0.5  # of the rise, from which it is mostly slope
+MAX_SLOPE_SHARE = 0.5  # share of the rise above which it comes mostly from the gradient
 
 
 @rule(
     "LS309",
-    "a slope, not a minimum",
+    "model is not at a minimum",
     severity="warn",
     needs=(),
     over="landscape",
     ref="Dinh et al., ICML 2017; Foret et al., ICLR 2021",
 )
 def slope_not_minimum(slope: Slope) -> Verdict | None:
-    """The model is on a slope: rises of the loss around it are slope, not curvature.
+    """The model is not at a minimum: its loss changes mostly because of the gradient, not because of curvature.
 
-    **What it means.** At a minimum the loss rises with the square of a step. Here most of the rise along the gradient
-    is the gradient itself, so no measure of sharpness says how sharp the minimum is.
+    **What it means.** At a minimum, the loss rises with the square of a step. Here, most of the rise along the gradient
+    comes from the gradient itself, so sharpness measures do not describe the sharpness of a minimum.
 
-    **Evidence.** radius · ‖g‖, the rise that the slope alone gives, over the rise that was measured.
+    **Evidence.** The rise that the gradient alone predicts, radius · ‖g‖, relative to the measured rise.
 
-    **Caveats.** Of these examples: training data may be at a minimum where test data are not.
+    **Caveats.** The result depends on the examples: a model at a minimum of the training loss may not be at a minimum
+    of the test loss.
 
-    **What to try.** Measure on the training data, or train on; a smaller radius makes it worse.
-
+    **What to try.** Measure on the training examples, or train longer. A smaller radius increases the share of the
+    gradient.
     """
     linear_rise = slope.radius * slope.gradient
     if not (math.isfinite(slope.rise) and slope.rise > 0 and linear_rise > MAX_SLOPE_SHARE * slope.rise):
         return None
-    message = f"of the rise {slope.rise:.3g} along the gradient its slope is {min(linear_rise / slope.rise, 1):.0%}"
-    return Verdict(f"{message} (‖g‖ = {slope.gradient:.3g})", linear_rise / slope.rise, MAX_SLOPE_SHARE)
+    message = (
+        f"The gradient (‖g‖ = {slope.gradient:.3g}) accounts for {min(linear_rise / slope.rise, 1):.0%} of the loss "
+        f"increase of {slope.rise:.3g} along it (limit: {MAX_SLOPE_SHARE:.0%}). The model is not at a minimum of this "
+        "loss, so do not read its sharpness. Measure on the training examples, or train longer."
+    )
+    return Verdict(message, linear_rise / slope.rise, MAX_SLOPE_SHARE)

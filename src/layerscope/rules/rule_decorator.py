@@ -1,4 +1,4 @@
-"""The decorator that makes a function a verdict."""
+"""The decorator that registers a function as a rule."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from layerscope.records.findings import SEVERITIES
 def rule(
     code: str, title: str, *, severity: str, needs: Sequence[str], ref: str, over: str = "layer", own: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function the verdict ``code``.
+    """Register a function as the rule ``code``.
 
-    ``needs`` names the metrics without which it cannot be judged; ``ref`` cites where the claim comes from. ``own``: it
-    speaks about the weights of a model itself, not about what changed in them or an adapter adds.
+    ``needs`` lists the metrics that the rule requires, and ``ref`` cites the source of its claim. ``over`` is "layer",
+    "model" or "landscape". Set ``own`` if the rule applies to a model's own weights only, not to weight updates or
+    adapters.
     """
     if severity not in SEVERITIES:
         raise UnknownName("severity", severity, SEVERITIES)

@@ -1,4 +1,4 @@
-"""Whether a tail's exponent may be read at all."""
+"""Whether the evidence for a power-law exponent α suffices for a verdict."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from layerscope.settings import Settings
 
 
 def accepted(layer: LayerReport, settings: Settings) -> bool:
-    """Is the power law good enough, on enough eigenvalues, for a verdict on α?"""
+    """Return whether the power law fits well enough, on enough eigenvalues, for a verdict on α."""
     return not doubt(layer, settings)
 
 
 def doubt(layer: LayerReport, settings: Settings) -> str:
-    """Why α carries no verdict, or "".
+    """Return why α does not support a verdict, or "" if it does.
 
-    It needs ``Limits.verdict_tail`` eigenvalues in the tail, an α of at most ``Limits.spurious``, a fit that is not
-    rejected (by the bootstrap p-value where there is one, else by Stephens' statistic, which is weak), and no other
-    distribution that the likelihoods prefer.
+    A verdict requires at least ``Limits.verdict_tail`` eigenvalues in the tail, an α of at most ``Limits.spurious``,
+    and no other distribution that the likelihood ratio prefers. The fit must also pass a goodness-of-fit test: the
+    bootstrap p-value if it was computed, otherwise Stephens' statistic, which is a weak test.
     """
     limits, fit = settings.limits, layer.parts["weight"].fits["power_law"]
     n = int(fit.params["n_tail"])
@@ -35,14 +35,15 @@ def doubt(layer: LayerReport, settings: Settings) -> str:
 
 
 def rival(layer: LayerReport) -> Fit | None:
-    """The distribution that the likelihoods prefer to the power law, if any was compared."""
+    """Return the fit that the likelihood ratio prefers to the power law, or None."""
     name = str(layer.metrics.get("best_fit", "power_law"))
     return None if name == "power_law" else layer.parts["weight"].fits[name]
 
 
 def evidence(layer: LayerReport) -> str:
-    """α with its interval and the size of its tail, for messages."""
+    """Describe α for a message: its interval, the size of the tail and the distance D of the fit."""
     m = layer.metrics
     fit = layer.parts["weight"].fits["power_law"]
     interval = f"[{m['alpha_low']:.3f}, {m['alpha_high']:.3f}]"
-    return f"α = {m['alpha']:.2f} {interval} on {int(fit.params['n_tail'])} eigenvalues, D = {m['D']:.3f}"
+    tail = f"{int(fit.params['n_tail'])} eigenvalues in the tail"
+    return f"α = {m['alpha']:.2f} (interval {interval}, {tail}, D = {m['D']:.3f})"

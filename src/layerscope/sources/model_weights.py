@@ -1,4 +1,4 @@
-"""The weights of models as arrays by name, and what lies between them: combinations whose corners are the models."""
+"""Weights of models as arrays by name, and linear combinations of several models."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ RUNNING_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_vari
 
 
 def weights_of(model: Any) -> dict[str, Array]:
-    """Every floating tensor of a model by name: of a live module its state, of a mapping the arrays, of a file what is
-    in it; narrower numbers become float32."""
+    """Return every floating-point tensor of a model by name.
+
+    The model is a live module, a mapping of arrays or any other target. Types narrower than float32 become float32.
+    """
     if isinstance(model, Mapping) and model and all(hasattr(value, "shape") for value in model.values()):
         model = _drop_tied(model)
         array_by_name = {strip_wrapper_prefixes(str(name)): _to_array(value) for name, value in model.items()}
         return {name: value for name, value in array_by_name.items() if value.dtype.kind == "f"}
     if isinstance(model, Mapping) and isinstance(model.get("state_dict"), Mapping):
         return weights_of(model["state_dict"])
-    if hasattr(model, "get_weights") and hasattr(model, "weights"):  # Keras numbers its layers anew: by place
+    if hasattr(model, "get_weights") and hasattr(model, "weights"):  # Keras renumbers layers, so match by position
         variable_by_name = {f"{place}.{v.name}": v for place, v in enumerate(model.weights)}
         return {
             name: _widen(np.asarray(_keras_value(v))) for name, v in variable_by_name.items() if "float" in str(v.dtype)
@@ -43,19 +45,19 @@ def weights_of(model: Any) -> dict[str, Array]:
 
 
 def _with_shape(value: Array, shape: tuple[int, ...]) -> Array:
-    """As it is stored; of tensors that hold several weights the header's shape is of one of them, and () here."""
+    """Return the value in the header's shape, or as stored if the shape is (): the tensor holds several weights."""
     return value.reshape(shape) if shape else value
 
 
 def _keras_value(variable: Any) -> Any:
-    """What a Keras variable holds, whatever its backend."""
+    """Return the value of a Keras variable as a NumPy array, with any backend."""
     import keras
 
     return keras.ops.convert_to_numpy(variable)
 
 
 def _drop_tied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Tied tensors by their first name alone."""
+    """Keep only the first name of tied tensors."""
     untied, memory_keys = {}, set()
     for name, value in state.items():
         if hasattr(value, "data_ptr"):
@@ -70,23 +72,23 @@ def _drop_tied(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def memory_key(tensor: Any) -> Any:
-    """What tensors that are one memory have in common; an empty one is its own."""
+    """Return a key shared by all tensors with the same memory; an empty tensor has a key of its own."""
     return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else id(tensor)
 
 
 def _check_not_lazy(value: Any) -> None:
-    """A parameter has a shape.
+    """Check that a parameter has a shape.
 
-    :raises UsageError: it is lazy and has none yet.
+    :raises UsageError: the parameter is lazy and has no shape yet.
     """
     from torch.nn.parameter import is_lazy
 
     if is_lazy(value):
-        raise UsageError("the model has parameters without a shape yet: run it once")
+        raise UsageError("the model has lazy parameters without a shape; run one forward pass first")
 
 
 def load_into(network: Any, weights: Weights) -> None:
-    """Put weights into a torch module, those that it has."""
+    """Copy weights into a torch module; names that it does not have are ignored."""
     import torch
 
     state = network.state_dict()
@@ -97,29 +99,33 @@ def load_into(network: Any, weights: Weights) -> None:
 
 
 def trainable_names(weights: Weights) -> list[str]:
-    """Names of what is learned: all but running statistics."""
+    """Return the names of the learned tensors: all except running statistics."""
     return [name for name in weights if not name.endswith(RUNNING_STATISTICS)]
 
 
 def check_same_tensors(points: Sequence[Weights], names: Sequence[str]) -> None:
-    """All have the same tensors.
+    """Check that all models have the same tensors.
 
-    :raises UsageError: names or shapes differ; they are listed.
+    :raises UsageError: names or shapes differ; the message lists them.
     """
     for weights, name in zip(points[1:], names[1:], strict=True):
         unshared = sorted(set(points[0]) ^ set(weights))
         reshaped = [key for key in points[0] if key in weights and points[0][key].shape != weights[key].shape]
         if unshared or reshaped:
             differences = [f"{key} (only in {names[0] if key in points[0] else name})" for key in unshared]
-            differences += [f"{key} {points[0][key].shape} and {weights[key].shape}" for key in reshaped]
+            differences += [f"{key} (shape {points[0][key].shape} and {weights[key].shape})" for key in reshaped]
             more = f", … {len(differences) - MAX_NAMED_TENSORS} more" if len(differences) > MAX_NAMED_TENSORS else ""
             raise UsageError(
-                f"{names[0]} and {name} are not of one kind: {', '.join(differences[:MAX_NAMED_TENSORS])}{more}"
+                f"{names[0]} and {name} must have the same architecture, but differ in "
+                f"{', '.join(differences[:MAX_NAMED_TENSORS])}{more}"
             )
 
 
 def combine(points: Sequence[Weights], coefficients: Sequence[float]) -> dict[str, Array]:
-    """Σ cᵢ·points[i], tensor by tensor; a point whose coefficient is zero does not count, so that corners are exact."""
+    """Return Σ cᵢ·points[i], tensor by tensor.
+
+    Points with a coefficient of zero are skipped, so that a combination of a single model equals it exactly.
+    """
     used = [(c, weights) for c, weights in zip(coefficients, points, strict=True) if c != 0.0]
     if not used:
         return {name: np.zeros_like(value) for name, value in points[0].items()}

@@ -1,4 +1,4 @@
-"""Recognize a target, open it, and open it again in another process."""
+"""Recognize a target, open it, and reopen it in another process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from layerscope.sources.storage.paths import is_file, is_path
 from layerscope.sources.targets import Composed, locate, short_name
 from layerscope.sources.unrecognized import READABLE_FORMATS, describe_placeholder, describe_target
 
-# Formats of our own outputs.
+# Text files, among them layerscope's own outputs; they are never models.
 TEXT_SUFFIXES = (".md", ".txt", ".csv", ".json", ".jsonl", ".html", ".htm", ".xml", ".sarif", ".layerscope")
 _source_by_slot: dict[tuple[int, str], Source] = {}
 
 
 @contextmanager
 def opened_source(target: Any) -> Iterator[Source]:
-    """Recognise and open a target; jobs in this process share the handle until the block ends."""
+    """Recognize and open a target; jobs in this process share the handle until the block ends."""
     source = open_target(target)
     slot = (os.getpid(), source.spec.key)
     _source_by_slot[slot] = source
@@ -38,7 +38,7 @@ def opened_source(target: Any) -> Iterator[Source]:
 
 
 def reopen(spec: SourceSpec) -> Source:
-    """The opened source of a spec: shared within a process, opened again in a new one."""
+    """Return the opened source of a spec, shared within a process and reopened in a new one."""
     slot = (os.getpid(), spec.key)
     if slot not in _source_by_slot:
         _source_by_slot[slot] = registry.find("sources", spec.format).target.open(spec.target)
@@ -46,7 +46,7 @@ def reopen(spec: SourceSpec) -> Source:
 
 
 def models(target: Any) -> dict[str, Any]:
-    """The models that a target holds, by name: a pipeline's parts, else the target itself."""
+    """Return the models of a target by name: the parts of a pipeline, or the target itself."""
     located = locate(target) if isinstance(target, str | Path) and not isinstance(target, Composed) else target
     for plugin in registry.plugins("sources").values():
         if hasattr(plugin.target, "models") and _accepts(plugin, located):
@@ -56,10 +56,10 @@ def models(target: Any) -> dict[str, Any]:
 
 
 def open_target(target: Any) -> Source:
-    """The source that recognises the target, with its headers read.
+    """Return the source that recognizes the target, with its headers read.
 
-    :raises TargetNotFound: nothing at that path, nor in the local hub cache.
-    :raises UnknownFormat: no source recognises it.
+    :raises TargetNotFound: nothing exists at that path or in the local hub cache.
+    :raises UnknownFormat: no source recognizes the target.
     """
     located = locate(target) if isinstance(target, str | Path) else target
     for plugin in registry.plugins("sources").values():
@@ -70,17 +70,17 @@ def open_target(target: Any) -> Source:
         if description:
             raise UnknownFormat(f"{located}: {description}")
         raise UnknownFormat(
-            f"{located}: {_describe_content(located)}; not a model in any known format ({READABLE_FORMATS})"
+            f"{located}: {_describe_content(located)}, not a model in a supported format ({READABLE_FORMATS})"
         )
     kind = f"{type(located).__module__}.{type(located).__qualname__}"
     raise UnknownFormat(
-        f"cannot analyse a {kind}; live models are torch modules, Keras models, NNX modules and trees of arrays, "
-        "as the params of a Linen module; else a path, a hub id or a URL"
+        f"cannot analyze an object of type {kind}; pass a path, a hub id, a URL, a torch module, a Keras model, "
+        "an NNX module or a tree of arrays (e.g. the params of a Linen module)"
     )
 
 
 def holds_model(path: Path) -> bool:
-    """Does any source recognise this file? Text that people write to again and again is none."""
+    """Return whether any source recognizes this file; common text files are never models."""
     if path.suffix.lower() in TEXT_SUFFIXES:
         return False
     return any(_accepts(plugin, path) for plugin in registry.plugins("sources").values())
@@ -94,7 +94,7 @@ def _accepts(plugin: registry.Plugin, target: Any) -> bool:
 
 
 def _open(plugin: registry.Plugin, target: Any) -> Source:
-    """Open a target; whatever a damaged or hostile one makes a reader stumble over is the target's fault."""
+    """Open a target; any exception that a damaged or hostile target causes becomes Unreadable."""
     placeholder = describe_placeholder(target) if is_file(target) else ""
     if placeholder:
         raise Unreadable(f"{target}: {placeholder}")

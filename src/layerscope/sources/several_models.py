@@ -1,4 +1,4 @@
-"""A model as a point: its learned tensors by name, from a file without its framework or from a live model."""
+"""Tensors of several models by name, from files without their framework or from live models."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from layerscope.records.comparison import letters
 from layerscope.records.layers import LayerRef
 from layerscope.sources import opening
 from layerscope.tensor_names import strip_wrapper_prefixes
-from layerscope.text import distinct_paths
+from layerscope.text import distinct_paths, plural
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 SELECTIONS = ("learned", "weights", "all")
 CONSTANT_SUFFIXES = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
-MAX_NAMED_TENSORS = 4  # tensors that a message names
+MAX_NAMED_TENSORS = 4  # tensors named in an error message
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a model: what the header says."""
+    """One tensor of a model as its header describes it."""
 
-    name: str  # without what training wrappers put before it
+    name: str  # without the prefixes of training wrappers
     shape: tuple[int, ...]
     dtype: str
     is_learned: bool
@@ -39,14 +39,14 @@ class Tensor:
 
 
 def tensors_of(source: Any) -> dict[str, Tensor]:
-    """Every floating tensor of an opened source, by name, tied ones once."""
+    """Return every floating-point tensor of an opened source by name; tied tensors appear once."""
     tensor_by_name: dict[str, Tensor] = {}
     for ref in source.layers():
         name = strip_wrapper_prefixes(ref.tensor)
         is_floating = "float" in ref.dtype or ref.dtype.startswith("e")
         if name in tensor_by_name or not is_floating or ref.kind == "tied":
             continue
-        is_causal_mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # of GPT-2: a triangle of ones
+        is_causal_mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # GPT-2's causal mask, a triangle of ones
         is_learned = (
             ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
         )
@@ -58,9 +58,9 @@ def tensors_of(source: Any) -> dict[str, Tensor]:
 
 
 def select_names(tensors: Mapping[str, Tensor], select: str) -> list[str]:
-    """Names of the tensors that count: "learned", "weights" (of two axes or more), "all", or a glob on the names.
+    """Return the names of the selected tensors: "learned", "weights" (two or more axes), "all", or a glob on the names.
 
-    :raises UsageError: nothing matches.
+    :raises UsageError: no tensor matches.
     """
     if select == "all":
         return list(tensors)
@@ -72,16 +72,17 @@ def select_names(tensors: Mapping[str, Tensor], select: str) -> list[str]:
     else:
         names = [name for name in tensors if fnmatchcase(name, select)]
     if not names:
-        raise UsageError(f"select={select!r} leaves no tensor: learned, weights, all, or a glob on the names")
+        raise UsageError(f"select={select!r} matches no tensor; use learned, weights, all, or a glob on the names")
     return names
 
 
 class OpenedModels:
-    """Several models, of which one tensor at a time is read from each."""
+    """Several opened models, read one tensor at a time."""
 
     def __init__(self, models: Mapping[str, Any], select: str, partial: bool) -> None:
-        """
-        :raises UsageError: tensors that some of them lack, or of other shapes, without ``partial``.
+        """Open the models and match their tensors by name and shape.
+
+        :raises UsageError: without ``partial``, some tensors are missing from a model or differ in shape.
         """
         self.names = tuple(models)
         self._stack = ExitStack()
@@ -98,7 +99,10 @@ class OpenedModels:
             self._tensors_by_model = tensors_by_model
             self.left_out = (*unshared, *reshaped)
             if not self.tensors:
-                raise UsageError(f"{', '.join(self.names)} have no tensor of the same name and shape")
+                raise UsageError(
+                    f"{', '.join(self.names)} have no tensor of the same name and shape; compare models of one "
+                    "architecture"
+                )
         except BaseException:
             self._stack.close()
             raise
@@ -110,18 +114,19 @@ class OpenedModels:
         self._stack.close()
 
     def read(self, name: str) -> list[Array]:
-        """A tensor of each model, flat.
+        """Return a tensor of each model, flattened.
 
-        :raises UsageError: they hold another number of entries.
+        :raises UsageError: the models have different numbers of entries.
         """
         sources_and_tensors = zip(self._sources, self._tensors_by_model, strict=True)
         vectors = [np.asarray(source.read(tensors[name].ref)).reshape(-1) for source, tensors in sources_and_tensors]
         if len({vector.size for vector in vectors}) > 1:
-            raise UsageError(f"{name}: {', '.join(f'{vector.size:,}' for vector in vectors)} entries")
+            sizes = ", ".join(f"{vector.size:,}" for vector in vectors)
+            raise UsageError(f"{name} must have the same size in all models, but has {sizes} entries")
         return vectors
 
     def each(self) -> Iterator[tuple[str, list[Array]]]:
-        """Every common tensor of each model."""
+        """Yield every common tensor: its name and its values in each model."""
         for name in self.tensors:
             yield name, self.read(name)
 
@@ -129,7 +134,7 @@ class OpenedModels:
 def _describe_difference(
     names: Sequence[str], tensors_by_model: list[dict[str, Tensor]], unshared: list[str], reshaped: list[str]
 ) -> str:
-    """What two models lack of each other, in a line."""
+    """Describe in one line how the tensors of the models differ."""
     differences = []
     if unshared:
         owners = {
@@ -138,7 +143,7 @@ def _describe_difference(
         }
         examples = ", ".join(f"{name} (only in {', '.join(owners[name])})" for name in unshared[:MAX_NAMED_TENSORS])
         differences.append(
-            f"{len(unshared)} tensors are not in all models: {examples}"
+            f"{plural(len(unshared), 'tensor')} missing from some models: {examples}"
             f"{', …' if len(unshared) > MAX_NAMED_TENSORS else ''}"
         )
     if reshaped:
@@ -148,32 +153,33 @@ def _describe_difference(
         }
         examples = ", ".join(f"{n} {' and '.join(distinct)}" for n, distinct in shapes.items())
         differences.append(
-            f"{len(reshaped)} have other shapes: {examples}{', …' if len(reshaped) > MAX_NAMED_TENSORS else ''}"
+            f"{plural(len(reshaped), 'tensor')} with different shapes: {examples}"
+            f"{', …' if len(reshaped) > MAX_NAMED_TENSORS else ''}"
         )
-    return f"{'; '.join(differences)}; partial=True compares the rest"
+    return f"{'; '.join(differences)}; partial=True compares the other tensors"
 
 
 def name_models(models: Any) -> dict[str, Any]:
-    """Name several models: a mapping's own names; of a sequence A, B, … or the distinct ends of their paths.
+    """Return several models by name: the keys of a mapping, else the distinct ends of paths, or A, B, …
 
-    :raises UsageError: fewer than two.
+    :raises UsageError: fewer than two models.
     """
     if isinstance(models, Mapping) and not all(hasattr(x, "shape") for x in models.values()):
         model_by_name = {str(name): model for name, model in models.items()}
         if len(model_by_name) < len(models):
-            raise UsageError(f"two models are called {next(iter(model_by_name))!r} once their names are text")
+            raise UsageError(f"model names must differ as text; two of {list(models)} do not")
     else:
         model_list = list(models)
         are_paths = all(isinstance(model, str) or hasattr(model, "__fspath__") for model in model_list)
         names = shorten_paths([str(model) for model in model_list]) if are_paths else list(letters(len(model_list)))
         model_by_name = dict(zip(names, model_list, strict=True))
     if len(model_by_name) < 2:
-        raise UsageError(f"distances are between two models or more, not {len(model_by_name)}")
+        raise UsageError(f"a comparison needs two models or more, not {len(model_by_name)}")
     return model_by_name
 
 
 def shorten_paths(paths: Sequence[str]) -> list[str]:
-    """The ends of paths that tell them apart, without a suffix that all have."""
+    """Return the ends of paths that distinguish them, without a suffix that all share."""
     distinct = list(distinct_paths([str(path) for path in paths]))
     suffixes = {PurePath(name).suffix for name in distinct}
     without_suffix = [name.removesuffix(next(iter(suffixes))) for name in distinct] if len(suffixes) == 1 else distinct
@@ -181,5 +187,5 @@ def shorten_paths(paths: Sequence[str]) -> list[str]:
 
 
 def index_pairs(count: int) -> Iterator[tuple[int, int]]:
-    """The index pairs (i, j), i < j, of a sequence of ``count`` items."""
+    """Return the index pairs (i, j), i < j, of a sequence of ``count`` items."""
     return itertools.combinations(range(count), 2)

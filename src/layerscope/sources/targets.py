@@ -1,4 +1,4 @@
-"""What a user can give as a model: how it is named, and where it is found."""
+"""Targets that a user can pass as a model: how they are named and located."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layerscope.sources.storage.paths import is_path
 
 
 class Composed:
-    """A target made of other targets: a difference of two models, an adapter on its base. ``str`` names it."""
+    """A target made of other targets, e.g. the difference of two models; ``str`` returns its name."""
 
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?|[A-Za-z][\w-]*(@[\w./-]+)?", re.ASCII)
@@ -27,45 +27,45 @@ _counter = itertools.count()
 
 
 def make_spec(target: Any, format: str, *, portable: bool, parts: tuple[SourceSpec, ...] = ()) -> SourceSpec:
-    """A spec with a key of its own; one that is made of others is as portable as they are."""
+    """Return a spec with a unique key; a spec made of others is portable only if all of them are."""
     portable = portable and all(part.portable for part in parts)
     return SourceSpec(target, format, portable, f"{os.getpid()}.{next(_counter)}", parts)
 
 
 def short_name(target: Any) -> str:
-    """The last part of a target's name."""
+    """Return the last part of a target's name."""
     return name_of(target).rstrip("/").rpartition("/")[2]
 
 
 def name_of(target: Any) -> str:
-    """How a target is called in a report: its path, or its type."""
+    """Return the name of a target in reports: its path, or its type."""
     if isinstance(target, str | Composed) or is_path(target):
         return str(target)
     return f"{type(target).__module__}.{type(target).__qualname__}"
 
 
 def _locate_in_store(url: str) -> Any:
-    """The path of a URL in an fsspec store.
+    """Return the path of a URL in an fsspec store.
 
-    :raises MissingExtra: no library for stores, or none for this one.
-    :raises TargetNotFound: nothing there, or no access.
+    :raises MissingExtra: universal_pathlib is not installed.
+    :raises TargetNotFound: nothing exists there, access is denied, or the store's own package is missing.
     """
     try:
         from upath import UPath
     except ImportError:
-        raise MissingExtra(f"{url}: a URL", "remote") from None
+        raise MissingExtra(f"{url}: reading from a URL", "remote") from None
     try:
         path = UPath(url)
         exists = path.exists()
         index_path = path.with_name(path.name + ".index") if not exists and path.name else path
-        if not exists and index_path.is_file():  # a TensorFlow checkpoint is named by what its files share
+        if not exists and index_path.is_file():  # the prefix of a TensorFlow checkpoint
             return index_path
     except ImportError as error:
         extra = "; pip install 'layerscope[hf]'" if url.startswith("hf:") else ""
         raise TargetNotFound(f"{url}: {error}{extra}") from None
     except ValueError as error:
-        raise TargetNotFound(f"{url}: no such kind of store: {error}") from None
-    except Exception as error:  # each store has its own
+        raise TargetNotFound(f"{url}: the storage protocol is not supported: {error}") from None
+    except Exception as error:  # every store raises its own exceptions
         raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
     if not exists:
         raise TargetNotFound(f"{url} does not exist")
@@ -73,19 +73,22 @@ def _locate_in_store(url: str) -> Any:
 
 
 def locate(target: str | os.PathLike[str]) -> Any:
-    """An existing path, or a string that may be a hub id."""
+    """Return an existing path, or a string that may be a hub id.
+
+    :raises TargetNotFound: the target is neither.
+    """
     text = os.fspath(target)
     if not text or "\0" in text:
-        raise TargetNotFound(f"{text!r} is no path")
+        raise TargetNotFound(f"{text!r} is not a valid path; pass a path, a hub id or a URL")
     if URL.match(text):
         return _locate_in_store(text)
     try:
         path = Path(text).expanduser()
         if path.exists():
             return path
-        if path.with_name(path.name + ".index").is_file():  # a TensorFlow checkpoint is named by what its files share
+        if path.with_name(path.name + ".index").is_file():  # the prefix of a TensorFlow checkpoint
             return path.with_name(path.name + ".index")
-    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~user is not a known user
         reason = error.strerror if isinstance(error, OSError) else error
         raise TargetNotFound(f"{text[:200]}: {reason}") from error
     if isinstance(target, str) and HUB_ID.fullmatch(target) and not path.suffix:

@@ -1,4 +1,4 @@
-"""What a target that no source reads is, as far as its name and first bytes tell, and what to give instead."""
+"""Describe a target that no source reads, from its name and first bytes, and suggest what to pass instead."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from pathlib import Path
 
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_folder
+from layerscope.text import plural
 
 READABLE_FORMATS = (
     "safetensors, torch (.pt .pth .bin .ckpt .jit .pt2, DCP), GGUF, Keras (.keras .h5), ONNX, TensorFlow, TFLite, "
     "Flax, Orbax, .npz, LoRA, diffusers and Hugging Face folders"
 )
-DESCRIPTION_BY_SUFFIX = {  # end of a name → what it is, what to do
-    ".mlpackage": "Core ML, which is not read; give the model that it was converted from",
-    ".mlmodel": "Core ML, which is not read; give the model that it was converted from",
-    "saved_model.pb": "the graph of a SavedModel; give its folder",
-    "manifest.ocdbt": "a part of an Orbax checkpoint; give its folder",
-    "_METADATA": "a part of an Orbax checkpoint; give its folder",
-    "model_index.json": "the index of a diffusers pipeline; give its folder",
-    "config.json": "a configuration; give its folder",
-    ".distcp": "a shard of a distributed checkpoint; give its folder",
-    ".mar": "a TorchServe archive, which is not read; give the weights in it",
-    ".engine": "a TensorRT engine, which is not read; give the model that it was built from",
-    ".pb": "a frozen graph of TensorFlow, which is not read; give the SavedModel or the checkpoint",
-    ".pkl": "a pickle that is no torch checkpoint; save the arrays as .npz or safetensors",
+DESCRIPTION_BY_SUFFIX = {  # end of a name → description and advice
+    ".mlpackage": "a Core ML model, which is not supported; pass the model that it was converted from",
+    ".mlmodel": "a Core ML model, which is not supported; pass the model that it was converted from",
+    "saved_model.pb": "the graph of a SavedModel; pass its folder",
+    "manifest.ocdbt": "part of an Orbax checkpoint; pass its folder",
+    "_METADATA": "part of an Orbax checkpoint; pass its folder",
+    "model_index.json": "the index of a diffusers pipeline; pass its folder",
+    "config.json": "a model configuration; pass its folder",
+    ".distcp": "a shard of a distributed checkpoint; pass its folder",
+    ".mar": "a TorchServe archive, which is not supported; pass the model file inside it",
+    ".engine": "a TensorRT engine, which is not supported; pass the model that it was built from",
+    ".pb": "a frozen TensorFlow graph, which is not supported; pass the SavedModel or the checkpoint",
+    ".pkl": "a pickle, but not a torch checkpoint; save the arrays as .npz or safetensors",
 }
-DESCRIPTION_BY_PREFIX = {  # first bytes → what it is
-    b"version https://git-lfs": "a Git LFS pointer instead of the file; run: git lfs pull",
-    b"<!DOCTYPE": "a web page, not a model; the download failed",
-    b"<html": "a web page, not a model; the download failed",
-    b"\xef\n": "a piece of a split file? join the pieces with cat",
+DESCRIPTION_BY_PREFIX = {  # first bytes → description and advice
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run: git lfs pull",
+    b"<!DOCTYPE": "a web page, not a model; the download failed, try it again",
+    b"<html": "a web page, not a model; the download failed, try it again",
+    b"\xef\n": "possibly a piece of a split file; join the pieces with cat",
 }
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def describe_target(path: Path) -> str:
-    """What the target is, in a few words, or ""."""
+    """Return a short description of the target with advice, or "" if it is unknown."""
     name = path.name
     if is_folder(path):
         return _describe_folder(path)
@@ -44,14 +45,14 @@ def describe_target(path: Path) -> str:
         if head.startswith(start):
             return what
     if ".data-0000" in name:
-        return f"the numbers of a TensorFlow checkpoint; give {name.partition('.data-')[0]}"
+        return f"the data file of a TensorFlow checkpoint; pass {name.partition('.data-')[0]}"
     if ".part" in name:
         return "a piece of a split file; join the pieces with cat"
     return next((what for end, what in DESCRIPTION_BY_SUFFIX.items() if name.endswith(end)), "")
 
 
 def describe_placeholder(path: Path) -> str:
-    """What stands in the place of a model's file, or "": a Git LFS pointer, a web page."""
+    """Describe a placeholder in place of a model file (a Git LFS pointer or a web page), or return ""."""
     head = whole_file(path).read(0, 64)
     return next(
         (what for start, what in DESCRIPTION_BY_PREFIX.items() if len(start) > 2 and head.startswith(start)), ""
@@ -63,11 +64,12 @@ def _describe_folder(path: Path) -> str:
         return DESCRIPTION_BY_SUFFIX[".mlpackage"]
     entries = sorted(entry.name for entry in path.iterdir())
     if any(name.endswith("variables.index") for name in entries):
-        return f"the variables of a SavedModel; give {path.parent} or {path / 'variables.index'}"
+        return f"the variables of a SavedModel; pass {path.parent} or {path / 'variables.index'}"
     checkpoints = [name for name in entries if name.startswith("checkpoint-") and name[11:].isdigit()]
     if checkpoints:
         newest = max(checkpoints, key=lambda name: int(name[11:]))
-        return f"{len(checkpoints)} checkpoints of a run; give one of them, the newest is {path / newest}"
+        count = plural(len(checkpoints), "checkpoint")
+        return f"a training run with {count}; pass one of them, e.g. the newest: {path / newest}"
     if any(name in TOKENIZER_FILES for name in entries):
-        return "a tokenizer without weights"
+        return "a tokenizer without weights; pass the folder that holds the model"
     return ""

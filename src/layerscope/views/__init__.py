@@ -1,1 +1,1 @@
-"""The output edge: a Report as a table, a frame, JSON, Markdown, or a file; views read records and change nothing."""
+"""Output formats for reports: tables, data frames, JSON, Markdown, HTML and plots. Views never modify records."""

@@ -1,4 +1,4 @@
-"""A comparison for people and for programs: table, CSV, Markdown, JSON, pandas."""
+"""A comparison of models as a terminal table, CSV, JSON and a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rich.text import Text
 
 from layerscope.errors import MissingExtra
 from layerscope.records.comparison import ComparedLayer, Comparison
-from layerscope.text import abbreviate, format_alpha, format_number, plural, printable
-from layerscope.views import aligned_columns, table
-from layerscope.views.aligned_columns import Cell
+from layerscope.text import format_alpha, format_number, plural, printable
+from layerscope.views import aligned_columns, side_by_side, table
+from layerscope.views.aligned_columns import Cell, Step
+from layerscope.views.short_names import short_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,20 +31,21 @@ DISTANCE_COLUMNS = (
     ("overlap", "overlap", ".2f"),
 )
 BARS = " ▁▂▃▄▅▆▇█"
+MIN_NAME_CHARS = 20
 MAX_NAMED_UNMATCHED = 8  # unmatched layers that are named
 
 
 def print_comparison(comparison: Comparison, console: Console, *, verbose: bool = False) -> None:
-    """Summaries side by side, the layers, the α of each model as a row of bars, the reading and its warnings."""
+    """Print the summaries side by side, the layers, a histogram of α per model, and what the comparison shows."""
     for letter, name in zip(comparison.letters, comparison.names, strict=True):
         console.print(Text.assemble((letter, "bold"), f"  {printable(name, console.width - 4)}"))
     console.print()
-    table.print_side_by_side(comparison.reports, console, names=comparison.letters)
+    side_by_side.print_side_by_side(comparison.reports, console, names=comparison.letters)
     if comparison.layers:
         console.print()
         _print_layers(comparison, console)
     _print_alpha_histogram(comparison, console)
-    console.print(Text("\nReading", style="bold"))
+    console.print(Text("\nWhat this shows", style="bold"))
     for line in comparison.reading:
         console.print(Text(f"  {printable(line, 400)}"))
     for line in comparison.warnings:
@@ -54,7 +56,7 @@ def print_comparison(comparison: Comparison, console: Console, *, verbose: bool 
             listed = ", ".join(printable(x, 60) for x in names_shown) + (
                 " …" if len(missing) > len(names_shown) else ""
             )
-            console.print(Text(f"Analysed only in {name}: {plural(len(missing), 'layer')}: {listed}", style="dim"))
+            console.print(Text(f"{plural(len(missing), 'layer')} analyzed only in {name}: {listed}", style="dim"))
 
 
 def alpha_cells(layer: ComparedLayer) -> list[str]:
@@ -64,7 +66,7 @@ def alpha_cells(layer: ComparedLayer) -> list[str]:
 
 
 def choose_distance_columns(comparison: Comparison) -> Sequence[tuple[str, str, str]]:
-    """Distances that have columns: all of two models, the relative one of more, none that were not measured."""
+    """The distances to show: all of them for two models, the relative one for more, none where none was measured."""
     if not any(any(layer.distances[1:]) for layer in comparison.layers):
         return ()
     return DISTANCE_COLUMNS if len(comparison.names) == 2 else DISTANCE_COLUMNS[:1]
@@ -75,14 +77,13 @@ def distance_heads(comparison: Comparison) -> list[str]:
     return [f"{head} {x}" for x in comparison.letters[1:] for _, head, _ in choose_distance_columns(comparison)]
 
 
-def distance_cells(comparison: Comparison, layer: ComparedLayer) -> list[str]:
-    """The distances of one layer, in the order of the headings."""
-    columns = choose_distance_columns(comparison)
+def distance_cells(columns: Sequence[tuple[str, str, str]], layer: ComparedLayer) -> list[str]:
+    """The distances of one layer, in the order of the headings of :func:`choose_distance_columns`."""
     return [format_number(distances.get(name), fmt) for distances in layer.distances[1:] for name, _, fmt in columns]
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """What ``show`` prints, without colours."""
+    """Return what ``show`` prints, without colors."""
     return table.capture_text(lambda console: print_comparison(comparison, console))
 
 
@@ -107,7 +108,7 @@ def frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """As plain JSON types; the reports themselves are left out, their summaries are in."""
+    """The comparison as plain JSON types, with the summary of each report but not its layers."""
     return {
         "schema": SCHEMA,
         "record": "comparison",
@@ -128,7 +129,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def to_json(comparison: Comparison) -> str:
-    """Valid JSON."""
+    """The comparison as JSON."""
     return json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n"
 
 
@@ -157,8 +158,10 @@ def _print_layers(comparison: Comparison, console: Console) -> None:
         cells.append(row)
     if not any(any(layer.distances[1:]) for layer in comparison.layers):
         heads, cells = heads[: len(labels) + 1], [row[: len(labels) + 1] for row in cells]
-    aligned_columns.fit_columns(heads, cells, console.width, [(0, abbreviate, 16)])
+    captions = aligned_columns.fit_columns(heads, cells, console.width, [Step(0, short_names, MIN_NAME_CHARS)])
     aligned_columns.print_rows(console, heads, cells, {0})
+    for caption in captions:
+        console.print(Text(caption, style="dim"))
 
 
 def _print_alpha_histogram(comparison: Comparison, console: Console) -> None:

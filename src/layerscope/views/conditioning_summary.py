@@ -1,4 +1,4 @@
-"""What a report of the conditioning lens says in sentences, and how sure that is."""
+"""Summary sentences for a report of the conditioning lens: results, and how certain they are."""
 
 from __future__ import annotations
 
@@ -9,70 +9,76 @@ from typing import Any
 from layerscope.records.report import Report
 from layerscope.text import plural, printable
 
-TOO_FEW_ROWS = "LS209"  # too few rows
-FACTORS = (("lambda_max_x", "what comes in"), ("lambda_max_d", "what comes back"))
+TOO_FEW_ROWS = "LS209"  # code of the rule "too few rows"
+FACTORS = (("lambda_max_x", "inputs"), ("lambda_max_d", "output gradients"))
 
 
 def conditioning_options(report: Report) -> Mapping[str, Any]:
-    """What was asked of the lens; empty where it was not used."""
+    """Return the options of the conditioning lens; empty if the report is from another lens."""
     options: Mapping[str, Any] = report.meta.get("conditioning", {})
     return options
 
 
 def describe_no_warning(report: Report) -> str:
-    """What may be said where nothing warns."""
+    """Describe a report without warnings."""
     measured = [row for row in report.rows if "lambda_max_x" in row.metrics]
-    rate = "" if "lr" in conditioning_options(report) else "; steps were not held against a rate (lr=)"
-    return f"No warning on how {plural(len(measured), 'layer')} of the model learns{rate}."
+    rate = "" if "lr" in conditioning_options(report) else " The learning rate was not checked; set lr to check it."
+    return f"No problems found in {plural(len(measured), 'layer')}.{rate}"
 
 
 def describe_factor_spread(report: Report) -> str:
-    """How level both factors are over depth, and at which loss."""
-    spreads = []
+    """Describe how much the λmax of both covariances varies across layers, and the loss."""
+    spreads: list[str] = []
     for metric, name in FACTORS:
         values = [float(row.metrics.get(metric, 0.0)) for row in report.rows]
         positive = [value for value in values if value > 0]
-        if positive:
-            spreads.append(f"{name} {math.log10(max(positive) / min(positive)):.1f}")
+        if len(positive) > 1:
+            unit = "" if spreads else " decades"
+            spreads.append(f"{math.log10(max(positive) / min(positive)):.1f}{unit} for {name}")
     whole = conditioning_options(report).get("whole", {})
     text = (
-        f"Over the layers λmax spans, in decades: {', '.join(spreads)}." if spreads else "No layer has a second moment."
+        f"Across layers, λmax varies by {' and '.join(spreads)}."
+        if spreads
+        else "λmax was measured in fewer than two layers, so it cannot be compared."
     )
     if "loss" in whole and "examples" in whole:
-        text += f" Mean loss {whole['loss']:.3g} on {plural(whole['examples'], 'example')}."
+        text += f" The mean loss is {whole['loss']:.3g} on {plural(whole['examples'], 'example')}."
     return text
 
 
 def certainty_sentences(report: Report) -> list[str]:
-    """Which Fisher, how many examples, whether K-FAC's product was held against the block itself."""
+    """Describe the options, layers with too few rows, and how well K-FAC approximates the exact Fisher blocks."""
     options, measured = conditioning_options(report), [row for row in report.rows if "lambda_max_x" in row.metrics]
     mode = "training" if options.get("training") else "evaluation"
-    sentences = [f"{printable(options.get('fisher', '?'), 20)} Fisher, loss {printable(options.get('loss', '?'), 60)}, "
-            f"convolutions {printable(options.get('conv', '?'), 20)}, the model in {mode} mode."]  # fmt: skip
+    fisher, conv = (printable(options.get(key, "?"), 20) for key in ("fisher", "conv"))
+    loss = printable(options.get("loss", "?"), 60)
+    sentences = [f"Measured with fisher={fisher}, loss={loss} and conv={conv}, with the model in {mode} mode."]
     starved = sum(finding.code == TOO_FEW_ROWS for finding in report.findings)
     if starved:
         sentences.append(
-            f"Too few rows for condition numbers in {starved} of {plural(len(measured), 'layer')} ({TOO_FEW_ROWS})."
+            f"{starved} of {plural(len(measured), 'layer')} had too few rows to estimate condition numbers "
+            f"({TOO_FEW_ROWS})."
         )
     ratios = [float(row.metrics["kfac_ratio"]) for row in measured if "kfac_ratio" in row.metrics]
     if ratios:
         close_count = sum(1 / 3 <= ratio <= 3 for ratio in ratios)
         sentences.append(
-            f"K-FAC's λmax is within three times that of the block itself in {close_count} of {len(ratios)} layers."
+            f"K-FAC's λmax is within a factor of 3 of the exact Fisher block's in {close_count} of "
+            f"{plural(len(ratios), 'layer')}."
         )
     else:
-        sentences.append("λmax F is K-FAC's product; it was not held against the blocks themselves (exact=True).")
+        sentences.append("λmax F is the K-FAC approximation; set exact to compare it with the exact Fisher blocks.")
     return sentences
 
 
 def has_mostly_too_few_rows(report: Report) -> bool:
-    """Have most layers too few rows?"""
+    """Return whether most layers have too few rows."""
     measured = sum("lambda_max_x" in row.metrics for row in report.rows)
     return 2 * sum(finding.code == TOO_FEW_ROWS for finding in report.findings) > measured
 
 
 def describe_coverage(report: Report) -> str:
-    """How many of the weights were measured."""
+    """Describe how many of the model's weights were measured."""
     weights = [row for row in report.rows if len(row.ref.shape) > 1]
     measured = sum("lambda_max_x" in row.metrics for row in weights)
-    return f"{measured} of {plural(len(weights), 'weight')} of the model measured."
+    return f"Measured {measured} of {plural(len(weights), 'weight tensor')}."

@@ -1,4 +1,4 @@
-"""A report as CSV."""
+"""Render reports as CSV."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from layerscope.records.report import Report
 from layerscope.text import printable
 from layerscope.views import report_rows
 
-MAX_CELL_CHARS = 32_000  # characters that spreadsheets take in a cell
+MAX_CELL_CHARS = 32_000  # limit of common spreadsheets for one cell
 
 
 def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
-    """Every tensor a row, every column; absent values are empty. Several reports get a first column ``target``."""
+    """Write one CSV row per tensor; absent values are empty, and several reports get a first column ``target``.
+
+    :param columns: column names; all columns if empty.
+    """
     names = list(columns) or report_rows.columns()
     several = len(reports) > 1
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""The outcome of an experiment as text: its tables beside the published numbers, and what reproduced."""
+"""Render the outcome of an experiment as text: result tables next to the published numbers, then the claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 100
 
 
 def outcome_text(record: Outcome, width: int = WIDTH) -> str:
-    """Tables, then a line per claim: + where it holds, – where it does not."""
+    """Render the tables and one line per claim: + if the claim holds, – if it does not."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     for numbers in record.tables:
         console.print(outcome_table(numbers))
@@ -33,7 +33,7 @@ def outcome_text(record: Outcome, width: int = WIDTH) -> str:
 
 
 def outcome_table(record: Table) -> Shown:
-    """Numbers beside those that were published."""
+    """Return a table of the measured numbers next to the published ones."""
     shown = Shown(box=None, pad_edge=False, title=record.title, title_justify="left", title_style="")
     for column in record.columns:
         shown.add_column(column, justify="right")
@@ -43,7 +43,7 @@ def outcome_table(record: Table) -> Shown:
 
 
 def format_cell(value: Any) -> str:
-    """A number in four digits; a dash where there is none."""
+    """Format a number with four significant digits; None becomes a dash."""
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value), 60)

@@ -1,4 +1,4 @@
-"""A report in three sentences, and how sure they are: what heads the page, the comment and the summary."""
+"""A report in three sentences, with how certain they are: the headline of the page, the comment and the summary."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from layerscope.views import conditioning_summary
 
 MIN_ALPHAS_FOR_QUARTILES = 4
 MAX_NAMED_LAYERS = 2  # layers that a sentence names
+MAX_MESSAGE_CHARS = 600
 
 
 def worst_severity(findings: Sequence[Finding]) -> str:
@@ -26,7 +27,7 @@ def worst_severity(findings: Sequence[Finding]) -> str:
 
 
 def group_by_layer(findings: Sequence[Finding]) -> dict[str | None, list[Finding]]:
-    """Findings by the layer that they are about; None: the whole model."""
+    """Group findings by their layer; None stands for the whole model."""
     groups: dict[str | None, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.layer, []).append(finding)
@@ -34,7 +35,7 @@ def group_by_layer(findings: Sequence[Finding]) -> dict[str | None, list[Finding
 
 
 def group_by_code(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
-    """Findings by their code, the gravest and then the most frequent first."""
+    """Group findings by code, the most severe and then the most frequent first."""
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.code, []).append(finding)
@@ -46,7 +47,7 @@ def group_by_code(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
 
 
 def overall_status(report: Report) -> str:
-    """What a page's colour says: "failed", the gravest severity of a warning, "thin", or "" where all is well."""
+    """The status that colors a page: "failed", "error", "warn", "thin" (little evidence), or "" without problems."""
     if any(row.failed for row in report.rows) or not _analyzed_layers(report):
         return "failed"
     severity = worst_severity(report.findings)
@@ -62,17 +63,17 @@ def overall_status(report: Report) -> str:
 
 
 def is_description(report: Report) -> bool:
-    """Is it a description, of which nothing was measured?"""
+    """Is the report a description, in which nothing was measured?"""
     return report.meta.get("engine") == "none"
 
 
 def summary_sentences(report: Report) -> tuple[str, str, str]:
-    """(what was concluded, what shape the layers have, what about the rest)."""
+    """(the conclusion, the values of α, the next step)."""
     return _conclude(report), _describe_alphas(report), _recommend_next_step(report)
 
 
 def comparison_sentence(comparison: Comparison) -> str:
-    """Which of the models have warnings, in a sentence."""
+    """One sentence that says which of the models have warnings."""
     letters_by_warnings: dict[str, list[str]] = {}
     for letter, report in zip(comparison.letters, comparison.reports, strict=True):
         letters_by_warnings.setdefault(_describe_warnings(report), []).append(letter)
@@ -86,9 +87,9 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 
 def _describe_warnings(report: Report) -> str:
-    """What a model has by way of warnings."""
+    """The warnings of one model, as the object of a sentence."""
     if not _analyzed_layers(report) and not any(row.failed for row in report.rows):
-        return "no layer that could be analysed"
+        return "no layer that could be analyzed"
     warnings = {
         code: findings for code, findings in group_by_code(report.findings).items() if findings[0].severity != "info"
     }
@@ -98,11 +99,11 @@ def _describe_warnings(report: Report) -> str:
         parts.append(f"{', '.join(layers)} of {plural(len(_analyzed_layers(report)), 'layer')}")
     failed = sum(row.failed for row in report.rows)
     parts += [f"{plural(failed, 'layer')} that could not be measured"] if failed else []
-    return " and ".join(parts) or "no warning"
+    return " and ".join(parts) or "no warnings"
 
 
 def certainty_sentences(report: Report) -> list[str]:
-    """How sure all of this is: what carries a verdict, what the intervals are, what was not looked at."""
+    """How certain the report is: how many α are certain enough, which intervals were used, what was not measured."""
     if conditioning_summary.conditioning_options(report):
         return [
             *conditioning_summary.certainty_sentences(report),
@@ -123,36 +124,36 @@ def _fit_certainty_sentences(report: Report) -> list[str]:
         return [_why_no_training_verdict(report)]
     small = len(_analyzed_layers(report)) - len(_large_layers(report))
     if small:
-        sentences.append(
-            f"{plural(small, 'layer')} of {len(_analyzed_layers(report))} too small for a verdict on training."
-        )
+        of, verb = plural(len(_analyzed_layers(report)), "layer"), "is" if small == 1 else "are"
+        sentences.append(f"{small} of {of} {verb} too small for a verdict on training.")
     if fitted_layers:
         with_verdict = len(fitted_layers) - doubts.total()
         reasons = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
         sentences.append(
-            f"{with_verdict} of {len(fitted_layers)} α can carry a verdict"
-            + (f"; the others cannot: {reasons}." if reasons else ".")
+            f"{with_verdict} of {plural(len(fitted_layers), 'α value')} {'is' if with_verdict == 1 else 'are'} certain "
+            "enough for a verdict" + (f"; not the others: {reasons}." if reasons else ".")
         )
     confidence = format_percent(settings.confidence)
     if "bootstrap" in settings.fits:
-        sentences.append(f"Intervals are {confidence} bootstrap intervals; rival distributions were compared.")
+        sentences.append(f"Intervals are {confidence} bootstrap intervals; other distributions were compared.")
     elif fitted_layers:
         sentences.append(
-            f"Intervals are {confidence} intervals by formula; they were not bootstrapped and no "
-            "rival distribution was compared (--evidence does both)."
+            f"Intervals are {confidence} intervals from a formula. --evidence bootstraps them and compares other "
+            "distributions."
         )
     if not settings.randomize and not settings.inverse:
         sentences.append(
-            "No layer was compared with shuffles of itself: correlation traps were not looked for (--randomize)."
+            "Outlier weights (correlation traps) were not looked for; --randomize compares each layer with shuffles of "
+            "its weights."
         )
     reference_note = (
-        "Reference ranges of α come from large, well-trained networks; on small ones α alone ranks nothing."
+        "The reference range of α comes from large, well-trained networks; do not rank small networks by α alone."
     )
     return [*sentences, reference_note] if fitted_layers else sentences
 
 
 def group_skipped(report: Report) -> list[tuple[str, list[LayerReport]]]:
-    """Tensors that were not analysed, by reason, the most frequent first."""
+    """Group the tensors that were not analyzed by reason, the most frequent first."""
     groups: dict[str, list[LayerReport]] = {}
     for row in report.rows:
         if row.skipped and not row.failed:
@@ -165,32 +166,32 @@ def _analyzed_layers(report: Report) -> list[LayerReport]:
 
 
 def _layers_with_verdict(report: Report) -> list[LayerReport]:
-    """Layers whose α carries a verdict."""
+    """Layers whose α is certain enough for a verdict."""
     return [row for row in _fitted_layers(report) if not doubt(row, report.settings)]
 
 
 def _large_layers(report: Report) -> list[LayerReport]:
-    """Layers that are not too small to say anything about their spectrum."""
+    """Layers with enough eigenvalues for a verdict on their spectrum."""
     small = {finding.layer for finding in report.findings if finding.code == "LS107"}
     return [row for row in _analyzed_layers(report) if row.name not in small]
 
 
 def _why_no_training_verdict(report: Report) -> str:
-    """Why the verdicts on training were not asked for, or ""."""
+    """Why there are no verdicts on training, or ""."""
     if is_description(report):
-        return "Nothing was measured: this is a description of the model."
+        return "Nothing was measured: this is a description of the model. Run `layerscope analyze` to measure it."
     if report.settings.inverse:
-        return "No verdict was asked for: they speak about λ, and these spectra are of 1/λ."
+        return "There are no verdicts on spectra of 1/λ (--inverse). Analyze without --inverse to get verdicts."
     if any(row.ref.derived for row in _analyzed_layers(report)):
         return (
-            "No warning among the verdicts that may be asked about differences and adapters; over-training, "
-            "under-training and collapse are asked about whole weights."
+            "No problems found by the verdicts that apply to weight updates and adapters. Verdicts on training need "
+            "whole weights."
         )
     return ""
 
 
 def _count_random_layers(report: Report) -> int:
-    """How many of the large layers look like a random matrix, where it is most of them."""
+    """The number of large layers that look like a random matrix, if it is more than half of them, else 0."""
     large = _large_layers(report)
     shuffle_like = {finding.layer for finding in report.findings if finding.code == "LS103"}
     if report.settings.randomize:
@@ -206,7 +207,7 @@ def _conclude(report: Report) -> str:
     if not analyzed:
         reasons = Counter(row.skipped for row in report.rows if row.skipped and len(row.ref.shape) > 1)
         why = f": {printable(reasons.most_common(1)[0][0], 120)}" if reasons else ""
-        return f"No layer could be analysed{why}."
+        return f"No layer could be analyzed{why}."
     conclusion = _conclude_from_findings(report, analyzed)
     if not failed:
         return conclusion
@@ -227,7 +228,7 @@ def _conclude_from_findings(report: Report, analyzed: list[LayerReport]) -> str:
     descriptions = [_describe_findings(code, findings) for code, findings in warnings.items()]
     about_model = any(f.layer is None for findings in warnings.values() for f in findings)
     head = f"{len(layers)} of {plural(len(analyzed), 'layer')}" if layers else ""
-    head += (" and the model as a whole" if head else "The model as a whole") if about_model else ""
+    head += (" and the whole model" if head else "The whole model") if about_model else ""
     is_singular = (len(layers) == 1 and not about_model) or (about_model and not layers)
     severities = {findings[0].severity for findings in warnings.values()}
     nouns = " or ".join(word for key, word in (("warn", "a warning"), ("error", "an error")) if key in severities)
@@ -235,7 +236,7 @@ def _conclude_from_findings(report: Report, analyzed: list[LayerReport]) -> str:
 
 
 def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> str:
-    """What may be said where nothing warns: silence is no praise."""
+    """The conclusion without warnings, which never claims more than the evidence shows."""
     if _why_no_training_verdict(report):
         return _why_no_training_verdict(report)
     if conditioning_summary.conditioning_options(report):
@@ -246,18 +247,24 @@ def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> s
         plural(len(analyzed), "layer"),
     )
     if random:
-        reference = "their own shuffles (LS103)" if report.settings.randomize else "a random matrix"
+        reference = "a shuffle of its own weights (LS103)" if report.settings.randomize else "a random matrix"
         large = len(_large_layers(report))
-        head = f"{random} of {large} layers look" if large > 1 else "The layer looks"
-        return f"{head} like {reference}: untrained, or little learned."
+        if large == 1:
+            name = printable(_large_layers(report)[0].name, 48)
+            return f"{name} looks like {reference}: it is untrained or has learned little."
+        return f"{random} of {large} layers look like {reference}: they are untrained or have learned little."
     if not with_verdict:
         small = len(analyzed) - len(_large_layers(report))
-        others = f": {small} of {count} too small, no tail to trust in the others" if small else ": no tail to trust"
-        why = others if small < len(analyzed) else f": {'it is' if small == 1 else 'all are'} too small"
-        return f"No verdict on the training of {count}{why}; none is collapsed."
-    singular = "the one layer whose α carries a verdict is neither over- nor under-trained"
-    plural_form = f"none of the {with_verdict} layers whose α carries a verdict is over- or under-trained"
-    return f"No warning: {singular if with_verdict == 1 else plural_form}, and none of {count} is collapsed."
+        others = f"{small} of them {'is' if small == 1 else 'are'} too small, and " if small else ""
+        uncertain = f"{others}the tail of no {'other ' if small else ''}spectrum is certain enough"
+        why = uncertain if small < len(analyzed) else f"{'it is' if small == 1 else 'all are'} too small"
+        were = "was" if len(analyzed) == 1 else "were"
+        return f"Cannot tell how well {count} {were} trained: {why}. No layer has collapsed."
+    limits = report.settings.limits
+    return (
+        f"No problems found: no layer has an α that is clearly below {limits.over_trained:g} or above "
+        f"{limits.under_trained:g} ({with_verdict} of {count} have a certain enough α), and none has collapsed."
+    )
 
 
 def _describe_findings(code: str, findings: list[Finding]) -> str:
@@ -277,39 +284,54 @@ def _describe_alphas(report: Report) -> str:
     if not alphas:
         reasons = Counter(row.absent["alpha"] for row in _analyzed_layers(report) if "alpha" in row.absent)
         why = f": {printable(reasons.most_common(1)[0][0], 120)}" if reasons else ""
-        return f"No layer has an α to read{why}."
+        return f"No layer has an α{why}."
+    if _count_random_layers(report):
+        return f"α (median {median(alphas):.2f}) says nothing about training where spectra look random."
     inside = sum(limits.over_trained <= a <= limits.under_trained for a in alphas)
     if len(alphas) == 1:
         where = "inside" if limits.over_trained <= alphas[0] <= limits.under_trained else "outside"
-        return f"The one α is {alphas[0]:.2f}, {where} {limits.over_trained:g} to {limits.under_trained:g}."
-    text = f"The median α is {median(alphas):.2f} over {plural(len(alphas), 'fitted layer')}"
+        limit_range = f"{limits.over_trained:g} to {limits.under_trained:g}"
+        return f"α of the one fitted layer is {alphas[0]:.2f}, {where} the range {limit_range}."
+    text = f"The median α of {plural(len(alphas), 'fitted layer')} is {median(alphas):.2f}"
     if len(alphas) >= MIN_ALPHAS_FOR_QUARTILES:
         low, _, high = quantiles(alphas, n=4, method="inclusive")
-        text += f" (half of them between {low:.2f} and {high:.2f})"
-    text += f", {inside} of {len(alphas)} inside {limits.over_trained:g} to {limits.under_trained:g}"
+        text += f" (half of them lie between {low:.2f} and {high:.2f})"
+    text += f"; {inside} of {len(alphas)} lie within {limits.over_trained:g} to {limits.under_trained:g}"
     scale = None if report.settings.inverse else summary["metrics"].get("log_spectral_norm", {}).get("median")
-    return text + (f"; the median scale, log₁₀ λmax, is {scale:.2f}." if scale is not None else ".")
+    return text + (f". The median of log₁₀ λmax is {scale:.2f}." if scale is not None else ".")
 
 
 def _recommend_next_step(report: Report) -> str:
     warnings = [f for f in report.findings if f.severity != "info"]
     if warnings:
         finding = max(warnings, key=lambda finding: _finding_priority(report, finding, warnings))
-        return f"Look first at {printable(finding.where, 60)}: {truncate(printable(finding.message), 160)}."
+        return f"Start with {printable(finding.where, 60)}: {printable(finding.message, MAX_MESSAGE_CHARS)}"
+    failed = [row for row in report.rows if row.failed]
+    if failed:
+        return f"Check how {printable(failed[0].name, 48)} was saved, or go back to an earlier checkpoint."
     if conditioning_summary.conditioning_options(report):
         return conditioning_summary.describe_coverage(report)
+    if _count_random_layers(report):
+        return "Check that the file holds the trained weights; if it does, train longer or with more data."
+    if not _layers_with_verdict(report) and not _why_no_training_verdict(report):
+        return "To learn more, measure the model on a few batches of data: layerscope conditioning --help."
     phases = Counter(str(row.metrics["phase"]) for row in _large_layers(report) if "phase" in row.metrics)
     if phases:
         listed = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
-        return f"The spectra of the layers that are large enough show these phases of training: {listed}."
-    return "Nothing in the spectra asks for action."
+        return f"Phases of training, judged by the spectra of the layers that are large enough: {listed}."
+    return "The spectra ask for no action."
 
 
 def _finding_priority(report: Report, finding: Finding, warnings: Sequence[Finding]) -> tuple[float, ...]:
-    """By severity, then how much is wrong with the layer, embeddings last, then how far it is from its limit."""
+    """Sort key: severity, number of warnings on the layer, embeddings last, distance of the value from its limit."""
     severity = SEVERITIES.index(finding.severity)
     if finding.layer is None or finding.layer not in report.layers:
-        return severity, math.inf, 0, 0.0  # what is wrong with the whole is behind what is wrong with its layers
+        return (
+            severity,
+            math.inf,
+            0,
+            0.0,
+        )  # what is wrong with the whole model is often the cause of findings on its layers
     layer = report.layers[finding.layer]
     warnings_of_layer = sum(warning.layer == finding.layer for warning in warnings)
     size = layer.metrics.get("trap_size") if finding.code == "LS104" else None

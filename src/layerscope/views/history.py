@@ -1,4 +1,4 @@
-"""A history as text and as a frame."""
+"""Shows a history as text and converts it to a data frame."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from layerscope.views.plots.run_lines import spread_indices
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_TABLE_STEPS = 20  # steps of the table: the first, the last, and some in between
-MAX_SCALARS = 2  # numbers of the loop that are shown
-COLUMNS: tuple[tuple[str, str, Callable[[list[float]], float]], ...] = (  # head, metric, over the layers
+MAX_TABLE_STEPS = 20  # largest number of rows; the first and the last step are always shown
+MAX_SCALARS = 2  # largest number of scalars from the training loop that are shown
+COLUMNS: tuple[tuple[str, str, Callable[[list[float]], float]], ...] = (  # heading, metric, aggregate over layers
     ("mean α", "alpha", statistics.fmean), ("mean rand", "rand_distance", statistics.fmean),
     ("λmax Sx", "lambda_max_x", max), ("λmax Sd", "lambda_max_d", max), ("λmax F", "lambda_max_fim", max),
     ("least dom.", "domination", min),
@@ -29,7 +29,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[list[float]], float]], ...] = (  # head
 
 
 def history_text(history: History, width: int = 100) -> str:
-    """What a terminal shows."""
+    """Return the table as a terminal shows it."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     print_history(history, console)
     file: Any = console.file
@@ -37,7 +37,7 @@ def history_text(history: History, width: int = 100) -> str:
 
 
 def print_history(history: History, console: Console) -> None:
-    """A line per step: what the loop gave, the extremes over the layers, the verdicts."""
+    """Print a line per step with scalars of the training loop, aggregates over layers, and verdicts."""
     measured = [row for row in history.last.rows if not row.skipped] if history.reports else []
     about = f"{printable(history.name, 60)}: {plural(len(history.steps), 'step')}, {plural(len(measured), 'layer')}"
     console.print(about, markup=False)
@@ -49,8 +49,11 @@ def print_history(history: History, console: Console) -> None:
     has_own_loss = "loss" not in scalar_names and any(
         "loss" in _whole_model_metrics(report) for report in history.reports
     )
-    room = max(1, (console.width - 22) // 11 - len(scalar_names) - has_own_loss)  # columns of numbers
-    left_out, metric_columns = [*left_out, *(head for head, *_ in metric_columns[room:])], metric_columns[:room]
+    max_columns = max(1, (console.width - 22) // 11 - len(scalar_names) - has_own_loss)  # that fit the width
+    left_out, metric_columns = (
+        [*left_out, *(head for head, *_ in metric_columns[max_columns:])],
+        metric_columns[:max_columns],
+    )
     table = Table(box=None, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True, min_width=max([4, *(len(str(x)) for x in history.steps)]))
     for head in (
@@ -71,7 +74,7 @@ def print_history(history: History, console: Console) -> None:
         table.add_row(str(history.steps[i]), *cells, printable(" ".join(codes), 200) or "–")
     console.print(table)
     if left_out:
-        console.print(f"not shown: {printable(', '.join(left_out), 200)}", markup=False, highlight=False)
+        console.print(f"Not shown: {printable(', '.join(left_out), 200)}", markup=False, highlight=False)
 
 
 def _whole_model_metrics(report: Any) -> Any:
@@ -79,7 +82,10 @@ def _whole_model_metrics(report: Any) -> Any:
 
 
 def frame(history: History) -> pd.DataFrame:
-    """One row per step and tensor."""
+    """Return a data frame with one row per step and tensor.
+
+    :raises MissingExtra: pandas is not installed.
+    """
     try:
         import pandas as pd
     except ImportError:

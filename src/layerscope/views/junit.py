@@ -1,4 +1,7 @@
-"""Layers as JUnit tests, which every CI shows: a finding that counts is a failure, a failed layer an error."""
+"""Render layers as JUnit test cases for CI systems.
+
+A finding at or above the ``fail_on`` severity is a failure; a layer that could not be measured is an error.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from layerscope.views.rerun_command import report_command
 
 
 def to_junit(reports: Sequence[Report], fail_on: str = "warn") -> str:
-    """A suite for each report, a case for each layer and one for the whole model; lesser findings are output."""
+    """Create a test suite per report, with one test case per layer and one for the whole model.
+
+    :param fail_on: lowest severity that is reported as a failure; findings below it become the case's output.
+    """
     root = Element("testsuites", name="layerscope")
     for report in reports:
         root.append(_make_suite(report, SEVERITIES.index(fail_on)))
@@ -31,7 +37,7 @@ def _make_suite(report: Report, min_severity: int) -> Element:
     SubElement(properties, "property", name="command", value=report_command(report))
     for row in report.rows:
         if not row.ref.axes and not row.failed:
-            continue  # norms and biases are no tests that were left out
+            continue  # norms and biases are never analyzed, so they are not skipped tests
         seconds = sum(part.seconds for part in row.parts.values())
         case = SubElement(suite, "testcase", classname=target, name=printable(row.name, 500), time=f"{seconds:.3f}")
         if row.failed:
@@ -42,7 +48,7 @@ def _make_suite(report: Report, min_severity: int) -> Element:
             _add_findings(case, findings.get(row.name, []), min_severity)
     case = SubElement(suite, "testcase", classname=target, name="the whole model", time="0")
     if all(row.skipped for row in report.rows):
-        SubElement(case, "error", message="no layer could be analysed")
+        SubElement(case, "error", message="no layer could be analyzed")
     else:
         _add_findings(case, findings.get(None, []), min_severity)
     counts = {"failures": "failure", "errors": "error", "skipped": "skipped"}

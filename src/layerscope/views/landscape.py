@@ -1,4 +1,4 @@
-"""Records of the landscape as text."""
+"""Text versions of landscape results: lines, planes, basins, distances and sharpness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from layerscope.records.comparison import letters
+from layerscope.records.landscape.basins import format_basins
 from layerscope.text import elide, plural, printable
+from layerscope.views import aligned_columns
+from layerscope.views.aligned_columns import Cell
 
 if TYPE_CHECKING:
     from layerscope.records.findings import Finding
@@ -20,50 +24,67 @@ if TYPE_CHECKING:
     from layerscope.records.landscape.planes import Plane
 
 WIDTH = 100
-MAX_MATRIX_MODELS = 12  # models of a printed matrix
-MAX_NAME_CHARS = 24  # characters of a name
+MAX_MATRIX_MODELS = 26  # largest number of models in a printed matrix
+MAX_NAME_CHARS = 24  # longer model names are shortened
+COUNT_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+OPTION_FORMATS = {
+    "examples": "{} examples",
+    "loss": "loss: {}",
+    "bn": "batch norm: {}",
+    "calibration": "calibration: {}",
+}
 
 
 def distances_text(record: Distances, kind: str = "l2", width: int = WIDTH) -> str:
-    """Two matrices, the distance and how related the models are, and what they say."""
+    """Format distances as one matrix per kind, followed by an explanation and the findings."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    count = f"{plural(len(record.tensors), 'tensor')}, {record.params:,} entries ({printable(record.select, 40)})"
+    count = (
+        f"{plural(len(record.tensors), 'tensor')}, {record.params:,} entries (select={printable(record.select, 40)})"
+    )
     console.print(f"{plural(len(record.names), 'model')}, {count}", markup=False, highlight=False)
     shown = [kind] if kind != "l2" else ["l2", "symmetric", *(["centred"] if record.origin else []), *record.without]
     for measure in shown:
-        console.print(matrix_table(record.names, record.matrix(measure), measure))
+        print_matrix(console, record.names, record.matrix(measure), measure)
+    console.print()
     if record.origin:
         far = ", ".join(
             f"{elide(printable(name), MAX_NAME_CHARS)} {x:.4g}"
             for name, x in list(record.from_origin.items())[:MAX_MATRIX_MODELS]
         )
-        console.print(f"From {elide(printable(record.origin), MAX_NAME_CHARS)}: {far}", markup=False, highlight=False)
+        origin = elide(printable(record.origin), MAX_NAME_CHARS)
+        console.print(f"l2 distance from {origin}: {far}", markup=False, highlight=False)
     for line in [*record.reading(), *_finding_lines(record.findings)]:
         console.print(line, markup=False, highlight=False)
     if record.unlike:
         names = ", ".join(printable(name, 60) for name in record.unlike[:4])
         more = ", …" if len(record.unlike) > 4 else ""
-        console.print(f"Left out, not alike in all: {names}{more}", markup=False, highlight=False)
+        console.print(
+            f"Skipped, missing or of another shape in some model: {names}{more}", markup=False, highlight=False
+        )
     return _read_console(console)
 
 
-def matrix_table(names: Sequence[str], values: Any, head: str, fmt: str = ".4g") -> Table:
-    """A square of numbers; of more than a dozen models the first ones."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column(head)
-    shown = names[:MAX_MATRIX_MODELS]
-    labels = [elide(printable(name), MAX_NAME_CHARS) for name in shown]
-    for label in labels:
-        table.add_column(label, justify="right")
-    for i, label in enumerate(labels):
-        table.add_row(label, *(_format_number(float(values[i][j]), fmt) for j in range(len(shown))))
+def print_matrix(console: Console, names: Sequence[str], values: Any, head: str, fmt: str = ".4g") -> None:
+    """Print a square matrix, limited to the first ``MAX_MATRIX_MODELS`` models.
+
+    Where full names take too much width, the columns are headed by letters that the rows explain.
+    """
+    shown = [elide(printable(name), MAX_NAME_CHARS) for name in names[:MAX_MATRIX_MODELS]]
+    numbers = [[_format_number(float(values[i][j]), fmt) for j in range(len(shown))] for i in range(len(shown))]
+    rows = [[Cell(label), *map(Cell, row)] for label, row in zip(shown, numbers, strict=True)]
+    heads = [head, *shown]
+    if aligned_columns.is_too_wide(heads, rows, console.width):
+        marks = letters(len(shown))
+        heads = [head, *marks]
+        rows = [[Cell(f"{mark} {row[0].text}"), *row[1:]] for mark, row in zip(marks, rows, strict=True)]
+    console.print()
+    aligned_columns.print_rows(console, heads, rows, {0})
     if len(names) > MAX_MATRIX_MODELS:
-        table.add_row(f"… {len(names) - MAX_MATRIX_MODELS} more")
-    return table
+        console.print(f"… and {len(names) - MAX_MATRIX_MODELS} more models; JSON output has all of them.", markup=False)
 
 
 def matrix_csv_lines(names: Sequence[str], values: Any) -> list[str]:
-    """A matrix as lines of CSV; empty where there is no value."""
+    """Format a matrix as lines of CSV; a missing value is an empty field."""
     import csv as writer
 
     buffer = io.StringIO()
@@ -84,7 +105,7 @@ def _read_console(console: Console) -> str:
 
 
 def line_text(record: Line) -> str:
-    """The barrier in words, and the curve as a few numbers."""
+    """Format a line as text: its loss barrier, and the range of each metric."""
     barrier = record.barrier("chord")
     error = "" if barrier.error is None else f" ± {barrier.error:.2g}"
     lines = [
@@ -92,64 +113,67 @@ def line_text(record: Line) -> str:
     ]
     least = "at least " if record.holes else ""
     where = (
-        f"{least}{barrier.value:.4g}{error} at t = {barrier.at:.2f}" if math.isfinite(barrier.value) else "not known"
+        f"{least}{barrier.value:.4g}{error} at t = {barrier.at:.2f}, above the chord between the ends"
+        if math.isfinite(barrier.value)
+        else "not measured"
     )
-    lines.append(f"  loss barrier {where} (chord)")
+    lines.append(f"  loss barrier {where}")
     for name, values in record.metrics.items():
         ends = ", ".join(
             _format_number(float(values[record.t == x][0]), ".4g") for x in (0.0, 1.0) if (record.t == x).any()
         )
         low, high = (_format_number(float(f), ".4g") for f in _finite_range(values))
-        lines.append(f"  {printable(name, 40)}: ends {ends or '–'}; {low} to {high}")
+        lines.append(f"  {printable(name, 40)}: {ends or '–'} at the ends; {low} to {high} along the line")
     return "\n".join([*lines, *_hole_lines(record.holes, record.clamped)])
 
 
 def plane_text(record: Plane) -> str:
-    """Size, best values and the true angle."""
+    """Format a plane as text: its size, its best values, and its angle or how well it represents the run."""
     size = f"{len(record.u)} × {len(record.v)} points"
     lines = [f"plane through {', '.join(record.names)}: {size}, {_format_options(record.about)}"]
     for name in record.metrics:
         value, u, v = record.best(name)
         lines.append(f"  best {printable(name, 40)} {value:.4g} at u = {u:.2f}, v = {v:.2f}")
     if record.track is not None:
-        shares, walk = (", ".join(f"{share:.1%}" for share in of) for of in (record.track.shares, record.track.walk))
-        lines.append(f"  it explains {shares} of the path (a random walk: {walk})")
-        lines.append(
-            f"  loss of the checkpoints and of their places on the plane differ by up to {record.track.gap:.3g}"
-        )
+        shares, walk = (", ".join(f"{share:.1%}" for share in row) for row in (record.track.shares, record.track.walk))
+        lines.append(f"  its two directions explain {shares} of the run's variance (a random walk: {walk})")
+        lines.append(f"  the loss of a checkpoint differs from that of its projection by up to {record.track.gap:.3g}")
     else:
-        lines.append(f"  angle at {printable(record.names[0], 40)}: {_format_number(record.angle, '.1f')}°")
+        lines.append(f"  angle between u and v: {_format_number(record.angle, '.1f')}°")
     return "\n".join([*lines, *_hole_lines(record.holes, record.clamped), *_finding_lines(record.findings)])
 
 
-def basins_text(record: Basins) -> str:
-    """The matrices of barriers, the groups, and what follows."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+def basins_text(record: Basins, width: int = WIDTH) -> str:
+    """Format a basin analysis as text: loss barriers, basins, findings and advice."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     summary = f"{plural(len(record.names), 'model')}, {_format_options(record.about)}, tolerance {record.tolerance:.3g}"
     console.print(summary, markup=False, highlight=False)
     for way, values in record.barriers.items():
-        console.print(matrix_table(record.names, values, way, ".3g"))
-    console.print("on one mountain: " + _format_groups(record.clusters), markup=False, highlight=False)
+        print_matrix(console, record.names, values, f"barrier: {way}", ".3g")
+    console.print()
+    console.print(basins_headline(record.clusters), markup=False, highlight=False)
     if record.aligned != record.clusters:
-        console.print("after alignment: " + _format_groups(record.aligned), markup=False, highlight=False)
+        aligned = basins_headline(record.aligned)
+        console.print(f"After aligning hidden units: {aligned[0].lower()}{aligned[1:]}", markup=False, highlight=False)
     if record.functions:
         for name, fmt in (("disagreement", ".3f"), ("cka", ".3f")):
-            console.print(matrix_table(record.names, record.functions[name], name, fmt))
+            print_matrix(console, record.names, record.functions[name], name, fmt)
     if record.sharpness:
         console.print(sharpness_table(record.sharpness))
+    console.print()
     for line in [*_finding_lines(record.findings), *record.advice()]:
         console.print(printable(line, 400), markup=False, highlight=False)
     return _read_console(console)
 
 
 def sharpness_table(by_model: Mapping[str, Sharpness]) -> Table:
-    """A row per model; rises of the loss at the stated radii."""
+    """Build a table of sharpness measures, one row per model."""
     table = Table(box=None, pad_edge=False)
     for head in ("sharpness", "‖g‖", "average", "SAM", "adaptive", "worst %", "width"):
         table.add_column(head, justify="left" if head == "sharpness" else "right")
     for name, record in by_model.items():
         values = record.gradient, record.average, record.sam, record.adaptive, record.worst, record.width
-        note = " (slope)" if record.findings else ""
+        note = " (not a minimum)" if record.findings else ""
         table.add_row(
             elide(printable(name), MAX_NAME_CHARS) + note, *(_format_number(value, ".3g") for value in values)
         )
@@ -160,17 +184,24 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     return [f"{finding.code} {finding.title}: {printable(finding.message, 400)}" for finding in findings]
 
 
-def _format_groups(groups: Sequence[Sequence[str]]) -> str:
-    return "; ".join(", ".join(printable(name, MAX_NAME_CHARS) for name in group) for group in groups)
+def basins_headline(basins: Sequence[Sequence[str]]) -> str:
+    """Format groups of models as a headline: ``Two basins: {a, b} and {c}.``."""
+    count = COUNT_WORDS[len(basins)] if len(basins) < len(COUNT_WORDS) else str(len(basins))
+    shown = format_basins([[printable(name, MAX_NAME_CHARS) for name in basin] for basin in basins])
+    return f"{count} basin{'' if len(basins) == 1 else 's'}: {shown}."
 
 
 def _format_options(about: Mapping[str, Any]) -> str:
-    return ", ".join(f"{printable(str(k), 40)} {printable(str(v), 80)}" for k, v in about.items())
+    parts = []
+    for key, value in about.items():
+        template = OPTION_FORMATS.get(str(key), f"{printable(str(key), 40)}: {{}}")
+        parts.append(template.replace("{}", printable(str(value), 80)))
+    return ", ".join(parts)
 
 
 def _hole_lines(holes: Mapping[str, int], clamped: int) -> list[str]:
     lines = [f"  {plural(count, 'point')} without a value: {printable(why, 120)}" for why, count in holes.items()]
-    return lines + ([f"  {clamped} variances below zero were set to zero"] if clamped else [])
+    return lines + ([f"  {plural(clamped, 'negative batch-norm variance')} set to zero"] if clamped else [])
 
 
 def _finite_range(values: Any) -> tuple[float, float]:

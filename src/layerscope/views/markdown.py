@@ -1,6 +1,6 @@
-"""A report, or a comparison, as Markdown that fits into a pull-request comment.
+"""Render a report or a comparison as Markdown that fits into a pull-request comment.
 
-Names stand in ``<code>``, escaped: nobody is mentioned, nothing is linked, no markup of a stranger comes through.
+Names from the model are escaped inside ``<code>``, so they cannot mention users, create links or inject markup.
 """
 
 from __future__ import annotations
@@ -12,24 +12,28 @@ from layerscope.records.comparison import Comparison
 from layerscope.records.findings import Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
-from layerscope.text import plural, printable, short_target
-from layerscope.views import headline, report_rows, table
-from layerscope.views.comparison import alpha_cells, distance_cells, distance_heads
+from layerscope.text import plural, printable, short_target, split_common_ending
+from layerscope.views import headline, report_rows, side_by_side, table
+from layerscope.views.comparison import alpha_cells, choose_distance_columns, distance_cells, distance_heads
 from layerscope.views.rerun_command import comparison_command, report_command
 
 MAX_COMMENT_CHARS = 60_000  # characters; GitHub takes 65,536 in a comment
-MAX_LISTED_LAYERS = 10  # layers named below one verdict
+MAX_MESSAGE_CHARS = 800  # of a verdict
+MAX_LISTED_LAYERS = 10  # layers listed for each finding code
 LINK_BREAKERS = {
     "@": "@<!-- -->",
     "\\#": "\\#<!-- -->",
     "://": ":<!-- -->//",
     "www.": "www<!-- -->.",
-}  # that GitHub makes itself
+}  # prevents mentions and links that GitHub creates automatically
 STATUS_SIGNS = {"": "🟢", "thin": "⚪", "info": "🔵", "warn": "🟠", "error": "🔴", "failed": "🔴"}
 
 
 def to_markdown(report: Report, columns: Sequence[str] = (), room: int = MAX_COMMENT_CHARS) -> str:
-    """The verdict in three sentences, the findings, how sure, and the layers to unfold; of a description its table."""
+    """Render a three-sentence summary, the findings, their reliability and a collapsed table of layers.
+
+    A description (a report without measurements) is rendered as its table only.
+    """
     is_description = headline.is_description(report)
     names = list(columns) or (
         list(table.DESCRIPTION_HTML_COLUMNS) if is_description else table.columns_by_importance(report)
@@ -62,19 +66,18 @@ def to_markdown(report: Report, columns: Sequence[str] = (), room: int = MAX_COM
     ]
     lines += [
         "",
-        "<details><summary>How sure</summary>",
+        "<details><summary>How reliable these results are</summary>",
         "",
         *(f"- {escape(x)}" for x in headline.certainty_sentences(report)),
     ]
-    lines += [
-        f"- made by {code_html(report_command(report), 2000)}, layerscope {escape(report.meta.get('layerscope', '?'))}"
-    ]
+    version = escape(report.meta.get("layerscope", "?"))
+    lines += [f"- Created by {code_html(report_command(report), 2000)} with layerscope {version}"]
     lines += ["", "</details>", ""]
     return _append_table("\n".join(lines), plural(len(rows), "layer"), heads, rows, room)
 
 
 def comparison_to_markdown(comparison: Comparison) -> str:
-    """The reading with its warnings, medians side by side, and the layers to unfold."""
+    """Render the conclusions, the warnings, the medians side by side and a collapsed table of matched layers."""
     letters, names = comparison.letters, comparison.names
     worst = max(map(headline.overall_status, comparison.reports), key=list(STATUS_SIGNS).index)
     lines = [f"### {STATUS_SIGNS[worst]} layerscope: " + " against ".join(code_html(name) for name in names), ""]
@@ -82,24 +85,25 @@ def comparison_to_markdown(comparison: Comparison) -> str:
     lines += ["", f"**{escape(headline.comparison_sentence(comparison))}**", ""]
     lines += [f"- {escape(line)}" for line in comparison.reading]
     lines += [f"- ⚠️ **{escape(line)}**" for line in comparison.warnings]
-    head, *medians = table.median_rows(comparison.reports, letters)
+    head, *medians = side_by_side.median_rows(comparison.reports, letters)
     lines += ["", *_table_lines(head, [[escape(cell) for cell in row] for row in medians], MAX_COMMENT_CHARS)]
     for letter, unmatched in zip(letters, comparison.unmatched, strict=True):
         if unmatched:
             listed = ", ".join(code_html(name) for name in unmatched[:MAX_LISTED_LAYERS]) + (
                 ", …" if len(unmatched) > MAX_LISTED_LAYERS else ""
             )
-            lines += ["", f"Analysed only in {letter}: {plural(len(unmatched), 'layer')}: {listed}"]
-    lines += ["", f"Made by {code_html(comparison_command(comparison), 2000)}.", ""]
+            lines += ["", f"Analyzed only in {letter}: {plural(len(unmatched), 'layer')}: {listed}"]
+    lines += ["", f"Created by {code_html(comparison_command(comparison), 2000)}.", ""]
     heads = ["layer", *(f"α {letter}" for letter in letters), *distance_heads(comparison)]
+    distances = choose_distance_columns(comparison)
     rows = [
-        [code_html(layer.name), *alpha_cells(layer), *distance_cells(comparison, layer)] for layer in comparison.layers
+        [code_html(layer.name), *alpha_cells(layer), *distance_cells(distances, layer)] for layer in comparison.layers
     ]
     return _append_table("\n".join(lines), plural(len(rows), "matched layer"), heads, rows)
 
 
 def escape(text: object, longest: int = 600) -> str:
-    """Text that Markdown and the HTML it becomes show as it is; @names, #numbers and addresses stay dead."""
+    """Escape text so that Markdown shows it literally, without links for @names, #numbers or URLs."""
     shown = _escape_markup(printable(text, longest))
     for live, dead in LINK_BREAKERS.items():
         shown = shown.replace(live, dead)
@@ -107,7 +111,7 @@ def escape(text: object, longest: int = 600) -> str:
 
 
 def code_html(name: object, longest: int = 200) -> str:
-    """A stranger's name, in which nobody is mentioned and nothing becomes a link."""
+    """Format an untrusted name as inline code that cannot mention users or become a link."""
     return f"<code>{escape(name, longest)}</code>"
 
 
@@ -122,12 +126,18 @@ def _finding_lines(report: Report) -> list[str]:
     for key, findings in headline.group_by_code(report.findings).items():
         title = f"{STATUS_SIGNS[findings[0].severity]} **{escape(key)} {escape(findings[0].title)}**"
         if findings[0].layer is None:
-            lines.append(f"- {title}: {escape(findings[0].message)}")
+            lines.append(f"- {title}: {escape(findings[0].message, MAX_MESSAGE_CHARS)}")
         elif findings[0].severity == "info":
             lines.append(f"- {title}: {plural(len(findings), 'layer')}")
         else:
             lines.append(f"- {title}: {plural(len(findings), 'layer')}")
-            lines += [f"  - {code_html(f.where)}: {escape(f.message)}" for f in findings[:MAX_LISTED_LAYERS]]
+            listed = findings[:MAX_LISTED_LAYERS]
+            messages, advice = split_common_ending([f.message for f in listed])
+            lines[-1] += f". {escape(advice, MAX_MESSAGE_CHARS)}" if advice else ""
+            lines += [
+                f"  - {code_html(f.where)}: {escape(message, MAX_MESSAGE_CHARS)}"
+                for f, message in zip(listed, messages, strict=True)
+            ]
             lines += (
                 [f"  - … and {len(findings) - MAX_LISTED_LAYERS} more"] if len(findings) > MAX_LISTED_LAYERS else []
             )
@@ -155,7 +165,7 @@ def _append_table(
 
 
 def _table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int) -> list[str]:
-    """A table; rows beyond the room are counted."""
+    """Format a table; rows that do not fit into ``room`` characters are only counted."""
     lines = ["| " + " | ".join(_escape_markup(head) for head in heads) + " |", "|" + " --- |" * len(heads)]
     remaining = room - sum(map(len, lines)) - 200
     omitted = 0
@@ -166,4 +176,4 @@ def _table_lines(heads: Sequence[str], rows: Iterable[Sequence[str]], room: int)
             omitted += 1
         else:
             lines.append(line)
-    return [*lines, "", f"… and {omitted:,} more rows: --format csv has them all."] if omitted else lines
+    return [*lines, "", f"… and {omitted:,} more rows; use --format csv to list all of them."] if omitted else lines

@@ -1,4 +1,4 @@
-"""A report, or a comparison, as HTML for a notebook's cell: a compact picture and the table; names are escaped."""
+"""Render a report or a comparison as HTML for a notebook cell: a compact plot and the table, with escaped names."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from layerscope.records.findings import Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.text import plural, printable
-from layerscope.views import headline, report_rows, table
-from layerscope.views.comparison import alpha_cells, distance_cells, distance_heads
+from layerscope.views import headline, report_rows, side_by_side, table
+from layerscope.views.comparison import alpha_cells, choose_distance_columns, distance_cells, distance_heads
 from layerscope.views.plots import drawing
 
-MAX_TABLE_ROWS = 60  # of the table in a cell
+MAX_TABLE_ROWS = 60  # rows of the table in a cell
 PICTURE_SIZE = (8.0, 2.6)  # inches
 
 
 def report_html(report: Report) -> str:
-    """What was concluded, α by depth, the table of analysed layers and the findings; of a description its table."""
+    """Render the summary, α by depth, the table of analyzed layers and the findings.
+
+    A description (a report without measurements) is rendered as its table only.
+    """
     is_description = headline.is_description(report)
     names = list(table.DESCRIPTION_HTML_COLUMNS) if is_description else table.columns_by_importance(report)
     by_layer = headline.group_by_layer(report.findings)
@@ -32,7 +35,7 @@ def report_html(report: Report) -> str:
         if is_description or not layer.skipped
     ]
     heads = [table.column_head(name) for name in names]
-    caption = f"{escape(printable(report.meta['target']))}: {plural(report.summary['analysed'], 'layer')} analysed"
+    caption = f"{escape(printable(report.meta['target']))}: {plural(report.summary['analysed'], 'layer')} analyzed"
     body = _table_html(heads, rows, caption)
     if is_description:
         return f"<div>{body}</div>"
@@ -46,14 +49,15 @@ def report_html(report: Report) -> str:
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """The reading, the histograms of α, medians side by side, and the matched layers."""
+    """Render the conclusions, the histograms of α, the medians side by side and the matched layers."""
     letters = comparison.letters
     names = "".join(f"<li>{x}: {escape(printable(n))}</li>" for x, n in zip(letters, comparison.names, strict=True))
     reading = "".join(f"<li>{escape(printable(line, 600))}</li>" for line in comparison.reading)
     warnings = "".join(f"<li><b>{escape(printable(line, 600))}</b></li>" for line in comparison.warnings)
-    head, *medians = table.median_rows(comparison.reports, letters)
+    head, *medians = side_by_side.median_rows(comparison.reports, letters)
     heads = ["layer", *(f"α {x}" for x in letters), *distance_heads(comparison)]
-    rows = [[printable(x.name), *alpha_cells(x), *distance_cells(comparison, x)] for x in comparison.layers]
+    columns = choose_distance_columns(comparison)
+    rows = [[printable(x.name), *alpha_cells(x), *distance_cells(columns, x)] for x in comparison.layers]
     picture = _picture_html(comparison, "alpha_histogram")
     matched = _table_html(heads, rows, plural(len(rows), "matched layer"))
     return f"<div><ul>{names}</ul><ul>{reading}{warnings}</ul>{picture}{_table_html(head, medians, '')}{matched}</div>"
@@ -68,13 +72,12 @@ def _table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: st
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[:MAX_TABLE_ROWS])
     more = len(rows) - MAX_TABLE_ROWS
     if more > 0:
-        body += f'<tr><td colspan="{len(heads)}">… and {more:,} more: frame() has all</td></tr>'
+        body += f'<tr><td colspan="{len(heads)}">… and {more:,} more rows; frame() returns all of them</td></tr>'
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _picture_html(record: Report | Comparison, name: str) -> str:
-    """A picture as SVG in the cell, or how to get one."""
-
+    """Return a plot as inline SVG, or a note on how to install matplotlib."""
     try:
         figure = drawing.make_figure(name, record)
     except MissingExtra as missing:
@@ -83,7 +86,7 @@ def _picture_html(record: Report | Comparison, name: str) -> str:
 
     figure.set_size_inches(PICTURE_SIZE)
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # words stay words, escaped by the writer
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):  # keep text as text; matplotlib escapes it
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return f'<div role="img" aria-label="{name.replace("_", " ")}">{text[text.index("<svg") :]}</div>'

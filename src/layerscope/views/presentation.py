@@ -1,4 +1,4 @@
-"""Which view shows a record: the text, picture, data frame and notebook cell of each kind."""
+"""Choose the view for each kind of record: text, figure, data frame or notebook HTML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def to_text(record: Any) -> str:
-    """A record as plain text: what its ``repr`` is."""
+    """Render a record as plain text, as its ``repr`` shows it."""
     from layerscope.views import comparison, history, landscape, table
 
     views: Mapping[type, Any] = {
@@ -32,7 +32,7 @@ def to_text(record: Any) -> str:
 
 
 def to_figure(record: Any, *arguments: Any, ax: Any = None, **options: Any) -> Figure:
-    """A record as a matplotlib figure; on ``ax``, where one is given, the first of its pictures alone."""
+    """Draw a record as a matplotlib figure; if ``ax`` is given, draw only the first plot on it."""
     from layerscope.views.plots import drawing, landscape_pictures
 
     if isinstance(record, Report | Comparison | History):
@@ -43,7 +43,7 @@ def to_figure(record: Any, *arguments: Any, ax: Any = None, **options: Any) -> F
 
 
 def to_frame(record: Any) -> pd.DataFrame:
-    """A record as a pandas DataFrame."""
+    """Convert a record to a pandas DataFrame."""
     from layerscope.views import comparison, history, report_rows
 
     views: Mapping[type, Any] = {
@@ -54,14 +54,14 @@ def to_frame(record: Any) -> pd.DataFrame:
 
 
 def to_dict(record: Comparison) -> dict[str, Any]:
-    """A record as plain JSON types."""
+    """Convert a record to plain JSON types."""
     from layerscope.views import comparison
 
     return comparison.to_dict(record)
 
 
 def to_notebook_html(record: Report | Comparison) -> str:
-    """A record as the HTML of a notebook's cell."""
+    """Render a record as HTML for a notebook cell."""
     from layerscope.views import notebook
 
     return notebook.report_html(record) if isinstance(record, Report) else notebook.comparison_html(record)

@@ -1,4 +1,4 @@
-"""A report as rows: what the table, CSV, JSON and pandas share."""
+"""Convert a report to rows, the common input of the table, CSV, JSON and pandas views."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMN_ALIASES = {head: name for name, head in COLUMN_HEADS.items() if name != "
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
-    """One dict per tensor: sizes, every metric (None where absent), how it was read, its verdict codes."""
+    """Return one dict per tensor: sizes, every metric (None if absent), finding codes and how the tensor was read."""
     names = [name for name in metric_names() if name not in SIZE_COLUMNS]
     verdicts: dict[str | None, list[str]] = {}
     for finding in report.findings:
@@ -40,17 +40,20 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 
 def metric_names() -> list[str]:
-    """Every metric, grouped by theme."""
+    """Return the names of all metrics, grouped by theme."""
     return list(registry.plugins("metrics"))
 
 
 def columns() -> list[str]:
-    """Every column a table can show."""
+    """Return the names of all columns that a table can show."""
     return [*SIZE_COLUMNS, *(name for name in metric_names() if name not in SIZE_COLUMNS), "verdicts", "how"]
 
 
 def check_columns(names: list[str]) -> list[str]:
-    """The same names, checked; headings of the table will do too."""
+    """Validate column names and replace table headings by the column names.
+
+    :raises UnknownName: if a column does not exist.
+    """
     names = [COLUMN_ALIASES.get(name, name) for name in names]
     for name in names:
         if name not in columns():
@@ -59,7 +62,7 @@ def check_columns(names: list[str]) -> list[str]:
 
 
 def frame(report: Report) -> pd.DataFrame:
-    """A pandas DataFrame of :func:`rows`."""
+    """Return :func:`rows` as a pandas DataFrame."""
     try:
         import pandas as pd
     except ImportError:

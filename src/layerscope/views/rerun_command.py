@@ -1,4 +1,4 @@
-"""The call that makes a report again."""
+"""Format the command or Python call that reproduces a report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from layerscope.records.comparison import Comparison
 from layerscope.records.report import Report
 from layerscope.settings import EVIDENCE_FITS, Settings
 
-SETTING_OPTIONS = {  # settings that the command line has a word for
+SETTING_OPTIONS = {  # settings with an option on the command line
     "min_evals": "--min-evals", "max_evals": "--max-evals", "seed": "--seed", "jobs": "--jobs",
     "shuffles": "--shuffles", "max_cost": "--max-cost", "window": "--window", "fix_fingers": "--fix-fingers",
     "conv": "--conv",
 }  # fmt: skip
-COMPARE_SETTINGS = {"min_evals", "jobs"}  # settings that compare has a word for
+COMPARE_SETTINGS = {"min_evals", "jobs"}  # settings with an option of the compare command
 CONDITIONING_OPTIONS = (
     "loss",
     "fisher",
@@ -26,21 +26,21 @@ CONDITIONING_OPTIONS = (
     "lr",
     "momentum",
     "nesterov",
-)  # what conditioning was asked for
+)  # arguments of layerscope.conditioning that the call repeats
 MAX_COMMAND_CHARS = 2000  # characters
-TOO_LONG = "too long to show: target, layers and settings are in the report itself"
+TOO_LONG = "call too long to show; the report itself records its target, layers and settings"
 SETTING_FLAGS = {"randomize": "--randomize", "vectors": "--vectors", "inverse": "--inverse", "per_head": "--per-head"}
 
 
 def report_command(report: Report) -> str:
-    """A command line where one says it all, else a line of Python."""
+    """Return a shell command that reproduces the report, or a Python call if the shell has no option for a setting."""
     if "conditioning" in report.meta:
         return _format_conditioning_call(report)
     return _format_call("analyze", [report], [])
 
 
 def comparison_command(comparison: Comparison) -> str:
-    """The call that makes a comparison again: with ``analyze`` where no weights were compared."""
+    """Return the call that reproduces a comparison; it uses ``analyze`` if no weights were compared."""
     function = "compare" if "weights" in comparison.apart else "analyze"
     return _format_call(function, comparison.reports, ["--html", "comparison.html"])
 
@@ -62,9 +62,7 @@ def _format_call(function: str, reports: Sequence[Report], extra: Sequence[str])
     line = _format_python_call(
         "analyze" if len(reports) == 1 else "compare", targets, changed, {**arguments, "live": live}
     )
-    return (
-        line if len(line) <= MAX_COMMAND_CHARS else TOO_LONG
-    )  # a call is whole or not there: half a quotation is another call
+    return line if len(line) <= MAX_COMMAND_CHARS else TOO_LONG  # a truncated call would be a different call
 
 
 def _format_conditioning_call(report: Report) -> str:
@@ -80,13 +78,13 @@ def _escape_leading_dash(target: str) -> str:
 
 
 def changed_settings(report: Report) -> dict[str, Any]:
-    """Settings that differ from the defaults."""
+    """Return the settings that differ from the defaults."""
     default, used = Settings().to_dict(), report.settings.to_dict()
     return {name: value for name, value in used.items() if value != default[name]}
 
 
 def _format_command_options(changed: Mapping[str, Any]) -> list[str] | None:
-    """Options of the command line; None where it has no word for a setting."""
+    """Return command-line options, or None if a changed setting has no option."""
     words: list[str] = []
     for name, value in changed.items():
         if name in SETTING_OPTIONS:
@@ -116,4 +114,4 @@ def _format_python_call(
         default = Settings().to_dict()["limits"]
         limits = ", ".join(f"{k}={v!r}" for k, v in changed["limits"].items() if v != default[k])
         arguments.append(f"limits=layerscope.Limits({limits})")
-    return f"layerscope.{function}({', '.join(arguments)})"  # repr leaves nothing unprintable
+    return f"layerscope.{function}({', '.join(arguments)})"  # repr escapes unprintable characters

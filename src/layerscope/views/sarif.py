@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code-scanning tools read: a rule per verdict, a result per finding."""
+"""Render findings as SARIF 2.1.0 for code-scanning tools: one rule per finding code, one result per finding."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LEVELS = {"error": "error", "warn": "warning", "info": "note"}
 
 
 def to_sarif(reports: Sequence[Report]) -> str:
-    """One run for each report.
+    """Create one SARIF run per report.
 
-    A layer is a logical location; its file is the physical one, by the path that was given, because tools show
-    nothing without. What could not be measured is a notification of the run, not a result.
+    A layer is a logical location. The physical location is the path of the model file as the user gave it, because
+    tools ignore results without one. A layer that could not be measured is a notification of the run, not a result.
     """
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [_make_run(r) for r in reports]}, indent=2) + "\n"
 
@@ -36,7 +36,7 @@ def _make_run(report: Report) -> dict[str, Any]:
         for row in failed
     ]
     if all(row.skipped for row in report.rows):
-        notes.append({"level": "error", "message": {"text": "no layer could be analysed"}})
+        notes.append({"level": "error", "message": {"text": "no layer could be analyzed"}})
     return {
         "automationDetails": {"id": f"layerscope/{quote(printable(report.meta['target']))}/"},
         "tool": {
@@ -60,7 +60,7 @@ def _make_run(report: Report) -> dict[str, Any]:
 
 def _make_rule(code: str) -> dict[str, Any]:
     plugin = registry.plugins("rules").get(code)
-    if plugin is None:  # of a report that another version judged
+    if plugin is None:  # the report was created by another version
         return {"id": printable(code, 40)}
     text = plugin.doc.replace("``", "`")
     return {
@@ -93,7 +93,10 @@ def _make_result(report: Report, finding: Finding, rule: int) -> dict[str, Any]:
 
 
 def target_uri(target: str) -> str:
-    """A target as a URI reference: a relative path stays one, an absolute path becomes a file's, a URL is kept."""
+    """Convert a target to a URI reference: relative paths stay relative, absolute paths become file:// URLs.
+
+    URLs are kept unchanged.
+    """
     if "://" in target:
         return quote(target.encode("utf-8", "surrogateescape"), safe=":/?&=%~")
     path = PurePath(target).as_posix()

@@ -1,4 +1,4 @@
-"""LoRA adapters of a live model or of a folder: B·A alone, or beside W and W + B·A."""
+"""Analyze LoRA adapters of a live model or of a folder: B·A alone, or together with W and W + B·A."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def analyze_adapters(
     model: Any, layers: list[Layer], peft: Any, options: ColumnOptions
 ) -> tuple[Report, list[dict[str, Any]]]:
-    """B·A of each adapter; with the base also W and W + B·A."""
+    """Analyze B·A of each adapter; with ``peft="with_base"``, W and W + B·A as well."""
     if peft not in (True, PEFT_WITH_BASE):
         raise UnknownName("peft setting", str(peft), ("True", PEFT_WITH_BASE))
     weights = {layer.longname: layer for layer in layers}
@@ -38,7 +38,10 @@ def analyze_adapters(
         matrices_by_kind = {"lora_BA": update}
         if peft == PEFT_WITH_BASE:
             if base is None or base.shape != update.shape:
-                raise UsageError(f"peft='with_base': {factors.stem} has no base weight of shape {update.shape}")
+                raise UsageError(
+                    f"peft='with_base': the model has no base weight of shape {update.shape} for {factors.stem}; "
+                    "use peft=True for the adapters alone"
+                )
             base_weight = base.array().astype(np.float64)
             matrices_by_kind = {"base": base_weight, "lora_W_plus_AB": base_weight + update, **matrices_by_kind}
         for kind, matrix in matrices_by_kind.items():
@@ -50,7 +53,7 @@ def analyze_adapters(
             arrays[f"{factors.label}.{kind}.weight"] = core
             matrices.append((f"{factors.label}.{kind}", kind, update.shape))
     if not arrays:
-        raise UsageError("peft: the model has no LoRA factors (lora_A, lora_B)")
+        raise UsageError(f"peft={peft!r}: the model has no LoRA factors (lora_A, lora_B); leave peft out")
     report = analysis.analyze(arrays, settings=options.settings)
     rows = []
     for i, (name, kind, shape) in enumerate(matrices):
@@ -63,7 +66,7 @@ def analyze_adapters(
 
 
 def find_adapters(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Factors, Array, Array, float]]:
-    """(factors, A, B, scale) of each adapter of a live model or an adapter's folder."""
+    """Return (factors, A, B, scale) for each adapter of a live model or an adapter folder."""
     if isinstance(model, str | Path) and lora.is_adapter(model):
         source = open_target(model)
         assert isinstance(source, lora.AdapterSource)
@@ -74,12 +77,12 @@ def find_adapters(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Fa
         tensors = [TensorInfo(f"{layer.longname}.weight", layer.shape, "float64") for layer in layers]
     else:
         raise UsageError(
-            "peft needs a live model with its scaling, or an adapter's folder with its adapter_config.json"
+            "peft needs a live PEFT model (which states its scaling) or an adapter folder with an adapter_config.json"
         )
     adapters = []
     for factors in lora_factors.group_factors(tensors)[0]:
         if factors.fault():
-            raise UsageError(f"peft: {factors.label}: {factors.fault()}")
+            raise UsageError(f"peft needs complete LoRA factors; {factors.label}: {factors.fault()}")
         a, b = (weights(factors.tensors[which].name) for which in "AB")
         scale = scales.get(factors.label)
         adapters.append((factors, a, b, _read_live_scale(model, factors) if scale is None else scale))
@@ -87,11 +90,11 @@ def find_adapters(model: Any, layers: list[Layer]) -> list[tuple[lora_factors.Fa
 
 
 def _read_live_scale(model: Any, factors: lora_factors.Factors) -> float:
-    """``scaling`` of the module that has the adapter, as PEFT keeps it."""
+    """Read PEFT's ``scaling`` attribute from the module that has the adapter."""
     for path, owner in model.named_modules():
         if path.removeprefix(lora_factors.PREFIX) == factors.stem:
             scaling = getattr(owner, "scaling", None)
             value = scaling.get(factors.adapter or "default") if isinstance(scaling, Mapping) else scaling
             if isinstance(value, int | float):
                 return float(value)
-    raise UsageError(f"peft: the module {factors.stem!r} does not say its scaling lora_alpha / r")
+    raise UsageError(f"peft: the module {factors.stem!r} needs the PEFT attribute `scaling` (lora_alpha / r)")

@@ -1,4 +1,4 @@
-"""From the chosen layers to the rows of the data frame."""
+"""Measure the selected layers and build the rows of the data frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from layerscope.weightwatcher.names import SUPPORTED
 def measure_layers(
     chosen: list[Layer], base: list[Layer] | None, pool: bool, conv2d_norm: bool, options: ColumnOptions
 ) -> tuple[Report | None, list[dict[str, Any]]]:
-    """A row per layer, or per kernel position without ``pool``; of W − W₀ where there is a base."""
+    """Measure layers and return the report and its rows.
+
+    :param base: layers of the base model; W − W₀ is measured then, layers matched by name.
+    :param pool: one row per layer; False gives one row per kernel position.
+    :raises UsageError: no layer of the base model matches.
+    """
     arrays = tensors_of(chosen, pool, conv2d_norm)
     if not arrays:
         return None, []
@@ -30,7 +35,7 @@ def measure_layers(
             if base_layer is not None and base_layer.shape == layer.shape
         ]
         if not matched:
-            raise UsageError("the base model has no layer of the same name and shape")
+            raise UsageError("base_model must have a layer with the same name and shape as a layer of the model")
         chosen = [layer for layer, _ in matched]
         arrays = tensors_of(chosen, pool, conv2d_norm)
         renamed = [Layer(o.id, o.name, o.longname, o.type, t.weight) for o, t in matched if t is not None]
@@ -48,7 +53,7 @@ def measure_layers(
 def measure_arrangement(
     layers: list[Layer], arrangement: str, options: ColumnOptions
 ) -> tuple[Report, list[dict[str, Any]]]:
-    """A row per product of consecutive layers ("intra"), or one of all layers ("stacked")."""
+    """Measure the products of consecutive layers ("intra"), or all layers stacked into one matrix ("stacked")."""
     arrays = tensors_of([layer for layer in layers if layer.type in SUPPORTED], True, True)
     report = analysis.analyze(
         arrays, settings=options.settings, intra=arrangement == "intra", stacked=arrangement == "stacked"
@@ -74,11 +79,11 @@ def measure_arrangement(
 
 
 def explain_missing_rows(layers: list[Layer], rows: list[dict[str, Any]], report: Report | None) -> dict[str, str]:
-    """Layer → why there is no row for it, or none with an α."""
+    """Return the reason for each layer without a row or without an α, by layer name."""
     analyzed_names = {row["longname"] for row in rows}
-    not_selected = "not among the layers asked for, or outside min_evals, max_evals and max_N"
+    not_selected = "not selected by layers, or outside min_evals, max_evals and max_N"
     reasons = {
-        layer.longname: not_selected if layer.type in SUPPORTED else f"of type {layer.type}"
+        layer.longname: not_selected if layer.type in SUPPORTED else f"layers of type {layer.type} are not analyzed"
         for layer in layers
         if layer.longname not in analyzed_names
     }

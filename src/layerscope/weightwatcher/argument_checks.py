@@ -1,4 +1,4 @@
-"""Which arguments of WeightWatcher are refused, and which exclude each other."""
+"""Check WeightWatcher's arguments: refuse unsupported ones, and list those that exclude each other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from layerscope.weightwatcher.names import (
     WW_POWERLAW,
 )
 
-ARRANGEMENTS = ("intra", "stacked", "peft")  # analyses of the whole model
+ARRANGEMENTS = ("intra", "stacked", "peft")  # these analyze the whole model instead of single layers
 CHOICES = {"fit": FITS, "svd_method": (FAST_SVD, ACCURATE_SVD), "pl_package": (WW_POWERLAW, POWERLAW_PACKAGE)}
-EXCLUSIVE = (  # arguments of which at most one may be given, and what the error adds about the last of them
+EXCLUSIVE = (  # (arguments that exclude each other, addition to the error message about the last one given)
     ((*ARRANGEMENTS, "pool=False"), ""),
-    (("layers", *ARRANGEMENTS), ": {} is about the whole model"),
+    (("layers", *ARRANGEMENTS), ": {} always analyzes the whole model"),
     (("base_model", *ARRANGEMENTS), ""),
 )
 
 
 def refuse_unsupported(**arguments: tuple[Any, Any, str]) -> None:
+    """Check that unsupported arguments have their default values.
+
+    :param arguments: argument name → (value, default, reason or alternative for the error message).
+    :raises UsageError: an argument differs from its default.
+    """
     for name, (value, default, why) in arguments.items():
         if value is not default and value != default:
-            raise UsageError(f"{name} = {value!r} is not supported: {why}")
+            raise UsageError(f"{name}={value!r} is not supported: {why}")

@@ -1,4 +1,4 @@
-"""Folders of ``pytorch_model*bin``, one data frame for all of them."""
+"""Run a method on every ``pytorch_model*bin`` file of a folder and join the data frames."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 
 def run_on_each_bin(watcher: Any, folder: str | Path, method: str, options: dict[str, Any]) -> pd.DataFrame:
+    """Call a method of WeightWatcher on each file; rows get the columns model_name and model_filename.
+
+    :raises UsageError: the folder has no such file.
+    """
     import pandas as pd
 
     files = sorted(Path(folder).glob("pytorch_model*bin"))
     if not files:
-        raise UsageError(f"{folder}: no pytorch_model*bin in it")
+        raise UsageError(f"{folder} has no pytorch_model*bin file; give the folder that contains them")
     frames = []
     for file in files:
         frame = getattr(watcher(model=file), method)(**options)

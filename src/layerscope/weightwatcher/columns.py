@@ -1,4 +1,4 @@
-"""One row of the data frame that analyze returns."""
+"""Build the rows of the data frame that ``analyze`` returns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """Which columns an analysis was asked for."""
+    """Options of an analysis that decide which columns its rows have."""
 
     randomize: bool
     mp_fit: bool
@@ -36,6 +36,10 @@ class ColumnOptions:
 
 
 def data_frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    """Return the rows as a pandas data frame.
+
+    :raises MissingExtra: pandas is not installed.
+    """
     try:
         import pandas as pd
     except ImportError:
@@ -44,7 +48,7 @@ def data_frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def build_row(sizes: dict[str, Any], layer: LayerReport, options: ColumnOptions) -> dict[str, Any]:
-    """One row of the data frame; NaN where there is no number."""
+    """Build one row of the data frame; a missing number is NaN."""
     nan, metrics, spectrum = math.nan, layer.metrics, layer.spectrum
     row: dict[str, Any] = {**sizes, "has_esd": spectrum is not None, "status": FAILED, "warning": ""}
     shared_names = ("D", "alpha", "alpha_weighted", "lambda_max", "log_alpha_norm", "log_norm", "log_spectral_norm",
@@ -74,7 +78,7 @@ def build_row(sizes: dict[str, Any], layer: LayerReport, options: ColumnOptions)
 
 
 def _build_fit_columns(layer: LayerReport, options: ColumnOptions) -> dict[str, Any]:
-    """What the fit that was asked for says; status and warning."""
+    """Return the columns of the requested fit, with status and warning."""
     metrics = layer.metrics
     row: dict[str, Any] = {}
     if FITS[options.fit]:
@@ -113,7 +117,7 @@ def _log_alpha_norm(layer: LayerReport, alpha: float) -> float:
 
 
 def _spectral_entropy(evals: Floats, rank: int) -> float:
-    """−Σp ln p / ln R with 10⁻¹⁰ added to each p, 0 for rank one."""
+    """Return −Σp ln p / ln R with 10⁻¹⁰ added to each p; 0 for matrices of rank one."""
     total = float(evals.sum())
     if rank <= 1 or total <= 0:
         return 0.0
@@ -122,7 +126,11 @@ def _spectral_entropy(evals: Floats, rank: int) -> float:
 
 
 def _build_bulk_columns(layer: LayerReport) -> dict[str, Any]:
-    """The Marchenko–Pastur fit: of 0.7.7 where its law has a σ, of square layers the right one in its units."""
+    """Return the columns of the Marchenko–Pastur fit.
+
+    The fit of weightwatcher 0.7.7 is used where it defines a σ; otherwise (square layers) layerscope's own fit in
+    weightwatcher's units.
+    """
     nan = math.nan
     names = ("W_scale", "bulk_max", "bulk_min", "mp_softrank", "num_spikes", "sigma_mp")
     kde, mp = (layer.parts["weight"].fits.get(name) for name in ("mp_kde", "marchenko_pastur"))
@@ -140,7 +148,7 @@ def _build_bulk_columns(layer: LayerReport) -> dict[str, Any]:
 
 
 def _build_shuffle_columns(layer: LayerReport) -> dict[str, Any]:
-    """The columns of randomize=True, means over the shuffles; traps are the median count of one shuffle."""
+    """Return the columns of randomize=True: means over the shuffles, and the median number of traps in a shuffle."""
     nan, metrics = math.nan, layer.metrics
     row = {name: metrics.get(name, nan) for name in ("max_rand_eval", "rand_distance", "ww_softrank", "ww_maxdist")}
     parts = [part for role, part in layer.parts.items() if role.startswith("shuffle")]

@@ -1,4 +1,4 @@
-"""Distances of two models, layer by layer, and metrics of vectors."""
+"""Distances between the layers of two models, and metrics of vectors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from layerscope.weightwatcher.names import EUCLIDEAN, RAW, SUPPORTED, UNKNOWN
 def compare_layers(
     layers: Sequence[Layer], other_layers: Sequence[Layer], method: str, selection: Any
 ) -> list[dict[str, Any]]:
-    """A row per layer that both models have, matched by name.
+    """Return one row for each layer that both models have, matched by name and shape.
 
-    :raises UsageError: they have none in common.
+    :raises UsageError: the models have no layer in common.
     """
     others_by_name = {strip_wrapper_prefixes(layer.longname): layer for layer in other_layers}
     rows = []
@@ -49,12 +49,12 @@ def compare_layers(
             }
         )
     if not rows:
-        raise UsageError("the models have no layer of the same name and shape")
+        raise UsageError("the models have no layer with the same name and shape; compare models of one architecture")
     return rows
 
 
 def layer_distance(first: Layer, second: Layer, method: str) -> float:
-    """Of one layer, by the method's definition."""
+    """Return the distance (or CKA similarity) between a layer of two models."""
     if method == RAW:
         return float(np.linalg.norm(as_float64(first.weight) - as_float64(second.weight)))
     distances = []
@@ -69,16 +69,19 @@ def layer_distance(first: Layer, second: Layer, method: str) -> float:
 
 
 def measure_vectors(vectors: Any) -> list[dict[str, Any]]:
-    """Length, entropies and localisation of each vector."""
+    """Return length, entropies and localization of each vector.
+
+    :raises UsageError: the argument holds no vectors, or a vector of zeros.
+    """
     try:
         arrays = [vectors] if getattr(vectors, "ndim", 0) == 1 else [as_float64(v) for v in vectors]
     except (TypeError, ValueError):
-        raise UsageError(f"vector_metrics takes vectors, not {vectors!r:.60}") from None
+        raise UsageError(f"vector_metrics takes a vector, a list of vectors or a matrix, not {vectors!r:.60}") from None
     rows = []
     for vector in arrays:
         v = as_float64(vector)
         if v.ndim != 1 or not v.any():
-            raise UsageError(f"vector_metrics takes vectors that are not zero, not one of shape {v.shape}")
+            raise UsageError(f"vector_metrics takes one-dimensional vectors that are not zero; found shape {v.shape}")
         gauss = math.exp(-float(np.linalg.norm(v)) / 2) / math.sqrt(2 * math.pi)
         rows.append({"length": len(v), "entropy": gauss, "discrete_entropy": localization.entropy(v),
                      "localization_ratio": localization.localization_ratio(v),

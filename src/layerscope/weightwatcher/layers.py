@@ -1,4 +1,4 @@
-"""The layers of a model as 0.7.7 counts, names and filters them."""
+"""List, name and select the layers of a model as weightwatcher 0.7.7 does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as 0.7.7 counts and names it."""
+    """One layer with the id and names that weightwatcher 0.7.7 gives it."""
 
     id: int
     name: str
@@ -34,9 +34,10 @@ class Layer:
     type: str
     weight: Any  # array or torch tensor
     bias: Any = None
-    owner: Any = None  # the torch module
+    owner: Any = None  # the torch module, of a live model
 
     def array(self) -> Array:
+        """Return the weight as a NumPy array."""
         return as_array(self.weight)
 
     @property
@@ -45,7 +46,7 @@ class Layer:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """(N, M, rf)."""
+        """(N, M, rf): longer side, shorter side and number of kernel positions."""
         rf = math.prod(self.shape[2:])
         return max(self.shape[:2]), min(self.shape[:2]), rf
 
@@ -70,7 +71,11 @@ def as_float64(weight: Any) -> Floats:
 
 
 def layers_of(model: Any, start_ids: int) -> list[Layer]:
-    """Every module or ``.weight`` with the id and the names that 0.7.7 gives it."""
+    """List all modules or ``.weight`` tensors with the ids and names that weightwatcher 0.7.7 gives them.
+
+    :param start_ids: id of the first layer.
+    :raises UnknownFormat: the model is of an unknown kind.
+    """
     if isinstance(start_ids, bool) or not isinstance(start_ids, numbers.Integral):
         raise UsageError(f"start_ids must be a whole number, not {start_ids!r:.40}")
     if is_module(model):
@@ -84,10 +89,10 @@ def layers_of(model: Any, start_ids: int) -> list[Layer]:
             if isinstance(source, lora.AdapterSource):
                 tensors, fetch = source.weights.tensors, source.weights.fetch
             else:
-                raise UnknownFormat(f"{model}: its tensors cannot be listed by name; use layerscope.analyze")
+                raise UnknownFormat(f"{model}: tensors of this format cannot be listed by name; use layerscope.analyze")
         readable = [info for info in tensors if info.name.endswith((".weight", ".bias")) and not info.fault]
         return _layers_of_state_dict({info.name: fetch(info.name) for info in readable}, start_ids)
-    raise UnknownFormat(f"cannot analyse a {name_of(model)}; known: torch modules, state dicts, files, folders")
+    raise UnknownFormat(f"cannot analyze a {name_of(model)}; give a torch module, a state dict, a file or a folder")
 
 
 def _layers_of_module(model: Any, start_ids: int) -> list[Layer]:
@@ -96,7 +101,7 @@ def _layers_of_module(model: Any, start_ids: int) -> list[Layer]:
         torch = sys.modules["torch"]
         try:
             weight = getattr(owner, "weight", None)
-        except Exception:  # a property of a stranger's class
+        except Exception:  # `weight` may be a property of a user's class, and may raise anything
             continue
         lazy = isinstance(weight, torch.nn.parameter.UninitializedTensorMixin)
         if lazy or not isinstance(weight, torch.Tensor) or weight.is_meta or weight.layout is not torch.strided:
@@ -133,7 +138,7 @@ def _layers_of_state_dict(state: Mapping[str, Any], start: int) -> list[Layer]:
     for number, key in enumerate((key for key in state if str(key).endswith(".weight")), start):
         weight = state[key]
         if not hasattr(weight, "shape"):
-            raise TargetError(f"{key} is no tensor but a {type(weight).__name__}; give a state dict of tensors")
+            raise TargetError(f"{key} is a {type(weight).__name__}, not a tensor; give a state dict of tensors")
         stem = str(key).removesuffix(".weight")
         kind = {2: "dense", 4: "conv2d", 1: "norm"}.get(len(weight.shape), "unknown")
         if "float" not in str(weight.dtype) or "sparse" in str(getattr(weight, "layout", "")):
@@ -144,7 +149,10 @@ def _layers_of_state_dict(state: Mapping[str, Any], start: int) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Selection:
-    """Ids, types and names of layers, as 0.7.7 documents them: negative ids, or a "-" before a name, drop layers."""
+    """Selected ids, types and names of layers, as weightwatcher 0.7.7 documents them.
+
+    Negative ids and names that begin with "-" exclude layers.
+    """
 
     types: tuple[str, ...] = ()
     ids: tuple[int, ...] = ()
@@ -154,30 +162,34 @@ class Selection:
 
     @classmethod
     def parse(cls, value: Any, layers: Sequence[Layer]) -> Selection:
-        """Read the argument ``layers`` and check it against the layers of the model.
+        """Parse the argument ``layers`` and check it against the layers of the model.
 
-        :raises UsageError: it is no selection, mixes keeping and dropping, or names an unknown id.
-        :raises UnknownName: no layer has the name.
+        :raises UsageError: the argument is not a selection, mixes including and excluding, or has an unknown id.
+        :raises UnknownName: no layer has one of the names.
         """
         try:
             items = [value] if isinstance(value, str | numbers.Integral) else list(value or ())
         except TypeError:
-            raise UsageError(f"layers takes ids, types and names, not {value!r:.100}") from None
+            raise UsageError(f"layers takes a list of layer ids, types and names, not {value!r:.100}") from None
         ids = [int(item) for item in items if isinstance(item, numbers.Integral)]
         types = [item for item in items if isinstance(item, str) and item in TYPES]
         names = [item for item in items if isinstance(item, str) and item not in TYPES]
         if len(ids) + len(types) + len(names) < len(items):
-            raise UsageError(f"layers takes ids, types and names, not {items!r:.100}")
+            raise UsageError(f"layers takes a list of layer ids, types and names, not {items!r:.100}")
         if ids and min(ids) < 0 <= max(ids):
-            raise UsageError(f"layers = {ids}: ids are all kept (0 or above) or all dropped (below 0)")
+            raise UsageError(
+                f"layers={ids} mixes ids to include (0 or above) with ids to exclude (below 0); give one kind"
+            )
         dropped = [name.removeprefix("-") for name in names if name.startswith("-")]
         if dropped and len(dropped) < len(names):
-            raise UsageError(f"layers = {names}: names are all kept, or all dropped by a '-' before them")
+            raise UsageError(
+                f"layers={names} mixes names to include with names to exclude (those with a leading '-'); give one kind"
+            )
         last_id = max((layer.id for layer in layers), default=0)
         known_names = {name for layer in layers for name in (layer.name, layer.longname)}
-        for number in ids:  # an id between others may belong to a module without weights
+        for number in ids:  # a smaller unknown id is no error: it may belong to a module without weights
             if abs(number) > last_id:
-                raise UsageError(f"layers: no layer has the id {abs(number)}; describe() lists them")
+                raise UsageError(f"layers={ids}: no layer has the id {abs(number)}; describe() lists the ids")
         for name in dropped or names:
             if name not in known_names:
                 raise UnknownName("layer", name, known_names)
@@ -190,7 +202,7 @@ class Selection:
         )
 
     def keeps(self, layer: Layer) -> bool:
-        """Does the selection keep this layer?"""
+        """Whether the selection includes this layer."""
         names = {layer.name, layer.longname}
         return (
             (not self.types or layer.type in self.types)
@@ -202,7 +214,7 @@ class Selection:
 
 
 def select_layers(layers: Sequence[Layer], argument: Any) -> list[Layer]:
-    """The layers that the argument ``layers`` selects; all of them without one."""
+    """Return the layers that the argument ``layers`` selects; all layers if it is empty."""
     selection = Selection.parse(argument, layers)
     return [layer for layer in layers if selection.keeps(layer)]
 
@@ -210,12 +222,12 @@ def select_layers(layers: Sequence[Layer], argument: Any) -> list[Layer]:
 def select_analyzable(
     layers: list[Layer], argument: Any, min_evals: int, max_evals: int, max_n: int, pool: bool
 ) -> list[Layer]:
-    """The layers that 0.7.7 would analyse."""
+    """Return the layers that weightwatcher 0.7.7 would analyze."""
     for name, value in (("min_evals", min_evals), ("max_evals", max_evals), ("max_N", max_n)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise UsageError(f"{name} must be a whole number, not {value!r:.40}")
     if max_evals and max_evals < min_evals:
-        raise UsageError(f"max_evals = {max_evals} is below min_evals = {min_evals}: no layer has both")
+        raise UsageError(f"max_evals={max_evals} must not be smaller than min_evals={min_evals}")
     chosen = []
     for layer in select_layers(layers, argument):
         if layer.type in SUPPORTED and 0 not in layer.shape:
@@ -227,6 +239,7 @@ def select_analyzable(
 
 
 def sizes_of(layer: Layer, pool: bool, matrix: int) -> dict[str, Any]:
+    """Return the size columns of a layer, or of one of its matrices without ``pool``."""
     n, m, rf = layer.sizes
     sizes = {"layer_id": layer.id, "name": layer.name, "M": m, "N": n, "Q": n / m, "layer_type": layer.type,
              "longname": layer.longname, "num_evals": m * rf if pool else m, "rf": rf}  # fmt: skip
@@ -234,11 +247,15 @@ def sizes_of(layer: Layer, pool: bool, matrix: int) -> dict[str, Any]:
 
 
 def key_of(layer: Layer, matrix: int | None) -> str:
+    """Return the name of a layer, or of one of its matrices, in the report."""
     return f"{layer.longname}.weight" if matrix is None else f"{layer.longname}/{matrix}.weight"
 
 
 def tensors_of(layers: Iterable[Layer], pool: bool, conv2d_norm: bool) -> dict[str, Array]:
-    """The arrays to analyse: whole tensors, or their kernel positions, scaled by √(rf/2) as 0.7.7 scales those."""
+    """Return the arrays to analyze: whole tensors, or one matrix per kernel position without ``pool``.
+
+    With ``conv2d_norm``, the matrices are scaled by √(rf/2), as weightwatcher 0.7.7 does.
+    """
     if pool:
         return {key_of(layer, None): layer.array() for layer in layers}
     arrays = {}
@@ -251,6 +268,7 @@ def tensors_of(layers: Iterable[Layer], pool: bool, conv2d_norm: bool) -> dict[s
 
 
 def stack_of(layer: Layer) -> tuple[LayerRef, Array]:
+    """Return a layer's reference and its matrices as a stack (k, n, m)."""
     array = layer.array()
     axes = "oi" + "dhw"[-(array.ndim - 2) :] * (array.ndim > 2)
     ref = LayerRef(layer.id, layer.longname, array.shape, axes, str(array.dtype), layer.type)

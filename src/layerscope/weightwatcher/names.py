@@ -44,6 +44,6 @@ class FRAMEWORK:
     UNKNOWN, PYTORCH, PYSTATEDICT, PYSTATEDICT_DIR = "unknown", "pytorch", "pystatedict", "pystatedict_dir"
 
 
-NO_PICTURES = "analyze(plot=True) draws the layers, before and after"
-NO_FFT = "its numbers are not the spectrum of the operator in 0.7.7"
-NO_SLICES = "0.7.7 raises too"
+NO_PICTURES = "use analyze(plot=True) to draw the layers before and after"
+NO_FFT = "in weightwatcher 0.7.7 it does not give the spectrum of the convolution"
+NO_SLICES = "weightwatcher 0.7.7 does not support it either"

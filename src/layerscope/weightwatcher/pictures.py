@@ -1,4 +1,4 @@
-"""``plot=True``: the pictures of each layer, as files named like weightwatcher's and in the notebook's cell."""
+"""Draw the pictures of ``plot=True``, into files named like weightwatcher's and into the notebook."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from layerscope.records.report import Report
 from layerscope.views.plots import drawing
 from layerscope.weightwatcher.names import DEF_SAVE_DIR
 
-PICTURES_BY_TAG = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # of a file's name → picture
+PICTURES_BY_TAG = {"esd": "esd", "esd2": "esd_linear", "esd4": "xmin"}  # tag in the file name → picture
 SHUFFLE_PICTURES_BY_TAG = {"randesd1": "randomized"}
 
 
 def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> list[Path]:
-    """Draw every row's layer; ``savefig`` is a folder, True for "ww-img", False to write nothing.
+    """Draw the layer of every row and return the paths of the files.
 
-    Files are ``ww.layer{id}.{tag}.png``: esd on logarithmic axes, esd2 on linear ones, esd4 D and α against xmin,
-    randesd1 the layer beside its shuffles.
+    Files are named ``ww.layer{id}.{tag}.png``. Tag "esd" is the spectrum on logarithmic axes, "esd2" on linear axes,
+    "esd4" shows D and α against xmin, and "randesd1" the spectrum with those of its shuffles.
 
-    :raises OutputError: the folder cannot be made or written to.
+    :param savefig: folder to write to, True for the folder "ww-img", False to write nothing.
+    :raises OutputError: the folder cannot be created or written to.
     """
     if not isinstance(savefig, bool | str | Path):
-        raise UsageError(f"savefig = {savefig!r:.40} is not supported: a folder, True or False")
+        raise UsageError(f"savefig={savefig!r:.40} is not supported; give a folder, True or False")
     folder = Path(DEF_SAVE_DIR if savefig is True else savefig) if savefig else None
     if folder is not None:
         try:
@@ -46,7 +47,7 @@ def draw(report: Report, rows: Iterable[Mapping[str, Any]], savefig: Any) -> lis
 
 
 def _locate_row(report: Report, row: Mapping[str, Any]) -> tuple[str, str]:
-    """(name in the report, number of its files)."""
+    """Return (name of the layer in the report, number in its file names)."""
     layers, longname = report.layers, str(row["longname"])
     suffix = f"/{row['slice_id']}" if "slice_id" in row else ""
     name = next(key for key in (f"{longname}{suffix}.weight", longname) if key in layers)
@@ -54,7 +55,7 @@ def _locate_row(report: Report, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _show_in_notebook(figure: Any) -> None:
-    """In the cell of a notebook; nothing elsewhere: files are what a script can use."""
+    """Display a figure in a notebook; do nothing outside of notebooks."""
     if "IPython" in sys.modules:
         from IPython import get_ipython
         from IPython.display import display

@@ -1,4 +1,4 @@
-"""The class itself."""
+"""The class ``WeightWatcher``."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ if TYPE_CHECKING:
 
 
 class WeightWatcher:
-    """Analyse a model, layer by layer.
+    """Analyze a model layer by layer.
 
-    :param model: a torch module, a state dict, a file or a folder; may be given to each method instead.
-    :param framework: accepted for the sake of old code where it names what the model is; otherwise an error.
-    :param base_model: every layer becomes W − W₀, matched by name.
-    :param log_level: of the logger ``layerscope``.
+    :param model: a torch module, a state dict, a file or a folder; can be passed to each method instead.
+    :param framework: framework of the model, for compatibility; an error if it does not match the model.
+    :param base_model: model to subtract; each layer becomes W − W₀, layers matched by name.
+    :param log_level: level of the logger ``layerscope``.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class WeightWatcher:
     ) -> None:
         self.model, self.base_model = model, base_model
         self.details: pd.DataFrame | None = None
-        self.left_out: dict[str, str] = {}  # layer → why the last analyze has no row or no α for it
+        self.left_out: dict[str, str] = {}  # layer → reason why the last analyze gave no row or no α for it
         self.report: Any = None
         if log_level is not None:
             logging.getLogger("layerscope").setLevel(log_level)
         if framework is not None and model is not None and str(framework).lower() != self.infer_framework(model):
-            raise UsageError(f"framework = {framework!r}, but the model is {self.infer_framework(model)!r}")
+            raise UsageError(f"framework={framework!r}: the model is {self.infer_framework(model)!r}; leave it out")
 
     def __repr__(self) -> str:
-        return f"<layerscope's WeightWatcher of {name_of(self.model) if self.model is not None else 'no model'}>"
+        return f"<layerscope.weightwatcher.WeightWatcher: {'no model' if self.model is None else name_of(self.model)}>"
 
     def describe(
         self,
@@ -115,17 +115,17 @@ class WeightWatcher:
         base_model: Any = None,
         peft: Any = False,
     ) -> pd.DataFrame:
-        """The layers that analyze would look at, with their sizes."""
+        """Return the layers that ``analyze`` would measure, with their sizes, one row per layer."""
         refuse_unsupported(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
-            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
+            glorot_fix=(glorot_fix, False, "it has no effect in weightwatcher 0.7.7; leave it out"),
             conv2d_fft=(conv2d_fft, False, NO_FFT), fft=(fft, False, NO_FFT),
-            channels=(channels, None, "the layout is known from the model"),
-            intra=(intra, False, "layerscope.describe(model, intra=True) lists the products"),
-            stacked=(stacked, False, "layerscope.describe(model, stacked=True) lists them"),
-            peft=(peft, False, "analyze(peft=True) lists the adapters"),
+            channels=(channels, None, "the layout is read from the model; leave it out"),
+            intra=(intra, False, "use layerscope.describe(model, intra=True)"),
+            stacked=(stacked, False, "use layerscope.describe(model, stacked=True)"),
+            peft=(peft, False, "use analyze(peft=True)"),
         )  # fmt: skip
-        del conv2d_norm, base_model, savefig  # none changes a size
+        del conv2d_norm, base_model, savefig  # these do not change any size
         pool = pool and not ww2x
         chosen = select_analyzable(self._list_layers(model, start_ids), layers, min_evals, max_evals, max_N, pool)
         rows = [sizes_of(layer, pool, i) for layer in chosen for i in range(1 if pool else layer.sizes[2])]
@@ -174,25 +174,26 @@ class WeightWatcher:
         *,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """One row per layer; also kept as ``details``. ``seed`` is of the shuffles; ``plot`` draws each layer into the
-        folder ``savefig`` and into the notebook's cell.
+        """Measure the layers and return a data frame with one row per layer, which is also stored as ``details``.
 
-        :raises UsageError: an argument, or a combination, that is not supported.
+        :param plot: draw each layer into the folder ``savefig`` and, in a notebook, below the cell.
+        :param seed: seed for the shuffles.
+        :raises UsageError: an argument or a combination of arguments is not supported.
         """
         refuse_unsupported(
             min_size=(min_size, None, "use min_evals"), max_size=(max_size, None, "use max_evals"),
-            glorot_fix=(glorot_fix, False, "it has no effect in 0.7.7"),
+            glorot_fix=(glorot_fix, False, "it has no effect in weightwatcher 0.7.7; leave it out"),
             conv2d_fft=(conv2d_fft, False, NO_FFT),
             fft=(fft, False, NO_FFT), deltas=(deltas, False, NO_PICTURES),
-            channels=(channels, None, "the layout is known from the model"),
+            channels=(channels, None, "the layout is read from the model; leave it out"),
         )  # fmt: skip
         pool = pool and not ww2x
         for argument, choice in (("fit", fit), ("svd_method", svd_method), ("pl_package", pl_package)):
             if choice not in CHOICES[argument]:
                 raise UnknownName(argument, str(choice), CHOICES[argument])
         if intra and sparsify:
-            raise UsageError("intra multiplies the layers themselves here: pass sparsify=False (0.7.7 puts a random "
-                             "matrix between them)")  # fmt: skip
+            raise UsageError("intra=True needs sparsify=False: layerscope multiplies the layers themselves, without "
+                             "the random matrix that weightwatcher 0.7.7 puts between them")  # fmt: skip
         base = base_model if base_model is not None else self.base_model
         arrangement = next((name for name, on in (("intra", intra), ("stacked", stacked), ("peft", peft)) if on), "")
         present = {
@@ -202,7 +203,7 @@ class WeightWatcher:
         for names, reason in EXCLUSIVE:
             conflicting = [name for name in names if present[name]]
             if len(conflicting) > 1:
-                raise UsageError(f"{' and '.join(conflicting)} contradict each other{reason.format(conflicting[-1])}")
+                raise UsageError(f"choose one of {' and '.join(conflicting)}{reason.format(conflicting[-1])}")
         for name, value in (("tolerance", tolerance), ("finger_thresh", finger_thresh)):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise UsageError(f"{name} must be a number, not {value!r:.40}")
@@ -243,21 +244,21 @@ class WeightWatcher:
         return self.details
 
     def get_details(self) -> pd.DataFrame | None:
-        """What the last analyze returned."""
+        """Return the data frame of the last ``analyze``; None before the first one."""
         return self.details
 
     def get_summary(self, details: pd.DataFrame | None = None) -> dict[str, float]:
-        """Mean of the generalisation metrics over the fitted layers that are no embeddings."""
+        """Return the mean of each generalization metric over the fitted layers, embeddings excluded."""
         frame = self.details if details is None else details
         if frame is None:
-            raise UsageError("get_summary needs details: call analyze first")
+            raise UsageError("get_summary has no details: call analyze first, or pass details=…")
         counted = frame[frame["layer_type"] != "embedding"] if "layer_type" in frame else frame
         counted = counted[counted["status"] != FAILED] if "status" in counted else counted
         return {name: float(counted[name].mean()) for name in SUMMED if name in counted and counted[name].notna().any()}
 
     def get_ESD(self, model: Any = None, layer: Any = None, random: bool = False, params: Any = None) -> Floats:
-        """Eigenvalues of one layer, by id or name, ascending; ``random`` shuffles its entries first."""
-        refuse_unsupported(params=(params, None, "call analyze with the arguments you want"))
+        """Return the eigenvalues of one layer (an id or a name), ascending; ``random`` shuffles its entries first."""
+        refuse_unsupported(params=(params, None, "pass its entries to analyze as arguments"))
         chosen = self._find_layer(model, layer)
         ref, stack = stack_of(chosen)
         if random:
@@ -266,31 +267,30 @@ class WeightWatcher:
         return spectra.scaled(spectra.esd(stack), factor).evals
 
     def get_Weights(self, model: Any = None, layer: Any = None, params: Any = None) -> list[Array]:
-        """The matrices of one layer, by id or name: one, or one per kernel position."""
-        refuse_unsupported(params=(params, None, "there are no other matrices"))
+        """Return the matrices of one layer, given by id or name: one matrix per kernel position."""
+        refuse_unsupported(params=(params, None, "it would not change the matrices; leave it out"))
         return list(stack_of(self._find_layer(model, layer))[1])
 
     def get_framework_layer(self, model: Any = None, layer: Any = None, params: Any = None) -> Any:
-        """The torch module of one layer, by id or name."""
-        refuse_unsupported(params=(params, None, "there is nothing to choose"))
+        """Return the torch module of one layer of a live model, given by id or name."""
+        refuse_unsupported(params=(params, None, "it would not change the module; leave it out"))
         chosen = self._find_layer(model, layer)
         if chosen.owner is None:
-            raise UsageError(f"{chosen.longname} comes from a state dict or a file: there is no module")
+            raise UsageError(f"{chosen.longname} comes from a state dict or a file; only live models have modules")
         return chosen.owner
 
     def distances(
         self, model_1: Any, model_2: Any, method: str = RAW, layers: Any = (), start_ids: int = 0, pool: bool = True,
         channels: Any = None,
     ) -> tuple[float, float, pd.DataFrame]:  # fmt: skip
-        """(mean ΔW, mean Δb, a row per layer) of two models, layers matched by name.
+        """Return (mean ΔW, mean Δb, data frame with one row per layer) of two models, layers matched by name.
 
-        raw: ‖W₁−W₂‖_F of the tensors and of their biases; euclidean: mean over kernel positions; cka: a similarity,
-        ‖W₁ᵀW₂‖_F / √(‖W₁ᵀW₁‖_F‖W₂ᵀW₂‖_F).
-
+        :param method: "raw": ‖W₁−W₂‖_F of the tensors and of their biases; "euclidean": its mean over kernel positions;
+            "cka": the similarity ‖W₁ᵀW₂‖_F / √(‖W₁ᵀW₁‖_F‖W₂ᵀW₂‖_F).
         :raises UsageError: the models have no layer in common.
         """
         refuse_unsupported(
-            channels=(channels, None, "the layout is known from the model"), pool=(pool, True, "each layer is a row")
+            channels=(channels, None, "the layout is read from the model"), pool=(pool, True, "each layer has one row")
         )
         method = str(method).lower()
         if method not in (RAW, EUCLIDEAN, CKA):
@@ -302,7 +302,7 @@ class WeightWatcher:
         return float(frame["delta_W"].mean()), float(frame["delta_b"].mean()), frame
 
     def vector_metrics(self, vectors: Any) -> pd.DataFrame:
-        """Length, entropies and localisation of one vector, of a list of them, or of the rows of a matrix."""
+        """Return length, entropies and localization of a vector, of a list of vectors, or of the rows of a matrix."""
         rows = measure_vectors(vectors)
         return data_frame(rows, list(rows[0]) if rows else ["length"])
 
@@ -310,21 +310,21 @@ class WeightWatcher:
         self, model: Any = None, percent: float = 0.8, pool: bool = True, layers: Any = (), method: str = DETX,
         fit: str = PL, plot: bool = False, start_ids: int = 0, svd_method: str = FAST_SVD,
     ) -> Any:  # fmt: skip
-        """Keep the largest singular values of each layer, in place, and return the model.
+        """Keep only the largest singular values of each layer, in place, and return the model.
 
-        ``method``: "detX" keeps detX_num, "alpha_min" num_pl_spikes, "rmt" num_spikes, "svd" the share ``percent``
-        (below 0: all but that share of the largest), "auto" rmt where α > 6, else detX. layerscope.edit.smooth changes
-        nothing in place.
+        :param method: number of singular values to keep: "detX" detX_num, "alpha_min" num_pl_spikes, "rmt" num_spikes,
+            "svd" the share ``percent``, "auto" rmt where α > 6 and detX elsewhere.
+        :param percent: share of the singular values that "svd" keeps; a negative share drops that share of the largest.
         """
         refuse_unsupported(
-            pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES), fit=(fit, PL, "only PL gives xmin here")
+            pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES), fit=(fit, PL, "only fit='PL' is supported")
         )
         if svd_method not in (FAST_SVD, ACCURATE_SVD):
             raise UnknownName("svd_method", str(svd_method), (FAST_SVD, ACCURATE_SVD))
         if method not in (DETX, LAMBDA_MIN, RMT, SVD, AUTO):
             raise UnknownName("method", str(method), (DETX, LAMBDA_MIN, RMT, SVD, AUTO))
         if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 < abs(percent) <= 1:
-            raise UsageError(f"percent must lie between -1 and 1 and not be 0, not {percent!r}")
+            raise UsageError(f"percent={percent!r}: give a number between -1 and 1 other than 0")
         choose_count = functools.partial(count_singular_values, method, percent)
         return truncate(self._require_model(model), self._select_layers(model, layers, start_ids), choose_count)
 
@@ -332,7 +332,7 @@ class WeightWatcher:
         self, model: Any = None, pool: bool = True, layers: Any = (), plot: bool = False, start_ids: int = 0,
         *, seed: int = 0,
     ) -> Any:  # fmt: skip
-        """Drop as many of the largest singular values as a shuffle has spikes, in place; return the model."""
+        """Drop as many of the largest singular values of each layer as it has traps, in place, and return the model."""
         refuse_unsupported(pool=(pool, True, NO_SLICES), plot=(plot, False, NO_PICTURES))
         settings = Settings.weightwatcher(seed=seed)
         ref = LayerRef(0, "", (), "", "", "")
@@ -341,27 +341,27 @@ class WeightWatcher:
 
     @staticmethod
     def describe_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
-        """describe of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
+        """Run ``describe`` on each ``pytorch_model*bin`` of a folder; add the columns model_name and model_filename."""
         return run_on_each_bin(WeightWatcher, model_dir, "describe", options)
 
     @staticmethod
     def analyze_pytorch_bins(model_dir: str | Path, **options: Any) -> pd.DataFrame:
-        """analyze of each ``pytorch_model*bin`` of a folder, with model_name and model_filename."""
+        """Run ``analyze`` on each ``pytorch_model*bin`` of a folder; add the columns model_name and model_filename."""
         return run_on_each_bin(WeightWatcher, model_dir, "analyze", options)
 
     @staticmethod
     def extract_pytorch_bins(*_: Any, **__: Any) -> None:
-        """Not needed: files are read where they lie, one tensor at a time.
+        """Raise an error, because extraction is not needed: files are read in place, one tensor at a time.
 
         :raises UsageError: always.
         """
         raise UsageError(
-            "extract_pytorch_bins is not needed: give the folder itself to WeightWatcher, it is read lazily"
+            "extract_pytorch_bins is not needed: pass the folder to WeightWatcher, which reads one tensor at a time"
         )
 
     @staticmethod
     def infer_framework(model: Any) -> str:
-        """ "pytorch", "pystatedict" or "pystatedict_dir"."""
+        """Return "pytorch", "pystatedict" or "pystatedict_dir"."""
         if is_module(model):
             return FRAMEWORK.PYTORCH
         return FRAMEWORK.PYSTATEDICT if isinstance(model, Mapping) else FRAMEWORK.PYSTATEDICT_DIR
@@ -369,23 +369,25 @@ class WeightWatcher:
     def _require_model(self, model: Any) -> Any:
         chosen = self.model if model is None else model
         if chosen is None:
-            raise UsageError("no model: give one to WeightWatcher(model=…) or to the method")
+            raise UsageError("no model given: pass one to WeightWatcher(model=…) or to the method")
         return chosen
 
     def _list_layers(self, model: Any, start_ids: int) -> list[Layer]:
         return layers_of(self._require_model(model), start_ids)
 
     def _select_layers(self, model: Any, layers: Any, start_ids: int) -> list[Layer]:
-        """The layers that smoothing and sharpening change."""
+        """Return the layers that smoothing and sharpening change."""
         return select_analyzable(self._list_layers(model, start_ids), layers, DEFAULT_MIN_EVALS, 0, sys.maxsize, True)
 
     def _find_layer(self, model: Any, layer: Any) -> Layer:
         matches = select_layers(self._list_layers(model, 0), [layer] if layer is not None else [])
         if layer is None or len(matches) != 1:
-            count = f"{len(matches)} layers" if layer is not None else "no layer"
-            raise UsageError(f"{count} named by {layer!r}; give one id or one name (describe lists them)")
+            count = f"{len(matches)} layers match" if layer is not None else "no layer given:"
+            raise UsageError(f"{count} layer={layer!r}; give one id or one name (describe lists them)")
         if matches[0].type not in SUPPORTED:
-            raise UsageError(f"{matches[0].longname} is of type {matches[0].type}: it has no spectrum")
+            raise UsageError(
+                f"{matches[0].longname} is of type {matches[0].type}, which has no spectrum; choose another layer"
+            )
         return matches[0]
 
 
@@ -393,5 +395,5 @@ def _count_dropped(xmax: Any) -> int:
     if xmax is None:
         return 0
     if isinstance(xmax, bool) or not isinstance(xmax, numbers.Integral):
-        raise UsageError(f"xmax = {xmax!r} is not supported: None, or how many of the largest eigenvalues to leave out")
+        raise UsageError(f"xmax={xmax!r} is not supported; give None or the number of largest eigenvalues to exclude")
     return abs(int(xmax))

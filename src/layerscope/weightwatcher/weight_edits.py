@@ -1,4 +1,4 @@
-"""Weights changed in place, as 0.7.7 does; layerscope.edit gives new ones instead."""
+"""Change weights in place, as weightwatcher 0.7.7 does; ``layerscope.edit`` returns new weights instead."""
 
 from __future__ import annotations
 
@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 
 
 def truncate(target: Any, layers: Sequence[Layer], choose_count: Callable[[Array], int]) -> Any:
-    """Keep the ``choose_count(stack)`` largest singular values of each layer, or drop them where it is negative."""
+    """Keep only the largest singular values of each layer, or drop them.
+
+    :param choose_count: called with a layer's stack; returns the number of largest singular values to keep, or, if
+        negative, to drop; 0 leaves the layer unchanged.
+    :raises UsageError: the target is neither a torch module nor a state dict.
+    """
     if not (is_module(target) or isinstance(target, Mapping)):
         raise UsageError(
-            "weights are changed in place: give a torch module or a state dict (layerscope.edit reads files)"
+            f"weights of a {type(target).__name__} cannot be changed in place; give a torch module or a state dict, "
+            "or use layerscope.edit, which reads files"
         )
     changed: list[tuple[Layer, Array]] = []
     visited: set[int] = set()
     for layer in layers:
         address = layer.weight.data_ptr() if hasattr(layer.weight, "data_ptr") else id(layer.weight)
-        if address in visited:  # a weight that two modules share is changed once
+        if address in visited:  # change a weight that two modules share only once
             continue
         visited.add(address)
         ref, stack = stack_of(layer)
@@ -45,13 +51,13 @@ def truncate(target: Any, layers: Sequence[Layer], choose_count: Callable[[Array
             for matrix in stack
         ]
         changed.append((layer, matrices.fold(np.stack(truncated), ref)))
-    for layer, array in changed:  # all or none
+    for layer, array in changed:  # only after all succeeded: change all layers or none
         write_back(target, layer, array)
     return target
 
 
 def write_back(target: Any, layer: Layer, array: Array) -> None:
-    """Put a new weight in the place of the old one, in its dtype and on its device."""
+    """Replace a weight in place, keeping its dtype and device."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(layer.weight, torch.Tensor):
         with torch.no_grad():
@@ -62,7 +68,7 @@ def write_back(target: Any, layer: Layer, array: Array) -> None:
 
 
 def count_singular_values(method: str, percent: float, stack: Array) -> int:
-    """How many of the largest singular values a method keeps; below 0, how many of them it drops."""
+    """Return the number of largest singular values that a method keeps; a negative number is dropped instead."""
     if method == SVD:
         return int(percent * stack.shape[0] * stack.shape[2])
     settings, spectrum = Settings.weightwatcher(), spectra.esd(stack)

@@ -54,10 +54,10 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str
     "an empty batch": (lambda: net().eval(), lambda: (X[:0], Y[:0]), {}, "no (batch|example)"),
     "a loader that raises": (net, raising, {}, "the data: OSError: the disk is gone"),
     "no loader": (net, lambda: 5, {}, "not iterable"),
-    "labels out of range": (net, lambda: (X, Y + 5), {}, "labels from 5 to 7, and the model has 3 outputs"),
-    "labels that are floats": (net, lambda: (X, Y.float()), {}, "labels of float32"),
-    "too few labels": (net, lambda: (X, Y[:10]), {}, "outputs of \\(50, 3\\) and labels of \\(10,\\)"),
-    "a list of two tensors": (net, lambda: [X, Y], {}, "one batch is a tuple \\(x, y\\)"),
+    "labels out of range": (net, lambda: (X, Y + 5), {}, "labels from 5 to 7; with 3 outputs they must be from 0 to 2"),
+    "labels that are floats": (net, lambda: (X, Y.float()), {}, "labels are float32"),
+    "too few labels": (net, lambda: (X, Y[:10]), {}, "outputs have shape \\(50, 3\\) and labels have shape \\(10,\\)"),
+    "a list of two tensors": (net, lambda: [X, Y], {}, "one batch as a tuple \\(x, y\\)"),
     "a batch that is a dict": (net, lambda: [{"x": X}], {}, "give forward="),
     "a forward of three": (net, lambda: (X, Y), {"forward": lambda m, b: (m(b[0]), b[1], 3)}, "too many values"),
     "a loss that is a mean": (
@@ -68,7 +68,12 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str
     ),
     "a loss that raises": (net, lambda: (X, Y), {"loss": lambda o, y: 1 / 0}, "the loss: ZeroDivisionError"),
     "a constant loss": (net, lambda: (X, Y), {"loss": lambda o, y: torch.zeros(50)}, "does not depend"),
-    "mse of classes": (net, lambda: (X, Y), {"loss": "mse"}, "outputs of \\(50, 3\\) and targets of \\(50,\\)"),
+    "mse of classes": (
+        net,
+        lambda: (X, Y),
+        {"loss": "mse"},
+        "outputs have shape \\(50, 3\\) and targets have shape \\(50,\\)",
+    ),
     "another width": (net, lambda: (X[:, :3], Y), {}, "the model on batch 0: RuntimeError: mat1 and mat2"),
     "another type": (net, lambda: (X.long(), Y), {}, "the model on batch 0"),
     "no layer": (lambda: nn.Sequential(nn.ReLU()), lambda: (X, Y), {}, "no (linear|parameters)"),
@@ -113,7 +118,7 @@ def test_narrow_models_are_measured_and_left_narrow(dtype: Any) -> None:
 
 def test_values_that_are_not_finite_are_the_layers_reason() -> None:
     report = layerscope.conditioning(net(), (X * float("nan"), Y))
-    assert {row.skipped for row in report.rows if len(row.ref.shape) > 1} == {"inputs that are not finite"}
+    assert {row.skipped for row in report.rows if len(row.ref.shape) > 1} == {"some inputs are not finite"}
     with pytest.raises(LayerscopeError, match="the mean loss is nan"):
         layerscope.curvature(net(), (X * float("nan"), Y))
 

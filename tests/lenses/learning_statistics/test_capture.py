@@ -286,8 +286,8 @@ def test_what_cannot_be_measured_says_why() -> None:
 
     layers = by_name(capture(Odd(), [data()], CE)[0])
     assert layers["used.weight"].problem == ""
-    assert layers["unused.weight"].problem == "its module was not called"
-    assert layers["cut.weight"].problem.startswith("no gradient of the loss reaches it")
+    assert layers["unused.weight"].problem == "the module was not called in the forward pass"
+    assert layers["cut.weight"].problem.startswith("no gradient of the loss reaches the layer")
     assert layers["big.weight"].problem.startswith("no gradient")
 
 
@@ -301,23 +301,26 @@ def test_narrow_numbers_are_summed_in_float32() -> None:
     ("call", "message"),
     [
         (lambda net, x, y: capture(net, [], CE), "no batch"),
-        (lambda net, x, y: capture(net, [(x[:, None], y[:, None])], CE, fisher="exact"), "a pass for every token"),
+        (
+            lambda net, x, y: capture(net, [(x[:, None], y[:, None])], CE, fisher="exact"),
+            "needs a backward pass per token",
+        ),
         (
             lambda net, x, y: capture(
                 net, [(x[:, None].expand(11, 2, 6), y[:, None].expand(11, 2))], CE, keep_rows=True
             ),
-            "each token",
+            "not one per token",
         ),
         (
             lambda net, x, y: capture(WIDE, [(x, torch.ones(11, 101))], MSE, fisher="exact"),
             "more than 100",
         ),
         (lambda net, x, y: capture(net, [(x, y + 5)], CE), "labels from"),
-        (lambda net, x, y: capture(net, [(x, y[:3])], CE), "outputs of"),
-        (lambda net, x, y: capture(net, [(x, torch.ones(11, 4))], MSE), "outputs of"),
+        (lambda net, x, y: capture(net, [(x, y[:3])], CE), "outputs have shape"),
+        (lambda net, x, y: capture(net, [(x, torch.ones(11, 4))], MSE), "outputs have shape"),
         (lambda net, x, y: capture(net, [(x, y)], Loss.of(lambda o, t: o.sum())), "not one value for each example"),
         (lambda net, x, y: capture(net, [(x, y)], Loss.of(lambda o, t: o.sum(1)), fisher="mc"), "a distribution"),
-        (lambda net, x, y: capture(net, [(x, y)], CE, fisher="true"), "no Fisher called 'true'"),
+        (lambda net, x, y: capture(net, [(x, y)], CE, fisher="true"), "no kind of Fisher matrix called 'true'"),
         (lambda net, x, y: Loss.of("crossentropy"), "did you mean 'cross_entropy'"),
         (
             lambda net, x, y: capture(net, [(x, y)], CE, forward=lambda m, b: ({"logits": m(b[0])}, b[1])),
@@ -385,7 +388,7 @@ def test_shifts_of_the_norm_behind_a_layer() -> None:
     first, last = report.layers["0.weight"], report.layers["3.weight"]
     assert first.metrics["beta_negative"] == 0.75
     assert first.metrics["beta_over_gamma"] == pytest.approx((-1 - 1 - 3 + 2) / 4)
-    assert "no batch normalisation" in last.absent["beta_negative"]
+    assert "no batch norm with a shift" in last.absent["beta_negative"]
     assert (first.parts["weight"].facts["final"], last.parts["weight"].facts["final"]) == (0.0, 1.0)
 
 
@@ -441,5 +444,5 @@ def test_processes_add_up_their_shards(tmp_path: Any) -> None:
     for run in runs:
         out, errors = run.communicate(timeout=120)
         assert out.strip() == "equal", errors
-    with pytest.raises(UsageError, match="not initialised"):
+    with pytest.raises(UsageError, match="not initialized"):
         capture(mlp(), [data()], CE, all_reduce=True)

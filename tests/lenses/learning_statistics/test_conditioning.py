@@ -102,11 +102,11 @@ def test_every_tensor_is_listed(batch: Any) -> None:
 
     report = layerscope.conditioning(Net().double(), batch)
     assert {name for name, row in report.layers.items() if not row.skipped} == {"lift.weight", "head.weight"}
-    assert report.layers["unused.weight"].skipped == "its module was not called"
+    assert report.layers["unused.weight"].skipped == "the module was not called in the forward pass"
     assert "not called" in report.layers["attend.out_proj.weight"].skipped
     hidden = [name for name in report.layers if "in_proj_weight" in name]
     assert hidden
-    assert all("whose products a hook sees" in report.layers[name].skipped for name in hidden)
+    assert all("linear or convolution layer that hooks can observe" in report.layers[name].skipped for name in hidden)
     assert not any(row.failed for row in report.rows)
 
 
@@ -130,7 +130,7 @@ def test_groups_have_factors_and_the_steepest_product(batch: Any) -> None:
     net(x)
     row = layerscope.conditioning(net, (x, batch[1][:50]), conv="reduce").layers["0.weight"]
     assert {"lambda_max_x", "lambda_max_d", "domination"} <= row.metrics.keys()
-    assert "a block for each" in row.absent["kappa_50_fim"]
+    assert "one block per group" in row.absent["kappa_50_fim"]
     assert row.parts["input"].spectrum.k == 2
     halves = [nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3)]
     with torch.no_grad():
@@ -206,9 +206,9 @@ def test_dying_and_full_units_are_counted_by_hand(place: str) -> None:
     assert (row.metrics["dying"], row.metrics["full"]) == (2, 2)
     alone = layerscope.conditioning(net, batches[:1]).layers["a.weight"]
     assert (alone.metrics["dying"], alone.metrics["full"]) == (3, 3)  # of one example every unit is one or the other
-    assert report.layers["b.weight"].absent["dying"] == "its output goes through no ReLU"
+    assert report.layers["b.weight"].absent["dying"] == "no ReLU follows the layer"
     (finding,) = [f for f in report.findings if f.code == "LS210"]
-    assert finding.message == "of 6 units 2 are never active and 2 always, in 3 examples"
+    assert finding.message.startswith("Of 6 units, 2 are never active and 2 always active in 3 examples (limit: 10%).")
     zeros = int((report.layers["a.weight"].parts["gradient"].spectrum.evals == 0).sum())
     assert zeros >= 2  # a dying unit is an exact zero of its own gradients
     assert int(report.layers["b.weight"].metrics["rank_x"]) <= 4  # and of the next layer's inputs
@@ -247,14 +247,18 @@ def test_the_pictures_show_both_factors_and_the_product(net: Any, batch: Any, tm
     report = layerscope.conditioning(net, batch)
     (picture,) = pictures.make_pictures("factors_by_depth", report)
     measured = [row for row in report.rows if row.metrics]
-    for label, name in (("inputs", "lambda_max_x"), ("output-", "lambda_max_d"), ("their", "lambda_max_fim")):
+    for label, name in (
+        ("layer inputs", "lambda_max_x"),
+        ("output gradients", "lambda_max_d"),
+        ("product", "lambda_max_fim"),
+    ):
         assert picture.mark(label).y == tuple(row.metrics[name] for row in measured)
     (picture,) = pictures.make_pictures("kappa_by_depth", report)
     assert picture.mark("κ50 x").y == tuple(row.metrics["kappa_50_x"] for row in measured)
     drawing.save_figure(report.plot("factors_by_depth"), tmp_path / "x.svg")
     report.html(tmp_path / "x.html")
-    assert "How it learns" in (tmp_path / "x.html").read_text("utf-8")
-    assert "How it learns" not in page_of(layerscope.analyze(net), tmp_path)
+    assert "Conditioning of inputs, gradients and curvature" in (tmp_path / "x.html").read_text("utf-8")
+    assert "Conditioning of inputs, gradients and curvature" not in page_of(layerscope.analyze(net), tmp_path)
 
 
 def page_of(report: Report, folder: Path) -> str:

@@ -52,7 +52,7 @@ def test_files_and_live_models_have_the_same_rows(experts: dict[str, np.ndarray]
     assert live_metrics == file_metrics
     assert f"{LAYER}.mlp.experts.3.gate_proj.weight" in live_metrics
     changed = layerscope.analyze(live(experts), base=as_files(experts, style))
-    assert {row.skipped for row in changed.rows} == {"the same as in the base model"}
+    assert {row.skipped for row in changed.rows} == {"unchanged from the base model"}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_fp8_with_scales(rng: np.random.Generator, form: str) -> None:
     name = "fc.weight_scale_inv" if form == "blocks" else "fc.weight_scale"
     rows = opened({"fc.weight": codes, name: scales})
     np.testing.assert_array_equal(rows["fc.weight"][1], codes.astype(np.float32) * spread)
-    assert rows[name][0].skipped == "an ingredient of fc.weight"
+    assert rows[name][0].skipped == "part of fc.weight"
 
 
 def test_mxfp4_of_gpt_oss_gives_a_row_per_expert_gate_and_up_apart(rng: np.random.Generator) -> None:
@@ -210,7 +210,7 @@ def test_unknown_schemes_are_refused_by_name(names: list[str], config: dict[str,
     stored |= {name: np.ones((70, 60), np.float32) for name in names[1:]}
     rows = opened(stored, {"quantization_config": config})
     assert all(array is None for _, array in rows.values())
-    assert f"quantised with {scheme}, not decoded" in {ref.skipped for ref, _ in rows.values()}
+    assert f"quantized with {scheme}, not decoded" in {ref.skipped for ref, _ in rows.values()}
 
 
 def test_parts_that_do_not_fit_are_listed_and_not_read(rng: np.random.Generator) -> None:
@@ -223,11 +223,11 @@ def test_parts_that_do_not_fit_are_listed_and_not_read(rng: np.random.Generator)
                    {"fc.g_idx": np.zeros(5, np.int32)}):  # fmt: skip
         ref, array = opened({**good, **change})["fc.weight"]
         assert array is None
-        assert ref.skipped.startswith("quantised, but its")
+        assert ref.skipped.startswith("quantized, but its")
     beyond = {**good, "fc.g_idx": np.full(128, 9, np.int32)}
     report = layerscope.analyze(beyond)
     assert report.layers["fc.weight"].failed
-    assert "beyond the scales" in report.layers["fc.weight"].skipped
+    assert "the group index exceeds the number of scales" in report.layers["fc.weight"].skipped
 
 
 def test_a_large_quantised_layer_is_never_whole(rng: np.random.Generator) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, Unreadable
+from tests.command_line import cli
 
 
 @pytest.fixture
@@ -48,8 +47,7 @@ def test_analyze_names_the_models(pipeline: Path) -> None:
 
 @pytest.mark.parametrize("command", ["analyze", "describe"])
 def test_the_command_shows_each(pipeline: Path, command: str) -> None:
-    run = [sys.executable, "-m", "layerscope", command, str(pipeline), "-f", "csv"]
-    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    shown = cli(command, pipeline, "-f", "csv").stdout
     found = [name in shown for name in ("unet.weight", "vae.weight", "fc.weight", "half.weight")]
     assert found == [True, True, True, False]
 

@@ -87,7 +87,7 @@ def test_a_folder_with_two_models_names_them(tmp_path: Path, weights: dict[str, 
 
     save_file(weights, tmp_path / "a.safetensors")
     save_file(weights, tmp_path / "b.safetensors")
-    with pytest.raises(Unreadable, match="holds 2 models: a.safetensors, b.safetensors; name one"):
+    with pytest.raises(Unreadable, match="holds 2 models: a.safetensors, b.safetensors; pass one"):
         layerscope.analyze(tmp_path)
 
 
@@ -120,7 +120,7 @@ def test_a_hub_id_is_found_in_the_cache(hub: Path, hub_id: str) -> None:
     ("hub_id", "message"),
     [
         ("org/tiny-nets", "did you mean 'org/tiny-net'"),
-        ("other/net", "Fetch it first: hf download other/net"),
+        ("other/net", "Download it first: hf download other/net"),
         ("org/tiny-net@v9", "no such revision; known: abc123"),
         ("org/tiny-net@../../x", "no such revision"),
     ],
@@ -173,7 +173,7 @@ def test_a_dict_without_arrays_is_unreadable(target: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("target", [3, None, object(), [1, 2]])
 def test_other_objects_are_unknown(target: object) -> None:
-    with pytest.raises(UnknownFormat, match="cannot analyse a"):
+    with pytest.raises(UnknownFormat, match="cannot analyze an object of type"):
         layerscope.analyze(target)
 
 

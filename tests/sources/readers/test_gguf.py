@@ -139,7 +139,7 @@ def test_hostile_headers_are_unreadable(tmp_path: Path, name: str) -> None:
 def test_unknown_types_are_refused_by_number(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(header([tensor("w", (64, 70), 4), tensor("v", (64, 70), 9)]) + bytes(20000))
     reasons = [ref.skipped for ref in open_target(tmp_path / "m.gguf").layers()]
-    assert reasons == ["ggml type 4, not decoded", "quantised as Q8_1, not decoded"]
+    assert reasons == ["ggml type 4, not decoded", "quantized as Q8_1, not decoded"]
 
 
 def test_a_vocabulary_is_stepped_over(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_states_set_again_and_again_are_not_gathered() -> None:
     assert found.state == {}
 
 
-@pytest.mark.parametrize("count", [1000, 40_000])
+@pytest.mark.parametrize("count", [1000, 20_000])
 def test_names_that_are_alike_are_told_apart_in_time(tmp_path: Path, count: int) -> None:
     onnx = require("onnx")
     tensors = [onnx.TensorProto(name=str(i), dims=[1], data_type=1, raw_data=bytes(4)) for i in range(count)]
@@ -246,7 +246,7 @@ def test_an_hdf5_chunk_larger_than_its_array_is_not_unpacked(tmp_path: Path) -> 
         )
 
     [ref] = open_target(h5(tmp_path, build)).layers()
-    assert "larger than itself" in ref.skipped
+    assert "larger than the array" in ref.skipped
 
 
 @pytest.mark.parametrize("name", ["keras", "torch export"])
@@ -290,7 +290,7 @@ def test_tensorflow_blocks_are_read_once_each(tmp_path: Path) -> None:
 
     footer = (b"\0\0" + varint(where) + varint(len(index))).ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
     (tmp_path / "m.index").write_bytes(body + index + b"\0" + bytes(4) + footer)
-    with pytest.raises(Unreadable, match="out of order|beyond"):
+    with pytest.raises(Unreadable, match="out of order|a key occurs twice"):
         open_target(tmp_path / "m.index")
 
 
@@ -341,7 +341,7 @@ def test_flax_names_that_collide_are_refused(tmp_path: Path) -> None:
     msgpack = require("msgpack")
     one, two = (msgpack.ExtType(1, msgpack.packb(([n], "float32", bytes(4 * n)))) for n in (60, 70))
     (tmp_path / "m.msgpack").write_bytes(msgpack.packb({"a": {"weight": one}, "a.weight": two}))
-    with pytest.raises(Unreadable, match="one name"):
+    with pytest.raises(Unreadable, match="two arrays have the same name"):
         open_target(tmp_path / "m.msgpack")
 
 
@@ -370,5 +370,5 @@ def test_a_saved_report_with_odd_axes_is_damaged(tmp_path: Path) -> None:
                     data = json.dumps(content).encode()
                 new.writestr(info.filename, data)
         (tmp_path / "odd.layerscope").write_bytes(out.getvalue())
-        with pytest.raises(Unreadable, match="damaged report"):
+        with pytest.raises(Unreadable, match="report is damaged"):
             layerscope.describe(tmp_path / "odd.layerscope")

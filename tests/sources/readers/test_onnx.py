@@ -76,7 +76,7 @@ def test_a_weight_is_followed_through_casts_and_transpositions(tmp_path: Path, r
     ]
     ref = rows(saved(tmp_path, nodes, {"w": weight}))["w"]
     assert (ref.axes, ref.dtype) == ("owi", "float16")
-    assert "transposed on the way" in ref.how
+    assert "transposed before use" in ref.how
 
 
 def test_qdq_pairs_are_dequantised_per_tensor_per_axis_and_per_block(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -96,7 +96,7 @@ def test_qdq_pairs_are_dequantised_per_tensor_per_axis_and_per_block(tmp_path: P
         spread = np.repeat(scale, 16, axis=0) if attributes.get("block_size") else scale
         expected = (codes.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))) * spread
         np.testing.assert_allclose(open_target(path).read(ref), expected, rtol=1e-6)
-        assert ref.how == "dequantised from int8, MatMul"
+        assert ref.how == "dequantized from int8, MatMul"
         assert ref.dtype == "float32"
 
 
@@ -122,7 +122,7 @@ def test_qlinear_operators_carry_their_own_scales(tmp_path: Path, rng: np.random
 @pytest.mark.parametrize("op", ["MatMulInteger", "MatMulNBits"])
 def test_what_is_not_decoded_is_refused_by_name(tmp_path: Path, op: str) -> None:
     path = saved(tmp_path, [make_node(op, ["x", "w"], ["y"])], {"w": np.ones((80, 60), np.uint8)})
-    assert rows(path)["w"].skipped == f"quantised with {op}, not decoded"
+    assert rows(path)["w"].skipped == f"quantized with {op}, not decoded"
 
 
 def test_scales_that_the_graph_computes_are_not_guessed(tmp_path: Path) -> None:

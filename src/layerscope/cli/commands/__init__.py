@@ -1,4 +1,4 @@
-"""One command per file; a file ``landscape_line.py`` is the command ``layerscope landscape line``.
+"""One command per file; the file ``landscape_line.py`` holds the command ``layerscope landscape line``.
 
-Shared options are in ``layerscope.cli.options``.
+Options that several commands share are in ``layerscope.cli.options``.
 """

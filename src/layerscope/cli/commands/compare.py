@@ -1,4 +1,4 @@
-"""``layerscope compare``."""
+"""``layerscope compare``: several models side by side."""
 
 from __future__ import annotations
 
@@ -23,17 +23,46 @@ from layerscope.cli.output import (
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="A B [C…]")
 @layers_option
-@click.option("--no-distances", is_flag=True, help="Only spectra; do not read both models' weights again.")
-@click.option("--min-evals", type=int, metavar="N", help="Fewest eigenvalues for a tail fit.  [default: 50]")
-@click.option("--engine", metavar="NAME", help="threads, serial or processes.  [default: threads]")
-@click.option("--jobs", "-j", type=int, metavar="N", help="Layers at once.  [default: one per core]")
-@click.option("--quiet", "-q", is_flag=True, help="No progress, no messages.")
-@click.option("--verbose", "-v", is_flag=True, help="Name every layer that only one model has.")
-@click.option("--format", "-f", "format_", type=click.Choice(COMPARISON_FORMATS), default="table", show_default=True)
-@click.option("--output", "-o", metavar="FILE", help="Write there instead of to stdout.")
+@click.option(
+    "--no-distances",
+    is_flag=True,
+    help="Compare only the spectra; skip the distances between weights, which read the models again.",
+)
+@click.option(
+    "--min-evals",
+    type=int,
+    metavar="N",
+    help="Fit a power law only to layers with at least N eigenvalues.  [default: 50]",
+)
+@click.option(
+    "--engine", metavar="NAME", help="Engine that runs the layers: threads, serial or processes.  [default: threads]"
+)
+@click.option(
+    "--jobs", "-j", type=int, metavar="N", help="Number of layers analyzed in parallel.  [default: one per core]"
+)
+@click.option("--quiet", "-q", is_flag=True, help="Do not show the progress bar.")
+@click.option("--verbose", "-v", is_flag=True, help="List every layer that only some of the models have.")
+@click.option(
+    "--format",
+    "-f",
+    "format_",
+    type=click.Choice(COMPARISON_FORMATS),
+    default="table",
+    show_default=True,
+    help="File format in which the comparison is printed.",
+)
+@click.option("--output", "-o", metavar="FILE", help="Write the comparison to this file instead of stdout.")
 @click.option("--html", metavar="FILE", help="Write the comparison as one HTML page.")
 def compare(targets: tuple[str, ...], **options: Any) -> int:
-    """Several models side by side. Layers are matched by name."""
+    """Compare two or more models layer by layer.
+
+    Layers are matched by name. Prints the summaries side by side, α of every common layer, the distance of each model
+    from the first, and what the differences usually mean.
+
+    \b
+    Example:
+      layerscope compare gpt.safetensors gpt2.safetensors --html comparison.html
+    """
     from layerscope import analysis
     from layerscope.views import comparison, markdown, table
 

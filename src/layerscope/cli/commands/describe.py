@@ -1,4 +1,4 @@
-"""``layerscope describe``."""
+"""``layerscope describe``: the tensors of a model, from its headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ from layerscope.cli.output import (
 @add_matrix_options
 @add_output_options(FORMATS)
 def describe(target: str, layers: tuple[str, ...], **options: Any) -> int:
-    """Every tensor of TARGET: sizes, and analysed or why not."""
+    """List every tensor of TARGET without reading its weights.
+
+    Prints the kind, matrix size and number of eigenvalues of each tensor, how it is read, and why it is skipped if it
+    is not analyzed.
+
+    \b
+    Example:
+      layerscope describe model.safetensors
+    """
     from layerscope import analysis
     from layerscope.records import layer_sizes
     from layerscope.views import table

@@ -1,4 +1,4 @@
-"""``layerscope experiment``: published experiments run again, with what reproduced and what did not."""
+"""``layerscope experiment``: repeat published experiments and report which results reproduce."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerscope.cli.output import check_outputs
 from layerscope.errors import TargetNotFound, UnknownName, UsageError
 
 FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"  # where Debian's dataset-fashion-mnist puts it
-MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where people, and torchvision, put it
+MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # the usual folders, and torchvision's
 
 
 @click.command()
@@ -24,20 +24,59 @@ MNIST_FOLDERS = ("mnist", "data/mnist", "MNIST/raw", "data/MNIST/raw")  # where 
     "--data",
     default="",
     metavar="digits|mnist|fashion|PATH",
-    help="Images: 8×8 digits, Debian's Fashion-MNIST, or a folder of idx files; of enough-data a text file.",
+    help="Training images: scikit-learn's 8×8 digits, MNIST or Fashion-MNIST from this machine, or a folder of idx "
+    "files. For enough-data: a text file, by default one of Python's own. Nothing is downloaded.  [default: digits]",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="So many runs from --seed on.")
-@click.option("--framework", type=click.Choice(["torch", "keras"]), help="Of overtrained-layer.")
-@click.option("--models", nargs=2, metavar="LESS MORE", help="Of enough-data: two models instead of trained ones.")
-@click.option("--engine", metavar="NAME", help="Independent runs at once: threads, processes, …")
-@click.option("--store", metavar="FILE.json", help="Keep what is done there: an interrupted call goes on from it.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", metavar="FILE", help="Write one HTML page.")
-@click.option("--output", "-o", metavar="FILE", help="Draw the published plots: .png, .svg or .pdf.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for all random numbers of the first run.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Number of runs, with consecutive seeds that start at --seed.",
+)
+@click.option(
+    "--framework",
+    type=click.Choice(["torch", "keras"]),
+    help="For overtrained-layer: framework that trains the networks.  [default: torch]",
+)
+@click.option(
+    "--models",
+    nargs=2,
+    metavar="LESS MORE",
+    help="For enough-data: compare these two model files, the first trained with less data, instead of training two.",
+)
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="Engine that trains independent networks in parallel: threads or processes.  [default: one after another]",
+)
+@click.option(
+    "--store",
+    metavar="FILE.json",
+    help="Save each finished part to this file; the same call resumes from it after an interruption.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--html", metavar="FILE", help="Write the result as one HTML page.")
+@click.option("--output", "-o", metavar="FILE", help="Draw the published figures into a .png, .svg or .pdf file.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not show the progress bar.")
 def experiment(name: str, data: str, seed: int, seeds: int, **options: Any) -> int:
-    """Run a published experiment again: overtrained-layer, enough-data, rand-distance, conditioning, mountains."""
+    """Repeat a published experiment and compare its results.
+
+    Prints the measured numbers beside the published ones, and which claims reproduce. NAME is one of:
+
+    \b
+      overtrained-layer  one layer trained with smaller and smaller batches
+      enough-data        a model trained with little and with enough data
+      rand-distance      the distance of layers from their shuffles during training
+      conditioning       covariances and Fisher blocks of deep networks
+      mountains          basins of models from different initial weights
+
+    \b
+    Examples:
+      layerscope experiment rand-distance
+      layerscope experiment overtrained-layer --seeds 5 --html layer.html
+    """
     from layerscope.experiments import catalog, outcome
     from layerscope.views.page import writing
     from layerscope.views.plots import drawing
@@ -65,30 +104,32 @@ def experiment(name: str, data: str, seed: int, seeds: int, **options: Any) -> i
         writing.write_page(outcomes[0], options["html"])
     if options["output"]:
         if not outcomes[0].pictures:
-            raise UsageError(f"{name} has no picture")
+            raise UsageError(f"{name} draws no figure, so --output has nothing to write; use --html FILE instead")
         drawing.save_figure(outcomes[0].plot(), options["output"])
     return 0
 
 
 def _select_options(name: str, module: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Options that this experiment takes.
+    """Select the options that were given, and check that this experiment takes them.
 
-    :raises UsageError: one that it does not.
+    :raises UsageError: the experiment does not take one of them.
     """
     chosen = {key: options[key] for key in ("framework", "models", "engine", "store") if options[key]}
     for key in chosen:
         if key not in _parameter_names(module):
-            raise UsageError(f"{name} takes no --{key}")
+            raise UsageError(f"the experiment {name} takes no --{key}")
     return chosen
 
 
 def _parameter_names(module: Any) -> set[str]:
+    """Names of the parameters of an experiment's ``run`` function."""
     import inspect
 
     return set(inspect.signature(module.run).parameters)
 
 
 def _load_data(name: str, source: str, seed: int) -> Any:
+    """Load the data set that --data names."""
     from layerscope.experiments.image_data import digits, idx
 
     if name == "enough-data":
@@ -101,15 +142,19 @@ def _load_data(name: str, source: str, seed: int) -> Any:
     folders = {"fashion": (FASHION_MNIST_FOLDER,), "mnist": MNIST_FOLDERS}.get(source, (source,))
     folder = next((path for path in folders if Path(path).exists()), None)
     if folder is None and source in ("fashion", "mnist"):
-        hint = "Debian's dataset-fashion-mnist puts it there" if source == "fashion" else "--data FOLDER names another"
-        raise TargetNotFound(f"no idx files of {source} in {', '.join(folders)}: {hint}")
+        hint = (
+            "install Debian's dataset-fashion-mnist"
+            if source == "fashion"
+            else "name another folder with --data FOLDER"
+        )
+        raise TargetNotFound(f"no idx files of {source} in {', '.join(folders)}; {hint}")
     if folder is None:
-        raise UnknownName("data set, nor folder,", source, ("digits", "fashion", "mnist"))
+        raise UnknownName("data set or folder", source, ("digits", "fashion", "mnist"))
     return idx(folder, seed=seed, pool=pool)
 
 
 def _replace_nan(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON cannot represent, with null."""
     if isinstance(value, dict):
         return {key: _replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -119,6 +164,7 @@ def _replace_nan(value: Any) -> Any:
 
 @contextmanager
 def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a progress bar, unless stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""``layerscope explain``."""
+"""``layerscope explain``: the meaning of a verdict, a column or a term."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import sys
 
 import click
 
-from layerscope.errors import UnknownName
-
 
 @click.command()
-@click.argument("code")
-def explain(code: str) -> int:
-    """What a verdict (LS101) or a column (alpha) means."""
-    from layerscope import registry
+@click.argument("name")
+def explain(name: str) -> int:
+    """Explain a verdict, a column, a phase, a distance or another term that layerscope prints.
 
-    known = {**registry.plugins("metrics"), **registry.plugins("rules")}
-    labels = {plugin.meta["label"]: plugin for plugin in registry.plugins("metrics").values()}
-    from layerscope.views.report_rows import COLUMN_ALIASES
+    NAME is a code, a column or its heading, or a term. A verdict is explained with its evidence, its caveats and what
+    to try; a term with its meaning, its formula and how to read it.
 
-    code = COLUMN_ALIASES.get(code, code)
-    plugin = known.get(code) or known.get(code.upper()) or labels.get(code)
-    if plugin is None:
-        raise UnknownName("verdict or column", code, known)
-    from layerscope.views.explain import explanation_text
+    \b
+    Examples:
+      layerscope explain LS101
+      layerscope explain alpha
+      layerscope explain "loss barrier"
+    """
+    from layerscope.views.explain import explain as explanation_of
     from layerscope.views.table import console_for
 
-    console_for(sys.stdout).print(explanation_text(plugin))
+    console_for(sys.stdout).print(explanation_of(name))
     return 0

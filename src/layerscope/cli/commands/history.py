@@ -1,4 +1,4 @@
-"""``layerscope history``: what a monitor saw over the steps of a run."""
+"""``layerscope history``: the checks that a training monitor has recorded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from layerscope.errors import TargetNotFound
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN.layerscope…")
-@click.option("--html", metavar="FILE", help="Write the last report and the way to it as one HTML page.")
+@click.option("--html", metavar="FILE", help="Write the last report and the curves over all steps as one HTML page.")
 def history(runs: tuple[str, ...], html: str | None) -> int:
-    """Show saved histories of runs, step by step; several beside each other in the page."""
+    """Show the history that a training monitor has saved.
+
+    Prints one row for each check of a run, with its loss, the main metrics and the verdicts. --html writes a page that
+    shows several runs side by side.
+
+    \b
+    Example:
+      layerscope history run.layerscope other.layerscope --html runs.html
+    """
     import sys
 
     from rich.console import Console
@@ -27,7 +35,9 @@ def history(runs: tuple[str, ...], html: str | None) -> int:
     for path in runs:
         if not report_file.is_history(path):
             problem = (
-                "is no history of a run, which layerscope.Monitor writes" if Path(path).exists() else "is not there"
+                "is not a training history, as layerscope.Monitor writes it"
+                if Path(path).exists()
+                else "does not exist"
             )
             raise TargetNotFound(f"{path} {problem}")
     histories = [report_file.load_history(path) for path in runs]

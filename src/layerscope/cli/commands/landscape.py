@@ -1,4 +1,4 @@
-"""``layerscope landscape``: a group of commands, one file each."""
+"""``layerscope landscape``: the group of commands that evaluate the loss between models."""
 
 from __future__ import annotations
 
@@ -9,4 +9,12 @@ from layerscope.cli.lazy_commands import LazyCommands
 
 @click.group(cls=LazyCommands, prefix="landscape_")
 def landscape() -> None:
-    """Loss and accuracy between models: lines, planes, curves, and which of them share a basin."""
+    """Evaluate loss and accuracy between and around models.
+
+    Each command runs your own PyTorch model on your data: PACKAGE.MODULE:FUNCTION builds one model of the architecture,
+    and the MODELs are files with weights for it.
+
+    \b
+    Example:
+      layerscope landscape basins mine:build a.pt b.pt c.pt --data mine:test
+    """

@@ -1,4 +1,4 @@
-"""``layerscope landscape line``."""
+"""``layerscope landscape line``: loss on the straight lines between models."""
 
 from __future__ import annotations
 
@@ -17,13 +17,27 @@ from layerscope.cli.options import engine_option, evaluation_options
 
 @click.command()
 @evaluation_options
-@click.option("--points", type=int, default=25, show_default=True)
+@click.option("--points", type=int, default=25, show_default=True, help="Number of points evaluated on each line.")
 @engine_option
 @click.option(
-    "--span", type=(float, float), default=(0.0, 1.0), show_default=True, help="Of t; 0 and 1 are the models."
+    "--span",
+    type=(float, float),
+    default=(0.0, 1.0),
+    show_default=True,
+    help="First and last position on the line; 0 is the first model and 1 the other.",
 )
 def line(models: tuple[str, ...], points: int, engine: str | None, span: tuple[float, float], **options: Any) -> int:
-    """The lines from the first MODEL to each of the others. BUILD makes a module of the architecture."""
+    """Evaluate the loss on straight lines between models.
+
+    PACKAGE.MODULE:FUNCTION returns a PyTorch model of the architecture. Each MODEL is a file with weights for it.
+
+    Each line goes from the first MODEL to one of the others. Prints the height of the loss barrier, and the range of
+    loss and accuracy on the line. --output draws the curves.
+
+    \b
+    Example:
+      layerscope landscape line mine:build a.pt b.pt --data mine:test -o line.png
+    """
     from layerscope.lenses.landscape.geometry.lines_and_planes import line as evaluate_line
     from layerscope.views import landscape as view
 

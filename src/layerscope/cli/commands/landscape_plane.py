@@ -1,4 +1,4 @@
-"""``layerscope landscape plane``."""
+"""``layerscope landscape plane``: loss on a plane through three models or around one."""
 
 from __future__ import annotations
 
@@ -21,37 +21,61 @@ from layerscope.errors import UsageError
 
 @click.command()
 @evaluation_options
-@click.option("--u", type=(float, float, int), help="First, last, points.  [default: -0.5 1.5 21; around one: -1 1 21]")
-@click.option("--v", type=(float, float, int), help="The same of the other axis.  [default: as --u]")
-@click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
-@click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
+@click.option(
+    "--u",
+    type=(float, float, int),
+    help="First value, last value and number of points of the first axis.  [default: -0.5 1.5 21; around one: -1 1 21]",
+)
+@click.option(
+    "--v",
+    type=(float, float, int),
+    help="First value, last value and number of points of the second axis.  [default: as --u]",
+)
+@click.option(
+    "--store",
+    metavar="FILE",
+    help="Save each finished part to this file; the same call resumes from it after an interruption.",
+)
+@click.option("--metric", default="", help="Metric that the plot shows, e.g. loss.  [default: accuracy]")
 @click.option(
     "--directions",
     type=click.Choice((*DIRECTION_NORMS, "hessian")),
     default="filter",
     show_default=True,
-    help="Around one model: random ones and their norm, or the steepest of the Hessian.",
+    help="Directions around one model: random ones scaled per filter, per layer, globally or not at all, or the two "
+    "top eigenvectors of the Hessian.",
 )
 @click.option(
     "--coordinates",
     type=click.Choice(["affine", "orthonormal"]),
     default="affine",
     show_default=True,
-    help="Of the picture.",
+    help="Axes of the plot: weights of the models (affine), or distances with true angles (orthonormal).",
 )
-@click.option("--surface", is_flag=True, help="Draw it seen from the side.")
+@click.option("--surface", is_flag=True, help="Draw the plane as a three-dimensional surface.")
 @engine_option
 def plane(
     models: tuple[str, ...], u: Any, v: Any, store: str | None, metric: str, directions: str, coordinates: str,
     surface: bool, **options: Any,
 ) -> int:  # fmt: skip
-    """The plane through three MODELs, or around one along two directions."""
+    """Evaluate the loss on a plane through or around models.
+
+    PACKAGE.MODULE:FUNCTION returns a PyTorch model of the architecture. Each MODEL is a file with weights for it.
+
+    With three MODELs, the plane goes through all of them. With one, it extends from that model along two directions.
+    Prints the best loss and accuracy on a grid of points. --output draws the plane, and --json prints all points.
+
+    \b
+    Examples:
+      layerscope landscape plane mine:build a.pt b.pt c.pt --data mine:test -o plane.png
+      layerscope landscape plane mine:build a.pt --data mine:test --directions hessian
+    """
     from layerscope.lenses.landscape.geometry.directions import plane_around
     from layerscope.lenses.landscape.geometry.lines_and_planes import plane as evaluate_plane
     from layerscope.views import landscape as view
 
     if len(models) not in (1, 3):
-        raise UsageError(f"a plane goes through three models, or around one: not {len(models)}")
+        raise UsageError(f"a plane needs three models, or one to lie around, got {len(models)}")
     evaluate, names = build_evaluator(models, len(models), options)
     check_metric(metric, evaluate, models[0])
     u = u or ((-1.0, 1.0, 21) if len(models) == 1 else (-0.5, 1.5, 21))
@@ -70,7 +94,7 @@ def plane(
 
 
 def _steepest_directions(evaluate: Any, model: str, options: dict[str, Any]) -> list[Any]:
-    """The two directions of most curvature at a model, one step a length of 1."""
+    """Compute the two top eigenvectors of the Hessian at a model, each of length 1."""
     from copy import deepcopy
 
     from layerscope.lenses.learning_statistics.curvature import curvature

@@ -1,4 +1,4 @@
-"""``layerscope landscape run``."""
+"""``layerscope landscape run``: the path of a training run through the loss landscape."""
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ from layerscope.cli.options import evaluation_options
 
 @click.command()
 @evaluation_options
-@click.option("--points", type=int, default=21, show_default=True, help="Of each side of the grid.")
-@click.option("--store", metavar="FILE", help="Keep what is done there: an interrupted call goes on from it.")
-@click.option("--metric", default="", help="What is drawn.  [default: accuracy]")
+@click.option("--points", type=int, default=21, show_default=True, help="Number of grid points along each axis.")
+@click.option(
+    "--store",
+    metavar="FILE",
+    help="Save each finished part to this file; the same call resumes from it after an interruption.",
+)
+@click.option("--metric", default="", help="Metric that the plot shows, e.g. loss.  [default: accuracy]")
 def run(models: tuple[str, ...], points: int, store: str | None, metric: str, **options: Any) -> int:
-    """The path of a run through its checkpoints (MODELs, in order), on the plane of most of its variance."""
+    """Evaluate the loss around the path of a training run.
+
+    PACKAGE.MODULE:FUNCTION returns a PyTorch model of the architecture. Each MODEL is a file with weights for it.
+
+    The MODELs are checkpoints of one run in their order. The plane is spanned by the first two principal components of
+    the path. Prints the best loss and accuracy on the plane, and how well the plane represents the run. --output draws
+    the plane with the path.
+
+    \b
+    Example:
+      layerscope landscape run mine:build step0.pt step100.pt step200.pt --data mine:test -o run.png
+    """
     from layerscope.lenses.landscape.geometry.directions import plane_of_path
     from layerscope.views import landscape as view
 

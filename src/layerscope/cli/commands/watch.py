@@ -1,4 +1,4 @@
-"""``layerscope watch``: the page of a run that still goes on, on this machine alone."""
+"""``layerscope watch``: a local web page that follows a training run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,43 @@ LOOPBACK = "127.0.0.1"
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN.layerscope…")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
-@click.option("--refresh", type=click.IntRange(1, 3600), default=10, show_default=True, help="Seconds between reloads.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port of the local web server; 0 chooses a free port.",
+)
+@click.option(
+    "--refresh",
+    type=click.IntRange(1, 3600),
+    default=10,
+    show_default=True,
+    help="Seconds after which the browser reloads the page.",
+)
 def watch(runs: tuple[str, ...], port: int, refresh: int) -> int:
-    """Serve the page of a growing history to this machine; Ctrl-C ends it."""
+    """Follow a training run on a local web page.
+
+    Serves the report of one or more histories that layerscope.Monitor writes, and updates it after every check. Only
+    this machine can open the page. Press Ctrl-C to stop.
+
+    \b
+    Example:
+      layerscope watch run.layerscope
+    """
     for path in runs:
         if not Path(path).is_file():
-            raise TargetNotFound(f"{path}: no such file; a run writes it: layerscope.Monitor(model, path={path!r})")
+            raise TargetNotFound(
+                f"{path}: no such file; a training run creates it with layerscope.Monitor(model, path={path!r})"
+            )
     pages = Pages(runs)
     try:
         pages.now()
-    except Unreadable as error:  # what cannot be read is told here; a run without a check yet is waited for
+    except Unreadable as error:  # a run without a check yet is waited for; other errors are reported at once
         if "without a check" not in str(error):
             raise
     server = serve(pages, port, refresh)
-    click.echo(f"http://{LOOPBACK}:{server.server_address[1]}/  (Ctrl-C ends it)")
+    click.echo(f"http://{LOOPBACK}:{server.server_address[1]}/  (press Ctrl-C to stop)")
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -42,7 +64,7 @@ def watch(runs: tuple[str, ...], port: int, refresh: int) -> int:
 
 
 class Pages:
-    """The page of some histories, made anew when one of them has grown."""
+    """The page of one or more histories, rendered again when one of the files has changed."""
 
     def __init__(self, runs: tuple[str, ...]) -> None:
         self._runs = runs
@@ -51,8 +73,9 @@ class Pages:
         self._lock = threading.Lock()
 
     def now(self) -> bytes:
-        """
-        :raises LayerscopeError: a history that cannot be read.
+        """Return the current page as HTML bytes.
+
+        :raises LayerscopeError: a history cannot be read.
         """
         from layerscope.persistence import report_file
         from layerscope.views.page import writing
@@ -66,13 +89,13 @@ class Pages:
 
 
 def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
-    """A server on the loopback that answers one address.
+    """Create a server on the loopback interface that serves the page at ``/``.
 
-    :raises UsageError: the port is taken.
+    :raises UsageError: the port is in use.
     """
 
     class Handler(BaseHTTPRequestHandler):
-        """Answers GET / and nothing else; other sites' pages cannot ask it in their own name."""
+        """Answer only GET /; the check of the Host header blocks requests from other web sites."""
 
         def do_GET(self) -> None:
             host = (self.headers.get("Host") or "").rpartition(":")[0]
@@ -83,8 +106,8 @@ def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
                 body, code = pages.now(), 200
             except (LayerscopeError, OSError) as error:
                 body, code = f"{error}\n".encode("utf-8", "backslashreplace"), 503
-            except Exception as error:  # a history that somebody else wrote
-                body, code = f"it cannot be shown: {type(error).__name__}\n".encode(), 503
+            except Exception as error:  # a history file may contain anything
+                body, code = f"the history cannot be shown: {type(error).__name__}\n".encode(), 503
             self.send_response(code)
             self.send_header("Content-Type", f"text/{'html' if code == 200 else 'plain'}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -92,13 +115,13 @@ def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the browser has gone
+            with contextlib.suppress(ConnectionError):  # the browser closed the connection
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
+            """Do not log requests to stderr."""
 
     try:
         return ThreadingHTTPServer((LOOPBACK, port), Handler)
     except OSError as error:
-        raise UsageError(f"port {port}: {error.strerror or error}; --port 0 takes a free one") from None
+        raise UsageError(f"--port {port}: {error.strerror or error}; --port 0 chooses a free port") from None

@@ -1,4 +1,4 @@
-"""The loss between and around models: permutation alignment, evaluation at many points, lines, planes and basins.
+"""Landscape lens: the loss between and around models, with permutation alignment, lines, planes and basins.
 
-Results are records (``layerscope.records.landscape``); their verdicts are in ``layerscope.rules``.
+Results are records in ``layerscope.records.landscape``; the rules that judge them are in ``layerscope.rules``.
 """

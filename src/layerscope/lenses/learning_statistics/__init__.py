@@ -1,5 +1,5 @@
-"""How the layers of a live PyTorch model learn: input and gradient covariances, Fisher blocks, curvature, neurons.
+"""How the layers of a live PyTorch model learn: input and gradient covariances, Fisher blocks, curvature, units.
 
-Hooks (``kfac_hooks``, ``capture``) stand apart from their mathematics (``layer_rows``, ``fisher_blocks``). Numbers of
-single layers become columns in ``layerscope.metrics.conditioning``.
+The hooks (``kfac_hooks``, ``capture``) are separate from the mathematics (``layer_rows``, ``fisher_blocks``).
+``layerscope.metrics.conditioning`` turns the numbers of single layers into columns of a table.
 """

@@ -1,8 +1,10 @@
-"""Factors of each layer's Fisher block, recorded while a live PyTorch model runs; the model is left as it was found.
+"""Records the Kronecker factors of each layer's Fisher block while a live PyTorch model runs.
 
-For a layer h = W a: Σ a aᵀ from a hook before the layer, Σ d dᵀ from a hook on its output, d = ∂ℓ/∂h of each example's
-own loss ℓ. Nothing is kept but the sums. Which Fisher: "empirical" takes the labels of the data, "mc" labels drawn from
-the model's own output, "exact" all of them (a backward pass for each column of the output's square-root Fisher).
+For a layer h = W a, a hook before the layer sums a aᵀ and a hook on its output sums d dᵀ, where d = ∂ℓ/∂h for the loss
+ℓ of each example. Only the sums are stored, and the model is left as it was found.
+
+Three kinds of Fisher matrix differ in their labels: "empirical" uses the labels of the data, "mc" draws labels from the
+model's output, and "exact" takes the expectation over all labels, with a backward pass for each class or output.
 Source: Huang et al., ECCV 2020 (arXiv 2002.10801); Martens & Grosse, ICML 2015; Grosse & Martens, ICML 2016.
 """
 
@@ -30,7 +32,7 @@ from layerscope.live.user_code import Forward, require_gradient, restore_model_s
 from layerscope.records.layers import NOT_SELECTED
 
 FISHERS = ("empirical", "mc", "exact")
-MAX_EXACT_CLASSES = 100  # backward passes that "exact" may take
+MAX_EXACT_CLASSES = 100  # largest number of backward passes for "exact"
 
 
 def capture(
@@ -47,17 +49,24 @@ def capture(
     all_reduce: bool = False,
     only: Collection[str] | None = None,
 ) -> tuple[list[LayerStatistics], int, float]:
-    """(statistics of each weight, examples, Σ loss) over all batches, (x, y) each; one entry for a shared weight.
+    """Run the model on all batches and return (statistics of each weight, number of examples, Σ loss).
 
-    ``all_reduce``: over the batches of all processes of torch.distributed. ``only``: of these weights; of the others
-    there is an entry that says so.
+    A weight that several modules share has one entry.
 
-    :raises UsageError: no batch, a loss that the outputs do not fit, an unknown Fisher or convention.
+    :param batches: pairs (x, y), or whatever ``forward`` accepts.
+    :param fisher: kind of Fisher matrix, one of ``FISHERS``.
+    :param conv: convention for the rows of convolutions, one of ``CONVENTIONS``.
+    :param bias: treat the bias as the weight of a constant input 1.
+    :param keep_rows: also store the rows themselves, for exact spectra.
+    :param all_reduce: sum over the batches of all processes of torch.distributed.
+    :param only: names of the weights to measure; None for all. Other weights get an entry marked as not selected.
+    :raises UsageError: no batch, a loss that does not fit the outputs, or an unknown Fisher matrix or convention.
+    :raises Unreadable: the model has no layer to measure, or user code raises an exception.
     """
     if fisher not in FISHERS:
-        raise UnknownName("Fisher", fisher, FISHERS)
+        raise UnknownName("kind of Fisher matrix", fisher, FISHERS)
     if conv not in CONVENTIONS:
-        raise UnknownName("convention of convolutions", conv, CONVENTIONS)
+        raise UnknownName("convolution convention", conv, CONVENTIONS)
     torch_parameters(model)
     layers = _layers_to_measure(model, conv)
     if not layers:
@@ -66,7 +75,7 @@ def capture(
         layer.problem = NOT_SELECTED if only is not None and layer.name not in only else ""
     selected = [layer for layer in layers if not layer.problem]
     if keep_rows and all_reduce:
-        raise UsageError("exact spectra are of the examples of one process: exact and all_reduce contradict each other")
+        raise UsageError("exact=True and all_reduce=True contradict each other; exact spectra need a single process")
     state = CaptureState(bias, keep_rows)
     examples, total = 0, 0.0
     with restore_model_state(model, [layer.module.weight for layer in selected]), ExitStack() as hooks:
@@ -82,7 +91,7 @@ def capture(
     if all_reduce:
         examples, total = _sum_over_processes(selected, examples, total)
     if not examples:
-        raise UsageError("the data have no batch, or none with a label")
+        raise UsageError("the data have no batch with a labeled example; pass at least one batch (x, y)")
     for layer in selected:
         layer.problem = layer.problem or _describe_problem(layer)
     return layers, examples, total
@@ -92,7 +101,7 @@ def _capture_batch(
     model: Any, batch: Any, loss: Loss, fisher: str, layers: list[LayerStatistics], state: CaptureState,
     seed: tuple[int, int], forward: Forward | None,
 ) -> tuple[int, float]:  # fmt: skip
-    """(examples, Σ loss) of one batch."""
+    """Run one batch and return (number of examples, Σ loss)."""
     import torch
 
     for layer in layers:
@@ -106,7 +115,7 @@ def _capture_batch(
         last.is_final = True
     values = require_gradient(loss.values(output, labels))
     if state.keep_rows and len(values) != len(output):
-        raise UsageError("exact spectra of sequences need a loss for each of them, not for each token")
+        raise UsageError("exact=True needs one loss per sequence, not one per token; pass a loss that sums over tokens")
     mask = loss.label_mask(labels)
     for layer, x, version in state.calls if mask is not None else ():
         remove_unlabeled(layer, x, version, mask, state)
@@ -118,9 +127,8 @@ def _capture_batch(
     columns = [] if fisher == "empirical" else list(loss.columns(output, labels, fisher, seed, MAX_EXACT_CLASSES))
     state.phase = Phase.FACTORS
     for i, column in enumerate(columns if state.output_edges else []):
-        with translate_errors(
-            "the backward pass"
-        ):  # no further than to the layers' outputs: no gradient of a weight is computed
+        with translate_errors("the backward pass"):
+            # stops at the outputs of the layers, so that no weight gradients are computed
             is_last = i == len(columns) - 1
             torch.autograd.grad(output, state.output_edges, column, retain_graph=not is_last, allow_unused=True)
     state.end_batch()
@@ -128,8 +136,7 @@ def _capture_batch(
 
 
 def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> None:
-    """Run the backward pass of the loss. The hooks compute the gradients of linear weights, autograd those of
-    convolutions."""
+    """Run the backward pass of the loss; hooks compute gradients of linear weights, autograd those of convolutions."""
     import torch
 
     convolutions = [layer for layer in layers if kind_of(layer.module) != "linear"]
@@ -144,14 +151,14 @@ def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state
 
 
 def measurable(module: Any) -> bool:
-    """Is it a linear map with a weight of its own, not one that is computed anew from others?"""
+    """Return whether a module is a linear or convolution layer with a plain weight, not a parametrized one."""
     from torch import nn
 
     return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()
 
 
 def _layers_to_measure(model: Any, conv: str) -> list[LayerStatistics]:
-    """One entry per weight, in the order of modules; a transposed convolution has no patches."""
+    """Return one entry per weight, in the order of modules. Transposed convolutions have no patches."""
     layer_by_weight: dict[int, LayerStatistics] = {}
     for name, module in model.named_modules():
         if measurable(module) and id(module.weight) not in layer_by_weight:
@@ -168,20 +175,20 @@ def _batch_norm_class() -> Any:
 
 
 def _sum_over_processes(layers: list[LayerStatistics], examples: int, total: float) -> tuple[int, float]:
-    """Replace the sums of each process by those over all processes.
+    """Replace the sums of each process with the sums over all processes.
 
-    :raises UsageError: torch.distributed is not initialised, or a layer was seen by some processes only.
+    :raises UsageError: torch.distributed is not initialized, or only some processes ran through a layer.
     """
     import torch
     from torch import distributed
 
     if not distributed.is_available() or not distributed.is_initialized():
-        raise UsageError("all_reduce: torch.distributed is not initialised")
+        raise UsageError("all_reduce=True: torch.distributed is not initialized; call init_process_group() first")
     recorded = [(len(layer.inputs), len(layer.gradients), layer.ever_active is not None) for layer in layers]
     of_processes: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(of_processes, recorded)
     if any(of_process != of_processes[0] for of_process in of_processes):
-        raise UsageError("all_reduce: the processes did not run through the same layers")
+        raise UsageError("all_reduce=True: the processes ran through different layers; all must run the same ones")
 
     def reduce_sum(tensor: Any) -> Any:
         tensor = tensor.clone()
@@ -204,10 +211,11 @@ def _sum_over_processes(layers: list[LayerStatistics], examples: int, total: flo
 
 def _describe_problem(layer: LayerStatistics) -> str:
     if not layer.inputs:
-        return "its module was not called"
+        return "the module was not called in the forward pass"
     if not layer.gradients:
-        return "no gradient of the loss reaches it: unused, detached, or inside a module that hides it"
-    for sums, what in ((layer.inputs, "inputs"), (layer.gradients, "output-gradients")):
-        if not all(bool(total.second.diagonal().isfinite().all()) for total in sums):  # squares: NaN shows there
-            return f"{what} that are not finite"
+        return "no gradient of the loss reaches the layer: its output is unused, detached or hidden in a module"
+    for sums, what in ((layer.inputs, "inputs"), (layer.gradients, "output gradients")):
+        # the diagonal holds sums of squares, so that one NaN or infinity in any row shows there
+        if not all(bool(total.second.diagonal().isfinite().all()) for total in sums):
+            return f"some {what} are not finite"
     return ""

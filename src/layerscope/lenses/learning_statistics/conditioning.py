@@ -1,4 +1,4 @@
-"""The conditioning of each layer: one measurement of a live PyTorch model on data."""
+"""Measures the conditioning of each layer of a live PyTorch model on data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ REMEMBERED_METRICS = (
     "lambda_max_x",
     "lambda_max_d",
     "beta_negative",
-)  # that later reports are compared with
-DENSITY_OPTIONS = {"probes": 8, "steps": 30}  # of the spectral density
+)  # values of an earlier report (``since``) that verdicts compare with
+DENSITY_OPTIONS = {"probes": 8, "steps": 30}  # options for the spectral density
 
 
 def conditioning(
@@ -51,31 +51,37 @@ def conditioning(
     progress: Any = None,
     **options: Any,
 ) -> Report:
-    """How each layer of a live PyTorch model learns: the factors of its Fisher block, weight against gradient.
+    """Measure how each layer of a live PyTorch model learns: the factors of its Fisher block, and weight vs. gradient.
 
-    The model runs in the mode it is in and is left as it was found, random generators and running statistics too.
+    The model runs in its current mode and is left as it was found, including random generators and running statistics.
 
-    :param data: batches (x, y), as of a loader; or one such pair of tensors.
-    :param loss: "cross_entropy" (labels; −100 is ignored), "mse" (½‖f − y‖²), or a function of output and labels that
-        gives one value for each example.
-    :param fisher: "empirical" (the data's labels), "mc" (labels drawn from the model), "exact" (all of them).
-    :param conv: what a convolution's rows are: "expand" (patches), "reduce", or "channels" as in the paper.
-    :param bias: count the bias as a weight of a constant input 1, which λmax then is at least.
-    :param exact: the spectra of the blocks themselves too, and of the whole matrix, from all examples' gradients.
-    :param curvature_of: "hessian", "ggn" or "fisher": its largest eigenvalue and its trace in each layer, and of the
-        whole model its density too, by products with vectors; see :func:`curvature`.
-    :param lr: rate of the gradient descent that trains it, with ``momentum`` and ``nesterov``: what curvature it can
-        follow; none for adaptive optimisers.
-    :param forward: (model, batch) → (output, labels), where calling the model on x is not it.
-    :param since: a report of the same model earlier in its training: verdicts then speak of what changed.
-    :param all_reduce: over the batches of all processes of torch.distributed, each of which calls it.
-    :raises UsageError: no batch, labels or a loss that do not fit.
+    :param data: batches (x, y), e.g. a data loader, or one such pair of tensors.
+    :param loss: "cross_entropy" (class labels; −100 is ignored), "mse" (½‖f − y‖²), or a function of outputs and labels
+        that returns one value for each example.
+    :param layers: names, globs or indices of the layers to measure; None for all.
+    :param fisher: labels that define the Fisher matrix: "empirical" (from the data), "mc" (drawn from the model) or
+        "exact" (expectation over the model's distribution).
+    :param conv: rows of a convolution: "expand" (patches), "reduce" (patches averaged over positions), or "channels"
+        (channels without the kernel, as in the paper).
+    :param bias: treat the bias as the weight of a constant input 1. The λmax of the inputs is then at least 1.
+    :param exact: also compute the exact spectra of the Fisher blocks and of the whole Fisher matrix, from the gradients
+        of all examples.
+    :param curvature_of: "hessian", "ggn" or "fisher": also estimate its largest eigenvalue and trace for each layer and
+        for the whole model, and its spectral density for the whole model; see :func:`curvature`.
+    :param lr: learning rate of SGD, with its ``momentum`` and ``nesterov``, to check that steps are not too large for
+        the curvature. Leave it out for adaptive optimizers.
+    :param forward: function (model, batch) → (output, labels), for models that are not called as model(x).
+    :param since: earlier report of the same model, so that verdicts describe changes since then.
+    :param all_reduce: combine the batches of all processes of torch.distributed. Every process must make this call.
+    :param settings, options: settings of the analysis, as an object and by name.
+    :param progress: callback for progress, as for :func:`layerscope.analyze`.
+    :raises UsageError: there is no batch, or the labels or the loss do not fit the outputs.
     """
     torch_parameters(model)
     if curvature_of is not None and curvature_of not in MATRICES:
         raise UnknownName("curvature matrix", curvature_of, MATRICES)
     if since is not None and not isinstance(since, Report):
-        raise UsageError(f"since is a report of the same model, not a {type(since).__name__}")
+        raise UsageError(f"since must be a Report of the same model, not a {type(since).__name__}")
     batches = as_batches(data)
     batches = materialize_batches(model, batches) if curvature_of is not None else batches
     effective = (settings or Settings()).changed(**options)
@@ -118,7 +124,7 @@ def conditioning(
 
 
 def _selected_weights(model: Any, layers: Iterable[Selector] | Selector | None) -> frozenset[str] | None:
-    """Names of the weights that are meant, so that the others need no hooks; None where indices decide.
+    """Return the names of the selected weights, so that others need no hooks; None if selectors contain an index.
 
     :raises NoLayerMatches: a selector matches nothing.
     """
@@ -132,7 +138,7 @@ def _selected_weights(model: Any, layers: Iterable[Selector] | Selector | None) 
 
 
 def _trained_weights(model: Any, only: frozenset[str] | None) -> list[str]:
-    """Names of the weights among them that are trained; of all, where none is."""
+    """Return the names of the selected weights that are trained; all selected ones if the model trains none."""
     named = torch_parameters(model)
     weights = {name: p.requires_grad for name, p in named.items() if p.dim() >= 2}
     none_trained = not any(p.requires_grad for p in named.values())
@@ -140,15 +146,15 @@ def _trained_weights(model: Any, only: frozenset[str] | None) -> list[str]:
 
 
 def _curvature_limit(lr: float, momentum: float, nesterov: bool) -> float:
-    """The largest curvature that gradient descent can follow: heavy ball 2(1+m)/η, Nesterov 2(1+m)/((1+2m)η)."""
+    """Return the largest curvature with stable steps: 2(1+m)/η with heavy ball, 2(1+m)/((1+2m)η) with Nesterov."""
     are_numbers = isinstance(lr, int | float) and isinstance(momentum, int | float)
     if not are_numbers or not (0 < lr < math.inf and 0 <= momentum < 1):
-        raise UsageError(f"lr must be above 0 and momentum from 0 to 1, not {lr!r} and {momentum!r}")
+        raise UsageError(f"lr must be above 0 and momentum from 0 to below 1, not lr={lr!r}, momentum={momentum!r}")
     return 2 * (1 + momentum) / (1 + 2 * momentum * nesterov) / lr
 
 
 def _known_facts(since: Report | None, curvatures: Curvature | None) -> Mapping[str, Mapping[str, float]]:
-    """Facts of each layer that this pass does not see: how it was at first, and its curvature."""
+    """Return facts of each layer from other measurements: values of the earlier report, and curvature."""
     facts: dict[str, dict[str, float]] = {}
     for row in since.rows if since is not None else ():
         measured = {**row.parts["weight"].facts, **row.metrics}

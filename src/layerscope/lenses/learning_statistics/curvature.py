@@ -1,4 +1,4 @@
-"""The curvature of the loss by the weights: extreme eigenvalues, trace and density, never forming the matrix."""
+"""Curvature of the loss with respect to the weights: eigenvalues, trace and density, without forming the matrix."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ from layerscope.numerics import lanczos_quadrature
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-NODE_WIDTH = 0.01  # width of a node of the density, of the range of all nodes
+NODE_WIDTH = 0.01  # width of a node of the density, relative to the range of all nodes
 SIGNIFICANT_DIGITS = 6
-MAX_ASYMMETRY = 0.02  # relative: what rounding, in float32, stays below
+MAX_ASYMMETRY = 0.02  # largest relative asymmetry that float32 rounding explains
 
 
 @dataclass(frozen=True, eq=False)
 class Curvature:
-    """What products with vectors tell of a curvature matrix: of the whole model, or of the block of one weight."""
+    """Spectral estimates of a curvature matrix, for the whole model or for the block of one weight."""
 
-    matrix: str  # hessian, ggn, fisher
-    block: str  # name of the weight, "" of the whole model
-    params: int  # its side
+    matrix: str  # "hessian", "ggn" or "fisher"
+    block: str  # name of the weight; "" for the whole model
+    params: int  # number of parameters, the size of the matrix
     values: Floats  # (k,) largest eigenvalues, ℓ/W², largest first
-    residuals: Floats  # (k,) ‖Av − θv‖: an eigenvalue lies within it
-    converged: bool  # are all residuals within the tolerance?
-    least: float  # smallest Ritz value: the smallest eigenvalue is not above it
-    trace: float | None  # by Rademacher probes; None where none was asked for
-    trace_error: float | None  # standard error of it
-    nodes: Floats  # (probes, steps) of the density
-    weights: Floats  # (probes, steps)
-    products: int  # with a vector, that it took
-    loss: float  # mean over the examples
+    residuals: Floats  # (k,) ‖Av − θv‖; an eigenvalue lies within this distance of each value
+    converged: bool  # True if all residuals are within the tolerance
+    least: float  # smallest Ritz value, an upper bound of the smallest eigenvalue
+    trace: float | None  # estimated with Rademacher probes; None without probes
+    trace_error: float | None  # standard error of the trace
+    nodes: Floats  # (probes, steps) eigenvalues of the quadrature for the density
+    weights: Floats  # (probes, steps) weights of the nodes
+    products: int  # number of matrix-vector products used
+    loss: float  # mean loss over the examples
     examples: int
-    vectors: Any = None  # (k, params) tensor, where asked for; parameters one after the other, flattened
-    layers: Mapping[str, Curvature] = field(default_factory=dict)  # of the whole model: blocks by name
+    vectors: Any = None  # (k, params) eigenvectors on request; all parameters flattened and concatenated
+    layers: Mapping[str, Curvature] = field(default_factory=dict)  # blocks by the name of their weight
 
     def density(self, points: int = 400) -> tuple[Floats, Floats]:
-        """(eigenvalues, density): each node a Gaussian as wide as a hundredth of their range.
+        """Return (eigenvalues, density), with each node smoothed by a Gaussian of 1 % of the nodes' range.
 
-        :raises UsageError: no probes with more than one step were asked for.
+        :param points: number of points at which the density is evaluated.
+        :raises UsageError: the curvature was computed without probes or with a single step.
         """
         if self.nodes.shape[1] < 2:
-            raise UsageError("the density needs probes=… and steps=… above 1")
+            raise UsageError("no density was computed; call curvature(…) with probes=8 and steps=30, for example")
         nodes = self.nodes[self.weights > 0]
         width = NODE_WIDTH * float(np.ptp(nodes)) or NODE_WIDTH
         at = np.linspace(float(nodes.min()) - 3 * width, float(nodes.max()) + 3 * width, points)
@@ -59,20 +60,20 @@ class Curvature:
 
     @property
     def negative_mass(self) -> float | None:
-        """Share of the eigenvalues below zero by more than a hundredth of the nodes' range."""
+        """Share of eigenvalues that are negative by more than 1 % of the nodes' range; None without a density."""
         if self.nodes.shape[1] < 2:
             return None
         return lanczos_quadrature.negative_mass(self.nodes, self.weights, NODE_WIDTH * float(np.ptp(self.nodes)))
 
     def facts(self) -> dict[str, float]:
-        """As numbers of a layer in a Report."""
+        """Return the numbers that a Report stores for a layer."""
         facts = {"curvature_lambda_max": float(self.values[0]), "curvature_residual": float(self.residuals[0])}
         if self.trace is not None and self.trace_error is not None and math.isfinite(self.trace_error):
             facts |= {"curvature_trace": self.trace, "curvature_trace_error": self.trace_error}
         return facts
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, without layers and vectors."""
+        """Return plain JSON types, without layers and vectors."""
         return {
             "matrix": self.matrix,
             "params": self.params,
@@ -118,23 +119,27 @@ def curvature(
     forward: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
 ) -> Curvature:
-    """Largest eigenvalues, trace and density of the Hessian, the GGN or the Fisher matrix of the mean loss.
+    """Estimate largest eigenvalues, trace and density of the Hessian, GGN or Fisher matrix of the mean loss.
 
-    By all parameters that are trained (by all, where none is), and by single weights as blocks. The model runs in the
-    mode it is in and is left as it was found. Batch norm in training mode ties the examples of a batch together; the
-    Hessian through ReLUs ignores their kinks.
+    The matrix covers all trained parameters (all parameters if none is trained); single weights can be measured as
+    blocks, too. The model runs in its current mode and is left as it was found. Batch norm in training mode makes the
+    examples of a batch depend on each other. The Hessian through ReLUs ignores their kinks.
 
-    :param data, loss, forward: as for :func:`~layerscope.conditioning`; batches are gone through for every product.
-    :param matrix: "hessian", "ggn" (generalised Gauss–Newton), or "fisher" with ``fisher`` labels: "empirical" (the
-        data's), "mc" (drawn), "exact" (for named losses the GGN).
-    :param k: how many eigenvalues, counted as often as they occur.
-    :param layers: names or globs of weights (parameters of two axes or more) that are measured as blocks too.
-    :param probes: of trace and density; 0 for none. The standard error of the trace falls with √probes.
-    :param steps: of Lanczos for each probe: 1 for the trace alone, about 30 for the density.
-    :param rtol: residual that ends the search, over the largest eigenvalue of either sign; ``most`` products at most.
-    :param vectors: the eigenvectors too.
-    :raises UsageError: no batch, no such weight, labels or a loss that do not fit, half precision.
-    :raises Unreadable: an operation of the model that cannot be differentiated twice.
+    :param data, loss, forward: as for :func:`~layerscope.conditioning`. Every product runs through all batches.
+    :param matrix: "hessian", "ggn" (generalized Gauss–Newton) or "fisher".
+    :param k: number of eigenvalues, counted with multiplicity.
+    :param layers: names or globs of weights (parameters with two or more axes) to measure as blocks, too.
+    :param probes: number of random vectors for trace and density; 0 for neither. The standard error of the trace falls
+        with √probes.
+    :param steps: Lanczos steps for each probe: 1 for the trace alone, about 30 for the density.
+    :param fisher: labels of the "fisher" matrix: "empirical" (from the data), "mc" (drawn from the model) or "exact"
+        (equals the GGN for named losses).
+    :param rtol: residual, relative to the eigenvalue of largest magnitude, at which the search ends.
+    :param most: largest number of products in the search for eigenvalues.
+    :param vectors: also return the eigenvectors.
+    :param seed: seed for all random numbers.
+    :raises UsageError: there is no batch or no such weight, labels or loss do not fit, or weights are half precision.
+    :raises Unreadable: an operation of the model cannot be differentiated twice.
     """
     counts = {"k": k, "probes": probes, "steps": steps, "most": most, "seed": seed}
     for name, value in counts.items():
@@ -156,12 +161,12 @@ def curvature(
         def product(vector: Any) -> Any:
             result = multiply(vector)
             if not bool(result.isfinite().all()):
-                raise Unreadable(f"{block or matrix}: its products are not finite: a derivative of the model is not")
+                raise Unreadable(f"{block or matrix}: a derivative of the model is not finite; check it for NaN")
             return result
 
         top = lanczos_quadrature.largest(product, zeros, k, rtol=rtol, max_products=most, seed=seed, vectors=vectors)
         if top.asymmetry > MAX_ASYMMETRY:
-            raise Unreadable(f"{block or matrix}: not symmetric, so an operation of the model has no second derivative")
+            raise Unreadable(f"{block or matrix} is not symmetric: an operation of the model has no second derivative")
         spread = (
             lanczos_quadrature.quadrature(product, zeros, probes=probes, steps=steps, seed=seed) if probes else None
         )
@@ -179,14 +184,14 @@ def curvature(
 
 
 def _matching_weights(products: Products, patterns: list[str]) -> list[str]:
-    """Weights that the patterns name, in the model's order.
+    """Return the names of the weights that match a pattern, in the model's order.
 
-    :raises UsageError: a pattern that names none.
+    :raises UsageError: a pattern matches no weight.
     """
     weights = [name for name, parameter in products.named.items() if parameter.dim() >= 2]
     for pattern in patterns:
         if not isinstance(pattern, str) or not any(_matches_pattern(name, pattern) for name in weights):
-            raise UsageError(f"no weight called {pattern!r}{did_you_mean(str(pattern), weights)}")
+            raise UsageError(f"no weight called {pattern!r}{did_you_mean(str(pattern), weights)} Give a name or a glob")
     return [name for name in weights if any(_matches_pattern(name, pattern) for pattern in patterns)]
 
 

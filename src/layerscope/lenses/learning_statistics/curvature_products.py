@@ -1,11 +1,12 @@
-"""Products of a curvature matrix of a live PyTorch model with a vector, never forming it; the model is left as it was.
+"""Products of a curvature matrix of a live PyTorch model with vectors, without forming the matrix.
 
-L is the mean over the examples of all batches, f the model's output, ℓ the loss of one example. By the parameters:
+L is the mean loss over the examples of all batches, f the model's output and ℓ the loss of one example. Derivatives are
+with respect to the parameters:
 
-- "hessian": ∂²L, by differentiating ⟨∂L, v⟩ (Pearlmutter 1994);
-- "ggn": E[Jᵀ(∂²ℓ/∂f²)J], J = ∂f: the Hessian without the curvature of the model itself (Schraudolph 2002);
-- "fisher": E[g gᵀ], g = ∂ℓ of each example: "empirical" with the data's labels, "mc" with labels drawn from the
-  model, "exact" in expectation, which for softmax and Gaussian outputs is the "ggn" (Martens 2020).
+- "hessian": ∂²L, computed by differentiating ⟨∂L, v⟩ (Pearlmutter 1994);
+- "ggn": E[Jᵀ(∂²ℓ/∂f²)J] with J = ∂f, the Hessian without the curvature of the model itself (Schraudolph 2002);
+- "fisher": E[g gᵀ] with g = ∂ℓ of each example. Labels are those of the data ("empirical"), drawn from the model
+  ("mc"), or averaged over ("exact"), which equals the "ggn" for softmax and Gaussian outputs (Martens 2020).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MATRICES = ("hessian", "ggn", "fisher")
 
 
 class Products:
-    """A curvature matrix of a model on data; of a block of its parameters where some are named."""
+    """Products with the curvature matrix of a model on data, for all parameters or for a block of them."""
 
     def __init__(
         self,
@@ -38,18 +39,18 @@ class Products:
         seed: int = 0,
         forward: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        """Inside :meth:`ready` only are there products.
+        """Products are available only inside the context manager :meth:`ready`.
 
-        :raises UsageError: an unknown matrix or Fisher, no batch, weights narrower than float32, or a loss that has no
-            distribution where one is needed.
+        :raises UsageError: the matrix or kind of Fisher matrix is unknown, there is no batch, weights are narrower than
+            float32, or a user function is the loss where a distribution is needed.
         """
         parameters = torch_parameters(model)
         if matrix not in MATRICES:
             raise UnknownName("curvature matrix", matrix, MATRICES)
         if fisher not in FISHERS:
-            raise UnknownName("Fisher", fisher, FISHERS)
+            raise UnknownName("kind of Fisher matrix", fisher, FISHERS)
         if matrix == "fisher" and fisher != "empirical" and loss.function is not None:
-            raise UsageError(f"fisher={fisher!r} needs a loss that is a distribution, not a function")
+            raise UsageError(f"fisher={fisher!r} needs a loss that defines a distribution, e.g. 'mse', not a function")
         self.model, self.batches, self.loss, self.forward, self.seed = (
             model,
             materialize_batches(model, batches),
@@ -63,29 +64,31 @@ class Products:
         trained = {name: p for name, p in named.items() if p.requires_grad}
         self.named: Mapping[str, Any] = trained or named
         if not self.batches:
-            raise UsageError("the data have no batch")
+            raise UsageError("the data have no batch; pass at least one batch (x, y)")
         for name, parameter in self.named.items():
             if parameter.element_size() < 4:
-                raise UsageError(f"{name} is {str(parameter.dtype)[6:]}: second derivatives need float32 or wider")
+                raise UsageError(
+                    f"{name} is {str(parameter.dtype)[6:]}: second derivatives need float32, e.g. model.float()"
+                )
         if not self.named:
-            raise UsageError("the model has no parameters")
-        self.examples, self.value = 0, 0.0  # how many, and L
-        # parameters → products, where one batch is all
+            raise UsageError("the model has no parameters with floating-point values, which the curvature needs")
+        self.examples, self.value = 0, 0.0  # number of examples, and L
+        # parameters → products; stored if there is a single batch
         self._stored_graph: Callable[[list[Any]], Callable[[Any], Any]] | None = None
 
     @contextmanager
     def ready(self) -> Iterator[Products]:
-        """While it lasts there are products; afterwards the model is as it was found."""
+        """Context manager in which products are available; it restores the model on exit."""
         with restore_model_state(self.model, list(self.named.values())):
             for number, batch in enumerate(self.batches):
                 values, _, labels = self._run(number, batch)
                 self.examples += self.loss.examples(values, labels)
                 self.value += float(require_gradient(values).detach().sum())
             if not self.examples:
-                raise UsageError("no example has a label")
+                raise UsageError("no example has a label; all labels are −100")
             self.value /= self.examples
             if not math.isfinite(self.value):
-                raise UsageError(f"the mean loss is {self.value}: there is no curvature")
+                raise UsageError(f"the mean loss is {self.value}, which has no curvature; check data and weights")
             if len(self.batches) == 1:
                 self._stored_graph = self._graph(0, self.batches[0])
             try:
@@ -94,14 +97,14 @@ class Products:
                 self._stored_graph = None
 
     def vector(self, names: Sequence[str]) -> Any:
-        """Zeros as long as these parameters together."""
+        """Return a vector of zeros with one entry per value of these parameters."""
         import torch
 
         first = self.named[names[0]]
         return torch.zeros(sum(self.named[name].numel() for name in names), dtype=first.dtype, device=first.device)
 
     def block(self, names: Sequence[str]) -> Callable[[Any], Any]:
-        """v → Av of the block of these parameters, one after the other."""
+        """Return the function v → Av for the block of these parameters, flattened and concatenated."""
         parameters = [self.named[name] for name in names]
 
         def product(vector: Any) -> Any:
@@ -115,7 +118,7 @@ class Products:
         return product
 
     def _run(self, number: int, batch: Any) -> tuple[Any, Any, Any]:
-        """(losses, output, labels) of a batch; whatever is drawn on the way is drawn alike each time."""
+        """Run a batch and return (losses, output, labels); random numbers are the same each time."""
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -125,7 +128,7 @@ class Products:
         return self.loss.values(output, labels), output, labels
 
     def _graph(self, number: int, batch: Any) -> Callable[[list[Any]], Callable[[Any], Any]]:
-        """parameters → (parts of v → parts of Av, summed over the batch), from one pass through the model."""
+        """Run a batch and return a function: parameters → (parts of v → parts of Av, summed over the batch)."""
         import torch
 
         values, output, labels = self._run(number, batch)
@@ -158,13 +161,12 @@ class Products:
         return gauss_newton
 
     def _inner_matrix(self, values: Any, output: Any, labels: Any, number: int) -> tuple[Any, Callable[[Any], Any]]:
-        """(what is differentiated by the parameters, the matrix between Jᵀ and J)."""
-
+        """Return (tensor with the Jacobian J, product with the matrix between Jᵀ and J)."""
         if self.matrix == "fisher" and self.fisher == "empirical":
             return values, lambda along: along
         if self.matrix == "fisher":
             (column,) = self.loss.columns(output, labels, "mc", (self.seed, number), 1)
-            rows = 1 if self.loss.kind == "mse" else column.dim() - 1  # what one draw spans: an example, or a token
+            rows = 1 if self.loss.kind == "mse" else column.dim() - 1  # one draw spans an example ("mse") or a token
             return (
                 output,
                 lambda along: (
@@ -178,7 +180,7 @@ class Products:
 
 
 def _grad(outputs: list[Any], inputs: list[Any], along: Any = None, *, create_graph: bool = False) -> list[Any]:
-    """Σ ∂⟨output, along⟩ by each input; zero by what no output depends on."""
+    """Return Σ ∂⟨output, along⟩/∂input for each input; zeros for inputs that no output depends on."""
     import torch
 
     pairs = zip(outputs, along or [None] * len(outputs), strict=True)

@@ -1,8 +1,8 @@
-"""What each layer of a live PyTorch model learns from: its weight, and the second moments of what comes in and back.
+"""Source for the learning lens: weight, input covariance and gradient covariance of each layer of a live PyTorch model.
 
-A layer has three matrices: ``weight`` (W, flattened to (out, in·kernel)), ``input`` (S_x) and ``gradient`` (S_d), the
-Kronecker factors of its block of the Fisher matrix. They are caught when the target is opened, while batches run
-through the model, and only the sums are kept.
+Each layer has three matrices: ``weight`` (W, flattened to (out, in·kernel)), ``input`` (S_x) and ``gradient`` (S_d).
+S_x and S_d are the Kronecker factors of the layer's Fisher block. Opening the target runs all batches through the model
+and records the sums.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from layerscope.live.losses import Loss
 from layerscope.numerics.lapack_eigenvalues import eigvalsh
 from layerscope.numerics.second_moments import FactorSum
 from layerscope.records.layers import LayerRef
+from layerscope.sources.layouts.layer_order import in_model_order
 from layerscope.sources.layouts.torch_names import number_layers
 from layerscope.sources.readers.torch_module import Module
 from layerscope.sources.readers.torch_tensor import to_numpy
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = False
-HIDDEN = "no weight of a Linear or a convolution whose products a hook sees"  # MultiheadAttention, embeddings
-COMPUTED = "a parametrised weight: computed anew whenever it is used"
+HIDDEN = "not a weight of a linear or convolution layer that hooks can observe"  # MultiheadAttention, embeddings
+COMPUTED = "a parametrized weight, recomputed on every use"
 
 
 @dataclass(frozen=True, eq=False)
 class Factors(Composed):
-    """A model, the data that run through it, and how its Fisher matrix is meant."""
+    """A target: a model, its data and loss, and the kind of Fisher matrix to measure."""
 
     model: Any
     batches: Iterable[Any]
@@ -48,36 +49,36 @@ class Factors(Composed):
     bias: bool = False
     seed: int = 0
     forward: Callable[[Any, Any], Any] | None = None
-    exact: bool = False  # exact spectra of the blocks too, from the rows of all examples
-    all_reduce: bool = False  # over the processes of torch.distributed
-    only: frozenset[str] | None = None  # weights that are to be measured; None: all
-    training_facts: Mapping[str, float] = field(default_factory=dict)  # of the optimizer, added to every layer
-    known_facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by layer, measured elsewhere
-    whole: dict[str, Any] = field(default_factory=dict)  # of all layers together; filled in when it is opened
+    exact: bool = False  # also compute exact spectra of the Fisher blocks, from the rows of all examples
+    all_reduce: bool = False  # sum over all processes of torch.distributed
+    only: frozenset[str] | None = None  # names of the weights to measure; None for all
+    training_facts: Mapping[str, float] = field(default_factory=dict)  # facts about the optimizer, added to every layer
+    known_facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # facts by layer, measured elsewhere
+    whole: dict[str, Any] = field(default_factory=dict)  # results for all layers together; filled in by open()
 
     def __str__(self) -> str:
         return f"{type(self.model).__module__}.{type(self.model).__qualname__}"
 
 
 def accepts(target: Any) -> bool:
-    """A Factors."""
+    """Return whether the target is a ``Factors``."""
     return isinstance(target, Factors)
 
 
 def open(target: Factors) -> FactorsSource:
-    """Run the batches through the model and keep the factors.
+    """Run the batches through the model and record the factors of each layer.
 
-    :raises Unreadable: no torch module, or the model or the data raise on the way.
+    :raises Unreadable: the model is not a torch module, or the model or the data raise an exception.
     """
     from torch import nn
 
     if not isinstance(target.model, nn.Module):
-        raise Unreadable(f"{type(target.model).__name__} is no torch module")
+        raise Unreadable(f"the model is a {type(target.model).__name__}, not a torch.nn.Module")
     return FactorsSource(target)
 
 
 class FactorsSource:
-    """Layers that could be measured, each in three roles; every other tensor with the reason why not."""
+    """The measured layers, each in three roles, and every other tensor with the reason why it was skipped."""
 
     def __init__(self, target: Factors) -> None:
         options = {name: getattr(target, name) for name in ("fisher", "conv", "bias", "seed", "forward")}
@@ -94,16 +95,17 @@ class FactorsSource:
         if not statistics:
             raise Unreadable(f"{target}: no linear or convolutional layer to measure")
         self.spec = make_spec(target, "factors_torch", portable=False)
-        self._layers = [ref for row in number_layers(self._layer_rows(target.model)) for ref in self._role_rows(row)]
+        rows = number_layers(in_model_order(self._layer_rows(target.model)))
+        self._layers = [ref for row in rows for ref in self._role_rows(row)]
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every tensor, in the order of modules; of a measured weight its three roles."""
+        """Iterate over all tensors in the order of modules; a measured weight appears in its three roles."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """W as (out, in·kernel), or a factor as (groups, d, d).
+        """Return W as (out, in·kernel), or a factor as (groups, d, d).
 
-        :raises Absent: the factor could not be measured.
+        :raises Absent: the factor was not measured.
         """
         entry = self._statistics[ref.tensor]
         if ref.role == "weight":
@@ -116,7 +118,7 @@ class FactorsSource:
         return factor
 
     def facts(self, ref: LayerRef) -> Mapping[str, float]:
-        """Numbers that no spectrum holds: counts, energies, and how W and its gradient stand to each other."""
+        """Return numbers that are not part of a spectrum: counts, energies, and relations of W to its gradient."""
         entry = self._statistics.get(ref.tensor)
         if entry is None or entry.problem or ref.role == "base":
             return {}
@@ -165,7 +167,7 @@ class FactorsSource:
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
     def _layer_rows(self, model: Any) -> Iterator[LayerRef]:
-        """A row per tensor: of a measured weight the whole of it, of the others why they are not."""
+        """Yield a row per tensor; a tensor that was not measured carries the reason."""
         listed: set[str] = set()
         for ref in Module(model).layers():
             entry = self._statistics.get(ref.tensor)
@@ -199,7 +201,7 @@ class FactorsSource:
 
 
 def _group_facts(entry: LayerStatistics, examples: int) -> dict[str, float]:
-    """Of a convolution in groups, each of which has a block: the steepest one's λmax, and the trace of all."""
+    """Return the largest λmax and the total trace over the blocks of a grouped convolution, one block per group."""
     if len(entry.inputs) < 2:
         return {}
     s_x, s_d = (factor.cpu().numpy().astype(np.float64) for factor in entry.factors(examples))
@@ -209,7 +211,7 @@ def _group_facts(entry: LayerStatistics, examples: int) -> dict[str, float]:
 
 
 def _norm_facts(norm: Any) -> dict[str, float]:
-    """Of the batch normalisation behind the layer: is it in training mode, and where do its shifts stand?"""
+    """Return facts about the batch norm after the layer: its mode, and the sign and size of its shifts β."""
     if norm is None:
         return {}
     facts = {"norm_training": float(norm.training)}
@@ -222,7 +224,7 @@ def _norm_facts(norm: Any) -> dict[str, float]:
 
 
 def _largest_singular(matrix: Array) -> float:
-    """σmax, from the eigenvalues of the smaller Gram matrix."""
+    """Return σmax, from the eigenvalues of the smaller Gram matrix."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     return math.sqrt(max(0.0, float(eigvalsh((wide @ wide.T)[None])[0, -1])))
 

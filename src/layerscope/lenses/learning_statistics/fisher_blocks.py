@@ -1,4 +1,4 @@
-"""The Fisher blocks of captured layers themselves, and of all of them together, from the rows of all their examples."""
+"""Exact Fisher blocks of single layers and of all layers together, from the rows of all examples."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from layerscope.numerics import fisher_spectrum
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-MAX_ROWS = 6000  # rows (examples times backward passes) of which all products are taken
-DIGITS = 6  # significant, of an eigenvalue of the whole matrix
+MAX_ROWS = 6000  # largest number of rows (examples times backward passes); memory grows with its square
+DIGITS = 6  # significant digits of the eigenvalues of the whole matrix
 
 
 class FisherBlocks:
-    """Of layers in one group that are called once a batch with a row per example; others have no block."""
+    """Exact Fisher blocks of layers without groups that are called once per batch, with a row per example."""
 
     def __init__(self, layers: Iterable[LayerStatistics], examples: int) -> None:
-        """:raises UsageError: more rows than ``MAX_ROWS``."""
+        """:raises UsageError: a layer has more rows than ``MAX_ROWS``."""
         self._layers = {layer.name: layer for layer in layers if _has_block(layer)}
         self._examples = examples
 
@@ -31,18 +31,18 @@ class FisherBlocks:
         return name in self._layers
 
     def rows(self, name: str) -> int:
-        """Gradients of which the block consists."""
+        """Number of gradients that the block sums over."""
         return sum(len(rows) for _, rows in self._layers[name].stored_gradients)
 
     def gram(self, name: str) -> Floats:
-        """Products of all examples' gradients (rows, rows): its eigenvalues are the block's that are not zero."""
+        """Return the Gram matrix of all gradients (rows, rows); it has the nonzero eigenvalues of the block."""
         return self._gram(*_paired_rows(self._layers[name]))
 
     def facts(self, name: str) -> dict[str, float]:
-        """How near K-FAC's product comes to the block, and what the block's λmax is at least of so few examples."""
+        """Return the cosine between K-FAC's product and the block, and the smallest λmax with so few examples."""
         layer = self._layers[name]
         x, d = _paired_rows(layer)
-        passes = len(x) / self._examples  # backward passes of one example: their blocks are summed, not averaged
+        passes = len(x) / self._examples  # backward passes per example; their blocks are summed, not averaged
         g = fisher_spectrum.gram(x, d)
         s_x, s_d = (factor[0].cpu().numpy().astype(np.float64) for factor in layer.factors(self._examples))
         cosine, floor = fisher_spectrum.quality(g, x, d, s_x, s_d / passes)
@@ -50,7 +50,7 @@ class FisherBlocks:
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
     def whole(self) -> dict[str, Any]:
-        """Of the matrix of all these layers together: λmax, trace, its eigenvalues that are not zero, descending."""
+        """Return λmax, trace and nonzero eigenvalues (descending) of the Fisher matrix of all these layers together."""
         total: Any = 0.0
         for layer in self._layers.values():
             total = total + self._gram(*_paired_rows(layer))
@@ -72,7 +72,10 @@ class FisherBlocks:
 
 
 def _has_block(layer: LayerStatistics) -> bool:
-    """Was it called once in each batch, with a row for each example, and did as much come back?"""
+    """Return whether the layer ran once in each batch, with a row and a gradient for each example.
+
+    :raises UsageError: it has more rows than ``MAX_ROWS``.
+    """
     batches, sizes = [batch for batch, _ in layer.stored_inputs], layer.batches
     if layer.problem or len(layer.inputs) > 1 or layer.conv == "channels" or sorted(batches) != sorted(sizes):
         return False
@@ -87,12 +90,12 @@ def _has_block(layer: LayerStatistics) -> bool:
         return False
     count = sum(sizes.values()) * passes
     if count > MAX_ROWS:
-        raise UsageError(f"exact spectra of {count:,} rows take their square: at most {MAX_ROWS:,}")
+        raise UsageError(f"exact=True allows at most {MAX_ROWS:,} rows, not {count:,}; use fewer examples")
     return bool(passes)
 
 
 def _paired_rows(layer: LayerStatistics) -> tuple[Array, Array]:
-    """(inputs, gradients), (rows, positions, d) each, of one pass after the other."""
+    """Return (inputs, gradients), each (rows, positions, d), concatenated over backward passes."""
     inputs = {batch: rows[:, :, 0] for batch, rows in layer.stored_inputs}
     x = np.concatenate([inputs[batch] for batch, _ in layer.stored_gradients])
     return x, np.concatenate([rows[:, :, 0] for _, rows in layer.stored_gradients])

@@ -1,4 +1,4 @@
-"""What hooks catch of each layer while a live PyTorch model runs: sums over rows, never the rows, unless asked for."""
+"""Hooks that record statistics of each layer while a live PyTorch model runs: sums over rows, the rows on request."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ from layerscope.numerics.second_moments import FactorSum
 
 @dataclass
 class LayerStatistics:
-    """What the hooks recorded of one weight: sums for each group of a convolution."""
+    """Statistics of one weight that the hooks record, with sums for each group of a convolution."""
 
-    name: str  # of the weight
+    name: str  # name of the weight
     module: Any
     conv: str
     inputs: list[FactorSum] = field(default_factory=list)
     gradients: list[FactorSum] = field(default_factory=list)
-    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples, by this layer's uses of it
-    positions: int = 0  # summed over the calls of one example
+    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples, for the calls of this layer
+    positions: int = 0  # number of positions of one example, summed over calls
     calls: int = 0
-    outputs: int = 0  # of the model
-    batches: dict[int, int] = field(default_factory=dict)  # batch → examples in it, those without a label too
-    stored_inputs: list[tuple[int, Any]] = field(default_factory=list)  # (batch, rows), where exact spectra are wanted
-    stored_gradients: list[tuple[int, Any]] = field(default_factory=list)  # of each backward pass
-    ever_active: Any = None  # (out,) was the unit active behind its ReLU for any example and position?
-    always_active: Any = None  # (out,) for all of them?
-    is_final: bool = False  # is its output the model's?
-    norm: Any = None  # the batch normalisation that its output goes into
-    problem: str = ""  # why it could not be measured
+    outputs: int = 0  # number of outputs of the model
+    batches: dict[int, int] = field(default_factory=dict)  # batch → number of examples, labeled or not
+    stored_inputs: list[tuple[int, Any]] = field(default_factory=list)  # (batch, rows), for exact spectra only
+    stored_gradients: list[tuple[int, Any]] = field(default_factory=list)  # (batch, rows) of each backward pass
+    ever_active: Any = None  # (out,) is the unit active after its ReLU for any example and position?
+    always_active: Any = None  # (out,) is it active for all of them?
+    is_final: bool = False  # is its output the output of the model?
+    norm: Any = None  # batch norm that takes its output
+    problem: str = ""  # reason why the layer could not be measured
 
     @property
     def units(self) -> int:
-        """Features or channels of its output."""
+        """Number of output features or channels."""
         return int(self.module.out_features if kind_of(self.module) == "linear" else self.module.out_channels)
 
     def factors(self, examples: int) -> tuple[Any, Any]:
-        """(S_x, S_d), each (groups, d, d).
+        """Return the input and the gradient covariance, (S_x, S_d), each (groups, d, d).
 
-        "expand": means over examples and positions of a aᵀ, over examples of Σₜ d dᵀ; "reduce": over examples of the
-        position-means' and position-sums' products; "channels": a without the kernel, T²·mean of d dᵀ.
+        With T positions t per example, by convention:
+
+        - "expand": S_x is the mean of a aᵀ over examples and positions, S_d the mean of Σₜ d dᵀ over examples;
+        - "reduce": S_x is the mean over examples for a averaged over positions, S_d for d summed over positions;
+        - "channels": a leaves out the kernel, and S_d is T² times the mean of d dᵀ.
         """
         import torch
 
@@ -52,35 +55,35 @@ class LayerStatistics:
 
 
 class Phase(enum.Flag):
-    """What the hooks record at the moment."""
+    """The quantities that the hooks record at the moment."""
 
     NOTHING = 0
-    FORWARD = enum.auto()  # inputs, into S_x; not while a checkpoint runs its part again during the backward pass
-    WEIGHT_GRADIENT = enum.auto()  # the backward pass is that of the loss
-    FACTORS = enum.auto()  # output gradients, into S_d; with WEIGHT_GRADIENT for the empirical Fisher
+    FORWARD = enum.auto()  # inputs, into S_x; off when gradient checkpointing reruns a part of the forward pass
+    WEIGHT_GRADIENT = enum.auto()  # weight gradients, in the backward pass of the loss
+    FACTORS = enum.auto()  # output gradients, into S_d; together with WEIGHT_GRADIENT for "empirical"
 
 
 @dataclass
 class CaptureState:
-    """What the hooks are to record, and what they share with each other during one batch."""
+    """Settings of the hooks, and the state that they share during one batch."""
 
     bias: bool
     keep_rows: bool
     batch: int = 0
     phase: Phase = Phase.NOTHING
-    output_edges: list[Any] = field(default_factory=list)  # of the graph, to the layers' outputs
-    calls: list[tuple[LayerStatistics, Any, int]] = field(default_factory=list)  # (layer, its input, version of it)
+    output_edges: list[Any] = field(default_factory=list)  # edges of the autograd graph to the outputs of layers
+    calls: list[tuple[LayerStatistics, Any, int]] = field(default_factory=list)  # (layer, input, version of input)
     layer_by_tensor: dict[int, LayerStatistics] = field(default_factory=dict)  # id of a tensor → layer of its units
-    referenced: list[Any] = field(default_factory=list)  # these tensors, so that their ids stay unique
-    last_output: tuple[LayerStatistics | None, Any] = (None, None)  # whose output came last, and where it lies
+    referenced: list[Any] = field(default_factory=list)  # keeps these tensors alive, so that ids stay unique
+    last_output: tuple[LayerStatistics | None, Any] = (None, None)  # (last layer with an output, its memory)
 
     def begin_batch(self, batch: int) -> None:
-        """Record inputs from now on, and nothing of the previous batch."""
+        """Forget the previous batch and start to record inputs."""
         self.phase, self.batch = Phase.FORWARD, batch
         self._forget_tensors()
 
     def end_batch(self) -> None:
-        """Record nothing until the next batch: a loader may run the model, too."""
+        """Stop recording until the next batch: a data loader may run the model, too."""
         self.phase = Phase.NOTHING
         self._forget_tensors()
 
@@ -89,18 +92,18 @@ class CaptureState:
         self.output_edges, self.calls, self.layer_by_tensor, self.referenced = [], [], {}, []
 
     def end_forward(self) -> None:
-        """Record no more inputs."""
+        """Stop recording inputs."""
         self.phase &= ~Phase.FORWARD
 
     def assign_units(self, tensor: Any, layer: LayerStatistics) -> None:
-        """Remember that a tensor has the units of a layer."""
+        """Remember that the units of a tensor belong to this layer."""
         self.layer_by_tensor[id(tensor)] = layer
         self.referenced.append(tensor)
 
 
 @contextmanager
 def layer_hooks(module: Any, layer: LayerStatistics, state: CaptureState) -> Iterator[None]:
-    """Record what a module is called with and what gradients its outputs get, by hooks that are removed at the end."""
+    """Register hooks that record inputs and output gradients of a module; remove them on exit."""
     from torch.autograd import graph
 
     def record_input(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -130,7 +133,7 @@ def layer_hooks(module: Any, layer: LayerStatistics, state: CaptureState) -> Ite
                 _record_output_gradient(module, layer, state, x, version, gradient)
 
         output.register_hook(record_gradient)
-        state.output_edges.append(graph.get_gradient_edge(output))  # an activation in place may follow
+        state.output_edges.append(graph.get_gradient_edge(output))  # before an in-place activation
 
     handles = (
         module.register_forward_pre_hook(record_input, with_kwargs=True),
@@ -150,7 +153,7 @@ def _record_output_gradient(
     rows = gradient_rows(module, gradient.detach()).to(_sum_dtype(gradient))
     if Phase.WEIGHT_GRADIENT in state.phase and kind_of(module) == "linear":
         if x._version != version:
-            layer.problem = "its input is overwritten in place before the gradient comes back"
+            layer.problem = "its input is overwritten in place before the backward pass"
             return
         inputs = input_rows(module, x.detach(), layer.conv).to(_sum_dtype(x))
         add_gradient(layer, rows.flatten(0, 2).T @ inputs.flatten(0, 2))
@@ -161,19 +164,19 @@ def _record_output_gradient(
     if layer.conv == "reduce":
         rows = rows.sum(1, keepdim=True)
     elif layer.conv == "channels":
-        rows = rows * rows.shape[1] ** 0.5  # T²/(N·T) of their sum is T² times their mean
+        rows = rows * rows.shape[1] ** 0.5  # the sum times T²/(N·T) is T² times the mean
     _add_rows(layer.gradients, rows)
 
 
 def add_gradient(layer: LayerStatistics, gradient: Any) -> None:
-    """Add a part of Σ ∂ℓ/∂W."""
+    """Add to the sum Σ ∂ℓ/∂W of a layer."""
     layer.weight_gradient = gradient if layer.weight_gradient is None else layer.weight_gradient + gradient
 
 
 def remove_unlabeled(layer: LayerStatistics, x: Any, version: int, mask: Any, state: CaptureState) -> None:
-    """Subtract from S_x what examples without a label added: they do not count.
+    """Subtract examples without a label from S_x, because they do not count.
 
-    :param mask: which examples, or which tokens of sequences, have a label.
+    :param mask: boolean tensor of the examples (or tokens of sequences) that have a label.
     """
     with autocast_off(x):
         rows = _input_rows(layer.module, x.detach(), layer, state)
@@ -181,9 +184,9 @@ def remove_unlabeled(layer: LayerStatistics, x: Any, version: int, mask: Any, st
             mask = mask.flatten(1).any(1)
         fits = tuple(mask.shape) == tuple(rows.shape[: mask.dim()])
         if not fits or bool(mask.all()):
-            return  # other positions than the labels have: all count
+            return  # rows and labels have different positions, so all rows count
         if x._version != version:
-            layer.problem = "its input is overwritten in place, and some examples have no label"
+            layer.problem = "its input is overwritten in place, so examples without a label cannot be left out"
             return
         unlabeled = apply_convention(rows, layer.conv)[~mask]
         for group, total in enumerate(layer.inputs):
@@ -191,13 +194,13 @@ def remove_unlabeled(layer: LayerStatistics, x: Any, version: int, mask: Any, st
 
 
 def apply_convention(rows: Any, conv: str) -> Any:
-    """The rows of a convention: of "reduce" the mean over positions."""
+    """Average the rows over positions for "reduce"; leave them as they are otherwise."""
     return rows.mean(1, keepdim=True) if conv == "reduce" else rows
 
 
 @contextmanager
 def norm_hook(module: Any, state: CaptureState) -> Iterator[None]:
-    """Find the layer whose output goes into this normalization."""
+    """Register a hook that finds the layer before this norm; remove it on exit."""
 
     def find_layer(_: Any, arguments: Any, output: Any) -> None:
         is_recording = Phase.FORWARD in state.phase and bool(arguments)
@@ -214,7 +217,7 @@ def norm_hook(module: Any, state: CaptureState) -> Iterator[None]:
 
 
 def autocast_off(tensor: Any) -> Any:
-    """Outside autocast: sums of narrower numbers lose the small eigenvalues."""
+    """Context manager that disables autocast: sums in half precision lose the small eigenvalues."""
     import torch
 
     return torch.autocast(tensor.device.type, enabled=False)
@@ -237,7 +240,7 @@ def _add_rows(sums: list[FactorSum], rows: Any) -> None:
 
 
 def _sum_dtype(tensor: Any) -> Any:
-    """At least float32."""
+    """Return float64 for float64 tensors, float32 for all others."""
     import torch
 
     return tensor.dtype if tensor.dtype == torch.float64 else torch.float32

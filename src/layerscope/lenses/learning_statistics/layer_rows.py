@@ -1,6 +1,6 @@
-"""What a layer multiplies, as rows: inputs a and output-gradients d of which ∇W is Σ d aᵀ. Torch tensors.
+"""Inputs a and output gradients d of a layer as rows of torch tensors, such that ∇W = Σ d aᵀ.
 
-Each is (examples, positions, groups, d): positions are those of a convolution or the steps of a sequence.
+The shape is (examples, positions, groups, d), where positions are those of a convolution or the steps of a sequence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ CONVENTIONS = ("expand", "reduce", "channels")
 
 
 def kind_of(module: Any) -> str:
-    """ "linear", "conv" or "conv_transpose" of what can be measured, else ""."""
+    """Return "linear", "conv" or "conv_transpose" for modules that can be measured, "" for others."""
     from torch import nn
 
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
@@ -22,7 +22,7 @@ def kind_of(module: Any) -> str:
 
 
 def input_rows(module: Any, x: Any, conv: str) -> Any:
-    """Rows of the inputs: features, or the patches under the kernel; "channels" leaves the kernel out."""
+    """Return the inputs as rows: features, patches under the kernel, or with "channels" single channels."""
     if kind_of(module) == "linear":
         return _with_example_axis(x, 1).unsqueeze(2)
     x = _with_example_axis(x, 1 + len(module.kernel_size), channels=True)
@@ -32,16 +32,17 @@ def input_rows(module: Any, x: Any, conv: str) -> Any:
 
 
 def gradient_rows(module: Any, g: Any) -> Any:
-    """Rows of the output gradient, that of the summed loss by the output."""
+    """Return the output gradient of the summed loss as rows."""
     if kind_of(module) == "linear":
         return _with_example_axis(g, 1).unsqueeze(2)
     return _positions(_with_example_axis(g, 1 + len(module.kernel_size), channels=True), module.groups)
 
 
 def patches(module: Any, x: Any) -> Any:
-    """What lies under the kernel at each position, (examples, positions, groups, in/groups · kernel).
+    """Return the patch of inputs under the kernel at each position, (examples, positions, groups, in/groups · kernel).
 
-    Of any number of dimensions, strides, dilations and padding modes; entries in the order of ``weight.flatten(1)``.
+    Works for any number of dimensions, stride, dilation and padding mode. Entries are in the order of
+    ``weight.flatten(1)``.
     """
     from torch.nn import functional
 
@@ -57,13 +58,13 @@ def patches(module: Any, x: Any) -> Any:
 
 
 def _positions(x: Any, groups: int) -> Any:
-    """(examples, channels, *where) → (examples, positions, groups, channels/groups)."""
+    """Reshape (examples, channels, *spatial) to (examples, positions, groups, channels/groups)."""
     examples, channels = x.shape[:2]
     return x.reshape(examples, groups, channels // groups, -1).permute(0, 3, 1, 2)
 
 
 def _with_example_axis(x: Any, min_dims: int, *, channels: bool = False) -> Any:
-    """With an axis of examples; what lies between it and the features is one axis of positions."""
+    """Add the axis of examples if it is missing, and merge all axes between it and the features into one."""
     if x.dim() == min_dims:
         x = x.unsqueeze(0)
     if channels:

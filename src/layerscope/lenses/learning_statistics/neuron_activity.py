@@ -1,4 +1,4 @@
-"""Which units are ever, and which are always, active behind a ReLU: modules and functions, in place or not."""
+"""Finds units that are never or always active after a ReLU, for ReLU modules and functions, in place or not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from layerscope.lenses.learning_statistics.layer_rows import kind_of
 
 
 def count_active_units(state: CaptureState) -> AbstractContextManager[Any]:
-    """While it lasts, the output of each ReLU is counted for the layer whose units it has.
+    """Context manager that counts the outputs of each ReLU for the layer that the units belong to.
 
-    A unit is a feature of a linear layer, a channel of a convolution; exactly zero is inactive. What lies between the
-    layer and the ReLU and keeps the shape (a normalisation, a residual sum) hands the units on; of a sum they are those
-    of the layer that came last.
+    A unit is a feature of a linear layer or a channel of a convolution, and is inactive if it is exactly zero.
+    Functions between the layer and the ReLU that keep the shape (a norm, a residual sum) keep the units. The units of a
+    sum belong to the layer that was called last.
     """
     import torch
     from torch.nn import functional
@@ -24,7 +24,7 @@ def count_active_units(state: CaptureState) -> AbstractContextManager[Any]:
              torch.Tensor.relu_}  # fmt: skip
 
     class ReluCounter(TorchFunctionMode):  # type: ignore[misc]
-        """Counts the active units in what ReLUs return, and follows units through other functions."""
+        """Counts active units in the outputs of ReLUs, and tracks units through other functions."""
 
         inside = False  # functional.relu calls torch.relu
 
@@ -40,7 +40,7 @@ def count_active_units(state: CaptureState) -> AbstractContextManager[Any]:
                 return output
             if is_outer_relu:
                 _count_activity(layer, output.detach())
-                state.layer_by_tensor.pop(id(output), None)  # behind the ReLU these are other units
+                state.layer_by_tensor.pop(id(output), None)  # units after the ReLU count as new ones
             elif not self.inside and output.shape == args[0].shape:
                 state.assign_units(output, layer)
             return output
@@ -49,7 +49,7 @@ def count_active_units(state: CaptureState) -> AbstractContextManager[Any]:
 
 
 def _layer_of_units(args: Any, state: CaptureState) -> LayerStatistics | None:
-    """The layer whose units the arguments have: of several the one that came last."""
+    """Return the layer that the units of the arguments belong to; of several, the one that was called last."""
     layers = [state.layer_by_tensor[id(argument)] for argument in args if id(argument) in state.layer_by_tensor]
     if len(layers) < 2:
         return layers[0] if layers else None

@@ -1,7 +1,8 @@
-"""The networks of the layer-wise conditioning paper: MLPs and residual networks, with and without batch norms.
+"""Networks of the layer-wise conditioning paper: MLPs and residual networks, with and without batch norms.
 
-Source: Huang et al., ECCV 2020 (arXiv 2002.10801) and its authors' code: linear layers without biases, U(±1/√d),
-N(0, 2/d) or orthogonal weights; residual networks of 6n + 2 layers for small images (He et al., CVPR 2016).
+The linear layers have no biases; their weights are drawn from U(±1/√d) or N(0, 2/d), or are orthogonal. The residual
+networks have 6n + 2 layers for small images (He et al., CVPR 2016). Source: Huang et al., ECCV 2020 (arXiv 2002.10801)
+and its authors' code.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ INITS = ("random", "he", "orthogonal")
 
 
 def mlp(widths: Sequence[int], *, norm: bool = False, init: str = "random", bias: bool = False, seed: int = 0) -> Any:
-    """Linear layers with ReLUs between them, and batch norms before these with ``norm``: ``fc1``, ``bn1``, …
+    """Build an MLP: linear layers ``fc1``, … with ReLUs between them.
 
-    :param widths: of the input, of the hidden layers, of the output.
-    :param init: "random", U(±1/√d_in); "he", N(0, 2/d_in); "orthogonal".
-    :param bias: of the linear layers; the paper's have none.
-    :raises UsageError: fewer than two widths, or an unknown initialisation.
+    :param widths: widths of the input, the hidden layers and the output.
+    :param norm: put batch norms ``bn1``, … before the ReLUs.
+    :param init: distribution of the weights: "random", U(±1/√d_in); "he", N(0, 2/d_in); or "orthogonal".
+    :param bias: give the linear layers biases; the paper's have none.
+    :param seed: seed for the initial weights.
+    :raises UsageError: there are fewer than two widths, or the initialization is unknown.
     """
     if len(widths) < 2:
-        raise UsageError(f"an MLP needs the widths of its input and output, not {list(widths)}")
+        raise UsageError(f"widths={list(widths)}: an MLP needs at least two widths, of its input and its output")
     if init not in INITS:
-        raise UnknownName("initialisation", init, INITS)
+        raise UnknownName("initialization", init, INITS)
     generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential()
     for i, (d_in, d_out) in enumerate(pairwise(widths), 1):
@@ -60,15 +63,18 @@ def _initialize(layer: Any, init: str, generator: Any) -> None:
 def resnet(
     depth: int, *, classes: int = 10, channels: int = 3, width: int = 16, last_bn: bool = False, seed: int = 0
 ) -> Any:
-    """A residual network of 6n + 2 layers for small images: three stages of n blocks, shortcuts without weights.
+    """Build a residual network with 6n + 2 layers for small images: 3 stages of n blocks, shortcuts without weights.
 
-    :param depth: 8, 14, 20, … 56, 110.
-    :param last_bn: a batch norm between the pooling and the last linear layer.
-    :param width: channels of the first stage, doubled by the next two.
-    :raises UsageError: a depth that is not 6n + 2.
+    :param depth: number of layers: 8, 14, 20, … 56, 110.
+    :param classes: number of outputs.
+    :param channels: number of channels of the input images.
+    :param width: channels of the first stage; the next two stages double it.
+    :param last_bn: put a batch norm between the pooling and the last linear layer.
+    :param seed: seed for the initial weights.
+    :raises UsageError: the depth is not 6n + 2.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise UsageError(f"depth {depth} is not 6n + 2: 8, 14, 20, 26, 32, …")
+        raise UsageError(f"depth={depth} is not 6n + 2; use 8, 14, 20, 26, 32, …")
     generator = torch.Generator().manual_seed(seed)
     net = nn.Sequential()
 
@@ -104,7 +110,7 @@ def resnet(
 
 
 class Block(nn.Module):  # type: ignore[misc]
-    """relu(x + bn(conv(relu(bn(conv(x)))))), x cut and padded with zeros where it changes size (type A)."""
+    """relu(x + bn(conv(relu(bn(conv(x)))))); where the size changes, x is subsampled and padded with zeros (type A)."""
 
     def __init__(self, first: Any, second: Any) -> None:
         super().__init__()
@@ -112,7 +118,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.conv2, self.bn2 = second, nn.BatchNorm2d(second.out_channels)
 
     def forward(self, x: Any) -> Any:
-        """The sum of the stream and the branch."""
+        """Return relu of the sum of shortcut and branch."""
         branch = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         if branch.shape != x.shape:
             x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, branch.shape[1] - x.shape[1]))
@@ -120,7 +126,7 @@ class Block(nn.Module):  # type: ignore[misc]
 
 
 class NormedLinear(nn.Module):  # type: ignore[misc]
-    """A batch norm over all examples and positions, then a linear layer."""
+    """A batch norm over all examples and positions, followed by a linear layer."""
 
     def __init__(self, linear: Any) -> None:
         super().__init__()
@@ -130,5 +136,5 @@ class NormedLinear(nn.Module):  # type: ignore[misc]
         self.train(linear.training)
 
     def forward(self, x: Any) -> Any:
-        """The normalised input's image."""
+        """Normalize the input and apply the linear layer."""
         return self.linear(self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape))

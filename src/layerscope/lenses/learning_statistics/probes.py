@@ -1,4 +1,4 @@
-"""Small experiments on a live PyTorch model: scale a layer, block its updates, put a norm before its last layer."""
+"""Small experiments on a live PyTorch model: scale a layer, freeze layers, insert a norm before the last layer."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from layerscope.live.user_code import torch_parameters
 from layerscope.records.report import Report
 
 INVARIANT, HOMOGENEOUS, NEITHER = "scale-invariant", "homogeneous", "neither"
-MAX_DEVIATION = 0.05  # relative error of a ratio that still agrees with its theorem
+MAX_DEVIATION = 0.05  # largest relative error of a ratio that still counts as agreement with a theorem
 PROBED_METRICS = ("lambda_max_x", "lambda_max_d", "domination")
 
 
 @dataclass(frozen=True)
 class ScaledLayer:
-    """Of one layer: each quantity after the weight of the probed layer was scaled, over what it was before."""
+    """Ratios after/before of one layer's quantities, where the weight of the probed layer was scaled in between."""
 
     name: str
-    inputs: float | None  # λmax(S_x); None where it has no value
-    gradients: float | None  # λmax(S_d)
-    domination: float | None  # σmax(∂L/∂W)/σmax(W)
-    plain: tuple[float, float, float]  # what Theorem 1 says of a rectifier network without biases
-    normalised: tuple[float, float, float]  # what Theorem 2 says where a norm follows each linear map
+    inputs: float | None  # ratio of λmax(S_x), the input covariance; None if it was not measured
+    gradients: float | None  # ratio of λmax(S_d), the gradient covariance
+    domination: float | None  # ratio of σmax(∂L/∂W)/σmax(W)
+    plain: tuple[float, float, float]  # predicted by Theorem 1: ReLU networks without biases and norms
+    normalised: tuple[float, float, float]  # predicted by Theorem 2: a norm follows each linear layer
 
 
 @dataclass(frozen=True)
 class ScaleProbe:
-    """What scaling one weight by α did to every layer, beside what the paper's two theorems say."""
+    """The effect of scaling one weight by α on every layer, next to the predictions of the paper's two theorems."""
 
     layer: str
     alpha: float
     kind: str  # scale-invariant (Theorem 2), homogeneous (Theorem 1), or neither
-    deviation: float  # largest |measured / predicted − 1| of the theorem that is nearer
+    deviation: float  # largest |measured / predicted − 1|, for the theorem that fits better
     layers: tuple[ScaledLayer, ...]
 
     def __repr__(self) -> str:
         width = max(len(layer.name) for layer in self.layers)
-        lines = [f"{self.layer} times {self.alpha:g}: {self.kind} (off by {self.deviation:.1%} at most)"]
+        lines = [f"{self.layer} scaled by {self.alpha:g}: {self.kind}"]
+        lines += [f"  largest deviation from the closer theorem: {self.deviation:.1%}"]
         lines += [f"  {'':{width}}  {'λmax Sx':>22}  {'λmax Sd':>22}  {'domination':>22}"]
         for layer in self.layers:
             measured = (layer.inputs, layer.gradients, layer.domination)
@@ -54,23 +55,27 @@ class ScaleProbe:
                 for ratio, first, second in zip(measured, layer.plain, layer.normalised, strict=True)
             ]
             lines.append(f"  {layer.name:{width}}  " + "  ".join(f"{cell:>22}" for cell in cells))
-        return "\n".join([*lines, "  measured (Theorem 1; Theorem 2)"])
+        return "\n".join([*lines, "  Each cell: measured ratio (predicted by Theorem 1; by Theorem 2)"])
 
 
 def scale_probe(
     model: Any, data: Any, layer: str, alpha: float = 2.0, *, forward: Callable[[Any, Any], Any] | None = None
 ) -> ScaleProbe:
-    """Multiply one weight by α and see which layers feel it.
+    """Multiply one weight by α and measure how every layer responds.
 
-    Theorem 1, a rectifier network without norms and biases: what comes into every later layer scales by α, what comes
-    back to every earlier one by α, the probed layer's own gradient not at all; their second moments by α². Theorem 2,
-    a norm behind each linear map: nothing changes but the probed layer's gradients, by 1/α. The gradient at the output
-    is held fixed (ℓ is a fixed linear function of the output), so that the loss plays no part. Biases and the norms' ε
-    make both approximate. Source: Huang et al., ECCV 2020 (arXiv 2002.10801), Theorems 1 and 2.
+    Theorem 1 (ReLU network without norms and biases): the inputs of all later layers and the output gradients of all
+    earlier layers scale by α, their second moments by α². The output gradient of the probed layer does not change.
+    Theorem 2 (a norm after each linear layer): only the gradients of the probed layer change, by 1/α.
 
-    :param data: (x, y), of which y is not used, or batches of such pairs.
-    :param layer: the weight's name, as in a report; the model is left as it was found.
-    :raises UsageError: no such weight, or an α that is not above zero.
+    The loss is replaced by a fixed linear function of the output, so that the gradient at the output stays the same.
+    Biases and the ε of the norms make both theorems approximate. The model is left as it was found. Source: Huang et
+    al., ECCV 2020 (arXiv 2002.10801), Theorems 1 and 2.
+
+    :param data: a pair (x, y), or batches of such pairs; y is not used.
+    :param layer: name of the weight, as in a report, e.g. "fc1.weight" or "fc1".
+    :param alpha: factor above 0 and other than 1.
+    :param forward: function (model, batch) → (output, labels), for models that are not called as model(x).
+    :raises UsageError: there is no such weight, it cannot be measured, or α is out of range.
     """
     import torch
 
@@ -81,9 +86,11 @@ def scale_probe(
     }
     layer = layer if layer in weights else f"{layer}.weight" if f"{layer}.weight" in weights else layer
     if layer not in weights:
-        raise UsageError(f"no weight called {layer!r}{did_you_mean(layer, weights)}")
+        raise UsageError(
+            f"no weight called {layer!r}{did_you_mean(layer, weights)} Give the name of a layer or of its weight"
+        )
     if not (0 < alpha < math.inf) or alpha == 1:
-        raise UsageError(f"alpha must be above zero and not 1, which is {alpha!r}")
+        raise UsageError(f"alpha must be a finite number above 0 and other than 1, e.g. 2, not {alpha!r}")
     weight = weights[layer]
     original = weight.detach().clone()
 
@@ -105,7 +112,7 @@ def scale_probe(
             weight.copy_(original)
     names = [row.name for row in before.rows if not row.skipped]
     if layer not in names:
-        raise UsageError(f"{layer} cannot be measured: {before.layers[layer].skipped}")
+        raise UsageError(f"{layer} cannot be measured: {before.layers[layer].skipped}; choose another layer")
     layers = tuple(_scaled_layer(name, names.index(layer) - i, alpha, before, after) for i, name in enumerate(names))
     deviations = {HOMOGENEOUS: max(_deviation(scaled, scaled.plain) for scaled in layers)}
     deviations[INVARIANT] = max(_deviation(scaled, scaled.normalised) for scaled in layers)
@@ -115,7 +122,10 @@ def scale_probe(
 
 
 def _scaled_layer(name: str, layers_before: int, alpha: float, before: Report, after: Report) -> ScaledLayer:
-    """``layers_before``: how many layers it comes before the probed one; negative behind it."""
+    """Compare one layer with both theorems.
+
+    :param layers_before: number of layers from this one to the probed one; negative for later layers.
+    """
     ratios = [_metric_ratio(before, after, name, metric) for metric in PROBED_METRICS]
     square = alpha**2
     plain = (
@@ -139,20 +149,21 @@ def _deviation(layer: ScaledLayer, predicted: tuple[float, float, float]) -> flo
 
 @contextmanager
 def block_updates(model: Any, pattern: str) -> Iterator[tuple[str, ...]]:
-    """Inside, layers with a 0 in the pattern are not trained: weight domination pushed to its end.
+    """Context manager that freezes the layers with a 0 in the pattern, as the extreme case of weight domination.
 
-    ``block_updates(model, "00111")`` freezes weight and bias of the first two of five linear or convolutional layers;
-    what is not theirs (the norms) goes on. Yields the names of the frozen modules; afterwards all is as before. It is
-    an upper bound of what weight domination does, with random features kept: it does not show that a dominated layer
-    is as bad. Source: Huang et al., ECCV 2020 (arXiv 2002.10801), §4.2.
+    ``block_updates(model, "00111")`` freezes the weight and the bias of the first two of five linear or convolutional
+    layers; norms still train. It yields the names of the frozen modules and unfreezes them on exit. A frozen layer
+    keeps its random features, so that the result is an upper bound for the effect of domination: a dominated layer
+    still learns slowly. Source: Huang et al., ECCV 2020 (arXiv 2002.10801), §4.2.
 
-    :raises UsageError: another number of layers, or characters other than 0 and 1.
+    :param pattern: one character per linear or convolutional layer, in the order of modules: 0 frozen, 1 trained.
+    :raises UsageError: the pattern has another length than the model has layers, or characters other than 0 and 1.
     """
     torch_parameters(model)
     layers = {name: module for name, module in model.named_modules() if measurable(module)}
     if len(pattern) != len(layers) or set(pattern) - {"0", "1"}:
         raise UsageError(
-            f"{pattern!r} is no pattern of {len(layers)} zeros and ones, one for each of {', '.join(layers)}"
+            f"pattern={pattern!r} must be {len(layers)} zeros and ones, one for each of {', '.join(layers)}"
         )
     frozen = [name for name, sign in zip(layers, pattern, strict=True) if sign == "0"]
     frozen_parameters = [p for name in frozen for p in layers[name].parameters(recurse=False)]
@@ -160,7 +171,7 @@ def block_updates(model: Any, pattern: str) -> Iterator[tuple[str, ...]]:
     try:
         for p in frozen_parameters:
             p.requires_grad_(False)
-            p.grad = None  # an optimiser passes over parameters without one
+            p.grad = None  # optimizers skip parameters without a gradient
         yield tuple(frozen)
     finally:
         for p, requires_grad, gradient in before:
@@ -169,13 +180,14 @@ def block_updates(model: Any, pattern: str) -> Iterator[tuple[str, ...]]:
 
 
 def with_last_bn(model: Any, name: str | None = None) -> Any:
-    """A copy of the model with a batch norm before its last linear layer: the remedy for deep residual networks.
+    """Return a copy of the model with a batch norm before its last linear layer, a remedy for deep residual networks.
 
-    The last layer's curvature is λmax of its inputs times that of its gradients; behind a batch norm the former is of
-    the order of the width, whatever the depth. Source: Huang et al., ECCV 2020 (arXiv 2002.10801), §5.
+    The curvature of the last layer is λmax of its input covariance times λmax of its gradient covariance. After a batch
+    norm the first factor is of the order of the width, at any depth. Source: Huang et al., ECCV 2020 (arXiv
+    2002.10801), §5.
 
-    :param name: of the linear layer; the last one that is registered where none is given.
-    :raises UsageError: no such linear layer.
+    :param name: name of the linear layer; by default the last one that the model registers.
+    :raises UsageError: there is no such linear layer.
     """
     from torch import nn
 
@@ -186,7 +198,8 @@ def with_last_bn(model: Any, name: str | None = None) -> Any:
     linear = {path: module for path, module in copied.named_modules() if type(module) is nn.Linear}
     if not linear or (name is not None and name not in linear):
         hint = did_you_mean(name or "", linear) or (f"; there are: {', '.join(linear)}" if linear else "")
-        raise UsageError(f"the model has no linear layer{'' if name is None else f' {name!r}'}{hint}")
+        called = "" if name is None else f" called {name!r}"
+        raise UsageError(f"the model has no linear layer{called}, which the measurement needs{hint}")
     path = name if name is not None else list(linear)[-1]
     normed = NormedLinear(linear[path])
     if not path:

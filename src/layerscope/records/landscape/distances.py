@@ -1,4 +1,4 @@
-"""Distances between models, of their weights and of their functions."""
+"""Results of distance measurements: distances between models in weight space and in function space."""
 
 from __future__ import annotations
 
@@ -16,41 +16,44 @@ from layerscope.numerics import parameter_geometry
 from layerscope.numerics.finite_numbers import finite_or_none
 from layerscope.records.findings import Finding
 from layerscope.records.viewable import Viewable
+from layerscope.text import plural
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats, Ints
 
-UNRELATED_DISTANCE = 0.95  # symmetric: as far as vectors that have nothing in common
-MIN_ENTRIES_FOR_COSINE = 400  # from which a tensor's cosine tells chance from kinship
-MAX_CHANCE_DEVIATIONS = 3.0  # standard deviations 1/√P of a cosine of independent weights
+UNRELATED_DISTANCE = 0.95  # symmetric distance from which two models count as unrelated
+MIN_ENTRIES_FOR_COSINE = 400  # smaller tensors reach high cosines by chance
+MAX_CHANCE_DEVIATIONS = 3.0  # in standard deviations, 1/√P, of the cosine of independent weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Distances(Viewable):
-    """Distances of several models over the tensors that count, as matrices with a row per model."""
+    """Distances between several models over the selected tensors, as matrices with one row per model."""
 
     names: tuple[str, ...]
-    select: str  # which tensors count
-    params: int  # entries that do
-    tensors: Mapping[str, Floats]  # name → squared l2 distances (M, M) of this tensor
-    lengths: Mapping[str, Floats]  # name → squared lengths (M,)
-    products: Floats  # Gram matrix (M, M) over all of them
-    squares: Floats  # squared l2 distances (M, M), differences taken directly where the Gram matrix loses them
-    expected: Mapping[str, float]  # initialiser → l2 distance of two fresh models of these shapes
-    unlike: tuple[str, ...] = ()  # tensors left out because not all models have them alike
-    without: Mapping[str, Floats] = field(default_factory=dict)  # symmetric distances without "scale", and "order" too
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the tensors
-    origin: str = ""  # the model that the others started from
-    drift: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # Gram matrix (M, M) of differences from it
+    select: str  # which tensors are compared
+    params: int  # number of entries compared
+    tensors: Mapping[str, Floats]  # tensor name → squared l2 distances (M, M)
+    lengths: Mapping[str, Floats]  # tensor name → squared norms (M,)
+    products: Floats  # Gram matrix (M, M) over all tensors
+    squares: Floats  # squared l2 distances (M, M); computed directly where the Gram matrix is too imprecise
+    expected: Mapping[str, float]  # initializer → expected l2 distance of two untrained models of these shapes
+    unlike: tuple[str, ...] = ()  # tensors skipped because some model lacks them or has another shape
+    without: Mapping[str, Floats] = field(default_factory=dict)  # "scale", "order" → symmetric distances
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # tensor name → shape
+    origin: str = ""  # the model from which the others were trained
+    drift: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # Gram matrix (M, M) of model − origin
     findings: tuple[Finding, ...] = ()  # LS306 and LS307
 
     def matrix(self, kind: str = "l2") -> Floats:
-        """Of every two: "l2" ‖a−b‖; "symmetric" ‖a−b‖/√(‖a‖²+‖b‖²), 0 for equal models and 1 for unrelated ones;
-        "relative" ‖a−b‖/‖a‖, a the row's; "cosine"; "rms". Where an origin o was given, "centred": the cosine of a−o
-        and b−o. Where a module was, "scale" and "order": the symmetric one of canonical forms, and of these in the
-        order of units that fits best.
+        """Return the distances (M, M) of one kind between all pairs of models.
 
-        :raises UnknownName: another kind.
+        Always available: "l2", ‖a−b‖; "symmetric", ‖a−b‖/√(‖a‖²+‖b‖²), which is 0 for equal and 1 for unrelated models;
+        "relative", ‖a−b‖/‖a‖ with a the model of the row; "cosine", the cosine of a and b; "rms", ‖a−b‖/√entries.
+        With an origin o: "centred", the cosine of a−o and b−o. With a module: "scale", the symmetric distance after
+        removing scales that leave the function unchanged, and "order", the same after permutation alignment.
+
+        :raises UnknownName: if there is no such kind; see :attr:`kinds`.
         """
         if kind == "l2":
             return np.asarray(np.sqrt(self.squares))
@@ -73,17 +76,17 @@ class Distances(Viewable):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Those that :meth:`matrix` has."""
+        """The kinds of distance that :meth:`matrix` accepts."""
         return (*DISTANCE_KINDS, *(["centred"] if self.origin else []), *self.without)
 
     @property
     def from_origin(self) -> dict[str, float]:
-        """l2 distance of each model from the origin; empty without one."""
+        """l2 distance of each model from the origin; empty if no origin was given."""
         return {name: math.sqrt(x) for name, x in zip(self.names, np.diagonal(self.drift), strict=False)}
 
     @property
     def tree(self) -> Floats:
-        """Which models join at which symmetric distance, (M − 1, 4): SciPy's linkage, the mean between groups."""
+        """SciPy's average linkage (M − 1, 4): two groups join at their mean symmetric distance."""
         from scipy.cluster.hierarchy import linkage
         from scipy.spatial.distance import squareform
 
@@ -92,7 +95,7 @@ class Distances(Viewable):
         return tree
 
     def share_above_chance(self, i: int, j: int) -> float:
-        """Share of the weights whose cosine is above what chance gives independent ones."""
+        """Return the share of weight tensors whose cosine is higher than independent weights reach by chance."""
         are_above = []
         for name, shape in self.shapes.items():
             size, (length_i, length_j) = math.prod(shape), self.lengths[name][[i, j]]  # squared
@@ -102,9 +105,9 @@ class Distances(Viewable):
         return sum(are_above) / len(are_above) if are_above else math.nan
 
     def by_layer(self, a: str, b: str) -> dict[str, float]:
-        """l2 distance of each module's tensors between two models: their squares add up to the whole.
+        """Return the l2 distance between two models for each module; the squares add up to the total.
 
-        :raises UnknownName: no such model.
+        :raises UnknownName: if there is no such model.
         """
         i, j = (self._index_of(name) for name in (a, b))
         squares_by_module: dict[str, float] = {}
@@ -114,7 +117,7 @@ class Distances(Viewable):
         return {module: math.sqrt(square) for module, square in squares_by_module.items()}
 
     def parts(self, a: str, b: str) -> tuple[float, float]:
-        """(share of the squared distance that is a difference of lengths, share that is angle)."""
+        """Split the squared distance into (share due to different norms, share due to different directions)."""
         i, j = (self._index_of(name) for name in (a, b))
         length_a, length_b = (math.sqrt(max(0.0, float(self.products[k, k]))) for k in (i, j))
         total = float(self.squares[i, j])
@@ -122,27 +125,30 @@ class Distances(Viewable):
         return length_share, 1.0 - length_share if total > 0 else 0.0
 
     def reading(self) -> list[str]:
-        """What the distances say, in plain language."""
+        """Return an explanation of the distances, one sentence per item."""
         symmetric, sentences = self.matrix("symmetric"), []
         values = [float(symmetric[i, j]) for i, j in combinations(range(len(self.names)), 2)]
         far = sum(value >= UNRELATED_DISTANCE for value in values)
         if far == len(values):
-            sentences.append("Every two are as far apart as vectors that have nothing in common (symmetric ≥ 0.95).")
+            sentences.append("All pairs are as far apart as unrelated weights (symmetric distance ≥ 0.95).")
         elif far:
-            sentences.append(f"{far} of {len(values)} pairs have nothing in common (symmetric ≥ 0.95).")
+            sentences.append(
+                f"{far} of {len(values)} pairs are as far apart as unrelated weights (symmetric distance ≥ 0.95)."
+            )
         else:
             low, high = f"{min(values):.3g}", f"{max(values):.3g}"
             span = low if low == high else f"{low} to {high}"
             sentences.append(
-                f"Symmetric distance {span}: 1 has nothing in common, 0 everything; norms' gains lower it."
+                f"Symmetric distance {span} (0: equal weights, 1: unrelated weights). "
+                "Normalization gains near 1 lower it, because all models share them."
             )
         measured = [float(value) for value in self.matrix("l2")[np.triu_indices(len(self.names), 1)]]
         mean, fresh = sum(measured) / len(measured), self.expected["torch"]
         if fresh > 0:
-            sentences.append(f"Mean distance {mean:.4g}; two fresh models of torch's own initialiser: {fresh:.4g}.")
+            sentences.append(f"Mean l2 distance {mean:.4g}; two models freshly initialized by PyTorch: {fresh:.4g}.")
         sentences.append(
-            "Euclidean distance alone ranks nothing: decay shrinks it, and scales and orders of units do not "
-            "change what a model computes."
+            "The l2 distance alone does not show how different two models are: weight decay shrinks it, and "
+            "rescaling or permuting hidden units changes it without changing the predictions."
         )
         return sentences
 
@@ -152,11 +158,11 @@ class Distances(Viewable):
         return self.names.index(name)
 
     def plot(self, kind: str = "l2", ax: Any = None) -> Any:
-        """The matrix as a matplotlib figure, near models beside each other, and the tree in which they join."""
+        """Draw the distances as a matplotlib figure, close models adjacent, next to the dendrogram of the models."""
         return self._figure(kind, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; NaN becomes null."""
+        """Return the distances as plain JSON types; NaN becomes null."""
         plain = {kind: [[finite_or_none(x) for x in row] for row in self.matrix(kind)] for kind in self.kinds}
         return {
             "names": list(self.names),
@@ -175,32 +181,32 @@ class Distances(Viewable):
 
 @dataclass(frozen=True)
 class FunctionDistance:
-    """Two models on the same inputs."""
+    """Differences between the predictions of two models on the same examples."""
 
-    disagreement: float  # share of examples with another most likely class
-    normalised: float  # over the mean of both error rates: 1 where errors are as independent as they can be
-    js: float  # mean Jensen–Shannon divergence of the probabilities, nats: 0 to ln 2
-    logits: float  # root mean square difference of the logits, each row centred
-    cka: float  # linear CKA of the logits, 1 up to rotation and scale (Kornblith et al. 2019)
-    errors: tuple[float, float]
-    examples: int
+    disagreement: float  # share of examples for which the predicted class differs
+    normalised: float  # disagreement / mean error rate; 1 if the errors are as independent as they can be
+    js: float  # mean Jensen–Shannon divergence of the probabilities in nats, from 0 to ln 2
+    logits: float  # root mean square difference of the logits, centered per example
+    cka: float  # linear CKA of the logits; 1 if they are equal up to rotation and scale (Kornblith et al. 2019)
+    errors: tuple[float, float]  # error rate of each model
+    examples: int  # number of examples compared
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """B with its units in A's order."""
+    """Model B with its hidden units permuted to match those of model A."""
 
-    weights: Mapping[str, Array]  # of B, permuted
-    permutations: tuple[Ints, ...]  # of each group that is free, new order of B's units
-    groups: int  # that were permuted
-    fixed: tuple[str, ...]  # why others could not be
-    before: float  # ‖A − B‖ over the learned tensors
-    after: float  # ‖A − PB‖
-    output_change: float  # largest |f(PB) − f(B)| over the largest |f(B)|: rounding; NaN where no model was given
+    weights: Mapping[str, Array]  # weights of B after the permutation
+    permutations: tuple[Ints, ...]  # for each free group, the new order of B's units
+    groups: int  # number of permuted groups
+    fixed: tuple[str, ...]  # reasons why other groups could not be permuted
+    before: float  # ‖A − B‖ over the trainable tensors
+    after: float  # ‖A − PB‖, with P the permutation
+    output_change: float  # largest |f(PB) − f(B)| / largest |f(B)|, due to rounding; NaN without a model
     method: str
 
     def __repr__(self) -> str:
-        fixed = f", {len(self.fixed)} fixed" if self.fixed else ""
-        change = "not compared" if math.isnan(self.output_change) else f"changed by {self.output_change:.1e}"
-        moved = f"distance {self.before:.4g} → {self.after:.4g}, output {change}"
-        return f"aligned by {self.method}: {self.groups} groups{fixed}; {moved}"
+        fixed = f", others not permuted ({plural(len(self.fixed), 'reason')})" if self.fixed else ""
+        change = "not checked" if math.isnan(self.output_change) else f"changed by {self.output_change:.1e}"
+        moved = f"l2 distance {self.before:.4g} → {self.after:.4g}, output {change}"
+        return f"aligned by {self.method}: {plural(self.groups, 'group')} permuted{fixed}; {moved}"

@@ -1,4 +1,4 @@
-"""Metrics along a line or a curve between two models, and its barrier."""
+"""Results along a line or a curve between two models: metrics at each point, and the loss barrier."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from layerscope.records.viewable import Viewable
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-HIGHER_IS_BETTER = ("accuracy",)  # metrics that are better when higher
+HIGHER_IS_BETTER = ("accuracy",)  # the barrier of these metrics is that of 1 − metric
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Line(Viewable):
-    """Metrics along (1−t)·A + t·B."""
+    """Metrics of the models (1−t)·A + t·B on the line from A to B."""
 
     names: tuple[str, str]
     t: Floats  # (n,)
-    metrics: Mapping[str, Floats]  # by name, (n,); NaN where there is a hole
-    about: Mapping[str, Any]  # examples, loss, policy of batch norms
-    holes: Mapping[str, int]  # points without a value, by reason
+    metrics: Mapping[str, Floats]  # metric name → (n,); NaN where a point has no value
+    about: Mapping[str, Any]  # examples, loss and batch-norm policy
+    holes: Mapping[str, int]  # reason → number of points without a value
     samples: Floats = field(default_factory=lambda: np.zeros((0, 0)), repr=False)  # (n, examples) losses
-    clamped: int = 0  # variances below zero that interpolation made
+    clamped: int = 0  # negative variances from interpolation that were set to zero
 
     def barrier(self, kind: str = "chord", metric: str = "loss") -> Barrier:
-        """The hill between the ends; of accuracy, that of the error.
+        """Return the loss barrier between the ends; for accuracy, the barrier of the error 1 − accuracy.
 
-        :param kind: "chord", "mean_ends", "max_ends" or "signed", see
+        :param kind: the reference that the metric is compared with: "chord", "mean_ends", "max_ends" or "signed"; see
             :func:`layerscope.numerics.parameter_geometry.barrier`.
-        :raises UsageError: no such kind or metric.
+        :param metric: name of the metric, one of :attr:`metrics`.
+        :raises UsageError: if there is no such kind or metric.
         """
         if kind not in parameter_geometry.BARRIER_KINDS or metric not in self.metrics:
-            raise UsageError(f"barriers are {', '.join(parameter_geometry.BARRIER_KINDS)} of {', '.join(self.metrics)}")
+            kinds, metrics = ", ".join(parameter_geometry.BARRIER_KINDS), ", ".join(self.metrics)
+            raise UsageError(f"barrier({kind!r}, {metric!r}): kind must be one of {kinds}; metric one of {metrics}")
         values = 1 - self.metrics[metric] if metric in HIGHER_IS_BETTER else self.metrics[metric]
         top = parameter_geometry.barrier(self.t, values, kind)
         return Barrier(top.value, top.at, self._barrier_error(top.at, metric), kind, metric)
 
     def errors(self, metric: str = "loss") -> Floats:
-        """Standard error of each point over the examples, (n,): of accuracy √(p(1−p)/N); NaN where it is not known."""
+        """Return the standard error of each point (n,) over the examples; √(p(1−p)/N) for accuracy, NaN if unknown."""
         if metric == "loss" and self.samples.shape[1:] > (1,):
             return np.asarray(self.samples.std(1, ddof=1) / math.sqrt(self.samples.shape[1]))
         p, count = self.metrics[metric], self.about.get("examples", 0)
@@ -56,16 +58,16 @@ class Line(Viewable):
 
     @property
     def rise(self) -> float:
-        """Largest rise of the loss over its running minimum from A to B: 0 where it only falls."""
+        """Largest increase of the loss above its running minimum from A to B; 0 if the loss only decreases."""
         inside = (self.t >= 0) & (self.t <= 1)
         return parameter_geometry.monotone_rise(self.metrics["loss"][inside])
 
     def plot(self, *others: Line, ax: Any = None) -> Any:
-        """The curves as a matplotlib figure, with those of other lines."""
+        """Draw the metrics as a matplotlib figure, together with those of other lines."""
         return self._figure(*others, ax=ax)
 
     def _barrier_error(self, at: float, metric: str) -> float | None:
-        """Standard error of the top over the chord, paired: the same examples were seen everywhere."""
+        """Standard error of the barrier, paired because all points are evaluated on the same examples."""
         samples_by_t = {float(t): row for t, row in zip(self.t, self.samples, strict=False)}
         if metric != "loss" or not {0.0, 1.0, at} <= samples_by_t.keys():
             return None
@@ -75,7 +77,7 @@ class Line(Viewable):
         return float(rises.std(ddof=1) / math.sqrt(len(rises)))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; holes are null. "top" is that of the chord, its error a standard error."""
+        """Return the results as plain JSON types; missing values are null. "top" describes the chord barrier."""
         top = self.barrier()
         return {
             "names": list(self.names), "t": self.t.tolist(), "about": dict(self.about), "holes": dict(self.holes),
@@ -89,25 +91,26 @@ class Line(Viewable):
 
 @dataclass(frozen=True)
 class Barrier:
-    """How high the hill between two models is."""
+    """The loss barrier between two models, with its position and standard error."""
 
     value: float
-    at: float  # t of its top
-    error: float | None  # standard error, over the examples; None where single losses are not known
+    at: float  # t of the highest point
+    error: float | None  # standard error over the examples; None without a loss for each example
     kind: str
     metric: str
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A trained path between two models, beside the straight one."""
+    """A trained path between two models, compared with the straight line."""
 
     kind: str
     straight: Line
     curved: Line
     bends: tuple[Mapping[str, Array], ...]
-    stretch: float  # length of the path over the distance of its ends
+    stretch: float  # length of the path divided by the distance between its ends
 
     def __repr__(self) -> str:
         straight, curved = (path.barrier().value for path in (self.straight, self.curved))
-        return f"{self.kind}: barrier {straight:.4g} straight, {curved:.4g} curved; {self.stretch:.3g} times as long"
+        lengths = f"the curve is {self.stretch:.3g} times as long"
+        return f"{self.kind}: loss barrier {straight:.4g} on the straight line, {curved:.4g} on the curve; {lengths}"

@@ -1,4 +1,4 @@
-"""Metrics on a plane through models, and the path of a training run."""
+"""Results on a plane through models, and the path of a training run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """A run on the plane of its path: where its checkpoints are, and how true the plane is to them."""
+    """A training run projected onto a plane, and how well the plane represents its checkpoints."""
 
     names: tuple[str, ...]
-    where: Floats  # (T, 2) coordinates u, v
-    off: Floats  # (T,) distance from the plane
-    losses: Floats  # (T,) of the checkpoints themselves
-    below: Floats  # (T,) of their places on the plane
-    shares: tuple[float, float]  # of the path's variance that the plane's directions explain
-    walk: tuple[float, float]  # what those of a random walk would
+    where: Floats  # (T, 2) coordinates u, v of the projected checkpoints
+    off: Floats  # (T,) distance of each checkpoint from the plane
+    losses: Floats  # (T,) loss of each checkpoint
+    below: Floats  # (T,) loss at the projection of each checkpoint onto the plane
+    shares: tuple[float, float]  # share of the run's variance that each direction of the plane explains
+    walk: tuple[float, float]  # the same shares for a random walk
 
     @property
     def gap(self) -> float:
-        """Largest difference between a checkpoint's loss and that of its place on the plane."""
+        """Largest difference between the loss of a checkpoint and the loss at its projection onto the plane."""
         gaps = np.abs(self.losses - self.below)
         return float(np.nanmax(gaps)) if np.isfinite(gaps).any() else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return the results as plain JSON types."""
         rows = {name: [finite_or_none(x) for x in getattr(self, name)] for name in ("off", "losses", "below")}
         return {"names": list(self.names), "where": self.where.tolist(), "shares": list(self.shares),
                 "walk": list(self.walk), "gap": finite_or_none(self.gap), **rows}  # fmt: skip
@@ -46,50 +46,53 @@ class Track:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plane(Viewable):
-    """Metrics at A + u·(B−A) + v·(C−A)."""
+    """Metrics of the models A + u·(B−A) + v·(C−A) on a plane through A, B and C."""
 
     names: tuple[str, str, str]
     u: Floats  # (m,)
     v: Floats  # (n,)
-    metrics: Mapping[str, Floats]  # by name, (n, m): a row for each v
+    metrics: Mapping[str, Floats]  # metric name → (n, m), one row for each v
     about: Mapping[str, Any]
-    holes: Mapping[str, int]
-    corners: Floats  # (3, 2) of A, B, C in weight units, orthonormal axes; NaN where they lie on a line
-    angle: float  # at A, degrees
-    clamped: int = 0
-    track: Track | None = None  # of a run on the plane of its path
-    findings: tuple[Finding, ...] = ()  # LS308, of the plane of a run
+    holes: Mapping[str, int]  # reason → number of points without a value
+    corners: Floats  # (3, 2) positions of A, B, C on orthonormal axes, in weight units; NaN if they are collinear
+    angle: float  # between B−A and C−A, in degrees
+    clamped: int = 0  # negative variances from interpolation that were set to zero
+    track: Track | None = None  # the training run, if the plane is that of its path
+    findings: tuple[Finding, ...] = ()  # LS308, if the plane does not represent the run
 
     def best(self, metric: str = "accuracy") -> tuple[float, float, float]:
-        """(value, u, v) of the best point.
+        """Return (value, u, v) of the best point: the highest accuracy, or the lowest value of any other metric.
 
-        :raises UsageError: no such metric, or nothing but holes.
+        :raises UsageError: if there is no such metric, or if no point has a value.
         """
         if metric not in self.metrics:
-            raise UsageError(f"the plane has {', '.join(self.metrics)}, not {metric!r}")
+            raise UsageError(f"metric={metric!r}: this plane has only {', '.join(self.metrics)}")
         values = self.metrics[metric] if metric in HIGHER_IS_BETTER else -self.metrics[metric]
         if not np.isfinite(values).any():
-            raise UsageError("every point is a hole")
+            raise UsageError(
+                f"metric={metric!r}: no point of the plane has a finite value; try another range of u and v"
+            )
         i, j = np.unravel_index(int(np.nanargmax(values)), values.shape)
         return float(self.metrics[metric][i, j]), float(self.u[j]), float(self.v[i])
 
     def coordinates(self) -> tuple[Floats, Floats]:
-        """(x, y), (n, m) each: where the points lie on orthonormal axes, in weight units."""
+        """Return (x, y), each (n, m): positions of the points on orthonormal axes, in weight units."""
         (_, _), (b, _), (cx, cy) = self.corners
         u, v = np.meshgrid(self.u, self.v)
         return u * b + v * cx, v * cy
 
     def plot(self, metric: str = "", ax: Any = None, *, coordinates: str = "affine", surface: bool = False) -> Any:
-        """The plane as a matplotlib figure: accuracy, where there is one.
+        """Draw one metric on the plane as a matplotlib figure.
 
-        :param coordinates: "affine": u and v as if they were orthogonal; "orthonormal": true angles, in weight units.
-        :param surface: seen from the side instead, its height the metric.
-        :raises UnknownName: other coordinates.
+        :param metric: name of the metric; by default accuracy if it was measured, else the first metric.
+        :param coordinates: "affine" draws u and v as orthogonal axes; "orthonormal" shows true angles, in weight units.
+        :param surface: draw a surface in perspective, with the metric as its height.
+        :raises UnknownName: if there is no such metric or kind of coordinates.
         """
         return self._figure(metric, ax=ax, coordinates=coordinates, surface=surface)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; holes are null."""
+        """Return the results as plain JSON types; missing values are null."""
         return {
             "names": list(self.names), "u": self.u.tolist(), "v": self.v.tolist(), "about": dict(self.about),
             "metrics": {k: [[finite_or_none(x) for x in row] for row in values] for k, values in self.metrics.items()},
@@ -102,28 +105,28 @@ class Plane(Viewable):
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Checkpoints of one run, on the plane of most of their variance."""
+    """Checkpoints of one training run, projected onto the plane of their first two principal components."""
 
     names: tuple[str, ...]
-    from_start: Floats  # (T,) distance from the first
-    steps: Floats  # (T − 1,) distance from one to the next
-    coordinates: Floats  # (T, 2) on the principal plane through the last
-    shares: Floats  # (2,) of the variance that its directions explain
-    walk: tuple[float, float]  # what those of a random walk of many dimensions would explain
-    off_plane: Floats  # (T,) distance from the plane
+    from_start: Floats  # (T,) distance from the first checkpoint
+    steps: Floats  # (T − 1,) distance from each checkpoint to the next
+    coordinates: Floats  # (T, 2) on the principal plane through the last checkpoint
+    shares: Floats  # (2,) share of the variance that each direction explains
+    walk: tuple[float, float]  # the same shares for a random walk in many dimensions
+    off_plane: Floats  # (T,) distance of each checkpoint from the plane
     axes: tuple[Mapping[str, Array], Mapping[str, Array]]  # unit directions
-    findings: tuple[Finding, ...] = ()  # LS308, of the shares alone; of the losses too where a plane was drawn
+    findings: tuple[Finding, ...] = ()  # LS308, judged by the shares alone; a plane's LS308 also compares losses
 
     @property
     def length(self) -> float:
-        """Of the path; over the distance of its ends it says how much it winds."""
+        """Length of the path; divided by the distance between its ends it shows how much the path winds."""
         return float(self.steps.sum())
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{share:.1%}" for share in self.shares)
         walk = ", ".join(f"{share:.0%}" for share in self.walk)
         ends = float(self.from_start[-1])
-        path = f"{len(self.names)} checkpoints, path {self.length:.4g}, ends {ends:.4g} apart"
-        off = f"off it by {float(self.off_plane.max()):.3g} at most"
-        summary = f"{path}; the plane explains {shares} (a random walk: {walk}), {off}"
+        path = f"{len(self.names)} checkpoints, path length {self.length:.4g}, distance between the ends {ends:.4g}"
+        off = f"largest distance from the plane {float(self.off_plane.max()):.3g}"
+        summary = f"{path}; the plane explains {shares} of the variance (a random walk: {walk}); {off}"
         return "\n".join([summary, *(f"{f.code} {f.title}: {f.message}" for f in self.findings)])

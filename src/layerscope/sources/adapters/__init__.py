@@ -1,1 +1,1 @@
-"""LoRA and its relatives: factors, scale, DoRA's magnitudes, and an adapter added to its base model."""
+"""LoRA and its variants: factors, scale, DoRA magnitudes, and adapters added to their base model."""

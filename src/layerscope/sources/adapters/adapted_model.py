@@ -44,7 +44,7 @@ class MergedSource:
             module = _find_module(factors.stem, stems)
             if not factors.fault() and module in self._factors_by_module:
                 labels = f"{self._factors_by_module[module].label} and {factors.label}"
-                raise Unreadable(f"{target}: {labels} are both for {module}; analyse one adapter at a time")
+                raise Unreadable(f"{target}: {labels} both adapt {module}; analyze one adapter at a time")
             if not factors.fault():
                 self._factors_by_module[module] = factors
         self._replaced_layers = {
@@ -56,7 +56,10 @@ class MergedSource:
                 (row.skipped for row in rows if row.tensor.removesuffix(".weight") in self._factors_by_module), ""
             )
             names = ", ".join(f.stem for f in list(adapter.factors.values())[:2])
-            raise Unreadable(f"{target}: the base model has none of the adapted modules ({reason or names})")
+            raise Unreadable(
+                f"{target}: the base model has none of the adapted modules ({reason or names}); "
+                "pass the model that the adapter was trained on"
+            )
         adapted = {row.tensor.removesuffix(".weight") for row in rows if not row.skipped}
         unplaced = [
             replace(ref, skipped=ref.skipped or "the base model has no layer for it")
@@ -66,11 +69,11 @@ class MergedSource:
         self._layers = number_layers([*rows, *unplaced])
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every tensor of the base model, then adapters that it has no place for."""
+        """Return every tensor of the base model, then adapters that match none of its layers."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """W + s·B·A."""
+        """Return W + s·B·A."""
         stem = ref.tensor.removesuffix(".weight")
         factors = self._factors_by_module.get(stem)
         if factors is None:
@@ -90,21 +93,21 @@ class MergedSource:
         if factors is not None:
             shape = factors.shape if ref.axes != "io" else factors.shape[::-1]
             if ref.part is None and shape != ref.shape:
-                return replace(ref, skipped=f"is {ref.shape} here, the adapter makes {shape}")
+                return replace(ref, skipped=f"its shape is {ref.shape}, but the adapter's is {shape}")
             how = f"plus {self.adapter.scales[factors.label]:.4g}·B·A of rank {factors.rank}"
             return replace(ref, dtype="float64", how=", ".join(filter(None, (ref.how, how))))
         if stem in self._replaced_layers and self._replaced_layers[stem].shape == ref.shape:
-            return replace(ref, how="replaced by the adapter's own")
+            return replace(ref, how="replaced by the adapter's weight")
         return replace(ref, skipped="not adapted")
 
 
 def _saved_module(tensor: str) -> str:
-    """The base model's module of a tensor that was trained in full."""
+    """Return the base model's module for a tensor that was trained in full."""
     return tensor.removeprefix(lora_factors.PREFIX).removesuffix(".weight").replace(".modules_to_save", "")
 
 
 def _find_module(stem: str, stems: set[str]) -> str:
-    """The base model's name of a module: the same, or the only one of which the one name ends in the other."""
+    """Return the base model's name of a module: the same name, or the only one where one name ends in the other."""
     if stem in stems:
         return stem
     candidates = [name for name in stems if name and (stem.endswith(f".{name}") or name.endswith(f".{stem}"))]

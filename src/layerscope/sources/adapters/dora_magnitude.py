@@ -1,4 +1,4 @@
-"""DoRA's magnitudes: the norm that each output of an adapted weight is given.
+"""DoRA magnitudes: the norm assigned to each output of an adapted weight.
 
 W′ = m · (W + s·B·A) / ‖W + s·B·A‖, norms over each output. Source: Liu et al., ICML 2024 (arXiv 2402.09353).
 """
@@ -19,7 +19,7 @@ MAGNITUDE_NAME = re.compile(
 
 
 def renormalize(weight: Floats, magnitude: Array, out_axis: int) -> Floats:
-    """The weight with each output scaled to its magnitude; one whose norm is zero stays zero."""
+    """Scale each output of the weight to its magnitude; an output with norm zero stays zero."""
     axes = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
     norms = np.sqrt(np.square(weight).sum(axis=axes, keepdims=True))
     scaled: Floats = weight * (magnitude.astype(np.float64).reshape(norms.shape) / np.where(norms > 0, norms, 1))

@@ -1,4 +1,4 @@
-"""Low-rank adapters: which tensors are whose factors, and s·B·A without ever forming it."""
+"""Low-rank adapters: match factors to modules, and reduce s·B·A to a small matrix with the same singular values."""
 
 from __future__ import annotations
 
@@ -36,45 +36,48 @@ class Factors:
 
     @property
     def label(self) -> str:
-        """Name of its row."""
+        """The name of its row in reports."""
         return f"{self.stem}.lora" + (f".{self.adapter}" if self.adapter else "")
 
     @property
     def rank(self) -> int:
-        """r, the rows of A."""
+        """The rank r, the number of rows of A."""
         return self.tensors["A"].shape[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of s·B·A as the module stores its weight."""
+        """The shape of s·B·A, in the layout of the module's weight."""
         a, b = self.tensors["A"].shape, self.tensors["B"].shape
         return (a[1], b[0]) if self.embedding else (b[0], *a[1:])
 
     def fault(self) -> str:
-        """Why there is no product, or ""."""
+        """Return why the product cannot be formed, or ""."""
         missing = [which for which in "AB" if which not in self.tensors]
         if missing:
             return f"its factor {' and '.join(missing)} is missing"
         a, b = self.tensors["A"], self.tensors["B"]
         for info in (a, b):
             if info.fault or "float" not in info.dtype:
-                return info.fault or f"factors of {info.dtype}: codes, not decoded"
+                return info.fault or f"its factors are {info.dtype} codes, not decoded"
         if len(a.shape) not in (2, 4) or len(b.shape) != len(a.shape):
-            return f"factors of {len(a.shape)} and {len(b.shape)} axes"
+            return f"its factors have {len(a.shape)} and {len(b.shape)} axes, not 2 or 4 each"
         if a.shape[0] == 0 or 0 in a.shape or 0 in b.shape:
             return "rank 0: an adapter without parameters"
         if b.shape[1] != a.shape[0]:
-            return f"A has rank {a.shape[0]}, B has rank {b.shape[1]}"
+            return f"A has rank {a.shape[0]}, but B has rank {b.shape[1]}"
         if any(size != 1 for size in b.shape[2:]):
-            return f"B is {'×'.join(map(str, b.shape))}: its kernel should be of size 1"
+            return f"B is {'×'.join(map(str, b.shape))}, but its kernel must have size 1"
         magnitude = self.tensors.get("magnitude")
         if magnitude is not None and math.prod(magnitude.shape) != b.shape[0]:
-            return f"{math.prod(magnitude.shape)} DoRA magnitudes for {b.shape[0]} outputs"
+            return f"it has {math.prod(magnitude.shape)} DoRA magnitudes for {b.shape[0]} outputs"
         return ""
 
 
 def group_factors(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[TensorInfo]]:
-    """(adapted modules in stored order, the other tensors)."""
+    """Return (adapted modules in stored order, other tensors).
+
+    :raises Unreadable: two tensors are the same factor of a module.
+    """
     factors_by_module: dict[tuple[str, str], Factors] = {}
     others = []
     for info in tensors:
@@ -97,7 +100,7 @@ def group_factors(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[Te
 
 
 def adapter_row(factors: Factors, scale: float) -> LayerRef:
-    """The row of one adapter: a core of rank r for two-dimensional factors, the whole kernel for convolutions."""
+    """Return the row of one adapter: an r × r core for two-dimensional factors, the full kernel for convolutions."""
     name, info = factors.label, next(iter(factors.tensors.values()))
     fault = factors.fault()
     if fault:
@@ -105,17 +108,17 @@ def adapter_row(factors: Factors, scale: float) -> LayerRef:
     shape, rank = factors.shape, factors.rank
     how = f"{scale:.4g}·B·A of rank {rank}"
     if "magnitude" in factors.tensors:
-        how += ", without DoRA's magnitudes"
+        how += ", without DoRA magnitudes"
     if len(shape) == 4:
         return LayerRef(0, name, shape, "oihw", "float64", "lora", tensor=name, how=how, derived="lora")
     if rank > min(shape):
-        how += f", more than the matrix has ({min(shape)}): formed in full"
+        how += f", above the matrix's maximum ({min(shape)}), formed in full"
         return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how, derived="lora")
     return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
 
 
 def low_rank_core(a: Array, b: Array, scale: float) -> Floats:
-    """An r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ of the QR decompositions of B and Aᵀ."""
+    """Return an r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ from QR decompositions of B and Aᵀ."""
     r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
     with np.errstate(over="ignore", invalid="ignore"):
         core: Floats = scale * (r_b @ r_a.T)
@@ -123,7 +126,7 @@ def low_rank_core(a: Array, b: Array, scale: float) -> Floats:
 
 
 def full_product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
-    """s·B·A in float64, laid out as the module's weight."""
+    """Return s·B·A in float64, in the layout of the module's weight."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         product: Floats = scale * (y.reshape(len(y), -1) @ x.reshape(len(x), -1))

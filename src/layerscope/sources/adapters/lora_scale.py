@@ -1,4 +1,4 @@
-"""The scale s of an adapter, as its configuration states it."""
+"""The scale s of an adapter, from its configuration."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from layerscope.sources.adapters.lora_factors import Factors
 
 
 def scale_from_config(config: Mapping[str, Any]) -> Callable[[Factors], float]:
-    """The scale of each module as an adapter_config.json says: lora_alpha / r, over √r for rsLoRA, patterns first.
+    """Return a function that gives the scale of each module, according to adapter_config.json.
 
-    r is the rank that the factors have.
+    The scale is lora_alpha / r, or lora_alpha / √r for rsLoRA, where r is the rank of the stored factors. An entry of
+    alpha_pattern replaces lora_alpha.
 
-    :raises ValueError: it says none, or says it in a way that is not read: regular expressions from files are not run.
+    :raises ValueError: the scale is missing or invalid, or a pattern is a regular expression, which is never run.
     """
     use_rslora, alphas = config.get("use_rslora") or False, config.get("alpha_pattern") or {}
     if not isinstance(use_rslora, bool) or not isinstance(alphas, Mapping):
-        raise ValueError("use_rslora or alpha_pattern is not what it should be")
+        raise ValueError("use_rslora must be true or false, and alpha_pattern an object")
     for key, value in {"lora_alpha": config.get("lora_alpha"), **alphas}.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number:
-            raise ValueError(f"{key} is {value!r:.40}, no number")
+            raise ValueError(f"{key} is {value!r:.40}, but must be a finite number")
     alpha_by_module = {_module_name(key): float(value) for key, value in alphas.items()}
 
     def scale_of(factors: Factors) -> float:
@@ -36,11 +37,14 @@ def scale_from_config(config: Mapping[str, Any]) -> Callable[[Factors], float]:
 
 
 def _module_name(key: str) -> str:
-    """The module's name, or its end, that a pattern means.
+    """Return the module name, or the end of one, that a pattern matches.
 
-    :raises ValueError: it is more than a name.
+    :raises ValueError: the pattern is more than a name.
     """
     name = str(key).removeprefix("^").removeprefix(".*").removeprefix("\\.").removesuffix("$").replace("\\.", ".")
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"alpha_pattern {str(key)[:60]!r} is a regular expression, which is not run")
+        raise ValueError(
+            f"alpha_pattern {str(key)[:60]!r} is a regular expression, which is not run; "
+            "only names of modules are supported"
+        )
     return name

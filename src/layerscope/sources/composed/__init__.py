@@ -1,1 +1,1 @@
-"""Targets made of other targets: the update W − W₀, products of consecutive layers, all layers stacked."""
+"""Targets made of other targets: the weight update ΔW = W − W₀, products of consecutive layers, stacked layers."""

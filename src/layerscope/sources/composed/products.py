@@ -1,4 +1,4 @@
-"""Products of consecutive layers, W₂W₁: correlations that neither layer shows alone."""
+"""Products of consecutive layers, W₂W₁, which show correlations that neither layer shows alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Intra(Composed):
 
 
 def accepts(target: Any) -> bool:
-    """An Intra."""
+    """Return whether the target is an Intra."""
     return isinstance(target, Intra)
 
 
@@ -43,7 +43,7 @@ def open(target: Intra) -> IntraSource:
 
 
 class IntraSource:
-    """A row per pair of dense layers of which the second takes what the first gives; the others say why not."""
+    """One row per pair of consecutive dense layers with matching sizes; other pairs are skipped, with the reason."""
 
     def __init__(self, target: Intra, model: Source) -> None:
         self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
@@ -52,17 +52,20 @@ class IntraSource:
         self._pairs: dict[str, tuple[LayerRef, LayerRef]] = {}
         rows = [self._product_row(first, second) for first, second in itertools.pairwise(analyzed)]
         if not self._pairs:
-            raise Unreadable(f"{target}: no two consecutive layers fit together")
+            raise Unreadable(
+                f"{target}: no two consecutive layers fit together; "
+                "the inputs of a layer must match the outputs of the layer before"
+            )
         self._layers = number_layers(rows)
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every pair of consecutive layers."""
+        """Return every pair of consecutive layers."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """W₂W₁ in float64."""
+        """Return W₂W₁ in float64."""
         first, second = self._pairs[ref.name]
-        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports entries that are not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports non-finite entries
             product: Array = _read_out_in(self.model, second) @ _read_out_in(self.model, first)
         return product
 
@@ -71,16 +74,16 @@ class IntraSource:
         row = LayerRef(0, name, (0, 0), "", "float64", "intra", tensor=name, how="product of two layers")
         for ref in (first, second):
             if set(ref.axes) != {"o", "i"} or ref.groups > 1:
-                return replace(row, skipped=f"{ref.name} is {ref.kind}, no single matrix")
+                return replace(row, skipped=f"{ref.name} ({ref.kind}) is not a single matrix")
         (out1, in1), (out2, in2) = _sizes(first), _sizes(second)
         if in2 != out1:
-            return replace(row, skipped=f"{first.name} gives {out1}, {second.name} takes {in2}")
+            return replace(row, skipped=f"{first.name} has {out1} outputs, but {second.name} has {in2} inputs")
         self._pairs[name] = (first, second)
         return replace(row, shape=(out2, in1), axes="oi")
 
 
 def _sizes(ref: LayerRef) -> tuple[int, int]:
-    """(outputs, inputs); an embedding takes a token and returns a row."""
+    """Return (outputs, inputs); an embedding maps a token to a row."""
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     return (sizes["i"], sizes["o"]) if ref.kind == "embedding" else (sizes["o"], sizes["i"])
 

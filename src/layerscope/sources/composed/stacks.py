@@ -1,4 +1,4 @@
-"""All layers of a model in one matrix, each brought to one scale."""
+"""All layers of a model stacked in one matrix, each standardized by its median and MAD."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = "all layers"
 
 @dataclass(frozen=True)
 class Stacked(Composed):
-    """The layers of a model, one above the other."""
+    """The layers of a model, stacked in one matrix."""
 
     target: Any
 
@@ -35,7 +35,7 @@ class Stacked(Composed):
 
 
 def accepts(target: Any) -> bool:
-    """A Stacked."""
+    """Return whether the target is a Stacked."""
     return isinstance(target, Stacked)
 
 
@@ -45,7 +45,7 @@ def open(target: Stacked) -> StackedSource:
 
 
 class StackedSource:
-    """One row: each layer as (W − median) / MAD, kernel positions side by side, filled up with zeros to the widest."""
+    """One row: each layer as (W − median) / MAD, kernel positions side by side, padded with zeros to the widest."""
 
     def __init__(self, target: Stacked, model: Source) -> None:
         self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec,))
@@ -53,22 +53,22 @@ class StackedSource:
         refs = list(model.layers())
         self.members = [ref for ref in refs if not ref.skipped]
         if not self.members:
-            raise Unreadable(f"{target}: no layer to stack")
+            raise Unreadable(f"{target}: no layer to stack; all {len(refs)} tensors are skipped")
         sizes = [_flat_shape(ref) for ref in self.members]
         self.shape = (sum(rows for rows, _ in sizes), max(columns for _, columns in sizes))
-        how = f"{len(self.members)} layers, each less its median over its MAD"
+        how = f"{len(self.members)} layers, each as (W − median) / MAD"
         stack = LayerRef(0, NAME, self.shape, "oi", "float64", "stacked", tensor=NAME, how=how)
-        members = [replace(ref, skipped=ref.skipped or f"in {NAME}") for ref in refs]
+        members = [replace(ref, skipped=ref.skipped or f"stacked in {NAME!r}") for ref in refs]
         self._layers = number_layers([stack, *members])
 
     def layers(self) -> Iterator[LayerRef]:
-        """The whole, then every tensor."""
+        """Return the stack, then every tensor of the model."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """The stack in float64.
+        """Return the stack in float64.
 
-        :raises Absent: the entries of a layer have no spread.
+        :raises Absent: the median absolute deviation (MAD) of a layer is zero or not finite.
         """
         stack = np.zeros(self.shape)
         start = 0
@@ -81,7 +81,7 @@ class StackedSource:
             median = float(np.median(flat))
             mad = float(np.median(np.abs(flat - median)))
             if not 0 < mad < math.inf:
-                raise Absent(f"the entries of {member.name} have no finite spread to bring them to one scale")
+                raise Absent(f"{member.name} cannot be standardized: its median absolute deviation is 0 or not finite")
             stack[start : start + len(flat), : flat.shape[1]] = (flat - median) / mad
             start += len(flat)
         return stack

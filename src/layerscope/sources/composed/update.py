@@ -1,4 +1,4 @@
-"""The difference of two models, W − W₀: layers are matched by name, never by order."""
+"""The weight update between two models, ΔW = W − W₀; layers are matched by name, never by order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLUGIN_NAME, PORTABLE = "delta", True
 
 @dataclass(frozen=True)
 class Delta(Composed):
-    """What ``target`` learned since ``base``."""
+    """The update to the weights of ``base`` that gives ``target``."""
 
     target: Any
     base: Any
@@ -34,7 +34,7 @@ class Delta(Composed):
 
 
 def accepts(target: Any) -> bool:
-    """A Delta."""
+    """Return whether the target is a Delta."""
     return isinstance(target, Delta)
 
 
@@ -44,7 +44,7 @@ def open(target: Delta) -> DeltaSource:
 
 
 class DeltaSource:
-    """Layers of the model that are in the base too; the others are listed with the reason."""
+    """Layers that are in both the model and its base; other layers are skipped, with the reason."""
 
     def __init__(self, target: Delta, model: Source, base: Source) -> None:
         self.spec = make_spec(target, PLUGIN_NAME, portable=True, parts=(model.spec, base.spec))
@@ -57,7 +57,9 @@ class DeltaSource:
         if not self._pairs:
             usable = [[ref.name for ref in refs if ref.axes] for refs in (rows, base_by_key.values())]
             names = [f"{', '.join(some[:2])} …" if some else "no layers" for some in usable]
-            raise Unreadable(f"{target}: no layer in common: {' against '.join(names)}")
+            raise Unreadable(
+                f"{target}: no layer in common: {' against '.join(names)}; pass two models of the same architecture"
+            )
         matched_keys = set(self._keys.values())
         base_only = [ref for key, ref in base_by_key.items() if key not in matched_keys]
         self._layers = number_layers(
@@ -65,24 +67,24 @@ class DeltaSource:
         )
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every tensor of the model, then those of the base alone."""
+        """Return every tensor of the model, then those that only the base has."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """W − W₀ in the wider of float32 and the weights' own precision.
+        """Return W − W₀ in float32, or in float64 if a model stores float64.
 
-        :raises Absent: nothing changed.
+        :raises Absent: the two layers are identical.
         """
         a, b = self.both(ref)
         wide = np.float64 if np.float64 in (a.dtype, b.dtype) else np.float32
-        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports entries that are not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # the analysis reports non-finite entries
             difference = np.subtract(a.astype(wide), b.astype(wide))
         if not difference.any():
-            raise Absent("the same as in the base model", failed=False)
+            raise Absent("unchanged from the base model", failed=False)
         return difference
 
     def both(self, ref: LayerRef) -> tuple[Array, Array]:
-        """W and W₀."""
+        """Return W and W₀."""
         model_ref, base_ref = self._pairs[ref.name]
         weight = self.model.read(replace(model_ref, rank=0))  # the basis of a low-rank core differs between models
         return np.asarray(weight), np.asarray(self.base.read(replace(base_ref, rank=0)))
@@ -92,15 +94,15 @@ class DeltaSource:
             return ref
         base_ref = base_by_key.get(self._keys[ref.name])
         if base_ref is None:
-            return replace(ref, skipped="the base model has no layer of this name")
+            return replace(ref, skipped="the base model has no layer with this name")
         if base_ref.skipped:
-            return replace(ref, skipped=f"in the base model: {base_ref.skipped}")
+            return replace(ref, skipped=f"skipped in the base model: {base_ref.skipped}")
         is_other_part = base_ref.part is not None and ref.part is not None and base_ref.part != ref.part
         if (base_ref.shape, base_ref.axes) != (ref.shape, ref.axes) or is_other_part:
             if base_ref.shape == ref.shape:
-                return replace(ref, skipped="lies otherwise in its tensor than in the base model (other heads or axes)")
+                return replace(ref, skipped="stored differently in the base model (heads or axes)")
             shapes = ("×".join(map(str, r.shape)) for r in (ref, base_ref))
-            return replace(ref, skipped="its shape is {} here and {} in the base model".format(*shapes))
+            return replace(ref, skipped="its shape is {}, but {} in the base model".format(*shapes))
         self._pairs[ref.name] = (ref, base_ref)
         wide = "float64" if "float64" in (ref.dtype, base_ref.dtype) else "float32"
         return replace(

@@ -1,4 +1,4 @@
-"""From names, shapes and operations of tensors to matrices: which axis is out, which is in, what is fused.
+"""Interpret tensors as weight matrices: which axes are outputs and inputs, and which projections are fused.
 
-Sizes never decide what an axis means.
+Names and operations determine the meaning of an axis; its size does not.
 """

@@ -1,7 +1,7 @@
-"""Mixtures of experts: one row per expert under one name, whether a model keeps them as many tensors or as one.
+"""Mixtures of experts: one row per expert with the same name, whether a model stores them in one tensor or in many.
 
-``experts.gate_up_proj`` of shape (e, …) becomes ``experts.0.gate_proj.weight``, ``experts.0.up_proj.weight``, …, which
-is what files with a tensor per expert call them.
+``experts.gate_up_proj`` of shape (e, …) becomes ``experts.0.gate_proj.weight``, ``experts.0.up_proj.weight``, …, the
+names used in files with one tensor per expert.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ TRANSPOSED_MODEL_TYPES = (
     "aria",
     "aria_text",
     "openai_privacy_filter",
-)  # (e, in, out)
-INTERLEAVED_MODEL_TYPES = ("gpt_oss",)  # gate and up alternate
+)  # stored (e, in, out)
+INTERLEAVED_MODEL_TYPES = ("gpt_oss",)  # gate and up rows alternate
 FUSED_PROJECTIONS = ("gate_up_proj", "ffn_gate_up_exps")
 GRANITE_NAMES = {"input_linear": "experts.gate_up_proj", "output_linear": "experts.down_proj"}
 MIXTRAL_EXPERT = re.compile(
     r"(?P<stem>.*)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.w(?P<which>[123])\.weight$", re.DOTALL
 )
 MIXTRAL_ROLES = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
-MAX_EXPERTS = 4096  # of one layer
+MAX_EXPERTS = 4096  # per layer
 MAX_NAME_CHARS = 300  # longer names are not matched
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def is_experts(name: str, shape: tuple[int, ...]) -> bool:
-    """Does a tensor hold experts, judged by its name and its three axes?"""
+    """Return whether a tensor holds experts, judging by its name and its three axes."""
     return (
         len(shape) == 3
         and shape[0] <= MAX_EXPERTS
@@ -46,13 +46,13 @@ def is_experts(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def expert_rows(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> list[LayerRef]:
-    """A row per expert of a tensor (e, out, in) or (e, in, out), gate and up apart where one tensor holds both."""
+    """Return one row per expert of a tensor (e, out, in) or (e, in, out), with fused gate and up projections split."""
     stem, last = ref.name.removesuffix(".weight").rpartition(".")[::2]
-    if last in GRANITE_NAMES:  # Granite's files; its live model has them under the names of the others
+    if last in GRANITE_NAMES:  # only Granite's files use these names, not its live model
         ref = replace(ref, name=f"{stem}.{GRANITE_NAMES[last]}.weight")
     transposed = ref.axes == "eio" if ref.axes else _is_transposed(ref, shapes, config)
     axes, matrix = ("io" if transposed else "oi"), ref.shape[1:]
-    how = ", ".join(filter(None, (ref.how, "one of a tensor of experts", "stored (in, out)" if transposed else "")))
+    how = ", ".join(filter(None, (ref.how, "one expert of a stacked tensor", "stored (in, out)" if transposed else "")))
     rows = []
     for expert in range(ref.shape[0]):
         for label, part in _gate_and_up_parts(ref, matrix, 1 if transposed else 0, shapes, config):
@@ -65,7 +65,7 @@ def expert_rows(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> lis
 
 
 def rename_mixtral_expert(ref: LayerRef) -> LayerRef:
-    """An expert of Mixtral's files under the name that the live model's tensors give it."""
+    """Rename an expert of Mixtral's files to match the live model."""
     match = MIXTRAL_EXPERT.match(ref.name) if len(ref.name) <= MAX_NAME_CHARS else None
     if match is None:
         return ref
@@ -73,7 +73,7 @@ def rename_mixtral_expert(ref: LayerRef) -> LayerRef:
 
 
 def _expert_name(name: str, expert: int, label: str) -> str:
-    """``a.experts.b`` → ``a.experts.3.b.weight``; ``label`` replaces the last word."""
+    """Return ``a.experts.3.b.weight`` for ``a.experts.b``; ``label`` replaces ``gate_up`` in the last word."""
     stem = name.removesuffix(".weight")
     for fused in FUSED_PROJECTIONS if label else ():
         if stem.endswith(fused):
@@ -96,9 +96,10 @@ def _gate_and_up_parts(
 
 
 def _is_transposed(ref: LayerRef, shapes: Shapes, config: Mapping[str, Any]) -> bool:
-    """Is each expert (in, out)? The pair tells: gate_up (e, 2f, h) and down (e, h, f), or each of them across.
+    """Return whether each expert is stored (in, out).
 
-    Where there is no pair, or it fits both ways, the model's type does.
+    The shapes of a pair decide: gate_up (e, 2f, h) with down (e, h, f) is (out, in), both transposed is (in, out).
+    Without a pair, or if both fit, the model type decides.
     """
     stem, ending = ref.name.removesuffix(".weight"), ".weight" * ref.name.endswith(".weight")
     for suffix, partner_suffix in (("gate_up_proj", "down_proj"), ("down_proj", "gate_up_proj")):

@@ -1,4 +1,4 @@
-"""How Hugging Face models store projections together, by ``model_type``: a table of facts, one line per family."""
+"""Layouts of fused projections in Hugging Face models, one table entry per ``model_type``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Layout = Callable[[tuple[int, ...], Config], "FusedProjection"]
 
 @dataclass(frozen=True)
 class FusedProjection:
-    """Axes of a tensor and the parts in it."""
+    """The axes of a tensor and the named parts in it."""
 
     axes: str
     parts: NamedParts = ()
 
 
 def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> FusedProjection | None:
-    """What ``model_type`` says about a two-dimensional tensor of this name, or None where it says nothing."""
+    """Return the layout that ``model_type`` defines for a two-dimensional tensor, or None if it defines none."""
     text_config = config.get("text_config")
     inner_type = text_config.get("model_type") if isinstance(text_config, Mapping) else None
     model_types = [str(config.get("model_type")), str(inner_type)]
@@ -36,7 +36,7 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> FusedProje
         if layer.endswith(suffix):
             try:
                 fused = layout(shape, config)
-            except (KeyError, TypeError, ValueError, ArithmeticError):  # a config without the numbers: leave it whole
+            except (KeyError, TypeError, ValueError, ArithmeticError):  # the config lacks the sizes
                 return None
             fits = all(
                 p.length > 0 and p.offset + p.length <= p.stride and shape[p.axis] % p.stride == 0
@@ -47,7 +47,7 @@ def fused_parts(name: str, shape: tuple[int, ...], config: Config) -> FusedProje
 
 
 def swap_axes(fused: FusedProjection | None) -> FusedProjection | None:
-    """The layout of a matrix that is stored (in, out) although its family stores (out, in)."""
+    """Return the layout of a matrix stored (in, out) although its family stores (out, in)."""
     if fused is None or fused.axes != "oi":
         return None
     return FusedProjection("io", tuple((label, replace(part, axis=1 - part.axis)) for label, part in fused.parts))
@@ -62,7 +62,7 @@ MAX_NAME_CHARS = 200  # longer names are not matched
 
 
 def with_heads(ref: LayerRef, config: Config) -> LayerRef:
-    """The same ref, with the heads of an attention projection as the config counts them."""
+    """Return the ref with its number of attention heads, taken from the config."""
     if ref.skipped or set(ref.axes) != {"o", "i"} or not config or len(ref.name) > MAX_NAME_CHARS:
         return ref
     name = ref.name.replace(".weight", "").replace("[", ".").removesuffix("]")
@@ -81,7 +81,7 @@ def with_heads(ref: LayerRef, config: Config) -> LayerRef:
 
 
 def _consecutive_parts(axis: int, **lengths: int) -> NamedParts:
-    """Named pieces that follow each other within a repeating group of their total length."""
+    """Return named parts that follow each other within a repeating group of their total length."""
     stride, offset, parts = sum(lengths.values()), 0, []
     for label, length in lengths.items():
         parts.append((label, Part(axis, offset, length, stride)))
@@ -90,7 +90,7 @@ def _consecutive_parts(axis: int, **lengths: int) -> NamedParts:
 
 
 def _head_sizes(config: Config) -> tuple[int, int, int]:
-    """(query heads, key-value heads, head size)."""
+    """Return (query heads, key-value heads, head size)."""
     heads = int(config.get("num_attention_heads") or config.get("n_head") or config["n_heads"])
     hidden = int(config.get("hidden_size") or config.get("n_embd") or config["d_model"])
     kv = int(config.get("num_key_value_heads") or heads)
@@ -117,14 +117,14 @@ def _thirds(shape: tuple[int, ...], config: Config) -> FusedProjection:
 
 
 def _grouped(shape: tuple[int, ...], config: Config) -> FusedProjection:
-    """q of all heads, then k and v of all key-value heads."""
+    """Queries of all heads, then keys and values of all key-value heads."""
     heads, kv, size = _head_sizes(config)
     parts = _consecutive_parts(0, q=heads * size, k=kv * size, v=kv * size)
     return FusedProjection("oi", parts if parts[0][1].stride == shape[0] else ())
 
 
 def _interleaved(shape: tuple[int, ...], config: Config) -> FusedProjection:
-    """q, k, v of one head beside each other."""
+    """Query, key and value of each head side by side."""
     _, _, size = _head_sizes(config)
     return FusedProjection("oi", _consecutive_parts(0, q=size, k=size, v=size))
 

@@ -1,6 +1,6 @@
-"""Kernels as Keras and Flax store them: (in, out), (positions…, in, out), gates and heads along an axis.
+"""Axes of kernels stored by Keras and Flax: (in, out), (positions…, in, out), gates and heads along an axis.
 
-Axes come from the kind of layer and the name of the variable; sizes never decide.
+The kind of layer and the variable's name determine the axes; sizes do not.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 CONV = {3: ("conv1d", "wio"), 4: ("conv2d", "hwio"), 5: ("conv3d", "dhwio")}
-GATES = {"lstm": "ifgo", "gru": "zrh", "rnn": ""}  # in the order that Keras stores them; it calls g c
+GATES = {"lstm": "ifgo", "gru": "zrh", "rnn": ""}  # in Keras's order; Keras calls g c
 HEADS_OUT = ("query", "key", "value")
 HEADS_IN = ("attention_output", "out")
 STATISTICS = ("moving_mean", "moving_variance", "mean", "var")
 NORMS = ("gamma", "beta", "scale")
-NNX_VALUE = re.compile(r"\.(raw_)?value$")  # what an NNX state's arrays are called below their names
+NNX_VALUE = re.compile(r"\.(raw_)?value$")  # suffix of the arrays in an NNX state
 EMBEDDINGS = re.compile(r"(\w*_)?embeddings?(_table)?$")
 INGREDIENTS = re.compile(r"lora_\w+|\w+_(scale|zero)|g_idx")
 CONVOLUTION_KERNEL = re.compile(r"(\w*_)?(kernel|weights?)$")
@@ -33,11 +33,11 @@ EQUATION = re.compile(r"([a-zA-Z.]+),([a-zA-Z]+)->([a-zA-Z.]+)$")
 class Variable:
     """One variable of a layer, as a file or a live model describes it."""
 
-    name: str  # unique, the path that leads to it
+    name: str  # unique: the path to the variable
     shape: tuple[int, ...]
     dtype: str
     layer: str = ""  # the kind of layer: "dense", "conv", "conv_transpose", "depthwise", "recurrent", ...; "" unknown
-    groups: int = 0  # of a convolution; 0 where the file does not say
+    groups: int = 0  # of a convolution; 0 if the file does not specify it
     equation: str = ""  # of an einsum
     gates: str = ""  # "lstm", "gru", "rnn"
     fault: str = ""
@@ -49,32 +49,32 @@ class Variable:
 
     @property
     def words(self) -> list[str]:
-        """The parts of its name, without what Flax's NNX puts behind it."""
+        """The parts of its name, without the suffix that Flax's NNX adds."""
         return re.split(r"[/.]", NNX_VALUE.sub("", self.name))
 
     @property
     def owner(self) -> str:
-        """Name of the layer that it belongs to."""
+        """The name of the layer that contains the variable."""
         return (self.words[-2:-1] or [""])[0]
 
 
 @dataclass(frozen=True)
 class VariableLayout:
-    """Rows of one variable, and how its tensor is arranged before they are taken from it."""
+    """The rows of one variable, and how its tensor is rearranged before they are read."""
 
     refs: list[LayerRef]
-    order: tuple[int, ...] = ()  # of the axes
-    shape: tuple[int, ...] = field(default=())  # afterwards
+    order: tuple[int, ...] = ()  # permutation of the axes
+    shape: tuple[int, ...] = field(default=())  # after the permutation; () leaves the tensor as it is
 
     def arrange(self, tensor: Array) -> Array:
-        """The tensor in the arrangement that the rows speak of."""
+        """Return the tensor rearranged to match the rows."""
         if not self.shape:
             return tensor
         return (tensor.transpose(self.order) if self.order else tensor).reshape(self.shape)
 
 
 def lay_out_variable(variable: Variable) -> VariableLayout:
-    """The rows of one variable."""
+    """Return the rows of one variable and the arrangement of its tensor."""
     v, name = variable, variable.variable
     ref = LayerRef(0, v.name, v.shape, "", v.dtype, "", tensor=v.name)
     skip = _skip_reason(v)
@@ -97,7 +97,7 @@ def lay_out_variable(variable: Variable) -> VariableLayout:
     is_convolution = v.layer in ("conv", "conv_transpose", "separable") or matches(CONVOLUTION_KERNEL, name)
     if v.layer == "einsum" or len(v.shape) not in CONV or not is_convolution:
         reason = f"{len(v.shape)}-D: " + (
-            "its equation is not in this file" if v.layer == "einsum" else "no known layer"
+            "its einsum equation is not in this file" if v.layer == "einsum" else "not a known kind of layer"
         )
         return VariableLayout([replace(ref, kind="tensor", skipped=reason)])
     return _lay_out_convolution(ref, v)
@@ -110,9 +110,9 @@ def _skip_reason(v: Variable) -> tuple[str, str] | None:
     if skip:
         return skip
     if v.variable in STATISTICS:
-        return "buffer", "statistics"
+        return "buffer", "running statistics"
     if INGREDIENTS.fullmatch(v.variable):
-        return "ingredient", "a part of the layer's kernel"
+        return "ingredient", "part of the layer's kernel"
     if "bias" in v.variable:
         return "bias", f"{len(v.shape)}-D" if len(v.shape) == 1 else "a bias"
     if v.variable in NORMS:
@@ -134,7 +134,7 @@ def _lay_out_convolution(ref: LayerRef, v: Variable) -> VariableLayout:
     if v.layer == "conv_transpose":
         axes, how = axes[:-2] + "oi", "stored (…, out, in)"
     if v.groups == 0 and v.layer != "conv_transpose" and v.shape[-2] < v.shape[-1]:
-        how = join_descriptions(how, "as one group: the file names no groups")
+        how = join_descriptions(how, "read as one group, because the file does not name groups")
     if v.groups > 1 and v.shape[-1] % v.groups == 0:
         how = join_descriptions(how, f"{v.groups} groups")
     groups = v.groups if v.groups > 1 and v.shape[axes.index("o")] % v.groups == 0 else 1
@@ -142,10 +142,10 @@ def _lay_out_convolution(ref: LayerRef, v: Variable) -> VariableLayout:
 
 
 def _lay_out_depthwise(ref: LayerRef) -> VariableLayout:
-    """(positions…, in, multiplier): a group per input channel, each with matrices (multiplier, 1)."""
+    """Lay out a kernel (positions…, in, multiplier): one group per input channel with matrices (multiplier, 1)."""
     *positions, inputs, multiplier = ref.shape
     if len(ref.shape) not in CONV:
-        return VariableLayout([replace(ref, kind="tensor", skipped=f"{len(ref.shape)}-D: no known layer")])
+        return VariableLayout([replace(ref, kind="tensor", skipped=f"{len(ref.shape)}-D: not a known kind of layer")])
     kind, axes = CONV[len(ref.shape)]
     shape = (*positions, 1, inputs * multiplier)
     return VariableLayout(
@@ -154,7 +154,7 @@ def _lay_out_depthwise(ref: LayerRef) -> VariableLayout:
 
 
 def _join_heads(ref: LayerRef, heads_are_outputs: bool) -> VariableLayout:
-    """An attention projection (in, heads, size), or (heads, size, out)."""
+    """Lay out an attention projection (in, heads, size) or (heads, size, out) as one matrix."""
     a, b, c = ref.shape
     shape, heads, axis = ((a, b * c), b, "o") if heads_are_outputs else ((a * b, c), a, "i")
     row = replace(
@@ -164,11 +164,13 @@ def _join_heads(ref: LayerRef, heads_are_outputs: bool) -> VariableLayout:
 
 
 def _lay_out_einsum(ref: LayerRef, into: str, kernel: str, out: str) -> VariableLayout:
-    """A kernel under an einsum: axes that both sides have are a stack, those of the input alone are i, others o."""
+    """Lay out a kernel by its einsum equation.
+
+    Axes in both the input and the output are a stack, axes in the input alone are inputs, and the others are outputs.
+    """
     if len(kernel) != len(ref.shape) or len(set(kernel)) != len(kernel):
-        return VariableLayout(
-            [replace(ref, kind="tensor", skipped=f"its equation {into},{kernel}->{out} does not fit its shape")]
-        )
+        reason = f"its einsum equation {into},{kernel}->{out} does not match its shape"
+        return VariableLayout([replace(ref, kind="tensor", skipped=reason)])
     groups = ([], [], [])  # type: tuple[list[int], list[int], list[int]]
     for axis, letter in enumerate(kernel):
         groups[0 if letter in into and letter in out else 1 if letter in into else 2].append(axis)

@@ -1,4 +1,4 @@
-"""What kind of layer a Keras class is, and what a saved model's configuration says of each layer."""
+"""Kinds of Keras layers, and the settings of each layer in a saved model's configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {  # Keras class → kind of layer
     "UnitNormalization": "norm", "RMSNormalization": "norm",
 }  # fmt: skip
 RECURRENT_KINDS = ("lstm", "gru", "rnn")
-VARIABLE_NAMES = {  # in the order in which a layer makes them
+VARIABLE_NAMES = {  # in the order in which a layer creates them
     "dense": ("kernel", "bias"),
     "conv": ("kernel", "bias"),
     "conv_transpose": ("kernel", "bias"),
@@ -35,14 +35,14 @@ VARIABLE_NAMES = {  # in the order in which a layer makes them
     "rnn": ("kernel", "recurrent_kernel", "bias"),
     "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-MAX_NESTING_DEPTH = 32  # models in models
+MAX_NESTING_DEPTH = 32  # levels of nested models
 MAX_LAYERS = 1 << 17
 NUMBER_SUFFIX = re.compile(r"_\d+$", re.ASCII)
 
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What a configuration says of one layer."""
+    """Settings of one layer in a model's configuration."""
 
     kind: str
     groups: int
@@ -51,7 +51,7 @@ class LayerConfig:
 
 
 def snake_case(name: str) -> str:
-    """A class's name as Keras writes it in files: Conv2DTranspose → conv2d_transpose."""
+    """Return a class name as Keras writes it in files: Conv2DTranspose → conv2d_transpose."""
     spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
 
@@ -60,12 +60,12 @@ KINDS_BY_SNAKE_CASE = {snake_case(name): kind for name, kind in KINDS.items()}
 
 
 def kind_of_group(group: str) -> str:
-    """The kind of layer that a group of a weights file is named after; "" where the name is somebody's own."""
+    """Return the kind of layer that a group of a weights file is named after, or "" for a custom name."""
     return KINDS_BY_SNAKE_CASE.get(group) or KINDS_BY_SNAKE_CASE.get(NUMBER_SUFFIX.sub("", group), "")
 
 
 def layer_configs(config: Any) -> dict[tuple[str, ...], LayerConfig]:
-    """Every layer of a saved model by the names that lead to it, its own last."""
+    """Return the settings of every layer of a saved model, by the names of its enclosing layers and its own."""
     configs: dict[tuple[str, ...], LayerConfig] = {}
     _collect_layer_configs(config, (), configs, 0)
     return configs

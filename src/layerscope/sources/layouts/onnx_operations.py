@@ -1,4 +1,4 @@
-"""Rows of an ONNX constant: the operation that multiplies by it says what its axes mean."""
+"""Rows of ONNX constants: the operation that uses a constant determines what its axes mean."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from layerscope.sources.readers.onnx_graph import (
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-GATES = {"LSTM": ("lstm", "iofg"), "GRU": ("gru", "zrh"), "RNN": ("rnn", "")}  # ONNX's order; it calls g c
-RECURRENT_WEIGHT_NAMES = ("", "weight_ih", "weight_hh")  # of the inputs of these three
+GATES = {"LSTM": ("lstm", "iofg"), "GRU": ("gru", "zrh"), "RNN": ("rnn", "")}  # in ONNX's order; ONNX calls g c
+RECURRENT_WEIGHT_NAMES = ("", "weight_ih", "weight_hh")  # by input slot of a recurrent operation
 NUMBERED_NAME = re.compile(r"(onnx::|val_|const_|Constant_?)?[A-Za-z]*_?\d+$|.*const_fold|.*__\d+$")
-CODE_SLOTS = {"QLinearConv": (3,), "QLinearMatMul": (0, 3), "QGemm": (0, 3)}  # inputs that are codes
+CODE_SLOTS = {"QLinearConv": (3,), "QLinearMatMul": (0, 3), "QGemm": (0, 3)}  # input slots that hold quantized codes
 UNDECODED_OPS = (
     "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits", "MatMulIntegerToFloat", "MatMulBnb4",
     "GatherBlockQuantized", "QAttention", "DynamicQuantizeLSTM",
@@ -52,15 +52,15 @@ PIECEWISE_OPS = (
     "Transpose",
     "Cast",
     "Identity",
-)  # pass a weight on in pieces
+)  # they may pass on only pieces of a weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 Arrange = Callable[[Any], Any]
-Rows = tuple[list[LayerRef], Arrange]  # rows of a constant, and how its tensor is arranged for them
+Rows = tuple[list[LayerRef], Arrange]  # rows of a constant, and the function that rearranges its tensor for them
 
 
 def constant_rows(graph: Graph, constant: Constant, ref: LayerRef, shapes: Shapes, fault: str) -> Rows:
-    """The rows of one constant, and how its tensor is arranged before they are taken from it."""
+    """Return the rows of one constant, and the function that rearranges its tensor before they are read."""
     in_proj_name = _in_proj_weight_name(graph, constant)
     ref = replace(ref, name=in_proj_name or _readable_name(constant))
     rows, arrange = _lay_out_constant(ref, constant.arrival, shapes, fault)
@@ -78,7 +78,7 @@ def constant_rows(graph: Graph, constant: Constant, ref: LayerRef, shapes: Shape
 
 
 def _in_proj_weight_name(graph: Graph, constant: Constant) -> str:
-    """The name of the weight that belongs to an in_proj_bias: a projection to q, k and v together, or ""."""
+    """Return the name of the weight of an in_proj_bias (q, k and v in one projection), or "" if there is none."""
     use = constant.use
     if use is None or use.op != "MatMul" or len(constant.proto.dims) != 2 or not use.outputs:
         return ""
@@ -89,7 +89,7 @@ def _in_proj_weight_name(graph: Graph, constant: Constant) -> str:
 
 def _lay_out_constant(ref: LayerRef, arrival: Arrival | None, shapes: Shapes, fault: str) -> Rows:
     use = arrival.use if arrival else None
-    skip = ("quantised", fault) if fault else _skip_reason(ref, use)
+    skip = ("quantized", fault) if fault else _skip_reason(ref, use)
     if skip:
         return [replace(ref, kind=skip[0], skipped=skip[1])], _unchanged
     if arrival is None or arrival.reshaped or arrival.use.op in PIECEWISE_OPS:
@@ -101,7 +101,7 @@ def _lay_out_constant(ref: LayerRef, arrival: Arrival | None, shapes: Shapes, fa
         return _reshaped_rows(ref, arrival)
     rows, arrange = _rows_by_operation(ref, arrival)
     if rows and rows[0].axes == "oi" and len(ref.shape) == 2 and matches(RECURRENT, ref.name):
-        return _rows_by_name(ref, shapes), _unchanged  # a cell written out: the names give its gates
+        return _rows_by_name(ref, shapes), _unchanged  # a cell exported as single operations: names give its gates
     if rows:
         return rows, arrange
     if arrival.use.op == "Einsum":
@@ -119,23 +119,23 @@ NO_ROWS: Rows = ([], _unchanged)
 
 
 def _rows_by_name(ref: LayerRef, shapes: Shapes) -> list[LayerRef]:
-    """Rows as PyTorch's naming has them."""
-    info = TensorInfo(ref.name, ref.shape, ref.dtype, how=join_descriptions(ref.how, "axes by its name"))
+    """Return the rows that PyTorch's naming implies."""
+    info = TensorInfo(ref.name, ref.shape, ref.dtype, how=join_descriptions(ref.how, "axes inferred from the name"))
     return [replace(row, tensor=ref.tensor) for row in layers_of([info], beside=shapes)]
 
 
 def _reshaped_rows(ref: LayerRef, arrival: Arrival) -> Rows:
-    """A weight that is reshaped on its way: axes of one entry fall away, what else happens is not followed."""
+    """Return the rows of a weight that is reshaped before use; only reshapes that drop axes of size 1 are supported."""
     sizes = tuple(size for size in ref.shape if size != 1)
     op = arrival.use.op
     if len(sizes) != 2 or op not in ("MatMul", "Gemm"):
-        return [replace(ref, kind="constant", skipped=f"reshaped on its way to {op}")], _unchanged
-    how = join_descriptions(ref.how, op, "reshaped on the way")
+        return [replace(ref, kind="constant", skipped=f"reshaped before {op}")], _unchanged
+    how = join_descriptions(ref.how, op, "reshaped before use")
     return [replace(ref, shape=sizes, axes="oi", kind="dense", how=how)], lambda tensor: tensor.reshape(sizes)
 
 
 def _einsum_rows(ref: LayerRef, arrival: Arrival) -> Rows:
-    """The operand of an einsum, whichever of its two it is."""
+    """Return the rows of the first or second operand of an einsum."""
     use = arrival.use
     text = use.attributes.get("equation", b"").decode("utf-8", "replace").replace(" ", "")
     operands, _, out = text.partition("->")
@@ -149,9 +149,9 @@ def _einsum_rows(ref: LayerRef, arrival: Arrival) -> Rows:
 
 def _skip_reason(ref: LayerRef, use: Use | None) -> tuple[str, str] | None:
     if use is not None and use.op in UNDECODED_OPS:
-        return "quantised", f"quantised with {use.op}, not decoded"
+        return "quantized", f"quantized with {use.op}, not decoded"
     if use is not None and use.slot and use.op in ("DequantizeLinear", "QuantizeLinear"):
-        return "ingredient", "scales or zero points"
+        return "ingredient", "quantization scales or zero points"
     skip = skip_reason(ref.shape, ref.dtype)
     if skip:
         return skip
@@ -159,14 +159,14 @@ def _skip_reason(ref: LayerRef, use: Use | None) -> tuple[str, str] | None:
         return "bias", f"{len(ref.shape)}-D" if len(ref.shape) == 1 else "a bias"
     if use is not None and use.op in NORM_OPERATIONS and use.slot > 0:
         statistics = use.op == "BatchNormalization" and use.slot > 2
-        return ("buffer", "statistics") if statistics else ("norm", f"{len(ref.shape)}-D")
+        return ("buffer", "running statistics") if statistics else ("norm", f"{len(ref.shape)}-D")
     if math.prod(ref.shape) == max(ref.shape) and (use is None or use.op not in ("Gemm", "MatMul", "Conv")):
-        return "vector", "1-D" if len(ref.shape) == 1 else "one row of numbers"
+        return "vector", "1-D" if len(ref.shape) == 1 else "a single row or column"
     return None
 
 
 def _rows_by_operation(ref: LayerRef, arrival: Arrival) -> Rows:
-    """Rows of what an operation multiplies by, axes in the order in which the file stores them; none where unknown."""
+    """Return the rows of a constant by its operation, with axes in stored order; none for an unknown operation."""
     use = arrival.use
     op = use.op.removeprefix("QLinear").removeprefix("Fused").removeprefix("Q")
     layout = LAYOUTS.get(op)
@@ -237,12 +237,12 @@ LAYOUTS: dict[str, Callable[[LayerRef, Arrival, str, int], Rows]] = {
 
 
 def _stored_rows(ref: LayerRef, arrival: Arrival, axes: str, how: str, *, kind: str = "dense", **fields: Any) -> Rows:
-    """One row: ``axes`` are those of the operand, put into the order in which the file stores them."""
+    """Return one row; ``axes`` are those of the operand and are permuted into the order of the file."""
     order = arrival.order
     stored = [""] * len(ref.shape)
     for axis, letter in zip(order, axes, strict=True):
         stored[axis] = letter
-    how = join_descriptions(ref.how, how, "transposed on the way" if order != tuple(sorted(order)) else "")
+    how = join_descriptions(ref.how, how, "transposed before use" if order != tuple(sorted(order)) else "")
     return [replace(ref, axes="".join(stored), kind=kind, how=how, **fields)], _unchanged
 
 
@@ -252,7 +252,7 @@ def _conv_groups(use: Use, size: int) -> dict[str, Any]:
 
 
 def _gate_rows(ref: LayerRef, op: str) -> list[LayerRef]:
-    """(directions, gates · hidden, …): a row per direction and gate."""
+    """Return one row per direction and gate of a tensor (directions, gates · hidden, …)."""
     kind, labels = GATES[op]
     rows: list[LayerRef] = []
     for direction in range(min(ref.shape[0], 2)):
@@ -274,7 +274,7 @@ def _gate_rows(ref: LayerRef, op: str) -> list[LayerRef]:
 
 
 def _readable_name(constant: Constant) -> str:
-    """The name of a constant; where an exporter numbered it, the name of the operation that uses it."""
+    """Return the name of a constant, or that of its operation if an exporter only numbered the constant."""
     name, use = last_joined_name(constant.name), constant.use
     if use is None or not use.name or not NUMBERED_NAME.fullmatch(name):
         return name
@@ -288,7 +288,7 @@ def _readable_name(constant: Constant) -> str:
 
 
 def last_joined_name(name: str) -> str:
-    """The last of the names that a converter has joined by semicolons when it fused operations."""
+    """Return the last of the names that a converter joined by semicolons when it fused operations."""
     return next((part for part in reversed(name.split(";")) if part), name)
 
 

@@ -1,4 +1,4 @@
-"""From names, shapes and dtypes of a state dict to layers: PyTorch's naming, and what config.json adds.
+"""Derive layers from the names, shapes and dtypes of a state dict: PyTorch's naming, and facts from config.json.
 
 Sizes never decide what an axis means. Two-dimensional tensors are (out, in), convolutions (out, in, positions), as
 PyTorch stores them; gates and fused projections are split where a name (``weight_ih_l0``, ``in_proj_weight``) or a
@@ -55,7 +55,7 @@ def layers_of(
     config: Config | None = None,
     beside: Shapes | None = None,
 ) -> list[LayerRef]:
-    """One LayerRef per matrix, and one per tensor that is none, in stored order; tied tensors once.
+    """One LayerRef per matrix, and one per tensor that holds none, in stored order and not numbered; tied tensors once.
 
     ``beside`` are shapes of other tensors of the model, for tensors whose meaning depends on their neighbors.
     """
@@ -74,11 +74,11 @@ def layers_of(
                 rename_mixtral_expert(with_heads(ref, config or {}))
                 for ref in _rows_of_tensor(tensor, shapes, config or {})
             )
-    return number_layers(replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs)
+    return [replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs]
 
 
 def number_layers(refs: Iterable[LayerRef]) -> list[LayerRef]:
-    """The same refs with their positions as index and names that are unique."""
+    """Number the refs in the order given and make their names unique."""
     numbered: list[LayerRef] = []
     name_counts: dict[str, int] = {}
     for i, ref in enumerate(refs):
@@ -87,7 +87,7 @@ def number_layers(refs: Iterable[LayerRef]) -> list[LayerRef]:
             name_counts[ref.name] = count = name_counts.get(ref.name, 1) + 1
             name = f"{ref.name}#{count}"
         name_counts[name] = 1
-        numbered.append(replace(ref, index=i, name=name))
+        numbered.append(replace(ref, index=i, name=name, stored=ref.stored if ref.stored >= 0 else i))
     return numbered
 
 
@@ -111,7 +111,7 @@ def join_descriptions(*hows: str) -> str:
 
 
 def matches(pattern: re.Pattern[str], word: str) -> bool:
-    """Does a word of a name match? Words longer than those of any model are not matched."""
+    """Does a word of a name match the pattern? Words longer than ``MAX_WORD_CHARS`` never do."""
     return len(word) <= MAX_WORD_CHARS and pattern.match(word) is not None
 
 
@@ -123,14 +123,14 @@ def equal_parts(labels: str | Iterable[str], axis: int, size: int) -> list[tuple
 
 
 def skip_reason(shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
-    """(kind, reason) of a tensor that can be no matrix whatever it is called, else None."""
+    """(kind, reason) for a tensor that cannot be a matrix whatever its name, else None."""
     if math.prod(shape) == 0:
         return "empty", "no entries"
     if len(shape) == 0:
         return "scalar", "a single number"
     if not FLOATS.match(dtype):
         if len(shape) > 1 and ("int" in dtype or dtype.startswith("float")):
-            return "integer", f"{dtype} data: indices or quantised codes, not decoded"
+            return "integer", f"{dtype} data: indices or quantized codes, not decoded"
         return "buffer", f"{dtype} data, not weights"
     return None
 
@@ -145,11 +145,11 @@ def _rows_of_tensor(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[
 
 
 def _skip_part_of_another(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
-    return [_skip(tensor, "ingredient", f"an ingredient of {tensor.part_of}")] if tensor.part_of else None
+    return [_skip(tensor, "ingredient", f"part of {tensor.part_of}")] if tensor.part_of else None
 
 
 def _skip_unreadable(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
-    kind = "quantised" if "quantised" in tensor.fault else "tensor"
+    kind = "quantized" if "quantized" in tensor.fault else "tensor"
     return [_skip(tensor, kind, tensor.fault)] if tensor.fault else None
 
 
@@ -162,7 +162,7 @@ def _skip_parametrization(tensor: TensorInfo, shapes: Shapes, config: Config) ->
     name = tensor.name
     weight_norm = name.endswith(("_g", "_v")) and {f"{name[:-1]}g", f"{name[:-1]}v"} <= shapes.keys()
     if weight_norm or INGREDIENT.search(name):
-        return [_skip(tensor, "ingredient", "an ingredient of a parametrised weight; analyse the live model")]
+        return [_skip(tensor, "ingredient", "part of a parametrized weight; analyze the live model instead")]
     return None
 
 
@@ -184,7 +184,7 @@ def _skip_unknown_axes(tensor: TensorInfo, shapes: Shapes, config: Config) -> li
     if axes:
         return None
     count = len(tensor.shape)
-    reason = "more axes than a layer has" if count > 3 else "no layer that is known"
+    reason = "more axes than a known layer has" if count > 3 else "not a known kind of layer"
     return [_skip(tensor, kind, f"{count}-D: {reason}")]
 
 
@@ -213,7 +213,7 @@ def _matrix_ref(tensor: TensorInfo) -> LayerRef:
     """The whole tensor as one row, with the axes that its name and its number of axes give it."""
     kind, axes = _kind_and_axes(tensor.name, tensor.shape)
     ungrouped = kind in GROUPABLE and tensor.shape[1] < tensor.shape[0]
-    how = join_descriptions(tensor.how, "as one group: the file names no groups" if ungrouped else "")
+    how = join_descriptions(tensor.how, "read as one group, because the file does not name groups" if ungrouped else "")
     return LayerRef(0, tensor.name, tensor.shape, tensor.axes or axes, tensor.dtype, kind, tensor=tensor.name, how=how)
 
 

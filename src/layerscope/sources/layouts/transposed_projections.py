@@ -1,7 +1,7 @@
 """GPT-2's ``Conv1D`` stores its weight as (in, out), because it computes x @ W.
 
-``torch.nn.Linear`` computes x @ W.T and stores (out, in). Transformers uses ``Conv1D``, a linear layer in spite of its
-name, in GPT-2 and in the models that were built from GPT-2's code; their files hold the weights in the same order.
+``torch.nn.Linear`` computes x @ W.T and stores (out, in). Transformers uses ``Conv1D``, a linear layer despite its
+name, in GPT-2 and in models derived from GPT-2's code; their files store weights in the same order.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 AXES = "io"
 DESCRIPTION = "stored (in, out)"
-MODEL_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # whose projections are Conv1D
+MODEL_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their projections are Conv1D
 
 
 def is_conv1d(module: Any) -> bool:
-    """Is a module transformers' ``Conv1D``? It is recognized by its name, without importing transformers."""
+    """Return whether a module is a transformers ``Conv1D``, recognized by class name without importing transformers."""
     return type(module).__name__ == "Conv1D"

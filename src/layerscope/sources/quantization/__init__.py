@@ -1,1 +1,1 @@
-"""Quantization schemes: which stored tensors are codes, scales and zero points of one weight, and their decoders."""
+"""Quantization schemes: which stored tensors hold a weight's codes, scales and zero points, and how to decode them."""

@@ -1,6 +1,6 @@
-"""From stored codes to float32 weights: one pure function per scheme, on rows start to stop of the result.
+"""Decode stored codes to float32 weights: one pure function per scheme, for rows start to stop of the result.
 
-Every function takes the stored arrays and a range of rows, so that a large layer need never be whole.
+Every function takes the stored arrays and a range of rows, so that a large layer is never decoded as a whole.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 FP4_VALUES = np.array(
     [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32
 )  # E2M1, OCP MX 1.0
-AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # which nibble of a word holds which column
+AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # nibble of a word that holds each column
 
 
 def unpack_words(words: Array, bits: int, axis: int) -> Array:
-    """Unsigned codes from words of 32 bits, lowest bits first, along an axis; a code may cross a word's end.
+    """Unpack unsigned codes from 32-bit words along an axis, lowest bits first; a code may span two words.
 
     An axis of w words becomes one of 32·w/bits codes.
     """
@@ -38,7 +38,7 @@ def unpack_words(words: Array, bits: int, axis: int) -> Array:
 
 
 def unpack_nibbles(raw: Array, *, low_first: bool) -> Array:
-    """Codes of four bits from bytes, along the last axis, which doubles."""
+    """Unpack 4-bit codes from bytes along the last axis, which doubles in length."""
     raw = np.asarray(raw).view(np.uint8)
     pair = (raw & 0x0F, raw >> 4) if low_first else (raw >> 4, raw & 0x0F)
     return np.stack(pair, axis=-1).reshape(*raw.shape[:-1], -1)
@@ -47,9 +47,9 @@ def unpack_nibbles(raw: Array, *, low_first: bool) -> Array:
 def gptq(
     start: int, stop: int, qweight: Array, qzeros: Array, scales: Array, groups: Array, bits: int, offset: int
 ) -> Array:
-    """Rows (inputs) of W (in, out) = scale·(q − zero), arXiv 2210.17323; ``offset`` is added to stored zeros.
+    """Decode rows (inputs) of W (in, out) = scale·(q − zero), arXiv 2210.17323; ``offset`` is added to stored zeros.
 
-    AutoGPTQ's first format stores zeros less one; 32 rows of codes lie in ``bits`` words.
+    AutoGPTQ's first format stores zeros minus one. ``bits`` words hold 32 rows of codes.
     """
     first, last = start // 32, -(-stop // 32)
     codes = unpack_words(qweight[first * bits : last * bits], bits, 0)[start - first * 32 : stop - first * 32]
@@ -60,7 +60,7 @@ def gptq(
 
 
 def awq(start: int, stop: int, qweight: Array, qzeros: Array, scales: Array, group: int) -> Array:
-    """Rows (inputs) of W (in, out) = scale·(q − zero), arXiv 2306.00978; four bits, interleaved in each word."""
+    """Decode rows (inputs) of W (in, out) = scale·(q − zero), arXiv 2306.00978; 4 bits, interleaved in each word."""
     row_groups = np.arange(start, stop) // group
     codes, zeros = (_awq_codes(words) for words in (qweight[start:stop], qzeros))
     weights: Array = (codes - zeros[row_groups]).astype(np.float32) * np.asarray(scales).astype(np.float32)[row_groups]
@@ -73,7 +73,7 @@ def _awq_codes(words: Array) -> Array:
 
 
 def bitsandbytes_4bit(start: int, stop: int, width: int, raw: Array, absmax: Array, table: Array, block: int) -> Array:
-    """Rows of W: table[q]·absmax of each block of the flattened tensor, arXiv 2305.14314; high nibble first."""
+    """Decode rows of W: table[q]·absmax per block of the flattened tensor, arXiv 2305.14314; high nibble first."""
     first, last = start * width, stop * width
     first_byte = first // 2
     codes = unpack_nibbles(np.asarray(raw).reshape(-1)[first_byte : -(-last // 2)], low_first=False)[
@@ -85,7 +85,7 @@ def bitsandbytes_4bit(start: int, stop: int, width: int, raw: Array, absmax: Arr
 
 
 def bitsandbytes_absmax(absmax: Array, table: Array, nested: Array, block: int, offset: float) -> Array:
-    """Block scales that are quantised themselves: table[q]·nested absmax + offset."""
+    """Decode block scales that are themselves quantized: table[q]·nested absmax + offset."""
     codes = np.asarray(absmax).reshape(-1)
     scale = np.asarray(nested, np.float32)[np.arange(len(codes)) // block]
     weights: Array = np.asarray(table, np.float32)[codes] * scale + np.float32(offset)
@@ -93,9 +93,9 @@ def bitsandbytes_absmax(absmax: Array, table: Array, nested: Array, block: int, 
 
 
 def scale_codes(start: int, stop: int, codes: Array, scales: Array, zeros: Array | None, invert: float = 0.0) -> Array:
-    """Rows of (codes − zeros)·scales, the scales of a tensor, a row, a block of a row, or a square block.
+    """Decode rows of (codes − zeros)·scales, with one scale per tensor, row, block of a row, or square block.
 
-    Blocks are as long as their number makes them: ⌈n / count⌉ rows and columns. ``invert`` ≠ 0 divides by it.
+    Blocks have ⌈n / count⌉ rows and columns. If ``invert`` is not 0, the result is divided by it.
     """
     rows = np.arange(start, stop)
     values = np.asarray(codes[start:stop]).astype(np.float32)
@@ -118,7 +118,7 @@ def _scales_per_entry(scales: Array, rows: Array, shape: tuple[int, ...]) -> Arr
 def microscaled_fp4(
     start: int, stop: int, raw: Array, scales: Array, block: int, *, power: bool, factor: float = 1.0
 ) -> Array:
-    """Rows of FP4 codes with a scale per block: 2^(s − 127) where ``power`` (MXFP4), else s·factor (NVFP4).
+    """Decode rows of FP4 codes with one scale per block: 2^(s − 127) if ``power`` (MXFP4), else s·factor (NVFP4).
 
     ``raw`` is (rows, columns/2), low nibble first; OCP Microscaling Formats 1.0, §5.
     """
@@ -143,9 +143,9 @@ def compressed_tensors(
     columns: int,
     column_groups: Array | None,
 ) -> Array:
-    """Rows of compressed-tensors' packed integers: (q − 2^(bits−1) − zero)·scale, a scale per group of columns.
+    """Decode rows of packed integers of compressed-tensors: (q − 2^(bits−1) − zero)·scale, a scale per column group.
 
-    ``column_groups`` is the group of each column where they are not in order; zeros are packed along the rows.
+    ``column_groups`` gives the group of each column if groups are not consecutive; zeros are packed along the rows.
     """
     half = 1 << (bits - 1)
     is_dense = np.shape(words)[1] == -(-columns * bits // 32)
@@ -164,7 +164,7 @@ def compressed_tensors(
 
 
 def mlx(start: int, stop: int, words: Array, scales: Array, biases: Array, bits: int, columns: int) -> Array:
-    """Rows of MLX's affine quantisation: scale·q + bias, one of each per group of columns."""
+    """Decode rows of MLX's affine quantization: scale·q + bias, with a scale and a bias per group of columns."""
     codes = unpack_words(words[start:stop], bits, 1)[:, :columns]
     group = columns // scales.shape[1]
     scale, bias = (np.repeat(np.asarray(x[start:stop]).astype(np.float32), group, axis=1) for x in (scales, biases))
@@ -173,7 +173,7 @@ def mlx(start: int, stop: int, words: Array, scales: Array, biases: Array, bits:
 
 
 def _unpack_word_aligned(words: Array, bits: int) -> Array:
-    """⌊32/bits⌋ codes in each word, the rest of it empty: compressed-tensors before 0.11."""
+    """Unpack ⌊32/bits⌋ codes per word and ignore unused bits, as compressed-tensors before 0.11 stores them."""
     shifts = (np.arange(32 // bits) * bits).astype(np.uint32)
     codes = (np.asarray(words).view(np.uint32)[..., None] >> shifts) & np.uint32((1 << bits) - 1)
     unpacked: Array = codes.reshape(len(codes), -1).astype(np.int32)

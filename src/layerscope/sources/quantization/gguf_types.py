@@ -1,4 +1,4 @@
-"""GGUF's data types: what the gguf package says of their blocks, which it decodes, and the plain ones among them."""
+"""GGUF data types: block sizes and decoders from the gguf package, and types that need no decoding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PLAIN_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "
 
 
 def look_up_type(code: int) -> tuple[str, tuple[int, int]]:
-    """(name, (entries, bytes) of a block) of one of ggml's types; an empty name where the package knows none.
+    """Return (name, (entries, bytes) per block) of a ggml type code; the name is "" if the package does not know it.
 
-    :raises MissingExtra: no gguf package.
+    :raises MissingExtra: the gguf package is not installed.
     """
     constants = _import_constants()
     try:
@@ -29,9 +29,9 @@ def look_up_type(code: int) -> tuple[str, tuple[int, int]]:
 
 
 def decodable_types() -> dict[str, Any]:
-    """The types that the gguf package decodes, by name.
+    """Return the types that the gguf package decodes, by name.
 
-    :raises MissingExtra: no gguf package.
+    :raises MissingExtra: the gguf package is not installed.
     """
     _import_constants()
     from gguf import quants
@@ -40,7 +40,7 @@ def decodable_types() -> dict[str, Any]:
 
 
 def decode(codes: Array, type_name: str) -> Array:
-    """The numbers of some rows of whole blocks, flat or by row as the gguf package returns them."""
+    """Decode rows of whole blocks; the result is flat or by row, as the gguf package returns it."""
     from gguf.quants import dequantize
 
     return np.asarray(dequantize(np.asarray(codes), decodable_types()[type_name]))
@@ -50,5 +50,5 @@ def _import_constants() -> Any:
     try:
         from gguf import constants
     except ImportError:
-        raise MissingExtra("a GGUF file", "gguf") from None
+        raise MissingExtra("reading a GGUF file", "gguf") from None
     return constants

@@ -1,4 +1,4 @@
-"""Weights from their parts, one function per scheme: what must fit is checked, then rows are made when asked for."""
+"""Decode weights from their parts, one function per scheme: check that the parts fit, then decode rows on demand."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 Fetch = Callable[[str], Any]
 Config = Mapping[str, Any]
 SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
-STATE_PART = "state."  # a part whose name ends in the kind of a bitsandbytes quant_state
+STATE_PART = "state."  # prefix of the part that holds a bitsandbytes quant_state, before its kind
 BLOCK = 128  # rows and columns of DeepSeek's FP8 blocks
 NVFP4_BLOCK, MXFP4_BLOCK = 16, 32
-MAX_STATE_BYTES = 1 << 16  # bytes
+MAX_STATE_BYTES = 1 << 16
 
 
 class Mismatch(Exception):
-    """The parts of a weight do not fit each other."""
+    """The parts of a weight do not fit together; the message states why."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that is made from parts."""
+    """A weight that is decoded from its parts."""
 
     shape: tuple[int, ...]
     how: str
     decode_rows: Callable[[int, int], Array]  # rows start to stop of (∏ shape[:-1], shape[-1])
-    axes: str = ""  # of experts
+    axes: str = ""  # if the scheme determines them
 
 
 @dataclass
 class Parts:
-    """The stored tensors below one name, without the name."""
+    """The stored tensors of one module, by name within the module."""
 
     stem: str
     infos: dict[str, TensorInfo]
@@ -49,16 +49,16 @@ class Parts:
     config: Config
 
     def __getitem__(self, part: str) -> Any:
-        """The numbers of one part."""
+        """Return the values of one part."""
         return self.fetch(self.infos[part].name)
 
     def width(self, part: str) -> int:
-        """Bytes of one entry of a part: codes may be stored in the words of another type."""
+        """Return the bytes per entry of a part; codes may be packed in words of another type."""
         digits = "".join(c for c in self.infos[part].dtype.partition("_")[0] if c.isdigit())
         return max(1, int(digits or 8) // 8)
 
     def scales(self, part: str) -> Array:
-        """The numbers of scales in float32; those stored as exponents (E8M0) are 2^(s − 127)."""
+        """Return scales as float32; scales stored as exponents (E8M0) become 2^(s − 127)."""
         stored = np.asarray(self[part])
         if self.infos[part].dtype == "uint8":
             powers: Array = np.ldexp(np.float32(1), stored.astype(np.int32) - 127)
@@ -66,7 +66,7 @@ class Parts:
         return stored.astype(np.float32)
 
     def shape(self, part: str) -> tuple[int, ...]:
-        """The shape of one part."""
+        """Return the shape of one part."""
         return self.infos[part].shape
 
 
@@ -77,7 +77,7 @@ def _require(condition: bool, reason: str) -> None:
 
 def bitsandbytes_4bit(parts: Parts) -> Weight:
     kind = next(part for part in parts.infos if part.startswith(STATE_PART))
-    _require(math.prod(parts.shape(kind)) <= MAX_STATE_BYTES, "its quant_state is too long")
+    _require(math.prod(parts.shape(kind)) <= MAX_STATE_BYTES, f"its quant_state exceeds {MAX_STATE_BYTES:,} bytes")
     try:
         state = json.loads(bytes(np.asarray(parts[kind]).astype(np.uint8)))
         shape, block = tuple(state["shape"]), state["blocksize"]
@@ -85,25 +85,25 @@ def bitsandbytes_4bit(parts: Parts) -> Weight:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Mismatch("its quant_state cannot be read") from None
     sizes = (*shape, block)
-    _require(bool(shape) and all(isinstance(n, int) and 0 < n < 1 << 40 for n in sizes), "its quant_state has no sizes")
+    _require(bool(shape) and all(isinstance(n, int) and 0 < n < 1 << 40 for n in sizes), "its quant_state lacks sizes")
     count = math.prod(shape)
     blocks = -(-count // block)
     stored = math.prod(parts.shape("weight")) * parts.width("weight")
-    _require(stored == -(-count // 2), "it has not as many codes as its shape says")
-    _require(math.prod(parts.shape("weight.absmax")) == blocks, "it has not as many scales as blocks")
-    _require(parts.shape("weight.quant_map") == (16,), "its table has not 16 entries")
+    _require(stored == -(-count // 2), "its number of codes does not match its shape")
+    _require(math.prod(parts.shape("weight.absmax")) == blocks, "its number of scales does not match its blocks")
+    _require(parts.shape("weight.quant_map") == (16,), "its lookup table does not have 16 entries")
     has_nested_table = "weight.nested_absmax" in parts.infos and "weight.nested_quant_map" in parts.infos
     _require(
         has_nested_table or parts.infos["weight.absmax"].dtype.startswith("float"),
-        "its scales are codes without a table",
+        "its scales are quantized and their lookup table is missing",
     )
     if "weight.nested_absmax" in parts.infos:
         _require(isinstance(nested, int) and nested > 0, "its nested scales have no block size")
         _require(
             math.prod(parts.shape("weight.nested_absmax")) == -(-blocks // (nested or 1)),
-            "its nested scales do not fit",
+            "its nested scales do not match its blocks",
         )
-        _require(parts.shape("weight.nested_quant_map") == (256,), "its nested table has not 256 entries")
+        _require(parts.shape("weight.nested_quant_map") == (256,), "its nested lookup table does not have 256 entries")
 
     def decode_rows(start: int, stop: int) -> Array:
         absmax = np.asarray(parts["weight.absmax"]).reshape(-1)
@@ -118,7 +118,7 @@ def bitsandbytes_4bit(parts: Parts) -> Weight:
 
 def bitsandbytes_8bit(parts: Parts) -> Weight:
     shape = parts.shape("weight")
-    _require(len(shape) == 2 and math.prod(parts.shape("SCB")) == shape[0], "it has not one scale per row")
+    _require(len(shape) == 2 and math.prod(parts.shape("SCB")) == shape[0], "it does not have one scale per row")
 
     def decode_rows(start: int, stop: int) -> Array:
         return decoders.scale_codes(start, stop, parts["weight"], parts["SCB"], None, invert=127.0)
@@ -127,7 +127,10 @@ def bitsandbytes_8bit(parts: Parts) -> Weight:
 
 
 def is_gptq(parts: Parts) -> bool:
-    """GPTQ packs along the inputs, AWQ along the outputs: the scales have as many columns as there are outputs."""
+    """Return whether codes are packed along the inputs (GPTQ) rather than the outputs (AWQ).
+
+    The scales have one column per output.
+    """
     return parts.shape("qweight")[-1] == parts.shape("scales")[-1]
 
 
@@ -138,16 +141,16 @@ def gptq_or_awq(parts: Parts) -> Weight:
 
 def gptq(parts: Parts) -> Weight:
     words, scales, zeros = (parts.shape(part) for part in ("qweight", "scales", "qzeros"))
-    _require(len(words) == len(scales) == len(zeros) == 2, "its parts are no matrices")
+    _require(len(words) == len(scales) == len(zeros) == 2, "its parts are not all matrices")
     dtypes = {parts.infos[part].dtype for part in ("qweight", "qzeros")}
-    _require(dtypes <= {"int32", "uint32"}, "its codes are not in words of 32 bits")
+    _require(dtypes <= {"int32", "uint32"}, "its codes are not 32-bit words")
     groups, outputs = scales
     fitting = [bits for bits in (4, 8, 2, 3) if outputs and zeros[1] == -(-outputs * bits // 32)]
     if "g_idx" in parts.infos:  # one entry per input
         fitting = [bits for bits in fitting if parts.shape("g_idx") == (words[0] * 32 // bits,)]
     configured = parts.config.get("bits")
     bits = configured if configured in fitting and not isinstance(configured, bool) else (fitting or [0])[0]
-    _require(bits > 0 and groups > 0 and zeros[0] == groups, "its zeros or its group index do not fit its scales")
+    _require(bits > 0 and groups > 0 and zeros[0] == groups, "its zero points or group index do not match its scales")
     inputs = words[0] * 32 // bits
     _require(inputs > 0, "it has no inputs")
     group_size = -(-inputs // groups)
@@ -156,7 +159,7 @@ def gptq(parts: Parts) -> Weight:
     def decode_rows(start: int, stop: int) -> Array:
         row_groups = np.asarray(parts["g_idx"]) if "g_idx" in parts.infos else np.arange(inputs) // group_size
         if row_groups.min(initial=0) < 0 or row_groups.max(initial=0) >= groups:
-            raise ValueError("a group index beyond the scales")
+            raise ValueError("the group index exceeds the number of scales")
         return decoders.gptq(start, stop, parts["qweight"], parts["qzeros"], parts["scales"], row_groups, bits, offset)
 
     return _mark_transposed(Weight((inputs, outputs), f"decoded from GPTQ, {bits} bits", decode_rows))
@@ -164,16 +167,16 @@ def gptq(parts: Parts) -> Weight:
 
 def awq(parts: Parts) -> Weight:
     words, scales, zeros = (parts.shape(part) for part in ("qweight", "scales", "qzeros"))
-    _require(len(words) == len(scales) == len(zeros) == 2, "its parts are no matrices")
+    _require(len(words) == len(scales) == len(zeros) == 2, "its parts are not all matrices")
     dtypes = {parts.infos[part].dtype for part in ("qweight", "qzeros")}
-    _require(dtypes <= {"int32", "uint32"}, "its codes are not in words of 32 bits")
+    _require(dtypes <= {"int32", "uint32"}, "its codes are not 32-bit words")
     inputs, outputs = words[0], words[1] * 8
     fits = scales[1] == outputs and zeros == (scales[0], words[1])
     fits = fits and scales[0] > 0 and inputs % max(scales[0], 1) == 0
-    _require(fits, "its scales do not fit its codes")
+    _require(fits, "its scales do not match its codes")
     layout = parts.config.get("version") or parts.config.get("kernel")
     is_known = not isinstance(layout, str) or layout.lower() in ("gemm", "gemv", "awq")
-    _require(is_known, f"AWQ's {layout} layout is not decoded")
+    _require(is_known, f"its AWQ layout {layout} is not supported")
     group_size = inputs // scales[0]
 
     def decode_rows(start: int, stop: int) -> Array:
@@ -188,30 +191,30 @@ def _mark_transposed(weight: Weight) -> Weight:
 
 
 def scaled(parts: Parts) -> Weight:
-    """FP8 or int8 with scales: of all, of each row, of groups of a row, of square blocks."""
+    """Decode FP8 or int8 codes with one scale per tensor, row, group of a row, or square block."""
     name = next(part for part in SCALES if part in parts.infos)
     shape, scales, dtype = parts.shape("weight"), parts.shape(name), parts.infos["weight"].dtype
     count = math.prod(scales)
     if len(shape) == 3:
         return _decode_scaled_experts(parts, name)
-    _require(len(shape) == 2, f"it has {len(shape)} axes")
+    _require(len(shape) == 2, f"it has {len(shape)} axes instead of 2 or 3")
     if count == 1:
         form = "one scale"
     elif scales in ((shape[0],), (shape[0], 1)):
-        form = "a scale per row"
+        form = "one scale per row"
     elif len(scales) == 2 and scales[0] == shape[0] and scales[1] and shape[1] % scales[1] == 0:
-        form = f"a scale per {shape[1] // scales[1]} of a row"
+        form = f"one scale per {shape[1] // scales[1]} entries of a row"
     else:
         block = next((b for b in _block_sizes(parts) if _blocks_per_axis(shape, b) == scales), None)
         if block is None:
-            raise Mismatch(f"its {scales} scales do not fit {shape}")
-        form, fitting_block = f"a scale per {block[0]}×{block[1]}", block
+            raise Mismatch(f"its scales of shape {scales} do not match its shape {shape}")
+        form, fitting_block = f"one scale per {block[0]}×{block[1]} block", block
         return Weight(
             shape, f"decoded from {dtype}, {form}", lambda a, b: _decode_blockwise(a, b, parts, name, fitting_block)
         )
     zeros = "weight_zero_point" if "weight_zero_point" in parts.infos else ""
     if zeros:
-        _require(math.prod(parts.shape(zeros)) in (1, count), "its zero points do not fit its scales")
+        _require(math.prod(parts.shape(zeros)) in (1, count), "its zero points do not match its scales")
 
     def decode_rows(start: int, stop: int) -> Array:
         zero = np.asarray(parts[zeros]).reshape(scales) if zeros and count > 1 else parts[zeros] if zeros else None
@@ -221,7 +224,7 @@ def scaled(parts: Parts) -> Weight:
 
 
 def _block_sizes(parts: Parts) -> list[tuple[int, int]]:
-    """Sizes of square blocks: those that the configuration names, else DeepSeek's."""
+    """Return the possible block sizes: those in the configuration, then DeepSeek's."""
     groups = parts.config.get("config_groups")
     configured = [parts.config.get("weight_block_size")]
     for group in groups.values() if isinstance(groups, Mapping) else ():
@@ -243,17 +246,18 @@ def _decode_blockwise(start: int, stop: int, parts: Parts, name: str, block: tup
 
 
 def _decode_scaled_experts(parts: Parts, name: str) -> Weight:
-    """(experts, rows, columns) with one scale each, one per row or column of each, or one per square block."""
+    """Decode (experts, rows, columns) with one scale per expert, per row or column of each, or per square block."""
     shape, scales = parts.shape("weight"), parts.shape(name)
     form = (*scales, *(1,) * (3 - len(scales)))
-    _require(len(form) == 3 and form[0] in (1, shape[0]), f"its {scales} scales do not fit {shape}")
+    mismatch = f"its scales of shape {scales} do not match its shape {shape}"
+    _require(len(form) == 3 and form[0] in (1, shape[0]), mismatch)
     has_column_scales = form[1:] == (shape[2], 1) and (shape[1] != shape[2] or parts.stem.endswith("down_proj"))
-    if has_column_scales:  # fbgemm: a scale per column, stored as if per row
+    if has_column_scales:  # fbgemm: one scale per column, stored like scales per row
         form = (form[0], 1, shape[2])
     simple_block = tuple(1 if count == n else n for n, count in zip(shape[1:], form[1:], strict=True))
     block = next((b for b in (simple_block, *_block_sizes(parts)) if _blocks_per_axis(shape[1:], b) == form[1:]), None)
     if block is None:
-        raise Mismatch(f"its {scales} scales do not fit {shape}")
+        raise Mismatch(mismatch)
     block_rows, block_columns = block
 
     def decode_rows(start: int, stop: int) -> Array:
@@ -268,11 +272,11 @@ def _decode_scaled_experts(parts: Parts, name: str) -> Weight:
 
 
 def mxfp4(parts: Parts) -> Weight:
-    """gpt-oss: blocks (experts, rows, groups, 16), scales (experts, rows, groups); rows are outputs."""
+    """Decode gpt-oss: blocks (experts, rows, groups, 16), scales (experts, rows, groups); rows are outputs."""
     blocks, scales = parts.shape("blocks"), parts.shape("scales")
     _require(
         len(blocks) >= 3 and blocks[:-1] == scales and blocks[-1] == MXFP4_BLOCK // 2,
-        "its blocks and scales do not fit",
+        "its blocks do not match its scales",
     )
     shape = (*blocks[:-2], blocks[-2] * MXFP4_BLOCK)
     row_count = math.prod(shape[:-1])
@@ -286,17 +290,17 @@ def mxfp4(parts: Parts) -> Weight:
 
 
 def fp4(parts: Parts) -> Weight:
-    """Two FP4 codes to a byte (rows, columns/2), a scale per 16 (NVFP4) or 32 (MXFP4) of them."""
+    """Decode FP4 codes, two per byte (rows, columns/2), with one scale per 16 (NVFP4) or 32 (MXFP4) codes."""
     codes = "weight_packed" if "weight_packed" in parts.infos else "weight"
     packed_shape, scales = parts.shape(codes), parts.shape("weight_scale")
     _require(
         len(packed_shape) == len(scales) == 2 and packed_shape[0] == scales[0] and scales[1] > 0,
-        "its scales do not fit its codes",
+        "its scales do not match its codes",
     )
     shape = (packed_shape[0], packed_shape[1] * 2)
     power = parts.infos["weight_scale"].dtype == "uint8"
     block = MXFP4_BLOCK if power else NVFP4_BLOCK
-    _require(shape[1] == scales[1] * block, "its scales do not fit its codes")
+    _require(shape[1] == scales[1] * block, "its scales do not match its codes")
     divisor, factor = "weight_global_scale" in parts.infos, "weight_scale_2" in parts.infos
     _require(power or divisor or factor, "its global scale is missing")
     for outer in ("weight_global_scale", "weight_scale_2"):
@@ -315,32 +319,32 @@ def fp4(parts: Parts) -> Weight:
 
 
 def compressed_tensors(parts: Parts) -> Weight:
-    """compressed-tensors' pack-quantized: words (rows, ·), scales (rows, groups), and the shape."""
+    """Decode pack-quantized compressed-tensors: words (rows, ·), scales (rows, groups), and the shape."""
     words, scales = parts.shape("weight_packed"), parts.shape("weight_scale")
     shape_info = parts.infos.get("weight_shape")
-    _require(len(words) == 2 and shape_info is not None, "its shape is missing")
+    _require(len(words) == 2 and shape_info is not None, "its weight_shape is missing")
     _require(
         shape_info is not None and shape_info.dtype in ("int32", "int64") and math.prod(shape_info.shape) == 2,
-        "its shape is no pair",
+        "its weight_shape is not a pair of integers",
     )
     sizes = np.asarray(parts["weight_shape"]).reshape(-1)
     shape = tuple(int(n) for n in sizes)
     _require(
-        len(shape) == 2 and shape[0] == words[0] and 0 < shape[1] <= 32 * words[1], "its shape does not fit its codes"
+        len(shape) == 2 and shape[0] == words[0] and 0 < shape[1] <= 32 * words[1], "its shape does not match its codes"
     )
     scales = scales if len(scales) == 2 else (scales[0] if scales else 1, 1)
     bits = _bits_per_code(parts, shape[1], words[1])
-    _require(scales[0] in (1, shape[0]) and scales[1] > 0, "its scales do not fit its codes")
+    _require(scales[0] in (1, shape[0]) and scales[1] > 0, "its scales do not match its codes")
     group_index = "weight_g_idx" if "weight_g_idx" in parts.infos else ""
     zeros = "weight_zero_point" if "weight_zero_point" in parts.infos else ""
 
     def decode_rows(start: int, stop: int) -> Array:
         group_scales = np.broadcast_to(np.asarray(parts["weight_scale"]).reshape(scales), (shape[0], scales[1]))
         order = np.asarray(parts[group_index]) if group_index else None
-        if order is not None and (order == -1).all():  # in order
+        if order is not None and (order == -1).all():  # groups are consecutive
             order = None
         if order is not None and (order.shape != (shape[1],) or order.min() < 0 or order.max() >= scales[1]):
-            raise ValueError("a group index that does not fit the scales")
+            raise ValueError("the group index does not match the scales")
         zero = np.asarray(parts[zeros]) if zeros else None
         return decoders.compressed_tensors(
             start, stop, parts["weight_packed"], group_scales, zero, bits, shape[1], order
@@ -350,7 +354,7 @@ def compressed_tensors(parts: Parts) -> Weight:
 
 
 def _bits_per_code(parts: Parts, columns: int, words: int) -> int:
-    """Bits of a code: as the configuration says, else the number that fits the words."""
+    """Return the bits per code: as configured, else the number that fits the words."""
     groups = parts.config.get("config_groups")
     configured = set()
     for group in groups.values() if isinstance(groups, Mapping) else ():
@@ -358,7 +362,7 @@ def _bits_per_code(parts: Parts, columns: int, words: int) -> int:
         configured.add(str(weights.get("num_bits")) if isinstance(weights, Mapping) else "")
     fitting = [b for b in (4, 8, 2, 3, 5, 6, 7) if words in (-(-columns * b // 32), -(-columns // (32 // b)))]
     chosen = [b for b in fitting if str(b) in configured] or fitting
-    _require(bool(chosen), "its codes do not fit its shape")
+    _require(bool(chosen), "its codes do not match its shape")
     return chosen[0]
 
 
@@ -369,12 +373,12 @@ def mlx(parts: Parts) -> Weight:
     group, bits = settings.get("group_size"), settings.get("bits")
     _require(
         len(words) == len(scales) == 2 and scales == biases and scales[0] == words[0],
-        "its scales do not fit its codes",
+        "its scales do not match its codes",
     )
     if not isinstance(group, int) or group not in (16, 32, 64, 128) or not isinstance(bits, int):
-        raise Mismatch("no configuration says how many bits and how long its groups are")
+        raise Mismatch("its configuration lacks valid bits and group_size")
     columns = scales[1] * group
-    _require(bits in (2, 3, 4, 5, 6, 8) and words[1] * 32 == columns * bits, "its codes do not fit its scales")
+    _require(bits in (2, 3, 4, 5, 6, 8) and words[1] * 32 == columns * bits, "its codes do not match its scales")
 
     def decode_rows(start: int, stop: int) -> Array:
         return decoders.mlx(start, stop, parts["weight"], parts["scales"], parts["biases"], bits, columns)

@@ -1,7 +1,7 @@
-"""Which stored tensors are codes, scales and zeros of one weight, and the weight that they make.
+"""Find the stored tensors that hold the codes, scales and zero points of one weight, and decode them.
 
-Each scheme is recognized by the names and the types of its parts. A weight whose parts do not fit each other, and
-every scheme that is not known, is listed with its reason and never analysed as integers.
+Each scheme is recognized by the names and types of its parts. Weights with parts that do not fit together, and unknown
+schemes, are listed with the reason and never analyzed as integers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from layerscope.sources.quantization import schemes
 from layerscope.sources.quantization.schemes import Config, Fetch, Mismatch, Parts, Weight
 
 STATE_INFIX = ".weight.quant_state.bitsandbytes__"
-CODE_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")  # types of codes; indices are int64
+CODE_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")  # dtypes of codes; indices are int64
 UNDECODED_SCHEMES = {  # part name → a scheme that is not decoded
     ".codebooks": "AQLM", ".q_weight": "EXL2", ".W_q": "HQQ", ".weight._data": "quanto", ".Qidxs": "QuIP#",
-    ".bitmask": "compressed-tensors' sparse", ".meta": "marlin 2:4", ".qweight_type": "GGUF", ".trellis": "EXL3",
+    ".bitmask": "sparse compressed-tensors", ".meta": "marlin 2:4", ".qweight_type": "GGUF", ".trellis": "EXL3",
     ".indices": "VPTQ", ".weight_packed": "compressed-tensors", ".B": "marlin", ".qweight": "a packed scheme",
 }  # fmt: skip
 
 
 def decode_tensors(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> tuple[list[TensorInfo], Fetch]:
-    """The tensors with every known weight in the place of its codes, and what fetches both kinds."""
+    """Replace the codes of every known scheme by the decoded weight.
+
+    :return: the tensors, and a function that fetches one of them by name.
+    """
     if not any(_may_be_codes(tensor) for tensor in tensors):
         return tensors, fetch
     settings = _quantization_settings(config)
@@ -51,7 +54,7 @@ def decode_tensors(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> t
             weights[name] = weight
             info = TensorInfo(name, weight.shape, "float32", how=weight.how, axes=weight.axes)
         except Mismatch as mismatch:
-            info = TensorInfo(name, codes.shape, codes.dtype, fault=f"quantised, but {mismatch}")
+            info = TensorInfo(name, codes.shape, codes.dtype, fault=f"quantized, but {mismatch}")
         replaced.setdefault(codes.name, []).append(info)
         ingredients = parts.infos.keys() - {scheme.codes, "bias", "weight.bias"}
         part_of |= {parts.infos[key].name: name for key in ingredients}
@@ -87,7 +90,7 @@ def _may_be_codes(info: TensorInfo) -> bool:
 
 
 def _is_plain_weight(info: TensorInfo) -> bool:
-    """Is it a weight in floating point, whatever lies beside it?"""
+    """Return whether this is a floating-point weight, regardless of the tensors stored next to it."""
     return info.name.endswith(".weight") and info.dtype in ("float16", "bfloat16", "float32", "float64")
 
 
@@ -108,7 +111,7 @@ SUFFIXES = (
 
 
 def _group_by_module(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> Iterator[Parts]:
-    """Tensors that belong to one module, the module's name taken off."""
+    """Yield the tensors of each module, by name within the module."""
     groups: dict[str, dict[str, TensorInfo]] = {}
     suffixes = sorted(SUFFIXES, key=len, reverse=True)
     names = {tensor.name for tensor in tensors}
@@ -146,23 +149,23 @@ def _module_name(parts: Parts) -> str:
 
 
 def _parameter_name(parts: Parts) -> str:
-    """A parameter of another name, experts.gate_up_proj for one, is called so in place of its module's weight."""
+    """Return the name of the weight; a bare parameter such as experts.gate_up_proj keeps its own name."""
     return parts.stem if parts.infos["weight"].name == parts.stem else _weight_name(parts)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way of storing a weight as codes, recognized by the names and the types of its parts."""
+    """A storage format of quantized weights, recognized by the names and types of its parts."""
 
     codes: str  # the part that holds the codes
-    required: tuple[str, ...]  # other parts, all of them
+    required: tuple[str, ...]  # other parts that must be present
     decode: Callable[[Parts], Weight]
-    dtypes: tuple[str, ...] = ("*",)  # of the codes: globs
-    any_of: tuple[str, ...] = ()  # parts of which at least one is there: globs
-    name: Callable[[Parts], str] = _weight_name  # of the weight
+    dtypes: tuple[str, ...] = ("*",)  # globs for the dtype of the codes
+    any_of: tuple[str, ...] = ()  # globs; at least one must match a part
+    name: Callable[[Parts], str] = _weight_name  # returns the name of the weight
 
     def matches(self, parts: Parts) -> bool:
-        """Do the parts have the names and the types of this scheme?"""
+        """Return whether the parts have the names and types of this scheme."""
         names = parts.infos.keys()
         return (
             {self.codes, *self.required} <= names
@@ -171,7 +174,7 @@ class Scheme:
         )
 
 
-SCHEMES = (  # the first that matches decodes
+SCHEMES = (  # the first matching scheme decodes
     Scheme(
         "weight", ("weight.absmax", "weight.quant_map"), schemes.bitsandbytes_4bit, any_of=(f"{schemes.STATE_PART}*",)
     ),
@@ -187,18 +190,18 @@ SCHEMES = (  # the first that matches decodes
 
 
 def _undecoded_reason(parts: Parts) -> str:
-    """Why codes are not decoded; "" where no part looks like codes."""
+    """Return why codes are not decoded, or "" if no part looks like codes."""
     weight = parts.infos.get("weight")
     has_scales = any("scale" in part for part in parts.infos.keys() - {"weight"})
     if weight is not None and weight.dtype.startswith("float8") and has_scales:
-        return "quantised as float8 with scales of an unknown kind, not decoded"
+        return "quantized as float8 with unknown scales, not decoded"
     codes = [info for info in parts.infos.values() if info.dtype in CODE_DTYPES and len(info.shape) > 1]
     method = _undecoded_scheme(parts, codes[0]) if codes else ""
-    return f"quantised with {method}, not decoded" if method else ""
+    return f"quantized with {method}, not decoded" if method else ""
 
 
 def _undecoded_scheme(parts: Parts, codes: TensorInfo) -> str:
-    """The scheme of codes that are not decoded, as far as a configuration or their names tell it."""
+    """Return the scheme of codes that are not decoded, from the configuration or the names of the parts."""
     method = parts.config.get("quant_method") or parts.config.get("format")
     if isinstance(method, str):
         return method[:40]

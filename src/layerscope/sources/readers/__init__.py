@@ -1,4 +1,5 @@
-"""One reader per format, the family first in its name: a module with ``accepts``, ``open`` and ``PORTABLE``.
+"""Readers, one module per file format or kind of live object, named with the family first (``torch_file``).
 
-Modules without ``PORTABLE`` are parts of a format (headers, graphs) that its reader uses.
+A reader defines ``accepts(target)``, ``open(target)`` and ``PORTABLE``, whether another process can open the target.
+Modules without ``PORTABLE`` hold parts of a format (headers, graphs) for its reader.
 """

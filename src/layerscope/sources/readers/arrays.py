@@ -1,4 +1,4 @@
-"""Arrays by name: NumPy arrays or torch tensors as ``model.state_dict()`` returns them, and JAX's pytrees."""
+"""Arrays by name: NumPy arrays or torch tensors, as in ``model.state_dict()``, and JAX pytrees."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PORTABLE = False
 
 
 def accepts(target: Any) -> bool:
-    """A mapping, a single array, or a pytree of JAX; what is in it is checked when it is opened."""
+    """Accept a mapping, a single array or a JAX pytree; the contents are checked by :func:`open`."""
     return isinstance(target, Mapping | np.ndarray) or _is_torch(target) or _flatten_pytree(target) is not None
 
 
 def open(target: Any) -> Tensors:
-    """Describe every array of the mapping, nested mappings joined by dots; a single array is called "array"."""
+    """Describe every array of the mapping; keys of nested mappings are joined by dots, a single array is "array"."""
     leaf_by_path = _flatten_pytree(target)
     array_by_name = (
         dict(_flatten_mapping(target if isinstance(target, Mapping) else {"array": target}, ""))
@@ -34,7 +34,7 @@ def open(target: Any) -> Tensors:
         else leaf_by_path
     )
     if not array_by_name:
-        raise Unreadable("the dict holds no arrays; expected names and arrays, as in model.state_dict()")
+        raise Unreadable("the dict holds no arrays; expected a dict of names and arrays, e.g. model.state_dict()")
     infos = [_describe_array(name, value) for name, value in array_by_name.items()]
     return source_from_names(
         make_spec(target, "arrays", portable=False), infos, lambda name: _to_array(array_by_name[name])
@@ -59,17 +59,17 @@ def _flatten_mapping(mapping: Mapping[Any, Any], prefix: str) -> list[tuple[str,
 
 
 def _flatten_pytree(target: Any) -> dict[str, Any] | None:
-    """The arrays of a pytree (a TrainState, an nnx or Equinox module, a list) by the path to each.
+    """Map the path of each array in a pytree (a TrainState, an nnx or Equinox module, a list) to the array.
 
-    None where JAX is not loaded, for a mapping, and where the target is none of its trees. An optimiser's state is
-    left out.
+    None if JAX is not loaded, for a mapping, and for objects that are not pytrees of arrays. Optimizer state is left
+    out.
     """
     jax, nnx = sys.modules.get("jax"), sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(target, nnx.Module | nnx.State):
         target = nnx.to_pure_dict(nnx.state(target) if isinstance(target, nnx.Module) else target)
     elif jax is None or isinstance(target, Mapping | np.ndarray | str | bytes) or _is_torch(target):
         return None
-    assert jax is not None  # flax loads it
+    assert jax is not None  # flax imports jax
     leaves, _ = jax.tree_util.tree_flatten_with_path(target)
     leaf_by_path: dict[str, Any] = {}
     for path, leaf in leaves:
@@ -77,7 +77,7 @@ def _flatten_pytree(target: Any) -> dict[str, Any] | None:
         if not isinstance(leaf, np.ndarray | jax.Array) or not JAX_OPTIMIZER_KEYS.isdisjoint(path_keys):
             continue
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
-            continue  # keys of random generators
+            continue  # PRNG keys
         leaf_by_path[".".join(path_keys) or "array"] = leaf
     return leaf_by_path or None
 

@@ -1,4 +1,4 @@
-"""A diffusers pipeline: a folder of several models, each with a report of its own."""
+"""Diffusers pipelines: folders of several models, each analyzed in a report of its own."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from layerscope.sources.storage.paths import is_folder, path_inside
 
 PORTABLE = True
 INDEX_FILE = "model_index.json"
-MAX_INDEX_BYTES = 1 << 20  # bytes of index
+MAX_INDEX_BYTES = 1 << 20
 
 
 def accepts(target: Any) -> bool:
-    """A folder with a model_index.json."""
+    """Accept a folder with a model_index.json."""
     return is_folder(target) and (target / INDEX_FILE).is_file()
 
 
 def models(target: Path) -> dict[str, Path]:
-    """The models of the pipeline by name: those of its parts that have weights.
+    """Map the name of each model in the pipeline to its folder; components without weights are left out.
 
-    :raises Unreadable: an index that is none, or no model at all.
+    :raises Unreadable: the index is damaged, or no component has weights.
     """
     file = path_inside(target, INDEX_FILE)
     try:
@@ -31,24 +31,27 @@ def models(target: Path) -> dict[str, Path]:
     except (ValueError, RecursionError):
         index = None
     if not isinstance(index, dict):
-        raise Unreadable(f"{file}: is no table of models")
+        raise Unreadable(f"{file}: not a JSON object of pipeline components; download it again")
     names = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     folder_by_name = {name: path_inside(target, name) for name in names}
     folder_by_name = {
         name: folder for name, folder in folder_by_name.items() if folder.is_dir() and huggingface.accepts(folder)
     }
     if not folder_by_name:
-        raise Unreadable(f"{target}: a pipeline without models: {', '.join(names)[:200]}")
+        raise Unreadable(
+            f"{target}: a pipeline without weights; components listed: {', '.join(names)[:200] or 'none'}; "
+            "download the weights of at least one component"
+        )
     return folder_by_name
 
 
 def open(target: Path) -> NoReturn:
-    """Not one model.
+    """Refuse to open the pipeline as one model.
 
-    :raises Unreadable: always; it names the models.
+    :raises Unreadable: always; the message names the models.
     """
     names = list(models(target))
     raise Unreadable(
-        f"{target}: a pipeline of {len(names)} models: {', '.join(names)}; analyze_each takes all of them, "
-        f"analyze one: {target}/{names[0]}"
+        f"{target}: a pipeline of {len(names)} models: {', '.join(names)}; "
+        f"analyze one of them, e.g. {target}/{names[0]}, or all of them with analyze_each"
     )

@@ -1,4 +1,4 @@
-"""Flax checkpoints (.msgpack): walked without being unpacked, so that one array at a time is read."""
+"""Flax checkpoints (.msgpack), scanned without unpacking, so that arrays are read one at a time."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 PORTABLE = True
 ARRAY_EXTENSION, SCALAR_EXTENSION = 1, 3  # Flax's extension types
 CHUNKED_KEY = "__msgpack_chunked_array__"
-MAX_NESTING_DEPTH = 64  # maps in maps
+MAX_NESTING_DEPTH = 64  # levels of maps in maps
 MAX_ITEMS = 1 << 21
-MAX_KEY_BYTES = 1 << 16  # bytes
+MAX_KEY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where one array lies."""
+    """Dtype, shape and location of one array."""
 
     dtype: str
     shape: tuple[int, ...]
-    start: int
+    start: int  # byte in the file
 
 
 def accepts(target: Any) -> bool:
-    """A file called .msgpack, or checkpoint_N that opens with a map."""
+    """Accept a .msgpack file, or a file called checkpoint_N that starts with a map."""
     if not is_file(target):
         return False
     if target.suffix == ".msgpack":
@@ -50,18 +50,18 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path) -> Tensors:
-    """Read names and shapes."""
+    """Read the names and shapes of the arrays."""
     extent = whole_file(target)
     try:
         content = _Walker(extent).walk()
         leaves = list(_iterate_arrays(content, ""))
         leaf_by_name = dict(leaves)
         if len(leaf_by_name) < len(leaves):
-            raise ValueError("two arrays of one name")
+            raise ValueError("two arrays have the same name")
     except (ValueError, RecursionError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise Unreadable(f"{target}: not a Flax checkpoint, or damaged: {error}") from None
+        raise Unreadable(f"{target}: not a Flax checkpoint, or damaged: {error}; save or download it again") from None
     if not leaf_by_name:
-        raise Unreadable(f"{target}: a msgpack file without arrays")
+        raise Unreadable(f"{target}: the msgpack file contains no arrays; save the model's parameters in it")
 
     def fetch(name: str) -> Array:
         info, chunks = leaf_by_name[name]
@@ -82,9 +82,9 @@ def _iterate_arrays(content: Any, prefix: str) -> Iterator[tuple[str, tuple[Tens
         shape = tuple(content["shape"][str(i)] for i in range(len(content["shape"])))
         chunks = [content["chunks"][str(i)] for i in range(len(content["chunks"]))]
         if not all(is_size(n) for n in shape) or len({c.dtype for c in chunks}) != 1:
-            raise ValueError(f"{name[:80]!r} is made of chunks of several kinds")
+            raise ValueError(f"the chunks of {name[:80]!r} have different dtypes or an invalid shape")
         if sum(math.prod(c.shape) for c in chunks) != math.prod(shape):
-            raise ValueError(f"the chunks of {name[:80]!r} do not make up its shape")
+            raise ValueError(f"the chunks of {name[:80]!r} do not add up to its shape")
         yield name, (TensorInfo(name, shape, chunks[0].dtype), chunks)
     elif isinstance(content, dict):
         for key, value in content.items():
@@ -93,23 +93,23 @@ def _iterate_arrays(content: Any, prefix: str) -> Iterator[tuple[str, tuple[Tens
 
 
 class _Walker:
-    """Steps through msgpack, remembering where arrays lie and what keys lead to them."""
+    """Scans msgpack and records the location of each array and the keys that lead to it."""
 
     def __init__(self, extent: Extent) -> None:
         self.cursor = Cursor(extent)
         self.items = 0
 
     def walk(self) -> Any:
-        """What the file holds: maps and lists of Stored, small numbers and nothing else."""
+        """Read the structure of the file: maps and lists of :class:`StoredArray`, numbers and strings."""
         content = self._read_item(0)
         if self.cursor.at != self.cursor.extent.length:
-            raise ValueError("data after its end")
+            raise ValueError("it continues after its content ends")
         return content
 
     def _read_item(self, depth: int) -> Any:
         self.items += 1
         if depth > MAX_NESTING_DEPTH or self.items > MAX_ITEMS:
-            raise ValueError("nested or long beyond any checkpoint")
+            raise ValueError(f"it has more than {MAX_NESTING_DEPTH} levels or {MAX_ITEMS:,} items, the limits")
         first = self.cursor.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 0x100
@@ -140,14 +140,14 @@ class _Walker:
             return self._read_list(number(">H" if first == 0xDC else ">I"), depth)
         if first in (0xDE, 0xDF):
             return self._read_map(number(">H" if first == 0xDE else ">I"), depth)
-        raise ValueError(f"the byte {first:#x}, which msgpack does not use")
+        raise ValueError(f"it contains the byte {first:#x} as a type, which msgpack does not use")
 
     def _read_map(self, count: int, depth: int) -> dict[Any, Any]:
         entries: dict[Any, Any] = {}
         for _ in range(count):
             key = self._read_item(depth + 1)
             if not isinstance(key, str | int):
-                raise ValueError("a key that is no name")
+                raise ValueError("a key is neither a string nor an integer")
             if key in entries:
                 raise ValueError(f"two entries are called {str(key)[:80]!r}")
             entries[key] = self._read_item(depth + 1)
@@ -163,7 +163,7 @@ class _Walker:
         return self.cursor.take(length).decode("utf-8")
 
     def _read_extension(self, length: int) -> StoredArray | None:
-        """An array is packed again: [shape, dtype, bytes]."""
+        """Read an extension; an array in it is packed as [shape, dtype, bytes]."""
         kind, stop = self.cursor.number(">b"), self.cursor.at + length
         array = None
         if kind in (ARRAY_EXTENSION, SCALAR_EXTENSION):
@@ -173,16 +173,16 @@ class _Walker:
 
     def _locate_array(self, stop: int) -> StoredArray:
         if self.cursor.take(1) != b"\x93":
-            raise ValueError("an array that is none")
+            raise ValueError("an array is not packed as [shape, dtype, bytes]")
         sizes, dtype = self._read_item(0), self._read_item(0)
         shape = tuple(sizes.values()) if isinstance(sizes, dict) else ()
         if not isinstance(dtype, str) or len(shape) > MAX_AXES or not all(is_size(n) for n in shape):
-            raise ValueError("an array with an impossible shape or dtype")
+            raise ValueError("an array has an invalid shape or dtype")
         first = self.cursor.take(1)[0]
         if not 0xC4 <= first <= 0xC6:
-            raise ValueError("an array without its bytes")
+            raise ValueError("an array has no bytes")
         length = self.cursor.number((">B", ">H", ">I")[first - 0xC4])
         width = as_dtype(dtype).itemsize
         if math.prod(shape) * width != length or self.cursor.at + length > stop:
-            raise ValueError(f"{length:,} bytes for an array of {str(shape)[:80]} {dtype[:20]}")
+            raise ValueError(f"{length:,} bytes cannot hold an array of shape {str(shape)[:80]} and dtype {dtype[:20]}")
         return StoredArray(dtype, shape, self.cursor.at)

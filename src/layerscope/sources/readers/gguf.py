@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp, whole or split: every quantisation that the gguf package knows, decoded row by row."""
+"""GGUF files of llama.cpp, whole or split, decoded row by row from every quantization that the gguf package knows."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ SPLIT_FILE_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5}
 
 
 def accepts(target: Any) -> bool:
-    """A file that begins as GGUF does, or whose name says that it should."""
+    """Accept a file that starts with GGUF's magic bytes, or a file called .gguf."""
     return is_file(target) and (target.suffix == ".gguf" or whole_file(target).read(0, 4) == MAGIC)
 
 
 def open(target: Path) -> StateDict:
-    """Read the headers."""
+    """Read the header of every part."""
     files = [whole_file(file) for file in _list_parts(target)]
     headers = [read_header(extent) for extent in files]
     places: dict[str, tuple[Extent, int, Entry]] = {}
     for extent, header in zip(files, headers, strict=True):
         for name, entry in header.tensors.items():
             if name in places:
-                raise Unreadable(f"{target}: tensor {name[:80]!r} is there twice")
+                raise Unreadable(f"{target}: two tensors are called {name[:80]!r}; names must be unique")
             places[name] = (extent, header.data, entry)
     if not places:
-        raise Unreadable(f"{target}: a GGUF file without tensors (a vocabulary alone?)")
+        raise Unreadable(f"{target}: the GGUF file contains no tensors (only a vocabulary?); pass a file with weights")
     tensors = [_describe_tensor(target, name, *place) for name, place in places.items()]
     _check_no_overlap(target, places)
 
@@ -63,7 +63,10 @@ def _list_parts(target: Path) -> list[Path]:
     paths = [path_inside(target.parent, name) for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise Unreadable(f"{target}: {len(missing)} of {len(paths)} parts are missing, the first {missing[0]}")
+        raise Unreadable(
+            f"{target}: {len(missing)} of {len(paths)} parts are missing, the first {missing[0]}; "
+            "put all parts into one folder"
+        )
     return paths
 
 
@@ -73,19 +76,26 @@ def _describe_tensor(target: Path, name: str, extent: Extent, data: int, entry: 
         return TensorInfo(name, entry.shape, f"ggml type {entry.code}", fault=f"ggml type {entry.code}, not decoded")
     entries = math.prod(entry.shape)
     if entry.shape and entry.shape[-1] % block:
-        raise Unreadable(f"{target}: {name[:80]!r}: rows of {entry.shape[-1]} are no whole blocks of {ggml_type}")
-    if data + entry.offset + entries // block * size > extent.length:
-        raise Unreadable(f"{target}: truncated: {name[:80]!r} would end beyond the file")
+        raise Unreadable(
+            f"{target}: damaged: rows of {entry.shape[-1]:,} values in {name[:80]!r} do not divide into "
+            f"{ggml_type} blocks of {block}; convert the model again"
+        )
+    end = data + entry.offset + entries // block * size
+    if end > extent.length:
+        raise Unreadable(
+            f"{target}: truncated: {name[:80]!r} ends at byte {end:,}, but the file has {extent.length:,} bytes; "
+            "download it again"
+        )
     if ggml_type in PLAIN_DTYPES:
         return TensorInfo(name, entry.shape, PLAIN_DTYPES[ggml_type])
-    fault = "" if ggml_type in decodable_types() else f"quantised as {ggml_type}, not decoded"
+    fault = "" if ggml_type in decodable_types() else f"quantized as {ggml_type}, not decoded"
     return TensorInfo(name, entry.shape, "float32", fault=fault, how=f"decoded from {ggml_type}")
 
 
 def _check_no_overlap(target: Path, places: Mapping[str, tuple[Extent, int, Entry]]) -> None:
-    """No two tensors share bytes.
+    """Check that no two tensors share bytes.
 
-    :raises Unreadable: two do.
+    :raises Unreadable: two tensors overlap.
     """
     spans = []
     for name, (extent, _, entry) in places.items():
@@ -95,7 +105,9 @@ def _check_no_overlap(target: Path, places: Mapping[str, tuple[Extent, int, Entr
     spans.sort()
     for previous, span in itertools.pairwise(spans):
         if previous[0] == span[0] and span[1] < previous[2]:
-            raise Unreadable(f"{target}: {span[3][:80]!r} overlaps {previous[3][:80]!r}")
+            raise Unreadable(
+                f"{target}: damaged: tensor {span[3][:80]!r} overlaps {previous[3][:80]!r}; convert the model again"
+            )
 
 
 def _read_tensor(extent: Extent, data: int, entry: Entry) -> Array:
@@ -115,7 +127,7 @@ def _read_tensor(extent: Extent, data: int, entry: Entry) -> Array:
 
 
 def _config_from_metadata(header: Header) -> dict[str, Any]:
-    """What the metadata says, in the words of a config.json."""
+    """Translate the metadata to the settings of a Hugging Face config.json."""
     metadata = header.metadata
     architecture = metadata.get("general.architecture", "")
     gguf_key_by_config_key = {

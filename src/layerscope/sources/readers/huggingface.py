@@ -1,6 +1,7 @@
-"""A Hugging Face folder, or the id of one in the local hub cache; transformers is not imported and nothing is fetched.
+"""Hugging Face folders, and hub ids in the local cache; transformers is not imported and nothing is downloaded.
 
-``config.json`` gives kinds and splits. safetensors are preferred to ``.bin`` files of the same model.
+``config.json`` determines the kinds of layers and the splits of fused tensors. safetensors files are preferred to
+``.bin`` files of the same model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from layerscope.sources.targets import HUB_ID
 
 PORTABLE = True
 SHARD_FILE_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
-READER_BY_SUFFIX: dict[str, Any] = {  # where there are no safetensors and no torch files, in this order
+READER_BY_SUFFIX: dict[str, Any] = {  # for folders without safetensors and torch files; first match
     ".gguf": gguf,
     ".npz": npz,
     ".keras": keras_file,
@@ -30,13 +31,13 @@ READER_BY_SUFFIX: dict[str, Any] = {  # where there are no safetensors and no to
     ".onnx": onnx,
     ".tflite": tflite,
 }
-MAX_CONFIG_BYTES = 16 << 20  # bytes
+MAX_CONFIG_BYTES = 16 << 20
 VARIANT_FILE_NAME = re.compile(r"(?P<stem>[^.]+)\.[^.]+(?P<ending>(-\d{5}-of-\d{5})?\.(safetensors|bin))$")
 SIDE_FILES = ("training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth", "optimizer.pt", "scheduler.pt")
 
 
 def accepts(target: Any) -> bool:
-    """A folder with weights in it, or a string in the form of a hub id."""
+    """Accept a folder with weights in it, or a string in the form of a hub id."""
     if isinstance(target, str):
         return HUB_ID.fullmatch(target) is not None
     return (
@@ -47,7 +48,7 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path | str) -> Tensors:
-    """Read the headers of the folder's one model."""
+    """Read the headers of the only model in the folder."""
     folder = find_snapshot(target) if isinstance(target, str) else target
     if _list_weight_files(folder):
         files, module, listed = _select_model_files(folder)
@@ -64,9 +65,9 @@ def open(target: Path | str) -> Tensors:
 
 
 def find_snapshot(hub_id: str) -> Path:
-    """The snapshot of a hub id in the local cache.
+    """Find the snapshot of a hub id in the local cache.
 
-    :raises TargetNotFound: it is not there; the message names the cache and the command that would fetch it.
+    :raises TargetNotFound: it is not cached; the message names the cache and the command that downloads it.
     """
     name, _, revision = hub_id.partition("@")
     cache = _hub_cache()
@@ -75,7 +76,7 @@ def find_snapshot(hub_id: str) -> Path:
         cached_ids = [entry.name.removeprefix("models--").replace("--", "/") for entry in cache.glob("models--*")]
         raise TargetNotFound(
             f"{hub_id}: no such file, and not in the local hub cache {cache}{did_you_mean(name, cached_ids)} "
-            f"Fetch it first: hf download {name}"
+            f"Download it first: hf download {name}"
         )
     reference = folder / "refs" / (revision or "main")
     if ".." not in revision and reference.is_file():
@@ -84,7 +85,7 @@ def find_snapshot(hub_id: str) -> Path:
     if revision and re.fullmatch(r"[\w-]+", revision) and (snapshots / revision).is_dir():
         return snapshots / revision
     revisions = sorted(entry.name for entry in snapshots.glob("*"))
-    raise TargetNotFound(f"{hub_id}: the cache holds no such revision; known: {', '.join(revisions) or 'none'}")
+    raise TargetNotFound(f"{hub_id}: the local hub cache has no such revision; known: {', '.join(revisions) or 'none'}")
 
 
 def _hub_cache() -> Path:
@@ -106,13 +107,13 @@ def _list_weight_files(folder: Path) -> list[str]:
 
 
 def _is_variant(name: str, names: list[str]) -> bool:
-    """A copy in another precision: model.fp16.safetensors beside model.safetensors."""
+    """Whether the file is a copy in another precision: model.fp16.safetensors beside model.safetensors."""
     match = VARIANT_FILE_NAME.match(name)
     return match is not None and match["stem"] + match["ending"] in names
 
 
 def _list_other_files(folder: Path) -> dict[str, list[str]]:
-    """Files of other formats by suffix, the first of :data:`READER_BY_SUFFIX` first."""
+    """List files of other formats by suffix, in the order of :data:`READER_BY_SUFFIX`."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     names_by_suffix = {suffix: [name for name in names if name.endswith(suffix)] for suffix in READER_BY_SUFFIX}
     return {suffix: matching for suffix, matching in names_by_suffix.items() if matching}
@@ -125,15 +126,18 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     try:
         config = read_json(path_inside(folder, "config.json"), MAX_CONFIG_BYTES)
     except (ValueError, RecursionError):
-        raise Unreadable(f"{path}: is not JSON") from None
+        raise Unreadable(f"{path}: the file is not JSON; save or download it again") from None
     if not isinstance(config, dict):
-        raise Unreadable(f"{path}: is no table of settings")
+        raise Unreadable(f"{path}: the file is not a JSON object of settings; save or download it again")
     text = config.get("text_config")
     return {**text, **config} if isinstance(text, dict) else config
 
 
 def _select_model_files(folder: Path) -> tuple[list[Path], Any, dict[str, Path]]:
-    """The files of the folder's one model, the module that reads them, and what an index says; safetensors first."""
+    """Select the files of the folder's only model, safetensors first.
+
+    :returns: the files, the module that reads them, and the file of each tensor as an index states it.
+    """
     names = _list_weight_files(folder)
     for suffixes, module in (
         ((".safetensors", safetensors.INDEX_SUFFIX), safetensors),
@@ -161,11 +165,13 @@ def _require_one_model(folder: Path, files: list[str]) -> list[Path]:
     if len(matches) == len(files) and len({(s["stem"], s["count"]) for s in matches}) == 1:
         count = int(matches[0]["count"])
         if len(files) != count:
-            raise Unreadable(f"{folder}: {len(files)} of {count} shards are there")
+            raise Unreadable(f"{folder}: found {len(files)} of {count} shards; download the missing ones")
         return [path_inside(folder, name) for name in files]
     raise _several_models_error(folder, files)
 
 
 def _several_models_error(folder: Path, names: list[str]) -> Unreadable:
     more = " …" if len(names) > 6 else ""
-    return Unreadable(f"{folder}: holds {len(names)} models: {', '.join(names[:6])}{more}; name one of them")
+    return Unreadable(
+        f"{folder}: holds {len(names)} models: {', '.join(names[:6])}{more}; pass one of them, e.g. {folder / names[0]}"
+    )

@@ -1,4 +1,4 @@
-"""Keras models saved as .keras, .weights.h5 or legacy .h5, read with h5py: no Keras, and no Lambda is ever run."""
+"""Keras models saved as .keras, .weights.h5 or legacy .h5, read with h5py; neither Keras nor Lambda layers are run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 PORTABLE = True
 MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS_MEMBER, CONFIG_MEMBER = "model.weights.h5", "config.json"
-MAX_CONFIG_BYTES = 16 << 20  # bytes
+MAX_CONFIG_BYTES = 16 << 20
 
 ConfigByPath = Mapping[tuple[str, ...], LayerConfig]
 
 
 def accepts(target: Any) -> bool:
-    """An HDF5 file, or a zip with the members of a .keras file."""
+    """Accept an HDF5 file, or a zip with the members of a .keras file."""
     if not is_file(target):
         return False
     if target.suffix in (".keras", ".h5", ".hdf5"):
@@ -44,7 +44,7 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path) -> Tensors:
-    """Read names and shapes."""
+    """Read the names and shapes of the variables."""
     extent, config = whole_file(target), None
     if zip_names(target):
         archive = Archive(extent)
@@ -52,10 +52,14 @@ def open(target: Path) -> Tensors:
         if CONFIG_MEMBER in archive.members:
             config = _parse_config(target, archive.read(CONFIG_MEMBER, MAX_CONFIG_BYTES))
     if extent.read(0, 8) != MAGIC:
-        raise Unreadable(f"{target}: neither a .keras zip nor an HDF5 file (truncated?)")
+        raise Unreadable(
+            f"{target}: not a Keras file, or truncated: neither a .keras zip nor HDF5; save or download it again"
+        )
     file_contents = list_contents(extent)
     if not file_contents.legacy and not any("/vars/" in dataset.path for dataset in file_contents.datasets):
-        raise Unreadable(f"{target}: an HDF5 file, but not one of Keras: it has no layers")
+        raise Unreadable(
+            f"{target}: an HDF5 file without Keras layers; pass a .keras, .weights.h5 or .h5 file saved by Keras"
+        )
     configs = layer_configs(_parse_config(target, file_contents.config) if file_contents.config is not None else config)
     rows = (_variables_of_keras2 if file_contents.legacy else _variables_of_keras3)(file_contents.datasets, configs)
     datasets = {dataset.path: dataset for dataset in file_contents.datasets}
@@ -66,7 +70,7 @@ def open(target: Path) -> Tensors:
         paths[name] = path
         variables.append(Variable(**{**vars(variable), "name": name}))
     if not variables:
-        raise Unreadable(f"{target}: an HDF5 file without a Keras model's weights")
+        raise Unreadable(f"{target}: the Keras file contains no weights; build the model before saving it")
 
     def fetch(name: str) -> Array:
         return read_array(extent, datasets[paths[name]])
@@ -78,11 +82,11 @@ def _parse_config(target: Path, raw: bytes | str) -> Any:
     try:
         return parse_json(raw)
     except (ValueError, RecursionError):
-        raise Unreadable(f"{target}: its configuration is not JSON") from None
+        raise Unreadable(f"{target}: the model's configuration is not JSON; save the model again") from None
 
 
 def _variables_of_keras3(datasets: list[Dataset], configs: ConfigByPath) -> list[tuple[Variable, str]]:
-    """Keras 3: …/vars/0, …/vars/1 below a group that is named after the layer's class."""
+    """List the variables of Keras 3: …/vars/0, …/vars/1 below a group named after the layer's class."""
     layers: dict[str, list[Dataset]] = {}
     for dataset in datasets:
         layers.setdefault(dataset.path.rpartition("/")[0], []).append(dataset)
@@ -113,7 +117,7 @@ def _variables_of_keras3(datasets: list[Dataset], configs: ConfigByPath) -> list
                 config.groups if config else 0,
                 config.equation if config else "",
                 gates if label in ("kernel", "recurrent_kernel") else "",
-                dataset.fault or ("quantised by Keras, not decoded" if is_quantized and len(dataset.shape) > 1 else ""),
+                dataset.fault or ("quantized by Keras, not decoded" if is_quantized and len(dataset.shape) > 1 else ""),
             )
             rows.append((_find_position(configs, names), variable, dataset.path))
     rows.sort(key=lambda item: item[0])
@@ -121,13 +125,13 @@ def _variables_of_keras3(datasets: list[Dataset], configs: ConfigByPath) -> list
 
 
 def _guess_labels(members: list[Dataset]) -> tuple[str, ...]:
-    """Names of the variables of a layer of unknown class: the first is a kernel, a second of one axis its bias."""
+    """Guess the variable names of a layer of unknown class: a kernel first, then a 1-D bias."""
     axis_counts = [len(d.shape) for d in members]
     return ("kernel", "bias") if axis_counts in ([2, 1], [3, 1], [4, 1], [5, 1], [2], [4], [5]) else ()
 
 
 def _find_layer_config(configs: ConfigByPath, names: tuple[str, ...]) -> LayerConfig | None:
-    """What the configuration says of the layer that these names lead to: the longest end of them that it knows."""
+    """Find the configuration of a layer by the longest suffix of its path that has one."""
     for start in range(len(names)):
         if names[start:] in configs:
             return configs[names[start:]]
@@ -135,13 +139,13 @@ def _find_layer_config(configs: ConfigByPath, names: tuple[str, ...]) -> LayerCo
 
 
 def _find_position(configs: ConfigByPath, names: tuple[str, ...]) -> int:
-    """Where the configuration has the layer, or the one that it is part of."""
+    """The position in the configuration of a layer, or of the layer that contains it."""
     subpaths = (names[start:stop] for stop in range(len(names), 0, -1) for start in range(stop))
     return next((configs[names].position for names in subpaths if names in configs), len(configs))
 
 
 def _variables_of_keras2(datasets: list[Dataset], configs: ConfigByPath) -> list[tuple[Variable, str]]:
-    """Keras 2: layer/layer/kernel:0."""
+    """List the variables of Keras 2: layer/layer/kernel:0."""
     shapes = {dataset.path: dataset.shape for dataset in datasets}
     rows = []
     for dataset in datasets:

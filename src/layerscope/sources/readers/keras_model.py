@@ -1,4 +1,4 @@
-"""A live Keras 3 model on any backend: every variable, laid out by the layer that owns it."""
+"""Live Keras 3 models on any backend: every variable, with axes from the layer that owns it."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ PORTABLE = False
 
 
 def accepts(target: Any) -> bool:
-    """An instance of keras.Layer (a Model is one), recognised without importing keras."""
+    """Accept a keras.Layer, such as a keras.Model, without importing Keras."""
     keras = sys.modules.get("keras")
     return keras is not None and hasattr(keras, "Layer") and isinstance(target, keras.Layer)
 
 
 def open(target: Any) -> Tensors:
-    """Describe every variable of the model; nothing in it is changed."""
+    """Describe every variable of the model without changing it."""
     values: dict[str, Any] = {}
     rows = []
     for owner, variable in _iterate_variables(target):
-        path = variable.path.removeprefix(f"{target.name}/")  # which a Sequential puts before its layers' names
+        path = variable.path.removeprefix(f"{target.name}/")  # a Sequential prefixes its layers' names with its own
         name, occurrence = path, 1
         while name in values:
             occurrence += 1
             name = f"{path}#{occurrence}"
         is_lora_kernel = variable.name == "kernel" and getattr(owner, "lora_enabled", False)
-        values[name] = owner.kernel if is_lora_kernel else variable  # what the layer computes with
+        values[name] = owner.kernel if is_lora_kernel else variable  # with the LoRA update, as in the forward pass
         rows.append(_describe_variable(owner, variable, name))
     if not rows:
-        raise Unreadable(f"{type(target).__name__} has no variables; build it, or call it once")
+        raise Unreadable(
+            f"{type(target).__name__} has no variables yet; build it with .build(input_shape), or call it on data once"
+        )
     return source_from_variables(
         make_spec(target, "keras_model", portable=False), rows, lambda name: _to_array(values[name])
     )
 
 
 def _iterate_variables(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(layer, variable) of the model, each variable once, by the innermost layer that has it."""
+    """Yield each variable of the model once, as (innermost layer that owns it, variable)."""
     owners: dict[int, Any] = {}
     for layer in model._flatten_layers():
         for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
@@ -69,7 +71,7 @@ def _describe_variable(owner: Any, variable: Any, name: str) -> Variable:
 
 
 def _to_array(variable: Any) -> Array:
-    """The numbers of a variable, in its own dtype."""
+    """The values of a variable in its own dtype."""
     value = getattr(variable, "value", variable)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT saves it: alone, or added to its base model in full."""
+"""LoRA adapters saved by PEFT, alone or merged into their base model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from layerscope.sources.adapters import dora_magnitude, lora_factors
 from layerscope.sources.adapters.adapted_model import Merged, MergedSource
 from layerscope.sources.adapters.lora_factors import Factors
 from layerscope.sources.adapters.lora_scale import scale_from_config
+from layerscope.sources.layouts.layer_order import in_model_order
 from layerscope.sources.layouts.torch_names import layers_of, number_layers
 from layerscope.sources.opening import open_target
 from layerscope.sources.readers import safetensors, torch_file
@@ -31,7 +32,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def is_adapter(target: Any) -> bool:
-    """A folder with an adapter in it, or the adapter's own file."""
+    """Whether the target is a folder with an adapter in it, or the adapter's own file."""
     if isinstance(target, str) and "://" not in target:
         target = Path(target).expanduser()
     if not is_path(target):
@@ -42,7 +43,7 @@ def is_adapter(target: Any) -> bool:
 
 
 def accepts(target: Any) -> bool:
-    """An adapter's folder or file, or a Merged."""
+    """Accept an adapter's folder or file, or a :class:`Merged`."""
     return isinstance(target, Merged) or is_adapter(target)
 
 
@@ -51,13 +52,16 @@ def open(target: Path | Merged) -> AdapterSource | MergedSource:
     if isinstance(target, Merged):
         adapter = open_target(target.adapter)
         if not isinstance(adapter, AdapterSource):
-            raise Unreadable(f"{name_of(target.adapter)}: not a LoRA adapter ({ADAPTER_FILES[0]} beside {CONFIG_FILE})")
+            raise Unreadable(
+                f"{name_of(target.adapter)}: not a LoRA adapter; expected a folder with {ADAPTER_FILES[0]} "
+                f"and {CONFIG_FILE}"
+            )
         return MergedSource(target, adapter, open_target(target.base))
     return AdapterSource(target)
 
 
 class AdapterSource:
-    """A row per adapted module, s·B·A; modules that were trained in full as what they are."""
+    """An adapter: one row s·B·A per adapted module, and ordinary rows for modules that were trained in full."""
 
     def __init__(self, target: Path) -> None:
         folder = target if target.is_dir() else target.parent
@@ -66,23 +70,23 @@ class AdapterSource:
         self.config = _read_config(folder)
         all_factors, other_tensors = lora_factors.group_factors(self.weights.tensors)
         if not all_factors:
-            raise Unreadable(f"{target}: holds no factors lora_A and lora_B")
+            raise Unreadable(f"{target}: no factors lora_A and lora_B found; pass a LoRA adapter saved by PEFT")
         try:
             scale = scale_from_config(self.config)
             self.scales = {factors.label: scale(factors) for factors in all_factors}
         except (ValueError, OverflowError) as error:
-            raise Unreadable(f"{folder / CONFIG_FILE}: does not say the scale lora_alpha / r ({error})") from None
+            raise Unreadable(f"{folder / CONFIG_FILE}: cannot read the scale lora_alpha / r: {error}") from None
         self.factors = {factors.label: factors for factors in all_factors}
         self.others = layers_of(other_tensors)
         rows = [lora_factors.adapter_row(factors, self.scales[factors.label]) for factors in all_factors]
-        self._layers = number_layers([*rows, *self.others])
+        self._layers = number_layers(in_model_order([*rows, *self.others]))
 
     def layers(self) -> Iterator[LayerRef]:
-        """Adapted modules, then the other tensors."""
+        """Adapted modules and other tensors, in the order of the model's layers."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """The core of an adapter, or a tensor."""
+        """The low-rank core of an adapted module, or the values of another tensor."""
         factors = self.factors.get(ref.tensor)
         if factors is None:
             return self.weights.read(ref)
@@ -91,12 +95,12 @@ class AdapterSource:
         return lora_factors.low_rank_core(a, b, scale) if ref.rank else lora_factors.full_product(factors, a, b, scale)
 
     def merged(self, factors: Factors, weight: Array, transposed: bool) -> Array:
-        """W + s·B·A in float64, renormalised by DoRA's magnitudes where there are any."""
+        """W + s·B·A in float64, renormalized with DoRA's magnitudes if there are any."""
         a, b = (self.weights.fetch(factors.tensors[which].name) for which in "AB")
         update = lora_factors.full_product(factors, a, b, self.scales[factors.label])
         update = update.T if transposed else update
         if update.shape != weight.shape:
-            raise Absent(f"the adapter makes {update.shape}, the weight is {weight.shape}")
+            raise Absent(f"the adapter's update has shape {update.shape}, but the weight has {weight.shape}")
         merged_weight: Array = weight.astype(np.float64) + update
         if "magnitude" in factors.tensors:
             magnitude = self.weights.fetch(factors.tensors["magnitude"].name)
@@ -107,7 +111,9 @@ class AdapterSource:
 def _open_weights(target: Path, folder: Path) -> StateDict:
     names = [name for name in ADAPTER_FILES if (folder / name).is_file()] if target.is_dir() else [target.name]
     if not names:
-        raise Unreadable(f"{target}: {CONFIG_FILE} without {' or '.join(ADAPTER_FILES)}")
+        raise Unreadable(
+            f"{target}: found {CONFIG_FILE}, but neither {' nor '.join(ADAPTER_FILES)}; copy the weights beside it"
+        )
     file = path_inside(folder, names[0])
     module: Any = safetensors if names[0].endswith(".safetensors") else torch_file
     weights: StateDict = module.open_files(target, [file], None)
@@ -117,11 +123,14 @@ def _open_weights(target: Path, folder: Path) -> StateDict:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise Unreadable(f"{folder}: an adapter without its {CONFIG_FILE}, which says its scale lora_alpha / r")
+        raise Unreadable(
+            f"{folder}: the adapter has no {CONFIG_FILE}, which states its scale lora_alpha / r; "
+            "copy the file beside the weights"
+        )
     try:
         config = read_json(path_inside(folder, CONFIG_FILE), 1 << 24)
     except (ValueError, RecursionError):
-        raise Unreadable(f"{path}: is not JSON") from None
+        raise Unreadable(f"{path}: the file is not JSON; save the adapter again") from None
     if not isinstance(config, dict):
-        raise Unreadable(f"{path}: is no table of settings")
+        raise Unreadable(f"{path}: the file is not a JSON object of settings; save the adapter again")
     return config

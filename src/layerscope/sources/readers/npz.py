@@ -1,4 +1,4 @@
-"""NumPy .npz files, read without pickles, one array at a time; .npy files, mapped."""
+"""NumPy .npz files, read one array at a time without unpickling, and .npy files, memory-mapped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NPZ_ERRORS = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, Valu
 
 
 def accepts(target: Any) -> bool:
-    """A zip whose members are all .npy files, or a file called .npz."""
+    """Accept a .npz or .npy file, or a zip that contains only .npy files."""
     if not is_file(target):
         return False
     if target.suffix == ".npz" or whole_file(target).read(0, 6) == MAGIC:
@@ -47,9 +47,9 @@ def open(target: Path) -> StateDict:
         with open_zip(whole_file(target)) as archive:
             tensors = [_describe_member(archive, info, target) for info in members.values()]
     except NPZ_ERRORS as error:
-        raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
+        raise Unreadable(f"{target}: damaged or truncated .npz file: {error}; save or copy it again") from None
     if not tensors:
-        raise Unreadable(f"{target}: holds no arrays")
+        raise Unreadable(f"{target}: the .npz file contains no arrays; save arrays with numpy.savez")
 
     def fetch(name: str) -> Array:
         try:
@@ -57,24 +57,27 @@ def open(target: Path) -> StateDict:
                 array: Array = np.lib.format.read_array(member, allow_pickle=False)
                 return array
         except NPZ_ERRORS as error:
-            raise Unreadable(f"{target}: damaged or truncated npz: {error}") from None
+            raise Unreadable(f"{target}: damaged or truncated .npz file: {error}; save or copy it again") from None
 
     return StateDict(make_spec(target, "npz", portable=True), tensors, fetch)
 
 
 def _open_npy(target: Path) -> StateDict:
-    """A .npy file: one array, called by the file's name."""
+    """Open a .npy file: one array, named after the file."""
     extent = whole_file(target)
     try:
         with extent.open() as file:
             shape, is_fortran, dtype = _read_npy_header(file)
             start = file.tell()
     except NPZ_ERRORS as error:
-        raise Unreadable(f"{target}: damaged or truncated npy: {error}") from None
+        raise Unreadable(f"{target}: damaged or truncated .npy file: {error}; save or copy it again") from None
     if dtype.hasobject:
-        raise Refused(f"{target}: holds pickled objects; only numbers are read")
+        raise Refused(f"{target}: holds pickled objects, which are never loaded; save arrays of numbers")
     if len(shape) > MAX_AXES or min(shape, default=0) < 0 or start + dtype.itemsize * math.prod(shape) != extent.length:
-        raise Unreadable(f"{target}: claims {str(shape)[:80]} of {dtype}, which is not what it holds")
+        raise Unreadable(
+            f"{target}: claims shape {str(shape)[:80]} of dtype {dtype}, but holds {extent.length - start:,} bytes "
+            "of values; save it again"
+        )
 
     def fetch(name: str) -> Array:
         stored = extent.array(dtype, start, shape[::-1] if is_fortran else shape)
@@ -84,10 +87,10 @@ def _open_npy(target: Path) -> StateDict:
 
 
 def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, is it in Fortran's order?, dtype) as an .npy header has them."""
+    """Read an .npy header: the shape, whether the array is in Fortran order, and the dtype."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version}")
+        raise ValueError(f"version {version} of the .npy format, but only (1, 0) and (2, 0) are supported")
     read_array_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
@@ -99,8 +102,13 @@ def _describe_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
     with archive.open(info) as member:
         shape, _, dtype = _read_npy_header(member)
         if dtype.hasobject:
-            raise Refused(f"{path}: {info.filename} holds pickled objects; only numbers are read")
+            raise Refused(
+                f"{path}: {info.filename} holds pickled objects, which are never loaded; save arrays of numbers"
+            )
         size = dtype.itemsize * math.prod(shape) if len(shape) <= MAX_AXES and min(shape, default=0) >= 0 else -1
         if member.tell() + size != info.file_size:
-            raise ValueError(f"{info.filename} claims {str(shape)[:80]} of {dtype}, which is not what it holds")
+            raise ValueError(
+                f"{info.filename} claims shape {str(shape)[:80]} of dtype {dtype}, but holds "
+                f"{info.file_size - member.tell():,} bytes of values"
+            )
     return TensorInfo(info.filename.removesuffix(".npy"), shape, dtype.name)

@@ -1,4 +1,7 @@
-"""ONNX models: constants with the axes that their operations give them, QDQ pairs dequantised, external data mapped."""
+"""ONNX models: constants, with axes derived from the operations that use them.
+
+QDQ pairs are dequantized; external data files are memory-mapped.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-MAX_PROTOBUF_BYTES = 2 << 30  # bytes of protobuf, its own limit
+MAX_PROTOBUF_BYTES = 2 << 30  # the limit of protobuf itself
 EXTERNAL_LOCATION = 1  # TensorProto.DataLocation
 NO_INPUT = (0, "")
 
 
 def accepts(target: Any) -> bool:
-    """A file called .onnx, or a protobuf that opens as ONNX's does: ir_version, then a producer or an opset."""
+    """Accept a .onnx file, or a protobuf that starts as ONNX does: ir_version, then a producer or an opset."""
     if not is_file(target):
         return False
     if target.suffix == ".onnx":
@@ -39,7 +42,7 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path) -> Tensors:
-    """Read the graph; data that lie in other files stay there."""
+    """Read the graph; data in external files are not read yet."""
     model = _parse_model(target)
     graph = Graph(target, model.graph)
     tensors: dict[str, Callable[[], Array]] = {}
@@ -47,12 +50,12 @@ def open(target: Path) -> Tensors:
     shapes = {name: tuple(constant.proto.dims) for name, constant in graph.constants.items()}
     for constant in graph.constants.values():
         if not constant.initializer and len(constant.proto.dims) < 2:
-            continue  # numbers that the graph computes with
+            continue  # a scalar or vector that the graph computes with, e.g. a shape
         rows, read = _lay_out_constant(target, graph, constant, shapes)
         refs += rows
         tensors[constant.name] = read
     if not refs:
-        raise Unreadable(f"{target}: an ONNX graph without constants")
+        raise Unreadable(f"{target}: the ONNX graph contains no weights; export the model with its parameters")
     return Tensors(make_spec(target, "onnx", portable=True), refs, lambda name: tensors[name]())
 
 
@@ -65,24 +68,27 @@ def _parse_model(target: Path) -> Any:
 
     size = size_of(target)
     if not 0 < size < MAX_PROTOBUF_BYTES:
-        raise Unreadable(f"{target}: {size:,} bytes are no ONNX file")
+        raise Unreadable(
+            f"{target}: found {size:,} bytes, but an ONNX file has at least 1 byte and less than 2 GiB; "
+            "keep larger weights in external data files"
+        )
     try:
         model = onnx.ModelProto.FromString(whole_file(target).read())
     except DecodeError as error:
-        raise Unreadable(f"{target}: not ONNX, or truncated: {error}") from None
+        raise Unreadable(f"{target}: not an ONNX model, or truncated: {error}; export or download it again") from None
     if not model.HasField("graph"):
-        raise Unreadable(f"{target}: not ONNX: it has no graph")
+        raise Unreadable(f"{target}: not an ONNX model: it contains no graph")
     return model
 
 
 def _lay_out_constant(
     target: Path, graph: Graph, constant: Constant, shapes: Shapes
 ) -> tuple[list[LayerRef], Callable[[], Array]]:
-    """The rows of one constant, and what reads it."""
+    """The rows of one constant, and the function that reads it."""
     dtype, read = _prepare_tensor(target, constant.proto)
     how, fault, use = "", "", constant.use
     is_quantized_operand = use is not None and use.slot in CODE_SLOTS.get(use.op, ())
-    if is_quantized_operand or (constant.arrival is not None and constant.arrival.dequantised is not None):
+    if is_quantized_operand or (constant.arrival is not None and constant.arrival.dequantized is not None):
         read, how, fault = _prepare_dequantization(target, graph, constant, dtype, read)
         dtype = dtype if fault else "float32"
     ref = LayerRef(0, constant.name, shapes[constant.name], "", dtype, "", tensor=constant.name, how=how)
@@ -91,17 +97,20 @@ def _lay_out_constant(
 
 
 def _prepare_tensor(target: Path, proto: Any) -> tuple[str, Callable[[], Array]]:
-    """(dtype, what reads it) of one tensor.
+    """The dtype of one tensor, and the function that reads it.
 
-    :raises Unreadable: sizes that contradict each other.
+    :raises Unreadable: the sizes contradict each other.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     name = f"{target}: {proto.name[:80]!r}"
     if len(proto.dims) > MAX_AXES or any(not 0 <= size < 1 << 62 for size in proto.dims):
-        raise Unreadable(f"{name} has an impossible shape")
+        raise Unreadable(f"{name} has an invalid shape; expected at most {MAX_AXES} axes of non-negative size")
     if proto.data_type not in TensorProto.DataType.values() or proto.data_type == TensorProto.UNDEFINED:
-        raise Unreadable(f"{name} has the unknown data type {proto.data_type}")
+        raise Unreadable(
+            f"{name} has the data type {proto.data_type}, which the installed onnx package does not know; "
+            "a newer onnx may read it"
+        )
     if proto.data_type == TensorProto.STRING:
         return "string", lambda: np.empty(0)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
@@ -118,7 +127,10 @@ def _prepare_tensor(target: Path, proto: Any) -> tuple[str, Callable[[], Array]]
     else:
         stored_bytes, fits = proto.ByteSize(), entries <= 16 * (proto.ByteSize() + 1)
     if not fits:
-        raise Unreadable(f"{name}: {stored_bytes:,} bytes cannot hold shape {list(proto.dims)[:8]} of {dtype.name}")
+        raise Unreadable(
+            f"{name}: {stored_bytes:,} bytes cannot hold shape {list(proto.dims)[:8]} of dtype {dtype.name}; "
+            "export or download the model again"
+        )
     return dtype.name, lambda: np.asarray(numpy_helper.to_array(proto))
 
 
@@ -130,37 +142,45 @@ def _array_from_raw(proto: Any, raw: bytes) -> Array:
 
 
 def _locate_external_data(target: Path, proto: Any, expected_bytes: int) -> tuple[Extent, int]:
-    """Where the data of a tensor lie in another file of the model's folder.
+    """Locate a tensor's data in another file of the model's folder.
 
     :raises Refused: the path leads out of the folder.
-    :raises Unreadable: no such file, or sizes that contradict each other.
+    :raises Unreadable: the file is missing, or the sizes contradict each other.
     """
     entries = {entry.key: entry.value for entry in proto.external_data}
     name = f"{target}: {proto.name[:80]!r}"
     file = path_inside(target.parent, entries.get("location", ""), below=True)
     if not file.is_file():
-        raise Unreadable(f"{name}: its data file {file.name} is missing")
+        raise Unreadable(f"{name}: its data file {file.name} is missing; copy it with the model")
     try:
         start, length = int(entries.get("offset", 0)), int(entries.get("length", expected_bytes))
     except ValueError:
-        raise Unreadable(f"{name}: offset or length is no number") from None
+        raise Unreadable(
+            f"{name}: the offset or length of its external data is not a number; export the model again"
+        ) from None
     if start < 0 or length != expected_bytes or start + length > size_of(file):
-        raise Unreadable(f"{name}: {length:,} bytes at {start:,} of {file.name} are not what its shape says")
+        raise Unreadable(
+            f"{name}: its shape needs {expected_bytes:,} bytes, but the model states {length:,} bytes from byte "
+            f"{start:,} of {file.name}, which has {size_of(file):,}; export or download the model again"
+        )
     return whole_file(file), start
 
 
 def _prepare_dequantization(
     target: Path, graph: Graph, constant: Constant, dtype: str, read: Callable[[], Array]
 ) -> tuple[Callable[[], Array], str, str]:
-    """(what reads it, how, why not) of integers with scales: (q − zero point) · scale."""
+    """Prepare the dequantization (q − zero point) · scale of integer codes.
+
+    :returns: the function that reads the tensor, how it is dequantized, and the reason if it cannot be.
+    """
     arrival = constant.arrival
     assert arrival is not None
-    use, order = arrival.dequantised or arrival.use, arrival.order_then or arrival.order
-    slots = (1, 2) if arrival.dequantised or use.slot == 0 else (use.slot + 1, use.slot + 2)
+    use, order = arrival.dequantized or arrival.use, arrival.order_then or arrival.order
+    slots = (1, 2) if arrival.dequantized or use.slot == 0 else (use.slot + 1, use.slot + 2)
     keys = [use.inputs[slot] if slot < len(use.inputs) else NO_INPUT for slot in slots]
     scale, zero = graph.value(keys[0]), graph.value(keys[1])
     if scale is None or (keys[1][1] and zero is None):
-        return read, "", f"quantised with {use.op}, its scales are computed in the graph"
+        return read, "", f"quantized with {use.op}, but its scales are computed in the graph"
     _, read_scale = _prepare_tensor(target, scale)
     read_zero = _prepare_tensor(target, zero)[1] if zero is not None else None
     axis_by_operation = {
@@ -168,10 +188,10 @@ def _prepare_dequantization(
         "QLinearMatMul": -1 if use.slot else -2,
         "QGemm": 0 if use.attributes.get("transB") else 1,
     }
-    axis = int(use.attributes.get("axis", 1)) if arrival.dequantised else axis_by_operation[use.op]
+    axis = int(use.attributes.get("axis", 1)) if arrival.dequantized else axis_by_operation[use.op]
     if order and -len(order) <= axis < len(order):
-        axis = order[axis]  # the axis that is stored at that place
-    block = int(use.attributes.get("block_size", 0)) if arrival.dequantised else 0
+        axis = order[axis]  # the stored axis
+    block = int(use.attributes.get("block_size", 0)) if arrival.dequantized else 0
 
     def dequantize() -> Array:
         codes = np.asarray(read()).astype(np.float32)
@@ -179,17 +199,17 @@ def _prepare_dequantization(
             codes -= _broadcast_scales(read_zero().astype(np.float32), codes.shape, axis, block)
         return codes * _broadcast_scales(read_scale().astype(np.float32), codes.shape, axis, block)
 
-    return dequantize, f"dequantised from {dtype}", ""
+    return dequantize, f"dequantized from {dtype}", ""
 
 
 def _broadcast_scales(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """Scales in a shape that multiplies a tensor: one of all, one per index of an axis, or one per block of it."""
+    """Reshape scales to multiply a tensor: one for all of it, one per index of an axis, or one per block of an axis."""
     if values.size == 1:
         return values.reshape(())
     if block:
         return np.repeat(values, block, axis=axis)[tuple(slice(0, n) for n in shape)]
     if values.ndim != 1 or values.size != shape[axis]:
-        raise ValueError(f"{values.shape} scales for a tensor of {shape}")
+        raise ValueError(f"scales of shape {values.shape} do not fit axis {axis} of a tensor of shape {shape}")
     broadcast_shape = [1] * len(shape)
     broadcast_shape[axis] = values.size
     return values.reshape(broadcast_shape)

@@ -1,4 +1,4 @@
-"""What an ONNX graph does with each constant: the operation that multiplies by it says what its axes mean."""
+"""How an ONNX graph uses each constant; the operation that multiplies by it determines what its axes mean."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from layerscope.errors import Unreadable
 
-MAX_GRAPH_DEPTH = 16  # graphs in graphs
-MAX_NAMES = 1 << 18  # names in nodes, and constants
-MAX_USES_PER_VALUE = 64  # of one value that are looked at
+MAX_GRAPH_DEPTH = 16  # levels of subgraphs
+MAX_NAMES = 1 << 18  # names in nodes, plus constants
+MAX_USES_PER_VALUE = 64  # operations followed per value
 MAX_CHAIN_LENGTH = 16  # operations from a constant to the one that multiplies by it
 GRAPH_ATTRIBUTE, GRAPHS_ATTRIBUTE, TENSOR_ATTRIBUTE = 5, 10, 4  # AttributeProto.AttributeType
 AXIS_PRESERVING_OPERATIONS = ("Identity", "Cast", "CastLike", "QuantizeLinear")
@@ -28,16 +28,16 @@ NORM_OPERATIONS = ("BatchNormalization", "LayerNormalization", "InstanceNormaliz
          "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")  # fmt: skip
 
 
-ValueKey = tuple[int, str]  # the graph that a name belongs to, and the name
+ValueKey = tuple[int, str]  # number of the graph that defines a name, and the name
 
 
 @dataclass(frozen=True)
 class Use:
-    """One operation that takes a value."""
+    """One operation that uses a value as input."""
 
     op: str
     name: str
-    slot: int  # which of its inputs
+    slot: int  # position among the operation's inputs
     inputs: tuple[ValueKey, ...]
     outputs: tuple[ValueKey, ...]
     attributes: Mapping[str, Any]
@@ -45,35 +45,35 @@ class Use:
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a constant comes to an operation."""
+    """How a constant reaches an operation."""
 
     use: Use
-    order: tuple[int, ...]  # stored axis at each place
-    dequantised: Use | None = None  # the DequantizeLinear on the way
-    order_then: tuple[int, ...] = ()  # the same at that place
+    order: tuple[int, ...]  # stored axis at each position
+    dequantized: Use | None = None  # the DequantizeLinear in between
+    order_then: tuple[int, ...] = ()  # the order at the DequantizeLinear
     reshaped: bool = False  # its axes are no longer the stored ones
 
 
 @dataclass
 class Constant:
-    """A tensor of the file, and what is done with it."""
+    """A tensor in the file and the operation that uses it."""
 
     name: str  # unique
     key: ValueKey
     proto: Any
-    initializer: bool  # of a graph, rather than a Constant node's
-    arrival: Arrival | None = None  # at the operation that tells its axes
+    initializer: bool  # True: of a graph; False: of a Constant node
+    arrival: Arrival | None = None  # at the operation that determines its axes
 
     @property
     def use(self) -> Use | None:
-        """The operation that tells its axes."""
+        """The operation that determines its axes."""
         return self.arrival.use if self.arrival else None
 
 
 class Graph:
-    """All constants of a model, subgraphs included, each with what it is used for.
+    """All constants of a model, including those in subgraphs, with the operations that use them.
 
-    A name belongs to the graph that defines it: branches of an If may use one twice for different tensors.
+    A name belongs to the graph that defines it: the branches of an If may use one name for different tensors.
     """
 
     def __init__(self, path: Any, proto: Any) -> None:
@@ -87,13 +87,13 @@ class Graph:
             self._find_arrival(constant)
 
     def value(self, key: ValueKey) -> Any:
-        """The tensor of a constant, or None where the graph computes it."""
+        """The tensor of a constant, or None if the graph computes the value."""
         constant = self.by_key.get(key)
         return None if constant is None else constant.proto
 
     def _collect(self, graph: Any, outer_scopes: tuple[tuple[int, set[str]], ...], depth: int) -> None:
         if depth > MAX_GRAPH_DEPTH:
-            raise Unreadable(f"{self.path}: graphs nested beyond any use")
+            raise Unreadable(f"{self.path}: subgraphs nest more than {MAX_GRAPH_DEPTH} levels deep, the limit")
         self.graphs += 1
         names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
         for node in graph.node:
@@ -126,7 +126,7 @@ class Graph:
         base = key[1] or "constant"
         name = base if base not in self.constants else f"{base}#{len(self.constants) + 1}"
         if name in self.constants:
-            raise Unreadable(f"{self.path}: two constants are called {name[:80]!r}")
+            raise Unreadable(f"{self.path}: two constants are called {name[:80]!r}; names must be unique")
         constant = Constant(name, key, tensor, initializer)
         self.constants[name] = constant
         self.by_key.setdefault(key, constant)
@@ -134,50 +134,50 @@ class Graph:
     def _count_names(self, more: int) -> None:
         self.count += more
         if self.count > MAX_NAMES:
-            raise Unreadable(f"{self.path}: more than {MAX_NAMES:,} names in its graphs")
+            raise Unreadable(f"{self.path}: its graphs contain more than {MAX_NAMES:,} names, the limit")
 
     def _find_arrival(self, constant: Constant) -> None:
-        """Find the operation that says what the axes of a constant are, through casts and transpositions."""
+        """Find the operation that determines the axes of a constant, following casts and transpositions."""
         for arrival in self._iterate_arrivals(constant.key, tuple(range(len(constant.proto.dims)))):
             if constant.arrival is None or _rank_evidence(arrival) > _rank_evidence(constant.arrival):
                 constant.arrival = arrival
 
     def _iterate_arrivals(self, key: ValueKey, axes: tuple[int, ...]) -> Iterator[Arrival]:
-        """Every operation that takes a value, as it is or cast, transposed, dequantised or reshaped."""
+        """Yield every operation that uses a value, directly or after a cast, transpose, dequantization or reshape."""
         pending: list[tuple[ValueKey, tuple[int, ...], Use | None, tuple[int, ...], bool]] = [
             (key, axes, None, (), False)
         ]
         visited: set[ValueKey] = set()
         while pending and len(visited) < MAX_CHAIN_LENGTH:
-            current, order, dequantised, order_at_dequantization, reshaped = pending.pop(0)
+            current, order, dequantized, order_at_dequantization, reshaped = pending.pop(0)
             if current in visited:
                 continue
             visited.add(current)
             for use in self.uses.get(current, [])[:MAX_USES_PER_VALUE]:
-                yield Arrival(use, order, dequantised, order_at_dequantization, reshaped)
+                yield Arrival(use, order, dequantized, order_at_dequantization, reshaped)
                 if use.slot or not use.outputs:
                     continue
                 output = use.outputs[0]
                 if use.op in AXIS_PRESERVING_OPERATIONS:
-                    pending.append((output, order, dequantised, order_at_dequantization, reshaped))
+                    pending.append((output, order, dequantized, order_at_dequantization, reshaped))
                 elif use.op == "DequantizeLinear":
                     pending.append((output, order, use, order, reshaped))
                 elif use.op in RESHAPING_OPERATIONS:
-                    pending.append((output, order, dequantised, order_at_dequantization, True))
+                    pending.append((output, order, dequantized, order_at_dequantization, True))
                 elif use.op == "Transpose":
                     perm = tuple(use.attributes.get("perm") or reversed(range(len(order))))
                     if reshaped or sorted(perm) == list(range(len(order))):
                         order = order if reshaped else tuple(order[axis] for axis in perm)
-                        pending.append((output, order, dequantised, order_at_dequantization, reshaped))
+                        pending.append((output, order, dequantized, order_at_dequantization, reshaped))
 
 
 def _resolve_name(name: str, scopes: tuple[tuple[int, set[str]], ...]) -> ValueKey:
-    """The graph that defines a name as seen from the innermost one."""
+    """Find the graph that defines a name, searching outward from the innermost one."""
     return next(((number, name) for number, names in scopes if name in names), (0, name))
 
 
 def _rank_evidence(arrival: Arrival) -> int:
-    """How much an operation says about its operand: what multiplies by it most, what passes it on least."""
+    """Rank how much an operation reveals about its operand, from 3 (multiplies by it) to 0 (only passes it on)."""
     op = arrival.use.op
     if op in MULTIPLYING_OPERATIONS or op in NORM_OPERATIONS or op in BIAS_SLOTS:
         return 2 if arrival.reshaped else 3

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of JAX models: a folder, read with tensorstore one array at a time; neither JAX nor Orbax."""
+"""Orbax checkpoints of JAX models: folders read with tensorstore, one array at a time, without JAX or Orbax."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 PORTABLE = True
 METADATA_FILE = "_METADATA"
-MAX_METADATA_BYTES = 256 << 20  # bytes of metadata
-REFUSE_MISSING_DATA = {"fill_missing_data_reads": False}  # what is not there is no zero
+MAX_METADATA_BYTES = 256 << 20
+REFUSE_MISSING_DATA = {"fill_missing_data_reads": False}  # a missing chunk is an error, not zeros
 ITEM_FOLDERS = ("default", "params", "state", "model", "train_state")
 STEP_FOLDER = re.compile(r"(\w*_)?\d+$", re.ASCII)
 
 
 def accepts(target: Any) -> bool:
-    """A folder with Orbax's metadata, or one of steps and items that have it."""
+    """Accept a folder with Orbax metadata, or a folder of steps or items that contain it."""
     return isinstance(target, Path) and is_folder(target) and _find_array_folder(target) is not None
 
 
 def open(target: Path) -> Tensors:
-    """Read names, and shapes and dtypes of the arrays."""
+    """Read the names, shapes and dtypes of the arrays."""
     folder = _find_array_folder(target)
     assert folder is not None
     names = _read_array_names(folder)
@@ -41,7 +41,10 @@ def open(target: Path) -> Tensors:
     stores = _open_arrays(folder, names, ocdbt)
     infos = [TensorInfo(name, tuple(store.shape), store.dtype.name) for name, store in stores.items()]
     if not infos:
-        raise Unreadable(f"{target}: an Orbax checkpoint without arrays")
+        raise Unreadable(
+            f"{target}: the Orbax checkpoint contains no model arrays (optimizer state is not analyzed); "
+            "save the model's parameters in it"
+        )
 
     def fetch(name: str) -> Array:
         return np.asarray(stores[name].read().result())
@@ -50,7 +53,7 @@ def open(target: Path) -> Tensors:
 
 
 def _find_array_folder(target: Path) -> Path | None:
-    """Where the arrays lie: here, in an item of this step, or in the last step."""
+    """Find the folder with the arrays: the target itself, one of its items, or its last step."""
     try:
         subfolders = sorted(entry for entry in target.iterdir() if entry.is_dir())
     except OSError:
@@ -63,13 +66,13 @@ def _find_array_folder(target: Path) -> Path | None:
 
 
 def _read_array_names(folder: Path) -> dict[str, str]:
-    """Name of each array → the key under which it is stored.
+    """Map the name of each array to the key under which it is stored.
 
-    :raises Unreadable: metadata that are none.
+    :raises Unreadable: the metadata are damaged or in another format.
     """
     file = path_inside(folder, METADATA_FILE)
     if size_of(file) > MAX_METADATA_BYTES:
-        raise Unreadable(f"{file}: {size_of(file):,} bytes are more than any checkpoint's metadata")
+        raise Unreadable(f"{file}: the metadata have {size_of(file):,} bytes; at most {MAX_METADATA_BYTES:,} are read")
     try:
         tree = read_json(file, MAX_METADATA_BYTES)["tree_metadata"]
         key_by_name = {}
@@ -80,10 +83,12 @@ def _read_array_names(folder: Path) -> dict[str, str]:
                 continue
             name = ".".join(keys)
             if name in key_by_name:
-                raise ValueError("two arrays of one name")
+                raise ValueError("two arrays have the same name")
             key_by_name[name] = name
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise Unreadable(f"{file}: is not the metadata of an Orbax checkpoint") from None
+        raise Unreadable(
+            f"{file}: not the metadata of an Orbax checkpoint, or damaged; pass a folder written by orbax.checkpoint"
+        ) from None
     return key_by_name
 
 
@@ -95,13 +100,13 @@ def _open_arrays(folder: Path, names: dict[str, str], ocdbt: bool) -> dict[str, 
     home = folder.resolve()
     for path in home.rglob("*"):
         if path.is_symlink() and home not in path.resolve().parents:
-            raise Refused(f"{path}: links out of its folder")
+            raise Refused(f"{path}: the link leads out of its folder; replace it with a copy of the file")
     base = f"{home.as_uri()}/"
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
     pending = {}
     for name, key in names.items():
         if any(part in ("", ".", "..") for part in re.split(r"[/\\]", key)):
-            raise Unreadable(f"{folder}: an array called {key[:80]!r}")
+            raise Unreadable(f"{folder}: the array name {key[:80]!r} is not a valid path; save the checkpoint again")
         file_store = {"driver": "file", "path": f"{home}/{key}/"}
         store = {"driver": "ocdbt", "base": base, "path": f"{key}/"} if ocdbt else file_store
         pending[name] = (
@@ -121,4 +126,4 @@ def _await_array(tensorstore: Any, folder: Path, name: str, future: Any, store: 
             ).result()
         except ValueError as error:
             text = " ".join(str(error).split())
-            raise Unreadable(f"{folder}: {name[:80]!r} cannot be read: {text[:200]}") from None
+            raise Unreadable(f"{folder}: array {name[:80]!r} cannot be read: {text[:200]}") from None

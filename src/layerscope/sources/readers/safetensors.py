@@ -1,4 +1,4 @@
-"""safetensors: one file, a sharded index, or a folder of shards."""
+"""safetensors: a single file, a sharded index, or a folder of shards."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-MAX_INDEX_BYTES = 64 << 20  # bytes
+MAX_INDEX_BYTES = 64 << 20
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def accepts(target: Any) -> bool:
-    """A file whose first bytes are a safetensors header, or whose name says that they should be."""
+    """Accept a file that starts with a safetensors header, or has the suffix of safetensors or its index."""
     if not is_file(target):
         return False
     return target.name.endswith((".safetensors", INDEX_SUFFIX)) or looks_like_header(target)
@@ -42,12 +42,18 @@ def open(target: Path) -> StateDict:
 def open_files(
     target: Path, files: list[Path], config: dict[str, Any] | None, listed: Mapping[str, Path] | None = None
 ) -> StateDict:
-    """One source over several files; ``listed`` is what an index says of them."""
+    """Open several files as one source.
+
+    :param listed: the file of each tensor as an index states it, checked against the files.
+    """
     entries: dict[str, tuple[Path, Entry]] = {}
     for file in files:
         for name, entry in read_header(file).items():
             if name in entries:
-                raise Unreadable(f"{target}: tensor {name!r} is in {entries[name][0].name} and in {file.name}")
+                raise Unreadable(
+                    f"{target}: tensor {name!r} is in both {entries[name][0].name} and {file.name}; "
+                    "use the files of one model"
+                )
             entries[name] = (file, entry)
     check_index(target, listed or {}, {name: file for name, (file, _) in entries.items()})
 
@@ -60,25 +66,28 @@ def open_files(
 
 
 def read_shard_index(index: Path) -> dict[str, Path]:
-    """Tensor → file, as an index says, each file inside the index's own folder and there.
+    """Map each tensor to its file as an index states it; the files must be in the index's own folder.
 
-    :raises Refused: a name that leads out of the folder.
-    :raises Unreadable: no weight_map, or a file that is missing.
+    :raises Refused: the name of a file leads out of the folder.
+    :raises Unreadable: there is no weight_map, or a file is missing.
     """
     try:
         table = read_json(path_inside(index.parent, index.name), MAX_INDEX_BYTES)["weight_map"]
         listed = {str(tensor): str(name) for tensor, name in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Unreadable(f"{index}: no table 'weight_map' of tensors and files") from None
+        raise Unreadable(f"{index}: no 'weight_map' of tensors to files found; download the index again") from None
     if not listed:
-        raise Unreadable(f"{index}: names no file")
+        raise Unreadable(f"{index}: its 'weight_map' names no file; download the index again")
     files = {name: path_inside(index.parent, name) for name in sorted(set(listed.values()))}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
-        raise Unreadable(f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}")
+        raise Unreadable(
+            f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}; "
+            "put all files into the folder of the index"
+        )
     return {tensor: files[name] for tensor, name in listed.items()}
 
 
 def read_entry(file: Path, entry: Entry) -> Array:
-    """Map one tensor; nothing else of the file is touched, and the mapping goes with the array."""
+    """Map one tensor; the rest of the file is not read, and the mapping is released with the array."""
     return Extent(file, 0, entry.stop).array(as_dtype(entry.dtype), entry.start, entry.shape)

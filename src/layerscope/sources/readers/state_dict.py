@@ -1,4 +1,4 @@
-"""Sources made of named tensors: what every format of weights comes down to."""
+"""Sources made of named tensors, the common form of all weight formats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from layerscope.numerics.matrices import pick
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import SourceSpec
 from layerscope.sources.layouts.keras_flax_kernels import Variable, VariableLayout, lay_out_variable
+from layerscope.sources.layouts.layer_order import in_model_order
 from layerscope.sources.layouts.torch_names import TensorInfo, layers_of, number_layers
 from layerscope.sources.quantization.stored_codes import decode_tensors
 
@@ -19,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class Tensors:
-    """Rows, and a function that fetches the tensor that one is part of."""
+    """A source made of layer rows and a function that fetches the stored tensor of a row."""
 
     def __init__(self, spec: SourceSpec, refs: Iterable[LayerRef], fetch: Callable[[str], Array]) -> None:
         self.spec, self.fetch = spec, fetch
-        self._layers = number_layers(refs)
+        self._layers = number_layers(in_model_order(refs))
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every tensor, in stored order; fused tensors as their parts."""
+        """All tensors in the order of the model's layers; a fused tensor has one row per part."""
         return iter(self._layers)
 
     def replace_rows(self, rule: Callable[[LayerRef], LayerRef]) -> None:
-        """Every row as a rule of the format makes it."""
+        """Replace every row with ``rule(row)``."""
         self._layers = [rule(ref) for ref in self._layers]
 
     def read(self, ref: LayerRef) -> Array:
-        """The numbers of one layer, in their stored dtype."""
+        """The values of one layer in their stored dtype."""
         return pick(self.fetch(ref.tensor), ref)
 
 
 class StateDict(Tensors):
-    """Tensors laid out as PyTorch names and stores them, with what a config adds."""
+    """Tensors named and stored as in PyTorch, interpreted with the model's config if there is one."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class StateDict(Tensors):
 
 
 def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
-    """Tensors laid out as their names say: Flax's where there are kernels and no weights, else PyTorch's."""
+    """Create a source from named tensors: in Flax's layout if there are kernels and no weights, else in PyTorch's."""
     infos = list(infos)
     variables = [Variable(info.name, info.shape, info.dtype, fault=info.fault) for info in infos]
     last_words = {variable.variable for variable in variables}
@@ -63,12 +64,12 @@ def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Call
 
 
 def source_from_flax(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
-    """Tensors of a file that only Flax writes."""
+    """Create a source from the tensors of a file that only Flax writes."""
     return source_from_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in infos), fetch)
 
 
 def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callable[[str], Array]) -> Tensors:
-    """Tensors laid out as Keras and Flax store them."""
+    """Create a source from variables in the layout of Keras and Flax."""
     laid_by_name: dict[str, VariableLayout] = {variable.name: lay_out_variable(variable) for variable in variables}
 
     def fetch_arranged(name: str) -> Array:
@@ -78,11 +79,14 @@ def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch
 
 
 def check_index(target: Path, listed: Mapping[str, Path], file_by_tensor: Mapping[str, Path]) -> None:
-    """Every tensor is where the index says.
+    """Check that every tensor is in the file that the index names.
 
-    :raises Unreadable: one is missing or in another file.
+    :raises Unreadable: a tensor is missing or in another file.
     """
     for tensor, file in listed.items():
         if file_by_tensor.get(tensor) != file:
-            where = f"it is in {file_by_tensor[tensor].name}" if tensor in file_by_tensor else "no file has it"
-            raise Unreadable(f"{target}: the index puts tensor {tensor!r} in {file.name}, but {where}")
+            where = f"it is in {file_by_tensor[tensor].name}" if tensor in file_by_tensor else "no file contains it"
+            raise Unreadable(
+                f"{target}: the index lists tensor {tensor!r} in {file.name}, but {where}; "
+                "use the index and the weight files of the same version"
+            )

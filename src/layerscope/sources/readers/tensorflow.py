@@ -1,4 +1,4 @@
-"""TensorFlow SavedModels and checkpoints, without TensorFlow: variables are read where they lie, no graph is run."""
+"""TensorFlow SavedModels and checkpoints, read without TensorFlow: variables are memory-mapped, no graph is run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PORTABLE = True
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 LATEST_CHECKPOINT = re.compile(r'\s*model_checkpoint_path:\s*"([^"\\]+)"')
-EXPORTED_PREFIX = "_all_variables/"  # a list of all variables beside the other lists of them
-MAX_OBJECT_GRAPH_BYTES = 64 << 20  # bytes
+EXPORTED_PREFIX = "_all_variables/"  # Keras lists all variables here a second time
+MAX_OBJECT_GRAPH_BYTES = 64 << 20
 
 
 def accepts(target: Any) -> bool:
-    """A SavedModel's folder, a checkpoint's .index file, or a folder with a ``checkpoint`` file."""
+    """Accept a SavedModel's folder, a checkpoint's .index file, or a folder with a ``checkpoint`` file."""
     if is_file(target):
         return target.name.endswith(".index") and whole_file(target).read(max(0, size_of(target) - 8)) != b""
     return is_folder(target) and any((target / name).is_file() for name in ("saved_model.pb", "checkpoint"))
@@ -61,7 +61,10 @@ def open(target: Path) -> Tensors:
             name = key.removesuffix(VALUE_SUFFIX)
         entries[name] = entry
     if not entries:
-        raise Unreadable(f"{target}: a checkpoint without variables (are its weights constants of the graph?)")
+        raise Unreadable(
+            f"{target}: the checkpoint contains no variables of a model (are its weights constants of the graph?); "
+            "save the model with its variables"
+        )
     for name, entry in entries.items():
         _check_stored(files, name, entry)
 
@@ -83,46 +86,59 @@ def _is_optimizer_state(key: str, name: str) -> bool:
 
 
 def _find_index(target: Path) -> Path:
-    """The .index file that is meant."""
+    """Find the .index file of the target."""
     if target.is_file():
         return target
     if (target / "saved_model.pb").is_file():
         index = target / "variables" / "variables.index"
         if not index.is_file():
-            raise Unreadable(f"{target}: a SavedModel without variables: its weights are constants of the graph")
+            raise Unreadable(
+                f"{target}: the SavedModel contains no variables: its weights are constants of the graph, which are "
+                "not read; save the model with its variables"
+            )
         return path_inside(target, "variables/variables.index", below=True)
     match = LATEST_CHECKPOINT.match(
         whole_file(path_inside(target, "checkpoint")).read(0, 1 << 16).decode("utf-8", "replace")
     )
     if match is None:
-        raise Unreadable(f"{target / 'checkpoint'}: names no model_checkpoint_path")
+        raise Unreadable(
+            f"{target / 'checkpoint'}: it states no model_checkpoint_path; pass the .index file of a checkpoint"
+        )
     index = path_inside(target, match[1].replace("\\", "/").rpartition("/")[2] + ".index")
     if not index.is_file():
-        raise Unreadable(f"{target}: the latest checkpoint {index.name} is missing")
+        raise Unreadable(
+            f"{target}: the latest checkpoint {index.name} is missing; pass the .index file of another checkpoint"
+        )
     return index
 
 
 def _natural_sort_key(key: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Numbers in the order of numbers; what Keras exports a second time last."""
+    """Sort key: numbers in a name compare as numbers; the variables that Keras lists a second time sort last."""
     words = re.split(r"(\d{1,9})", key)
     return key.startswith(EXPORTED_PREFIX), [(int(word), "") if i % 2 else (0, word) for i, word in enumerate(words)]
 
 
 def _check_stored(files: list[Path], name: str, entry: Entry) -> None:
-    """The numbers of a variable are there.
+    """Check that the values of a variable are stored.
 
-    :raises Unreadable: a missing or short file, or sizes that contradict each other.
+    :raises Unreadable: a file is missing or too short, or the sizes contradict each other.
     """
     if entry.shard >= len(files):
-        raise Unreadable(f"{files[0]}: {name[:80]!r} is in shard {entry.shard} of {len(files)}")
+        raise Unreadable(
+            f"{files[0]}: {name[:80]!r} is in shard {entry.shard}, but the last shard is {len(files) - 1}; "
+            "save the checkpoint again"
+        )
     file = files[entry.shard]
     if not file.is_file():
-        raise Unreadable(f"{file.name} is missing")
+        raise Unreadable(f"{file}: the data file is missing; put it beside the .index file")
     if entry.sliced or not _is_numeric(entry.dtype):
         return
     expected_bytes = math.prod(entry.shape) * as_dtype(entry.dtype).itemsize
     if entry.size != expected_bytes or entry.offset + expected_bytes > size_of(file):
-        raise Unreadable(f"{file}: {name[:80]!r}: {entry.size:,} bytes are not what its shape says, or truncated")
+        raise Unreadable(
+            f"{file}: truncated or damaged: {name[:80]!r} needs {expected_bytes:,} bytes, the index states "
+            f"{entry.size:,} from byte {entry.offset:,}, the file has {size_of(file):,}; save or download it again"
+        )
 
 
 def _is_numeric(dtype: str) -> bool:
@@ -145,14 +161,14 @@ def _describe_variable(name: str, entry: Entry, shapes: dict[str, tuple[int, ...
     if not gates and len(recurrent) == 2 and recurrent[0]:
         gates = {4: "lstm", 3: "gru", 1: "rnn"}.get(recurrent[1] // recurrent[0], "")
     variable_gates = gates if label in ("kernel", "recurrent_kernel") and recurrent else ""
-    fault = "stored in slices, not put together" if entry.sliced else copy_fault
+    fault = "stored in slices, not decoded" if entry.sliced else copy_fault
     return Variable(name, entry.shape, entry.dtype, kind, gates=variable_gates, fault=fault)
 
 
 def _read_variable_names(bundle: Bundle, files: list[Path]) -> dict[str, str]:
-    """Checkpoint key → the name that the variable had in the program, as the graph of objects says.
+    """Map checkpoint keys to the variables' names in the program, as the object graph states them.
 
-    That graph is an ornament: where it is damaged the keys serve as names.
+    The object graph is optional: without it, or if it is damaged, the keys serve as names.
     """
     entry = bundle.entries.get(OBJECT_GRAPH_KEY)
     if (

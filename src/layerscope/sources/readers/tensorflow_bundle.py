@@ -1,6 +1,7 @@
-"""TensorFlow's tensor bundle: a sorted table of entries (.index) and the numbers (.data-00000-of-00001), no TensorFlow.
+"""TensorFlow's tensor bundles, read without TensorFlow.
 
-The table is LevelDB's format; TensorFlow writes it uncompressed.
+A bundle is a sorted table of entries (.index) and the values of the tensors (.data-00000-of-00001). The table is in
+LevelDB's format; TensorFlow writes it uncompressed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from layerscope.sources.storage.extents import Extent
 from layerscope.sources.storage.protobuf_wire import as_message, as_number, fields, read_varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
-FOOTER_BYTES, BLOCK_TRAILER_BYTES = 48, 5  # bytes
-MAX_TABLE_BYTES = 256 << 20  # bytes of the table
+FOOTER_BYTES, BLOCK_TRAILER_BYTES = 48, 5
+MAX_TABLE_BYTES = 256 << 20
 MAX_ENTRIES = 1 << 19
-MAX_KEY_BYTES = 1 << 12  # bytes
-MAX_TOTAL_KEY_BYTES = 64 << 20  # bytes of all keys together
-DTYPE_BY_CODE = {  # DataType
+MAX_KEY_BYTES = 1 << 12
+MAX_TOTAL_KEY_BYTES = 64 << 20  # all keys together
+DTYPE_BY_CODE = {  # TensorFlow's enum DataType
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64",
     9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32",
     23: "uint64", 24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4",
@@ -29,7 +30,7 @@ DTYPE_BY_CODE = {  # DataType
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies."""
+    """Dtype, shape and location of one tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,29 +42,31 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What the table says."""
+    """Contents of an .index file."""
 
     shards: int
     entries: dict[str, Entry]
 
 
 def read_index(extent: Extent) -> Bundle:
-    """All entries of an .index file.
+    """Read all entries of an .index file.
 
-    :raises Unreadable: truncated, compressed, big-endian, or no table of TensorFlow's.
+    :raises Unreadable: the file is truncated, compressed, big-endian, or not written by TensorFlow.
     """
     try:
         return _parse_bundle(extent)
     except (ValueError, struct.error, UnicodeDecodeError, IndexError) as error:
-        raise Unreadable(f"{extent.path}: not a TensorFlow checkpoint's index, or damaged: {error}") from None
+        raise Unreadable(
+            f"{extent.path}: not the index of a TensorFlow checkpoint, or damaged: {error}; save or download it again"
+        ) from None
 
 
 def _parse_bundle(extent: Extent) -> Bundle:
     if extent.length > MAX_TABLE_BYTES:
-        raise ValueError(f"a table of {extent.length:,} bytes")
+        raise ValueError(f"it has {extent.length:,} bytes, more than the limit of {MAX_TABLE_BYTES:,}")
     raw = extent.read()
     if len(raw) < FOOTER_BYTES or raw[-8:] != MAGIC:
-        raise ValueError("it does not end as one")
+        raise ValueError("its footer is missing")
     _, at = _read_handle(raw, len(raw) - FOOTER_BYTES)
     index, _ = _read_handle(raw, at)
     shards, entries = 0, {}  # type: int, dict[str, Entry]
@@ -71,59 +74,59 @@ def _parse_bundle(extent: Extent) -> Bundle:
     for _, value in _read_block(raw, index):
         handle, _ = _read_handle(value, 0)
         if handle[0] <= last_offset:
-            raise ValueError("blocks out of order")
+            raise ValueError("its blocks are out of order")
         last_offset = handle[0]
         for key, entry in _read_block(raw, handle):
             key_bytes += len(key)
             if key_bytes > MAX_TOTAL_KEY_BYTES or key.decode("utf-8") in entries:
-                raise ValueError("keys beyond any use")
+                raise ValueError(f"a key occurs twice, or its keys exceed {MAX_TOTAL_KEY_BYTES:,} bytes in total")
             if key == b"":
                 shards = _parse_shard_count(entry)
             else:
                 entries[key.decode("utf-8")] = _parse_entry(entry)
             if len(entries) > MAX_ENTRIES:
-                raise ValueError(f"more than {MAX_ENTRIES:,} tensors")
+                raise ValueError(f"it lists more than {MAX_ENTRIES:,} tensors")
     if not 0 < shards <= 1 << 16:
-        raise ValueError(f"{shards} shards")
+        raise ValueError(f"it states {shards:,} shards; expected 1 to 65,536")
     return Bundle(shards, entries)
 
 
 def _read_handle(raw: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """((offset, size) of a block, where the handle ends)."""
+    """Read a handle: (offset, size) of its block, and the byte after the handle."""
     offset, at = read_varint(raw, at)
     size, at = read_varint(raw, at)
     return (offset, size), at
 
 
 def _read_block(raw: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of one block; keys share the beginnings of those before them."""
+    """Yield (key, value) for each entry of a block; keys are stored without the prefix shared with the previous one."""
     offset, size = handle
     if offset + size + BLOCK_TRAILER_BYTES > len(raw) or size < 4:
-        raise ValueError("a block beyond its end")
+        raise ValueError("a block reaches beyond the end of the file")
     if raw[offset + size] != 0:
-        raise ValueError("a compressed block")
+        raise ValueError("a block is compressed, which TensorFlow never writes")
     block = raw[offset : offset + size]
     restarts = int.from_bytes(block[-4:], "little")
     stop = size - 4 - 4 * restarts
     if stop < 0:
-        raise ValueError("a block that is all restarts")
+        raise ValueError("a block is smaller than its list of restarts")
     at, key = 0, b""
     while at < stop:
         shared, at = read_varint(block, at)
         unshared, at = read_varint(block, at)
         length, at = read_varint(block, at)
         if shared > len(key) or at + unshared + length > stop or shared + unshared > MAX_KEY_BYTES:
-            raise ValueError("an entry beyond its block")
+            raise ValueError("an entry reaches beyond the end of its block")
         key = key[:shared] + block[at : at + unshared]
         yield key, block[at + unshared : at + unshared + length]
         at += unshared + length
 
 
 def _parse_shard_count(raw: bytes) -> int:
-    """Number of shards."""
+    """Read the number of shards from the bundle's header."""
     header_fields = dict(fields(raw))
     if header_fields.get(2):
-        raise ValueError("big-endian")
+        raise ValueError("its values are big-endian, which is not supported")
     return as_number(header_fields.get(1, 0))
 
 
@@ -143,12 +146,12 @@ def _parse_entry(raw: bytes) -> Entry:
         elif key == 7:
             sliced = True
     if len(shape) > MAX_AXES:
-        raise ValueError(f"a tensor with {len(shape)} axes")
+        raise ValueError(f"a tensor has {len(shape)} axes; at most {MAX_AXES} are supported")
     return Entry(DTYPE_BY_CODE.get(dtype, f"type {dtype}"), shape, shard, offset, size, sliced)
 
 
 def _parse_dimension(dimension: int | bytes) -> int:
     size = as_number(dict(as_message(dimension)).get(1, 0))
     if size >= 1 << 62:
-        raise ValueError("a tensor of impossible size")
+        raise ValueError("the size of a tensor is too large")
     return size

@@ -1,4 +1,4 @@
-"""TFLite models: constants with the axes that their operators give them, dequantised with their scales."""
+"""TFLite models: constants, with axes derived from the operators that use them, dequantized with their scales."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 PORTABLE = True
 MAGIC = b"TFL3"
 MAX_TABLE_ENTRIES = 1 << 16  # tensors and operators
-MAX_FLATBUFFER_BYTES = 2 << 30  # bytes of a flatbuffer
+MAX_FLATBUFFER_BYTES = 2 << 30
 DTYPE_BY_CODE = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 8: "complex64", 9: "int8",
     10: "float64", 12: "uint64", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16",
 }  # fmt: skip
-WEIGHT_OPERATORS = {  # operator → (input, axes, kind)
+WEIGHT_OPERATORS = {  # operator → (position of the weight among its inputs, axes, kind)
     "FULLY_CONNECTED": (1, "oi", "dense"),
     "CONV_2D": (1, "ohwi", "conv2d"),
     "CONV_3D": (1, "dhwio", "conv3d"),
@@ -53,14 +53,16 @@ QUANTIZED_DTYPES = ("int8", "uint8", "int16", "int4", "int32")
 
 
 def accepts(target: Any) -> bool:
-    """A flatbuffer with TFLite's identifier, or a file called .tflite."""
+    """Accept a flatbuffer with TFLite's identifier, or a file called .tflite."""
     return is_file(target) and (target.suffix == ".tflite" or whole_file(target).read(4, 4) == MAGIC)
 
 
 def open(target: Path) -> Tensors:
     """Read the tables of tensors and operators."""
     if size_of(target) < 8 or whole_file(target).read(4, 4) != MAGIC or size_of(target) > MAX_FLATBUFFER_BYTES:
-        raise Unreadable(f"{target}: not a TFLite model (truncated?)")
+        raise Unreadable(
+            f"{target}: not a TFLite model, truncated, or more than 2 GiB; convert or download the model again"
+        )
     reads: dict[str, Callable[[], Array]] = {}
     refs: list[LayerRef] = []
     try:
@@ -70,10 +72,12 @@ def open(target: Path) -> Tensors:
             refs += rows
     except LayerscopeError:
         raise
-    except Exception as error:  # flatbuffers follows whatever offsets it finds
-        raise Unreadable(f"{target}: damaged TFLite model: {type(error).__name__}: {str(error)[:100]}") from None
+    except Exception as error:  # flatbuffers does not check offsets, so damage can raise anything
+        raise Unreadable(
+            f"{target}: damaged TFLite model: {type(error).__name__}: {str(error)[:100]}; convert or download it again"
+        ) from None
     if not refs:
-        raise Unreadable(f"{target}: a TFLite model without constants")
+        raise Unreadable(f"{target}: the TFLite model contains no weights; convert a model with parameters")
     return Tensors(make_spec(target, "tflite", portable=True), refs, lambda name: reads[name]())
 
 
@@ -90,16 +94,16 @@ def _collect_constants(target: Path) -> list[Constant]:
         or model.BuffersLength() > MAX_TABLE_ENTRIES
         or model.OperatorCodesLength() > MAX_TABLE_ENTRIES
     ):
-        raise Unreadable(f"{target}: tables longer than any model's")
+        raise Unreadable(f"{target}: a table of the model has more than {MAX_TABLE_ENTRIES:,} entries, the limit")
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [operators.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM") for code in codes]
     constants: list[Constant] = []
-    budget = MAX_TABLE_ENTRIES  # over the whole file: tables may share what they point to
+    budget = MAX_TABLE_ENTRIES  # for the whole file, because tables may point to the same data
     for number in range(model.SubgraphsLength()):
         graph = model.Subgraphs(number)
         budget -= graph.TensorsLength() + graph.OperatorsLength()
         if budget < 0:
-            raise Unreadable(f"{target}: tables longer than any model's")
+            raise Unreadable(f"{target}: more than {MAX_TABLE_ENTRIES:,} tensors and operators in total, the limit")
         uses = _find_uses(graph, names)
         for index in range(graph.TensorsLength()):
             tensor = graph.Tensors(index)
@@ -111,15 +115,15 @@ def _collect_constants(target: Path) -> list[Constant]:
 
 @dataclass(frozen=True)
 class Use:
-    """An operator that takes a tensor."""
+    """An operator that uses a tensor as input."""
 
     operator: str
-    slot: int  # which of its inputs
-    channels: int  # of its first input: the size of the last axis, 0 where that is not known
+    slot: int  # position among the operator's inputs
+    channels: int  # size of the last axis of its first input; 0 if unknown
 
 
 def _find_uses(graph: Any, names: list[str]) -> dict[int, Use]:
-    """Tensor → the operator that takes it, through dequantisation."""
+    """Map each tensor to the operator that uses it, directly or after dequantization."""
     use_by_tensor: dict[int, Use] = {}
     output_by_input: dict[int, int] = {}
     for i in range(graph.OperatorsLength()):
@@ -141,7 +145,7 @@ def _find_uses(graph: Any, names: list[str]) -> dict[int, Use]:
 
 
 def _last_axis_size(graph: Any, tensor: int) -> int:
-    """Size of the last axis of a tensor, 0 where it is not known."""
+    """Size of the last axis of a tensor, or 0 if unknown."""
     if not 0 <= tensor < graph.TensorsLength():
         return 0
     described = graph.Tensors(tensor)
@@ -150,9 +154,12 @@ def _last_axis_size(graph: Any, tensor: int) -> int:
 
 
 def _locate_data(target: Path, model: Any, tensor: Any, length: int, raw: bytes) -> tuple[int, int] | None:
-    """(start, bytes) of a constant's numbers in the file, or None of what is computed."""
+    """Locate the values of a constant: (first byte, bytes), or None for a computed tensor."""
     if not 0 <= tensor.Buffer() < model.BuffersLength():
-        raise Unreadable(f"{target}: a tensor of buffer {tensor.Buffer()}, of {model.BuffersLength()}")
+        raise Unreadable(
+            f"{target}: damaged TFLite model: a tensor refers to buffer {tensor.Buffer()}, but there are "
+            f"{model.BuffersLength()}; convert or download it again"
+        )
     buffer = model.Buffers(tensor.Buffer())
     if buffer.DataLength():
         offset = buffer._tab.Vector(buffer._tab.Offset(4))
@@ -163,18 +170,23 @@ def _locate_data(target: Path, model: Any, tensor: Any, length: int, raw: bytes)
     if not count:
         return None
     if start < 0 or start + count > length:
-        raise Unreadable(f"{target}: truncated: a tensor would end beyond the file")
+        raise Unreadable(
+            f"{target}: truncated: a tensor ends at byte {start + count:,}, but the file has {length:,} bytes; "
+            "convert or download it again"
+        )
     return start, count
 
 
 class Constant:
-    """A tensor whose numbers are in the file."""
+    """A tensor with values stored in the file."""
 
     def __init__(self, target: Path, key: str, tensor: Any, start: int, count: int, use: Use | None) -> None:
         self.target, self.key, self.start, self.use = target, key, start, use
         self.name = last_joined_name((tensor.Name() or b"").decode("utf-8", "replace")) or f"tensor {key}"
         if tensor.ShapeLength() > MAX_AXES:
-            raise Unreadable(f"{target}: {self.name[:80]!r} has {tensor.ShapeLength()} axes")
+            raise Unreadable(
+                f"{target}: {self.name[:80]!r} has {tensor.ShapeLength()} axes; at most {MAX_AXES} are supported"
+            )
         self.shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
         self.dtype = DTYPE_BY_CODE.get(tensor.Type(), f"type {tensor.Type()}")
         self.fault = "sparse, not decoded" if tensor.Sparsity() is not None else ""
@@ -186,17 +198,20 @@ class Constant:
         )
         expected_bytes = -(-math.prod(self.shape) * bits // 8)
         if min(self.shape, default=0) < 0 or (self.has_known_dtype and not self.fault and count != expected_bytes):
-            raise Unreadable(f"{target}: {self.name[:80]!r}: {count:,} bytes cannot hold {self.shape} of {self.dtype}")
+            raise Unreadable(
+                f"{target}: {self.name[:80]!r}: {count:,} bytes cannot hold shape {str(self.shape)[:80]} of dtype "
+                f"{self.dtype}; convert or download the model again"
+            )
 
     @property
     def has_known_dtype(self) -> bool:
-        """Is its data type one that numbers can be read of?"""
+        """Whether values of its data type can be read."""
         return self.dtype in DTYPE_BY_CODE.values()
 
     def lay_out(self) -> tuple[list[LayerRef], Callable[[], Array]]:
-        """The rows, and what reads the tensor that they are taken from."""
+        """The rows of the tensor, and the function that reads it."""
         decoded = self.dtype in QUANTIZED_DTYPES and self.scales is not None
-        how = f"dequantised from {self.dtype}" if decoded else ""
+        how = f"dequantized from {self.dtype}" if decoded else ""
         ref = LayerRef(0, self.name, self.shape, "", "float32" if decoded else self.dtype, "", tensor=self.key, how=how)
         operator, slot, channels = (self.use.operator, self.use.slot, self.use.channels) if self.use else ("", -1, 0)
         unfit = ("tensor", self.fault) if self.fault else skip_reason(ref.shape, ref.dtype)
@@ -228,7 +243,7 @@ class Constant:
         ], self.read
 
     def read(self) -> Array:
-        """The numbers, dequantised."""
+        """The values, dequantized if the tensor is quantized."""
         extent = whole_file(self.target)
         if self.dtype == "int4":
             raw = np.frombuffer(extent.read(self.start, -(-math.prod(self.shape) // 2)), np.int8)
@@ -242,7 +257,7 @@ class Constant:
         if self.scales.size > 1:
             broadcast_shape[self.axis] = self.scales.size
         if self.zeros.size not in (0, self.scales.size):
-            raise ValueError(f"{self.zeros.size} zero points for {self.scales.size} scales")
+            raise ValueError(f"the tensor has {self.zeros.size} zero points, but {self.scales.size} scales")
         zeros = self.zeros.reshape(broadcast_shape) if self.zeros.size else np.float32(0)
         return (codes.astype(np.float32) - zeros) * self.scales.reshape(broadcast_shape)
 
@@ -252,7 +267,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def _read_scales(table: Any) -> tuple[Array | None, Array, int]:
-    """(scales, zero points, the axis that they belong to) of a tensor; None where it is not quantised."""
+    """Read (scales, zero points, axis of the scales) of a tensor; the scales are None if it is not quantized."""
     if table is None or not table.ScaleLength() or table.ScaleLength() > MAX_TABLE_ENTRIES:
         return None, np.zeros(0, np.float32), 0
     scales = np.asarray(table.ScaleAsNumpy(), np.float32)

@@ -1,4 +1,4 @@
-"""Distributed checkpoints of torch (DCP, FSDP): a folder of .distcp files; a tensor is put together from its shards."""
+"""Distributed checkpoints of torch (DCP, FSDP): folders of .distcp files, with tensors assembled from shards."""
 
 from __future__ import annotations
 
@@ -26,28 +26,34 @@ if TYPE_CHECKING:
 PORTABLE = True
 METADATA_FILE = ".metadata"
 MAX_SHARDS = 1 << 17
-MAX_NAME_CHARS = 1 << 12  # letters
+MAX_NAME_CHARS = 1 << 12  # characters in the name of a tensor or file
 
-Shard = tuple[tuple[int, ...], tuple[int, ...], Path, int, int]  # offsets, sizes, file, start, length
+Shard = tuple[tuple[int, ...], tuple[int, ...], Path, int, int]  # offsets, sizes, file, first byte, bytes
 
 
 def accepts(target: Any) -> bool:
-    """A folder with a .metadata beside .distcp files."""
+    """Accept a folder with a .metadata file, which torch writes beside the .distcp files."""
     return is_folder(target) and (target / METADATA_FILE).is_file()
 
 
 def open(target: Path) -> StateDict:
-    """Read the metadata: which tensors there are, and where each shard lies."""
+    """Read the metadata: the tensors and the location of each shard."""
     file = path_inside(target, METADATA_FILE)
     if size_of(file) > MAX_PICKLE_BYTES:
-        raise Unreadable(f"{file}: {size_of(file):,} bytes are more than any checkpoint's metadata")
+        raise Unreadable(f"{file}: the metadata have {size_of(file):,} bytes; at most {MAX_PICKLE_BYTES:,} are read")
     metadata = unpickle(file, whole_file(file).read())
     try:
         tensors, shards = _read_tables(target, metadata)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise Unreadable(f"{file}: is not the metadata of a distributed checkpoint ({error})") from None
+        raise Unreadable(
+            f"{file}: not the metadata of a torch distributed checkpoint, or damaged ({error}); "
+            "pass a folder written by torch.distributed.checkpoint.save"
+        ) from None
     if not tensors:
-        raise Unreadable(f"{target}: a distributed checkpoint without tensors")
+        raise Unreadable(
+            f"{target}: the distributed checkpoint contains no model tensors (optimizer state is not analyzed); "
+            "save the model's state dict in it"
+        )
     shapes = {info.name: info for info in tensors}
 
     def fetch(name: str) -> Array:
@@ -85,7 +91,9 @@ def _read_tables(target: Path, meta: Any) -> tuple[list[TensorInfo], dict[str, l
             if path not in files:
                 files[path] = path_inside(target, path)
                 if not files[path].is_file():
-                    raise Unreadable(f"{target}: its file {path[:80]!r} is missing")
+                    raise Unreadable(
+                        f"{target}: the shard file {path[:80]!r} is missing; copy the whole checkpoint folder"
+                    )
             (start,), (length,) = _checked_sizes([storage_info["offset"]]), _checked_sizes([storage_info["length"]])
             tensor_shards.append((offsets, sizes, files[path], start, length))
         shards[name] = tensor_shards
@@ -94,24 +102,28 @@ def _read_tables(target: Path, meta: Any) -> tuple[list[TensorInfo], dict[str, l
 
 def _checked_text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_NAME_CHARS:
-        raise ValueError("a name that is none")
+        raise ValueError(f"a name is not text of at most {MAX_NAME_CHARS:,} characters")
     return value
 
 
 def _checked_sizes(values: Any) -> tuple[int, ...]:
     sizes = tuple(values)
     if len(sizes) > MAX_AXES or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
-        raise ValueError("impossible sizes")
+        raise ValueError(f"sizes are not a list of at most {MAX_AXES} non-negative integers")
     return sizes
 
 
 def _assemble(target: Path, info: TensorInfo, shards: list[Shard]) -> Array:
-    """The tensor from its shards, each of them one torch.save'd tensor; a single one is mapped as it lies.
+    """Assemble a tensor from its shards, each written by torch.save; a single shard is memory-mapped.
 
-    :raises Unreadable: shards that overlap, leave holes, or are not what the metadata says.
+    :raises Unreadable: the shards overlap, leave gaps, or contradict the metadata.
     """
-    if sum(math.prod(sizes) for _, sizes, *_ in shards) != math.prod(info.shape):
-        raise Unreadable(f"{target}: the shards of {info.name!r} do not make up its shape")
+    stored_values, expected_values = sum(math.prod(sizes) for _, sizes, *_ in shards), math.prod(info.shape)
+    if stored_values != expected_values:
+        raise Unreadable(
+            f"{target}: the shards of {info.name!r} hold {stored_values:,} values, but its shape needs "
+            f"{expected_values:,}; copy the whole checkpoint folder"
+        )
     if len(shards) == 1:
         return _read_shard(info, shards[0])
     assembled = np.empty(info.shape, as_dtype(info.dtype))
@@ -120,7 +132,9 @@ def _assemble(target: Path, info: TensorInfo, shards: list[Shard]) -> Array:
         offsets, sizes, *_ = shard
         window = tuple(slice(at, at + size) for at, size in zip(offsets, sizes, strict=True))
         if any(at + size > n for at, size, n in zip(offsets, sizes, info.shape, strict=True)) or filled[window].any():
-            raise Unreadable(f"{target}: the shards of {info.name!r} overlap")
+            raise Unreadable(
+                f"{target}: the shards of {info.name!r} overlap or exceed its shape; save the checkpoint again"
+            )
         assembled[window] = _read_shard(info, shard)
         filled[window] = True
     return assembled
@@ -129,14 +143,23 @@ def _assemble(target: Path, info: TensorInfo, shards: list[Shard]) -> Array:
 def _read_shard(info: TensorInfo, shard: Shard) -> Array:
     _, sizes, file, start, length = shard
     if start + length > size_of(file):
-        raise Unreadable(f"{file}: truncated")
+        raise Unreadable(
+            f"{file}: truncated: a shard of {info.name!r} ends at byte {start + length:,}, but the file has "
+            f"{size_of(file):,} bytes; copy it again"
+        )
     checkpoint = TensorZip(Extent(file, start, length))
     if (
         not isinstance(checkpoint.content, Tensor)
         or checkpoint.content.shape != sizes
         or checkpoint.content.dtype != info.dtype
     ):
-        raise Unreadable(f"{file}: a shard of {info.name!r} is not what the metadata says")
+        raise Unreadable(
+            f"{file}: a shard of {info.name!r} does not have the shape {list(sizes)[:8]} and dtype {info.dtype} "
+            "stated by the metadata; save the checkpoint again"
+        )
     if checkpoint.content.fault or checkpoint.content.expanded:
-        raise Unreadable(f"{file}: a shard of {info.name!r} is no plain tensor")
+        raise Unreadable(
+            f"{file}: a shard of {info.name!r} is not a plain dense tensor "
+            f"({checkpoint.content.fault or 'expanded'}); only dense tensors are read"
+        )
     return checkpoint.read(checkpoint.content)

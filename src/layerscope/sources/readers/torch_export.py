@@ -1,4 +1,4 @@
-"""Archives of torch.export (.pt2): the weights in them; the program is never loaded."""
+"""Archives of torch.export (.pt2): only the weights are read; the program is never loaded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from layerscope.sources.targets import make_spec
 
 PORTABLE = True
 WEIGHTS_TABLE = "data/weights/model_weights_config.json"
-LEGACY_WEIGHTS = "serialized_state_dict.pt"  # of torch before 2.8
-MAX_CONFIG_BYTES = 16 << 20  # bytes of configuration
+LEGACY_WEIGHTS = "serialized_state_dict.pt"  # written by torch before 2.8
+MAX_CONFIG_BYTES = 16 << 20
 DTYPE_BY_CODE = {  # torch._export.serde.schema.ScalarType
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
     10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16", 29: "float8_e4m3fn",
@@ -28,12 +28,12 @@ DTYPE_BY_CODE = {  # torch._export.serde.schema.ScalarType
 
 
 def accepts(target: Any) -> bool:
-    """A zip with a table of weights as torch.export writes it."""
+    """Accept a zip with a table of weights written by torch.export."""
     return is_file(target) and any(_is_weights_table(name) for name in zip_names(target))
 
 
 def open(target: Path) -> StateDict:
-    """Read names and shapes."""
+    """Read the names and shapes of the weights."""
     archive = Archive(whole_file(target))
     table = next(name for name in archive.members if _is_weights_table(name))
     if table.endswith(LEGACY_WEIGHTS):
@@ -51,9 +51,11 @@ def open(target: Path) -> StateDict:
         entries = parse_json(archive.read(table, MAX_CONFIG_BYTES))["config"]
         tensors = {str(name): _parse_tensor(entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Unreadable(f"{target}: its table of weights is damaged") from None
+        raise Unreadable(
+            f"{target}: the table of weights ({WEIGHTS_TABLE}) is damaged; save the program again"
+        ) from None
     if not tensors:
-        raise Unreadable(f"{target}: an exported program without weights")
+        raise Unreadable(f"{target}: the exported program contains no weights; export a module with parameters")
     described = [weights.describe(name, tensor) for name, tensor in tensors.items()]
     return StateDict(
         make_spec(target, "torch_export", portable=True), described, lambda name: weights.read(tensors[name])
@@ -61,7 +63,7 @@ def open(target: Path) -> StateDict:
 
 
 class _RawStorages(TensorZip):
-    """Raw storages in a folder of the zip."""
+    """Weights stored as raw bytes in a folder of the zip."""
 
     def __init__(self, archive: Archive, folder: str) -> None:
         self.extent, self.archive, self.folder = archive.extent, archive, folder
@@ -80,7 +82,7 @@ def _parse_tensor(entry: Any) -> Tensor:
     dtype = DTYPE_BY_CODE.get(metadata["dtype"], f"code {metadata['dtype']}")
     fault = "" if metadata["dtype"] in DTYPE_BY_CODE else f"dtype {dtype}, not decoded"
     if entry.get("use_pickle"):
-        fault = "pickled"
+        fault = "pickled, not decoded"
     offset = _checked_size(metadata["storage_offset"]["as_int"])
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if not fault:
@@ -90,5 +92,5 @@ def _parse_tensor(entry: Any) -> Tensor:
 
 def _checked_size(value: Any) -> int:
     if not is_size(value):
-        raise ValueError("no size")
+        raise ValueError("a size is not a non-negative integer")
     return int(value)

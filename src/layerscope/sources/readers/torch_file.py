@@ -1,7 +1,7 @@
-"""Torch checkpoints (.pt .pth .bin .th .ckpt): read, never executed, and without torch.
+"""Torch checkpoints (.pt .pth .bin .th .ckpt), read without torch; code in them is never run.
 
-State dicts, bare or nested as training code nests them, Lightning's checkpoints, and whole pickled modules, whose
-classes are never made: only the tensors in them are looked at.
+A checkpoint may be a state dict, flat or nested as training code stores it, a Lightning checkpoint, or a whole pickled
+module. The classes of a pickled module are never instantiated: only its tensors are read.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PORTABLE = True
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
 MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
 MAX_NESTING_DEPTH = 4  # levels of nesting searched for tensors
-MAX_MODULE_PATH_CHARS = 4000  # letters of a module's path
-MAX_MODULE_DEPTH = 64  # the same of modules in modules
+MAX_MODULE_PATH_CHARS = 4000  # characters in the path of a module
+MAX_MODULE_DEPTH = 64  # levels of modules in modules
 
 
 def accepts(target: Any) -> bool:
-    """A zip with a data.pkl, a pickle, or a file whose name says it is one; no TorchScript, which has constants."""
+    """Accept a zip with a data.pkl, a pickle, or a file with a torch suffix, but not TorchScript (constants.pkl)."""
     if not is_file(target):
         return False
     if not zip_names(target):
@@ -43,14 +43,17 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path) -> StateDict:
-    """Read names and shapes."""
+    """Read the names and shapes of the tensors."""
     return open_files(target, [target], None)
 
 
 def open_files(
     target: Path, files: list[Path], config: dict[str, Any] | None, listed: Mapping[str, Path] | None = None
 ) -> StateDict:
-    """One source over several files; ``listed`` is what an index says of them."""
+    """Open several files as one source.
+
+    :param listed: the file of each tensor as an index states it, checked against the files.
+    """
     tensors: list[TensorInfo] = []
     modules: dict[str, StandIn] = {}
     checkpoint_and_tensor: dict[str, tuple[Any, Tensor]] = {}
@@ -60,7 +63,7 @@ def open_files(
         modules |= collect_modules(_find_model(file, checkpoint.content))
         for name, tensor in named_tensors(file, checkpoint.content):
             if name in checkpoint_and_tensor:
-                raise Unreadable(f"{target}: two tensors are called {name!r}")
+                raise Unreadable(f"{target}: two tensors are called {name!r}; names must be unique")
             checkpoint_and_tensor[name], places[name] = (checkpoint, tensor), file
             tensors.append(checkpoint.describe(name, tensor))
 
@@ -78,28 +81,30 @@ def open_files(
 
 
 def is_torch_zip(path: Path) -> bool:
-    """Is it a zip that holds a data.pkl and no TorchScript?"""
+    """Whether the file is a zip with a data.pkl but not TorchScript."""
     names = {name.partition("/")[2] or name for name in zip_names(path)}
     return "data.pkl" in names and "constants.pkl" not in names
 
 
 def is_pickle(path: Path) -> bool:
-    """Do its first bytes open a pickle of protocol 2 or later?"""
+    """Whether the first bytes are those of a pickle of protocol 2 to 5."""
     head = whole_file(path).read(0, 2)
     return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
 def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the model in a checkpoint; a state dict may be nested or stand in a list of one.
+    """Yield (name, tensor) for the model in a checkpoint.
 
-    :raises Unreadable: no tensors, or several models, which are named.
+    The state dict may be nested, or the only item of a list.
+
+    :raises Unreadable: there are no tensors.
     """
     model = _find_model(path, content)
     yield from walk_tensors(model, MAX_MODULE_DEPTH if isinstance(model, StandIn) else MAX_NESTING_DEPTH)
 
 
 def collect_modules(content: Any) -> dict[str, StandIn]:
-    """The modules of a pickled model by their paths; one that is shared under the first."""
+    """Map the path of each module in a pickled model to the module; a shared module is listed once."""
     module_by_path: dict[str, StandIn] = {}
     visited: set[int] = set()
     pending = [("", content)]
@@ -115,7 +120,7 @@ def collect_modules(content: Any) -> dict[str, StandIn]:
 
 
 def _apply_module_state(ref: LayerRef, module: StandIn | None) -> LayerRef:
-    """A row with the groups, the direction and the heads that a pickled module states."""
+    """Add the groups, transposition and attention heads of a pickled module to a row."""
     state = module.state if module is not None else {}
     groups, heads = state.get("groups"), state.get("num_heads")
     if ref.kind in GROUPABLE and isinstance(groups, int) and len(ref.axes) > 2:
@@ -131,7 +136,7 @@ def _apply_module_state(ref: LayerRef, module: StandIn | None) -> LayerRef:
 
 
 def _find_model(path: Path, content: Any) -> Any:
-    content_description = "the file"
+    found = f"no dict within {MAX_NESTING_DEPTH} levels of nesting"
     for _ in range(MAX_NESTING_DEPTH):
         if isinstance(content, list | tuple) and len(content) == 1:
             content = content[0]
@@ -146,24 +151,27 @@ def _find_model(path: Path, content: Any) -> Any:
             key for key in MODEL_KEYS if isinstance(content.get(key), Mapping | list | tuple | StandIn) and content[key]
         ]
         if not nested_keys:
-            # numbers beside the model (an accuracy, a step) are no model; a flat dict of vectors is one
+            # a flat dict of vectors is a model; numbers (an accuracy, a step) are not
             if any(walk_tensors(content, MAX_NESTING_DEPTH)):
                 return content
             keys = [key for key in content if isinstance(key, str)][:6]
-            content_description = f"keys {', '.join(key[:40] for key in keys)!r}" if content else "an empty table"
+            found = f"found the keys {', '.join(key[:40] for key in keys)!r}" if content else "found an empty dict"
             break
         content = content[nested_keys[0]]
     if isinstance(content, Tensor):
         return {"tensor": content}
     raise Unreadable(
-        f"{path}: no tensors found ({content_description}); "
-        f"expected a state dict, bare or under one of {', '.join(MODEL_KEYS)}"
+        f"{path}: no tensors found ({found}); "
+        f"expected a state dict, at the top or under one of the keys {', '.join(MODEL_KEYS)}"
     )
 
 
 def _open_checkpoint_file(path: Path) -> Any:
     if size_of(path) == 0:
-        raise Unreadable(f"{path}: an empty file")
+        raise Unreadable(f"{path}: the file is empty; expected a torch checkpoint")
     if not is_torch_zip(path) and not is_pickle(path):
-        raise Unreadable(f"{path}: not a torch checkpoint: neither a zip with a data.pkl nor a pickle (truncated?)")
+        raise Unreadable(
+            f"{path}: not a torch checkpoint, or truncated: neither a zip with a data.pkl nor a pickle; "
+            "save or download it again"
+        )
     return open_checkpoint(whole_file(path))

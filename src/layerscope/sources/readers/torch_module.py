@@ -1,4 +1,4 @@
-"""A live torch.nn.Module: every parameter and buffer, laid out by the module that owns it."""
+"""Live torch.nn.Modules: every parameter and buffer, with axes from the module that owns it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from layerscope.records.layers import LayerRef
 from layerscope.records.sources import SourceSpec
 from layerscope.sources.layouts import transposed_projections
 from layerscope.sources.layouts.fused_projections import fused_parts, with_heads
+from layerscope.sources.layouts.layer_order import in_model_order
 from layerscope.sources.layouts.torch_names import (
     CONV,
     GATES,
@@ -34,7 +35,7 @@ BUFFER = "a buffer"
 
 
 def accepts(target: Any) -> bool:
-    """An instance of torch.nn.Module, recognised without importing torch; not a Keras model on the torch backend."""
+    """Accept a torch.nn.Module, without importing torch; Keras models on the torch backend are not accepted."""
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
     if torch is None or not isinstance(target, torch.nn.Module):
         return False
@@ -42,30 +43,30 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Any) -> Module:
-    """Describe every tensor of the module; nothing in it is changed."""
+    """Describe every tensor of the module without changing it."""
     return Module(target)
 
 
 class Module:
     """Layers of a live module.
 
-    A parametrised weight (weight_norm, spectral_norm) is one layer, the product that the forward pass uses; the
-    tensors that it is made of are listed as its ingredients.
+    A parametrized weight (weight_norm, spectral_norm) is one layer: the weight that the forward pass uses. The tensors
+    from which it is computed are listed as its ingredients.
     """
 
     def __init__(self, module: Any) -> None:
         self.spec: SourceSpec = make_spec(module, "torch_module", portable=False)
         self._tensors: dict[str, Any] = {}
-        self._layers = number_layers(self._collect_rows(module))
+        self._layers = number_layers(in_model_order(self._collect_rows(module)))
         if not self._layers:
-            raise Unreadable(f"{type(module).__name__} has no parameters")
+            raise Unreadable(f"{type(module).__name__} has no parameters or buffers; pass a module that has some")
 
     def layers(self) -> Iterator[LayerRef]:
-        """Every tensor, in the order of named_modules."""
+        """All tensors in the order of the model's layers."""
         return iter(self._layers)
 
     def read(self, ref: LayerRef) -> Array:
-        """The numbers of one layer."""
+        """The values of one layer."""
         from layerscope.numerics.matrices import pick
         from layerscope.sources.readers.torch_tensor import to_numpy
 
@@ -80,10 +81,10 @@ class Module:
         config: dict[str, Any] = getattr(getattr(root, "config", None), "to_dict", dict)()
         for path, owner in root.named_modules():
             if ".parametrizations." in f".{path}.":
-                continue  # listed with the module that they belong to
+                continue  # listed with the module that owns them
             for local, tensor, how in _iterate_tensors(owner):
                 name = f"{path}.{local}" if path else local
-                # a parametrised tensor is computed anew when read; here only its shape is looked at
+                # a parametrized tensor is computed again when read; only its shape is used here
                 info = describe_tensor(name, tensor() if callable(tensor) else tensor)
                 original_row = (
                     row_by_memory.get(info.storage) if info.storage is not None and not callable(tensor) else None
@@ -106,14 +107,14 @@ class Module:
 
 
 def _describe_buffer(info: TensorInfo) -> list[LayerRef]:
-    """A buffer: kept beside the weights and not learned."""
+    """Describe a buffer, which is stored with the weights but not learned."""
     [ref, *_] = layers_of([info])
     whole_ref = replace(ref, name=info.name, shape=info.shape, axes="", part=None, how="")
     return [whole_ref if ref.skipped else replace(whole_ref, kind="buffer", skipped="a buffer: not learned")]
 
 
 def _add_heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
-    """The same ref with the heads of torch's own MultiheadAttention."""
+    """Add the number of heads to a row of torch's own MultiheadAttention."""
     from torch import nn
 
     if isinstance(owner, nn.MultiheadAttention) and (ref.kind == "attention" or ref.name.endswith("_proj_weight")):
@@ -127,7 +128,7 @@ def _add_heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
 
 
 def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
-    """(name, tensor or a function that computes it, how) of one module, its children left out."""
+    """Yield (name, tensor or function that computes it, description) for one module, without its children."""
     parametrized = getattr(owner, "parametrizations", {})
     for local in parametrized:
         yield local, _make_compute(owner, local), "computed by its parametrization"
@@ -147,9 +148,9 @@ def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
 
 
 def _make_compute(owner: Any, local: str) -> Any:
-    """Computes a parametrised tensor as in evaluation, leaving mode and buffers as they were.
+    """Create a function that computes a parametrized tensor in evaluation mode and restores the modes afterwards.
 
-    spectral_norm refines its estimate whenever it is asked for in training mode.
+    In training mode, spectral_norm would update its buffers on every access.
     """
 
     def compute() -> Any:
@@ -177,7 +178,7 @@ def _lay_out(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -
     if unfit:
         return [replace(ref, kind=unfit[0], skipped=unfit[1])]
     if ".parametrizations." in f".{info.name}" or (local.endswith(("_v", "_g")) and hasattr(owner, local[:-2])):
-        return [replace(ref, kind="ingredient", skipped="an ingredient of a parametrised weight")]
+        return [replace(ref, kind="ingredient", skipped="part of a parametrized weight")]
     if len(info.shape) < 2 or ("weight" not in local and "proj" not in local):
         return _lay_out_by_name(owner, local, info, config)
     if isinstance(owner, nn.modules.conv._ConvNd) and local == "weight":
@@ -200,12 +201,15 @@ def _lay_out(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -
 
 
 def _add_groups(ref: LayerRef, owner: Any) -> LayerRef:
-    """Split the groups: torch stores (out, in/g, …), and transposed (in, out/g, …) with the groups on the in axis."""
+    """Add the groups of a convolution to a row.
+
+    torch stores weights as (out, in/g, …), and transposed ones as (in, out/g, …) with the groups on the input axis.
+    """
     if owner.groups == 1:
         return ref
     if not owner.transposed:
         return replace(ref, groups=owner.groups, how=f"{owner.groups} groups")
-    # in each group (in/g, out/g): read as if the blocked axis were the output, which transposes every matrix
+    # each group is (in/g, out/g); reading the grouped axis as the output transposes every matrix
     return replace(
         ref, groups=owner.groups, flipped=True, axes="oi" + ref.axes[2:], how=f"{owner.groups} groups, transposed"
     )
@@ -223,7 +227,7 @@ def _lay_out_by_name(owner: Any, local: str, info: TensorInfo, config: dict[str,
     stem = info.name.removesuffix(local)
     sibling_shapes = {stem + name: tuple(tensor.shape) for name, tensor in owner.named_parameters(recurse=False)}
     refs = layers_of([info], config, sibling_shapes)
-    if isinstance(owner, sys.modules["torch"].nn.Linear):  # its class is known: a Linear called embed is none
+    if isinstance(owner, sys.modules["torch"].nn.Linear):  # the class decides: a Linear named embed is no embedding
         refs = [replace(ref, kind="dense") if ref.kind == "embedding" else ref for ref in refs]
     if len(info.shape) == 1 and info.shape[0] and matches(NORM, type(owner).__name__):
         return [replace(ref, kind="norm", skipped="1-D") for ref in refs]

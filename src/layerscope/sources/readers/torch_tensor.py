@@ -1,4 +1,4 @@
-"""A torch tensor as NumPy; imported only where torch is already there."""
+"""Conversion of torch tensors to NumPy; imported only if torch is already loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def describe_tensor(name: str, tensor: Any) -> TensorInfo:
-    """Header of a tensor; equal storage marks tied tensors."""
+    """Describe a tensor; tied tensors get equal storage identities."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
         return TensorInfo(name, (), "nested")
@@ -28,25 +28,25 @@ def describe_tensor(name: str, tensor: Any) -> TensorInfo:
 
 
 def is_expanded(tensor: Any) -> bool:
-    """Does it show more numbers than its memory holds?"""
+    """Whether the tensor shows more values than its memory holds."""
     if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided":
         return False
     return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
 
 
 def memory_identity(tensor: Any) -> tuple[Any, ...] | None:
-    """Equal for tensors that are the same memory in the same shape; None where there is no memory."""
+    """A key that is equal for tensors with the same memory and shape; None for a tensor without memory."""
     if tensor.device.type == "meta" or tensor.layout.__str__() != "torch.strided" or tensor.numel() == 0:
         return None
     return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
 
 
 def to_numpy(tensor: Any) -> Array:
-    """The numbers on the CPU, in the narrowest NumPy or ml_dtypes type that holds them."""
+    """The values on the CPU, in the narrowest NumPy or ml_dtypes type that holds them."""
     import torch
 
     if tensor.device.type == "meta":
-        raise Absent("on the meta device: it has a shape but no numbers")
+        raise Absent("on the meta device: it has a shape but no values; load the weights first")
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16 or str(tensor.dtype).startswith("torch.float8"):
         import ml_dtypes

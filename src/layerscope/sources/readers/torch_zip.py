@@ -1,4 +1,4 @@
-"""torch.save's files without torch: storages are described, never loaded, and the numbers stay where they lie."""
+"""Files written by torch.save, read without torch: tensors are described first, and their values mapped on demand."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from layerscope.sources.storage.zip_archive import Archive
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens torch.save's files of before 1.6
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first value in files of torch.save before torch 1.6
 MAX_STORAGES = 1 << 20
 
 
 def open_checkpoint(extent: Extent) -> TensorZip | TensorStream:
-    """A file of torch.save: a zip since 1.6, a stream of pickles before."""
+    """Open a file of torch.save: a zip since torch 1.6, a stream of pickles before."""
     return TensorZip(extent) if extent.read(0, 2) == b"PK" else TensorStream(extent)
 
 
 class _Checkpoint(ABC):
-    """Tensors over storages that lie in a file."""
+    """A checkpoint: tensors that are views of storages in one file."""
 
     def __init__(self, extent: Extent) -> None:
         self.extent = extent
@@ -36,84 +36,105 @@ class _Checkpoint(ABC):
 
     @abstractmethod
     def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
-        """Where the numbers of a storage begin."""
+        """Locate a storage: an extent, and the byte in it at which the values begin."""
 
     def describe(self, name: str, tensor: Tensor) -> TensorInfo:
-        """What a header would say of a tensor."""
+        """Describe a tensor: its shape, dtype, identity and why it cannot be read, if so."""
         fault = tensor.fault or ("expanded: it repeats the same numbers" if tensor.expanded else "")
         where = (str(self.extent.path), self.extent.start, *tensor.identity)
         return TensorInfo(name, tensor.shape, tensor.dtype, where, fault)
 
     def read(self, tensor: Tensor) -> Array:
-        """Map one tensor's numbers."""
+        """Map the values of one tensor."""
         dtype = as_dtype(tensor.dtype)
         extent, start = self.locate_storage(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         if tensor.offset < 0 or min(tensor.strides, default=0) < 0:
-            raise Unreadable(f"{self.extent.path}: a tensor reaches beyond its storage")
+            raise Unreadable(f"{self.extent.path}: damaged: a tensor reaches beyond its storage; save the file again")
         flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
         strides = tuple(s * dtype.itemsize for s in tensor.strides)
         if dtype.isbuiltin == 1:
             return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
-        bits = flat.view(f"u{dtype.itemsize}")  # as_strided knows NumPy's own types
+        bits = flat.view(f"u{dtype.itemsize}")  # as_strided supports only NumPy's built-in types
         return np.lib.stride_tricks.as_strided(bits, tensor.shape, strides, writeable=False).view(dtype)
 
 
 class TensorZip(_Checkpoint):
-    """A zip written by torch.save or torch.jit.save, opened."""
+    """A zip written by torch.save or torch.jit.save."""
 
     def __init__(self, extent: Extent) -> None:
         super().__init__(extent)
         self.archive = Archive(extent)
         pickle_members = [name for name in self.archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickle_members) != 1 or pickle_members[0].count("/") > 1:
-            raise Unreadable(f"{extent.path}: a zip without one data.pkl was not written by torch.save")
+            raise Unreadable(
+                f"{extent.path}: a zip that torch.save did not write: expected exactly one data.pkl, "
+                f"at the top or in one folder, found {len(pickle_members)}"
+            )
         self.prefix = pickle_members[0].removesuffix("data.pkl")
         byte_order_member = self.prefix + "byteorder"
         if byte_order_member in self.archive.members and self.archive.read(byte_order_member, 16) != b"little":
-            raise Unreadable(f"{extent.path}: big-endian tensors are not supported")
+            raise Unreadable(f"{extent.path}: its tensors are big-endian; save them on a little-endian machine")
         member = self.archive.stored_extent(pickle_members[0])
         if member.length > MAX_PICKLE_BYTES:
-            raise Unreadable(f"{extent.path}: a pickle of {member.length:,} bytes is no checkpoint's")
+            raise Unreadable(
+                f"{extent.path}: its data.pkl has {member.length:,} bytes; at most {MAX_PICKLE_BYTES:,} are read"
+            )
         self.content = unpickle(extent.path, member.read())
 
     def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
         extent = self.archive.stored_extent(f"{self.prefix}data/{storage.key}")
-        if extent.length != storage.count * as_dtype(storage.dtype).itemsize:
-            raise Unreadable(f"{self.extent.path}: data/{storage.key} is not as long as its pickle says")
+        expected_bytes = storage.count * as_dtype(storage.dtype).itemsize
+        if extent.length != expected_bytes:
+            raise Unreadable(
+                f"{self.extent.path}: data/{storage.key} has {extent.length:,} bytes, but its pickle states "
+                f"{expected_bytes:,}; save or download the file again"
+            )
         return extent, 0
 
 
 class TensorStream(_Checkpoint):
-    """A file of torch.save from before 1.6: magic, protocol, system, the content, keys, then the storages."""
+    """A file of torch.save before torch 1.6: magic number, protocol, system, content, keys, then the storages."""
 
     def __init__(self, extent: Extent) -> None:
         super().__init__(extent)
         path = extent.path
         with extent.open() as file:
             magic = unpickle(path, file)
-            if magic != LEGACY_MAGIC:  # any other pickle: it may hold tensors of no storage
-                raise Unreadable(f"{path}: a pickle that torch.save did not write")
+            if magic != LEGACY_MAGIC:  # another pickle, whose tensors may have no storage
+                raise Unreadable(f"{path}: a pickle that torch.save did not write; save a state dict with torch.save")
             storages: dict[str, Storage] = {}
             _, system, self.content, keys = (unpickle(path, file, storages) for _ in range(4))
             if not isinstance(keys, list) or len(keys) > MAX_STORAGES:
-                raise Unreadable(f"{path}: damaged torch checkpoint: no list of storages")
+                raise Unreadable(
+                    f"{path}: damaged torch checkpoint: expected a list of at most {MAX_STORAGES:,} storages; "
+                    "save or download it again"
+                )
             if isinstance(system, dict) and system.get("little_endian") is False:
-                raise Unreadable(f"{path}: big-endian tensors are not supported")
+                raise Unreadable(f"{path}: its tensors are big-endian; save them on a little-endian machine")
             position = file.tell()
         self._storage_starts: dict[str, int] = {}
         for key in keys:
             count_bytes = extent.read(position, 8)
             storage = storages.get(key) if isinstance(key, str) else None
             if len(count_bytes) < 8 or storage is None:
-                raise Unreadable(f"{path}: truncated, or a storage that nothing names")
+                raise Unreadable(
+                    f"{path}: truncated or damaged: a storage is missing or belongs to no tensor; "
+                    "save or download the file again"
+                )
             count = int.from_bytes(count_bytes, "little")
             if count != storage.count:
-                raise Unreadable(f"{path}: a storage of {count:,} numbers where its pickle says {storage.count:,}")
+                raise Unreadable(
+                    f"{path}: damaged: a storage holds {count:,} values, but its pickle states {storage.count:,}; "
+                    "save or download the file again"
+                )
             self._storage_starts[storage.key] = position + 8
             position += 8 + count * as_dtype(storage.dtype).itemsize
 
     def locate_storage(self, storage: Storage) -> tuple[Extent, int]:
         if storage.key not in self._storage_starts:
-            raise Unreadable(f"{self.extent.path}: truncated, or a storage that is not there")
+            raise Unreadable(
+                f"{self.extent.path}: truncated or damaged: the storage of a tensor is missing; "
+                "save or download the file again"
+            )
         return self.extent, self._storage_starts[storage.key]

@@ -1,4 +1,4 @@
-"""TorchScript archives (.jit, .pt of torch.jit.save): the weights in them; the code is never compiled nor run."""
+"""TorchScript archives of torch.jit.save (.jit, .pt): only the weights are read; the code is never compiled or run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
-MAX_MODULE_DEPTH = 64  # modules in modules
+MAX_MODULE_DEPTH = 64  # levels of modules in modules
 
 
 def accepts(target: Any) -> bool:
-    """A zip with a data.pkl and a constants.pkl."""
+    """Accept a zip with a data.pkl and a constants.pkl."""
     if not is_file(target):
         return False
     names = {name.partition("/")[2] for name in zip_names(target)}
@@ -30,14 +30,14 @@ def accepts(target: Any) -> bool:
 
 
 def open(target: Path) -> StateDict:
-    """Read names and shapes: attributes by the path that leads to them, as in a state dict."""
+    """Read the names and shapes of the tensors; a tensor is named by its path, as in a state dict."""
     archive = TensorZip(whole_file(target))
     tensor_by_name: dict[str, Tensor] = {}
     for name, tensor in walk_tensors(archive.content, MAX_MODULE_DEPTH):
         if tensor_by_name.setdefault(name, tensor) is not tensor:
-            raise Unreadable(f"{target}: two tensors are called {name[:80]!r}")
+            raise Unreadable(f"{target}: two tensors are called {name[:80]!r}; names must be unique")
     if not tensor_by_name:
-        raise Unreadable(f"{target}: a TorchScript archive without tensors")
+        raise Unreadable(f"{target}: the TorchScript archive contains no tensors; save a module with parameters")
 
     def fetch(name: str) -> Array:
         return archive.read(tensor_by_name[name])

@@ -1,1 +1,1 @@
-"""Where bytes lie: ranges of files and stores, zip archives, pickles, HDF5. Every size in a file is checked first."""
+"""Read bytes from files, stores, zip archives, pickles and HDF5; every size stated in a file is checked first."""

@@ -1,4 +1,4 @@
-"""What a stored array can be in NumPy: its dtype by name, and how many axes it may have."""
+"""NumPy dtypes of stored arrays by name, and the limit on the number of axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 
-MAX_AXES = 64  # of a NumPy array
+MAX_AXES = 64  # NumPy's limit
 KNOWN_DTYPES = {
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     "complex64", "complex128", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool",
@@ -16,14 +16,17 @@ KNOWN_DTYPES = {
 
 
 def is_size(value: Any) -> bool:
-    """Is it a number that a count of entries or bytes can be?"""
+    """Return whether the value is a possible count of entries or bytes."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
 def as_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a numpy-style name, little-endian; narrow floats come from ml_dtypes."""
+    """Return the little-endian NumPy dtype for a numpy-style name; narrow floats come from ml_dtypes.
+
+    :raises Unreadable: the name is not in ``KNOWN_DTYPES``.
+    """
     if name not in KNOWN_DTYPES:
-        raise Unreadable(f"the data type {name[:40]!r} is not known")
+        raise Unreadable(f"the data type {name[:40]!r} is not supported")
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes
 

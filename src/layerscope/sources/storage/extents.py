@@ -1,7 +1,7 @@
-"""Files, on this machine or in a store: stretches of them, read only when asked for.
+"""Byte ranges of local and remote files, read only on demand.
 
 A path is a :class:`pathlib.Path`, or universal_pathlib's UPath for a URL (``s3://``, ``gs://``, ``hf://``).
-Local arrays are mapped, remote ones are fetched as one range each.
+Local arrays are memory-mapped; each remote array is fetched as one range.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from layerscope.sources.storage.paths import size_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
-CHUNK_BYTES = 1 << 22  # bytes fetched at a time from a header
+CHUNK_BYTES = 1 << 22  # read at a time from a header
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A stretch of a file that stands for a file of its own: all of it, or a member of an archive."""
+    """A byte range treated as a file: a whole file, or a member of an archive."""
 
     path: Path
     start: int  # byte
     length: int  # bytes
 
     def read(self, offset: int = 0, count: int | None = None) -> bytes:
-        """At most ``count`` bytes from ``offset``, as far as there are any."""
+        """Return ``count`` bytes from ``offset``, or fewer if the range ends before."""
         count = self.length - offset if count is None else min(count, self.length - offset)
         if count <= 0 or offset < 0:
             return b""
@@ -44,15 +44,15 @@ class Extent:
             return file.read(count)
 
     def array(self, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
-        """The numbers that lie there; nothing else of the file is touched, and a mapping goes with its array.
+        """Return the array at ``offset`` (in bytes), memory-mapped if the file is local; nothing else is read.
 
-        :raises Unreadable: they would reach beyond the end.
+        :raises Unreadable: the array extends beyond the end of the file.
         """
         count = math.prod(shape) * dtype.itemsize
         if dtype.hasobject:
-            raise Unreadable(f"{self.path}: pointers are no numbers")
+            raise Unreadable(f"{self.path}: arrays of Python objects are not supported, only numbers")
         if offset < 0 or offset + count > self.length or self.start + offset + count > size_of(self.path):
-            raise Unreadable(f"{self.path}: became shorter while it was read, or was cut")
+            raise Unreadable(f"{self.path}: truncated, or became shorter while it was read; copy or download it again")
         if count == 0:
             return np.empty(shape, dtype)
         if isinstance(self.path, Path):
@@ -60,7 +60,7 @@ class Extent:
         return np.frombuffer(self.read(offset, count), dtype).reshape(shape)
 
     def open(self) -> BinaryIO:
-        """A file object on it, for libraries that want one."""
+        """Open the range as a file object, for libraries that need one."""
         file = self.path.open("rb")
         if self.start == 0 and self.length == size_of(self.path):
             return cast("BinaryIO", file)
@@ -68,19 +68,22 @@ class Extent:
 
 
 def whole_file(path: Path) -> Extent:
-    """All of a file."""
+    """Return a whole file as an extent."""
     return Extent(path, 0, size_of(path))
 
 
 class Cursor:
-    """Reads an extent from its start, a chunk at a time."""
+    """Read an extent from its start, one chunk at a time."""
 
     def __init__(self, extent: Extent) -> None:
         self.extent = extent
         self.chunk, self.begin, self.at = b"", 0, 0
 
     def take(self, count: int) -> bytes:
-        """The next bytes; all of them, or an error."""
+        """Return the next ``count`` bytes.
+
+        :raises ValueError: the extent ends before.
+        """
         if self.at + count > self.extent.length:
             raise ValueError(f"it ends after {self.extent.length:,} bytes")
         position = self.at - self.begin
@@ -90,18 +93,21 @@ class Cursor:
         return self.chunk[position : position + count]
 
     def number(self, form: str) -> Any:
-        """The next number in a struct's format."""
+        """Return the next number, unpacked with a format of :mod:`struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def skip(self, count: int) -> None:
-        """Step over bytes, which must be there."""
+        """Skip the next ``count`` bytes.
+
+        :raises ValueError: the extent ends before.
+        """
         if self.at + count > self.extent.length:
             raise ValueError(f"it ends after {self.extent.length:,} bytes")
         self.at += count
 
 
 class _Window(io.RawIOBase):
-    """The bytes from ``start`` on as a file of their own."""
+    """A read-only file object for a byte range of another file."""
 
     def __init__(self, file: Any, start: int, length: int) -> None:
         self.file, self.start, self.length, self.at = file, start, length, 0

@@ -1,8 +1,8 @@
-"""HDF5 files, looked into by a process of their own.
+"""Read HDF5 files in a child process.
 
-libhdf5 believes what a file says: a damaged one can make it loop, allocate without end, or crash. So a child process
-lists the arrays and says where each lies; the numbers are then mapped from there. Only arrays that are compressed or in
-chunks are read by a child too.
+libhdf5 trusts the file: a damaged one can make it loop, allocate memory without end, or crash. Therefore a child
+process lists the arrays and their positions, and this process maps the numbers. Arrays that are compressed or stored in
+chunks are also read by a child.
 """
 
 from __future__ import annotations
@@ -24,44 +24,45 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
     from layerscope.sources.storage.extents import Extent
 
-# For a file on this machine and in a store; one second more for every 10 MB.
+# For local and remote files, plus one second per 10 MB.
 LOCAL_TIMEOUT_SECONDS, REMOTE_TIMEOUT_SECONDS = 10, 120
-# Run with -m: no file beside it shadows a module that it imports.
+# Run with -m, so that no file next to the module shadows its imports.
 CHILD_MODULE = "layerscope.sources.storage.hdf5_process"
-CHILD_MEMORY_BYTES = 3 << 30  # bytes of address space, and the file's own size
+CHILD_MEMORY_BYTES = 3 << 30  # limit on address space, to which twice the file size is added
 MAX_DATASETS = 1 << 18
-MAX_GROUP_DEPTH = 64  # groups in groups
-ALWAYS_ALLOWED_CHUNK_BYTES = 1 << 24  # bytes
-MAX_DEFLATE_RATIO = 1032  # largest ratio that deflate reaches
+MAX_GROUP_DEPTH = 64  # levels of nested groups
+ALWAYS_ALLOWED_CHUNK_BYTES = 1 << 24
+LINK_REASON = "is a link to another location, and links are not followed; store all weights in the file itself"
+MAX_DEFLATE_RATIO = 1032  # maximum compression ratio of deflate
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One array of the file, and the names of the layers that lead to it."""
+    """One array of the file, with the names of its enclosing layers."""
 
     path: str
     names: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str  # numpy-style name
-    offset: int | None  # byte in the file; None where it lies in pieces
-    fault: str  # why it is not read
+    offset: int | None  # byte position in the file; None if stored in pieces
+    fault: str  # why it is not read, or ""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a Keras file holds."""
+    """The contents of a Keras file."""
 
     datasets: list[Dataset]
-    legacy: bool  # of Keras 2's form
-    config: str | None  # the model's, where the file has it
+    legacy: bool  # in the format of Keras 2
+    config: str | None  # the model's configuration as JSON, if the file has one
 
 
 def list_contents(extent: Extent) -> Contents:
-    """The arrays of a file, in the order of its layers.
+    """List the arrays of a file, in the order of its layers.
 
-    :raises MissingExtra: no h5py.
-    :raises Refused: it leads out of itself.
-    :raises Unreadable: damaged, or more than a reader can bear.
+    :raises MissingExtra: h5py is not installed.
+    :raises Refused: the file contains links to other locations.
+    :raises Unreadable: the file is damaged, or exceeds the reader's limits.
     """
     from layerscope.errors import Refused, Unreadable
     from layerscope.sources.storage.json_text import parse_json
@@ -79,7 +80,7 @@ def list_contents(extent: Extent) -> Contents:
 
 
 def read_array(extent: Extent, dataset: Dataset) -> Array:
-    """The numbers of one array."""
+    """Return the values of one array."""
     import numpy as np
 
     from layerscope.errors import Unreadable
@@ -92,22 +93,22 @@ def read_array(extent: Extent, dataset: Dataset) -> Array:
         return extent.array(dtype, dataset.offset, dataset.shape)
     raw = _ask_child(extent, "read", dataset.path)
     if len(raw) != math.prod(dataset.shape) * dtype.itemsize:
-        raise Unreadable(f"{extent.path}: {dataset.path} is damaged, or not as long as its shape says")
+        raise Unreadable(f"{extent.path}: {dataset.path} is damaged: its size does not match its shape")
     return np.frombuffer(raw, dtype).reshape(dataset.shape)
 
 
 def _ask_child(extent: Extent, *question: str) -> bytes:
-    """What the child answers; a crash, a loop or a hunger for memory of its is the file's fault."""
+    """Return the child's answer; a crash, a timeout or excessive use of memory means that the file is damaged."""
     import importlib.util
 
     from layerscope.errors import MissingExtra, Unreadable
 
     try:
         has_h5py = importlib.util.find_spec("h5py") is not None
-    except ValueError:  # it was taken out of sys.modules
+    except ValueError:  # sys.modules has an h5py without a spec
         has_h5py = False
     if not has_h5py:
-        raise MissingExtra("a Keras file", "keras")
+        raise MissingExtra("reading a Keras file", "keras")
     home = str(Path(__file__).resolve().parents[3])  # -m puts the working folder first on the child's path
     paths = os.pathsep.join([home, *(os.path.abspath(path) for path in sys.path if path)])
     target = os.path.abspath(extent.path) if isinstance(extent.path, Path) else str(extent.path)
@@ -123,16 +124,16 @@ def _ask_child(extent: Extent, *question: str) -> bytes:
             env={**os.environ, "PYTHONPATH": paths},
         )
     except subprocess.TimeoutExpired:
-        raise Unreadable(f"{extent.path}: damaged HDF5: its library finds no end in it") from None
+        raise Unreadable(f"{extent.path}: damaged HDF5: reading it takes longer than {timeout:.0f} seconds") from None
     if process.returncode:
         exit_description = (
             f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         )
-        raise Unreadable(f"{extent.path}: damaged HDF5: its library fails on it ({exit_description})")
+        raise Unreadable(f"{extent.path}: damaged HDF5: the HDF5 library fails to read it ({exit_description})")
     return process.stdout
 
 
-# What follows runs in the child.
+# The rest of this module runs in the child.
 
 
 def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
@@ -165,7 +166,7 @@ def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
 
 
 class _OutsideLink(Exception):
-    """Something in the file leads out of it."""
+    """The file contains a link to another location."""
 
 
 def _limit_memory(length: int) -> None:
@@ -179,7 +180,7 @@ def _limit_memory(length: int) -> None:
 def _list_file(h5py: Any, root: Any) -> dict[str, Any]:
     for name in ("model_weights", "layers", "vars"):
         if name in root and not isinstance(root.get(name, getlink=True), h5py.HardLink):
-            raise _OutsideLink(f"{name!r} is a link to elsewhere, which is not followed")
+            raise _OutsideLink(f"{name!r} {LINK_REASON}")
     legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs or "model_weights" in root
     config = root.attrs.get("model_config")
     datasets = list(_walk_datasets(h5py, root.get("model_weights", root), legacy))
@@ -199,7 +200,7 @@ def _walk_datasets(h5py: Any, top: Any, legacy: bool) -> Iterator[dict[str, Any]
         subgroups = []
         for child in _ordered_children(group, legacy, depth):
             if not isinstance(group.get(child, getlink=True), h5py.HardLink):
-                raise _OutsideLink(f"{child[:80]!r} is a link to elsewhere, which is not followed")
+                raise _OutsideLink(f"{child[:80]!r} {LINK_REASON}")
             if depth == 0 and child in KERAS_OPTIMIZER_GROUPS:
                 continue
             item = group[child]
@@ -227,12 +228,12 @@ def _describe_dataset(dataset: Any, names: tuple[str, ...]) -> dict[str, Any]:
         "shape": [int(size) for size in dataset.shape or ()],
         "dtype": "bfloat16" if is_bfloat16 else str(dataset.dtype.name),
         "offset": offset if dataset.nbytes else None,
-        "fault": "big-endian numbers, not read" if is_big_endian else _find_fault(dataset),
+        "fault": "big-endian numbers, not supported" if is_big_endian else _find_fault(dataset),
     }
 
 
 def _ordered_children(group: Any, legacy: bool, depth: int) -> list[str]:
-    """Names in a group, in the order of the layers where the file keeps one."""
+    """Return the names in a group, in the order of the layers if the file stores one."""
     import numpy as np
 
     names = list(group)
@@ -247,7 +248,7 @@ def _ordered_children(group: Any, legacy: bool, depth: int) -> list[str]:
 
 
 def _name_parts(group: Any, child: str, legacy: bool) -> tuple[str, ...]:
-    """What a group adds to a name: the user's name of the layer, its own, or nothing."""
+    """Return what a group adds to a layer's name: the name that the user chose, the group's own, or nothing."""
     if not legacy and child in ("layers", "vars"):
         return ()
     import h5py
@@ -263,12 +264,12 @@ def _to_text(value: Any) -> str:
 
 def _find_fault(dataset: Any) -> str:
     if dataset.external or dataset.is_virtual:
-        return "its data lie in other files, which are not opened"
+        return "stored in other files, which are not opened"
     max_chunk_bytes = max(4 * dataset.nbytes, ALWAYS_ALLOWED_CHUNK_BYTES)
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > max_chunk_bytes:
-        return f"its chunks {dataset.chunks} are larger than itself"
+        return f"its chunks {dataset.chunks} are larger than the array"
     if dataset.nbytes > MAX_DEFLATE_RATIO * max(dataset.id.get_storage_size(), 1):
-        return f"{dataset.nbytes:,} bytes of which the file holds {dataset.id.get_storage_size():,}"
+        return f"{dataset.nbytes:,} bytes, but the file stores only {dataset.id.get_storage_size():,}"
     return ""
 
 

@@ -1,8 +1,8 @@
-"""An unpickler that knows tensors and makes nothing else.
+"""An unpickler that creates only tensors and plain data, and runs no code from the file.
 
-A pickle is a program. This one may call a few functions, all of them below and harmless. Any other class or function
-that it names becomes a :class:`StandIn`, which remembers what it was given and does nothing. A pickle that asks for
-the standard library's functions (``os.system``) was built to do harm and is refused, though it could do none here.
+A pickle is a program. Here it may call only a few harmless functions, all listed below. Any other class or function
+that it names becomes a :class:`StandIn`, which stores its arguments and does nothing. A pickle that asks for
+functions of the standard library (e.g. ``os.system``) is malicious and is refused, although it could do no harm here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from layerscope.sources.inventory import TORCH_OPTIMIZER_PREFIX
 from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.pickle_check import check_pickle
 
-MAX_ENTRIES = 1 << 20  # entries that are looked at below one object
-MAX_KEY_CHARS = 1 << 12  # letters
+MAX_ENTRIES = 1 << 20  # visited below one object
+MAX_KEY_CHARS = 1 << 12  # entries with longer keys are skipped
 DTYPE_BY_STORAGE_CLASS = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -42,31 +42,31 @@ DTYPE_BY_STORAGE_CLASS = {
     "QInt32Storage": "qint32",
 }
 STORAGE_DTYPES = {*DTYPE_BY_STORAGE_CLASS.values()}
-TORCH_DTYPES = {  # torch.<name>, where a pickle names a dtype instead of a storage class
+TORCH_DTYPES = {  # torch.<name>, if a pickle names a dtype instead of a storage class
     "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "uint16",
     "uint32", "uint64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
 }  # fmt: skip
 PLAIN_BUILTINS = (
     "set", "frozenset", "list", "tuple", "dict", "str", "int", "float", "complex", "bool", "bytearray", "slice",
 )  # fmt: skip
-DATA_MODULES = {  # modules of the standard library whose classes only hold data
+DATA_MODULES = {  # standard-library modules with classes that only hold data
     "_codecs", "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "numbers", "pathlib", "pathlib._local", "re", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
 
 
 class Immutable:
-    """What a pickle may make and not change."""
+    """Base of objects that a pickle may create but not modify."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise ValueError("a pickle that changes what it has made")
+        raise ValueError("the pickle modifies a read-only object")
 
 
 @dataclass(frozen=True)
 class Storage(Immutable):
-    """A stretch of numbers in the file."""
+    """A block of numbers in the file."""
 
     key: str
     dtype: str
@@ -82,27 +82,27 @@ class Tensor(Immutable):
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # entries
     fault: str = ""  # why it cannot be read as numbers
-    dtype_override: str = ""  # dtype, where its storage is untyped bytes
+    dtype_override: str = ""  # dtype, if its storage is untyped bytes
 
     @property
     def dtype(self) -> str:
-        """numpy-style name."""
+        """The numpy-style name of its dtype."""
         return self.dtype_override or self.storage.dtype
 
     @property
     def expanded(self) -> bool:
-        """Does it show the same numbers more than once?"""
+        """Whether it repeats numbers, i.e. has more entries than its storage."""
         width = _bytes_per_entry(self.dtype_override) if self.dtype_override else 1
         return math.prod(self.shape) > self.storage.count // width
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for tensors that are the same memory in the same shape."""
+        """A key that is equal for tensors with the same memory and shape."""
         return (self.storage.key, self.offset, self.shape, self.strides)
 
 
 class StandIn:
-    """What an object of an unknown class becomes: its class's name and what it was given."""
+    """A placeholder for an object of an unknown class; it stores the class name, arguments and state."""
 
     kind = ""  # "module.Class"
 
@@ -115,17 +115,17 @@ class StandIn:
 
     args: tuple[Any, ...]
     state: Mapping[Any, Any]
-    other_state: Any = None  # a state that is no table
-    items: dict[Any, Any]  # of a class that is itself a table
+    other_state: Any = None  # a state that is not a mapping
+    items: dict[Any, Any]  # entries of a class that is itself a mapping or a list
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
-        """Whatever it was made with is in ``args``."""
+        """Ignore the arguments, which ``__new__`` stores in ``args``."""
 
     def __call__(self, *args: Any) -> StandIn:
         return StandIn(*args)
 
     def __setstate__(self, state: Any) -> None:
-        """The last state counts; what is kept is what the pickle gave, not a copy."""
+        """Store the state without copying it; a later state replaces an earlier one."""
         if isinstance(state, tuple) and len(state) == 2 and any(isinstance(part, Mapping) for part in state):
             state = next(part for part in state if isinstance(part, Mapping) and part) if any(state) else {}
         if isinstance(state, Mapping):
@@ -137,19 +137,19 @@ class StandIn:
         self.items[key] = value
 
     def append(self, value: Any) -> None:
-        """Lists may grow."""
+        """Store one more value, as a list does."""
         self.items[len(self.items)] = value
 
     def extend(self, values: Any) -> None:
-        """Lists may grow."""
-        self.items[len(self.items)] = values  # as it is: copies of copies have no end
+        """Store a group of values as one entry."""
+        self.items[len(self.items)] = values  # not copied: repeated copies could grow without limit
 
     def add(self, value: Any) -> None:
-        """Sets may grow."""
+        """Store one more value, as a set does."""
         self.append(value)
 
     def parts(self) -> Mapping[Any, Any]:
-        """What it holds, under the names it would be reached by: a module's parameters, buffers and children."""
+        """Return its contents by name: of a module the parameters, buffers and children, else all items and state."""
         module_tables = ("_parameters", "_buffers", "_modules")
         if not any(isinstance(self.state.get(name), Mapping) for name in module_tables):
             return {**self.items, **self.state}
@@ -158,17 +158,19 @@ class StandIn:
 
 
 class Table(OrderedDict[Any, Any]):
-    """An OrderedDict that a pickle may fill and not otherwise change."""
+    """An OrderedDict that a pickle may fill but not modify otherwise."""
 
     def __setstate__(self, state: Any) -> None:
-        """State dicts carry version numbers as an attribute; nothing here needs them."""
+        """Ignore the state: state dicts store version numbers there, which are not needed."""
 
 
 def unpickle(where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
-    """What one pickle describes; a file object is left after its end. ``storages`` gathers those that it names.
+    """Return the content of one pickle.
 
-    :raises Refused: it asks for what could run code.
-    :raises Unreadable: damaged, or built to exhaust its reader.
+    :param raw: the pickle, or a file object, which is left at the end of the pickle.
+    :param storages: collects the storages that the pickle names.
+    :raises Refused: the pickle asks for a function that could run code.
+    :raises Unreadable: the pickle is damaged, or built to exhaust its reader.
     """
     try:
         if isinstance(raw, bytes):
@@ -181,14 +183,14 @@ def unpickle(where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | N
     except Refused as refused:
         raise Refused(f"{where}: {refused}") from None
     except MemoryError:
-        raise Unreadable(f"{where}: the pickle asks for more memory than there is") from None
+        raise Unreadable(f"{where}: the pickle asks for more memory than is available") from None
     except Exception as error:
         raise Unreadable(f"{where}: damaged pickle: {type(error).__name__}: {str(error)[:200]}") from None
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, storages: dict[str, Storage] | None) -> None:
-        super().__init__(file, encoding="latin1")  # Python 2's strings
+        super().__init__(file, encoding="latin1")  # decodes Python 2's strings
         self.storages = {} if storages is None else storages
         self.stand_in_classes: dict[tuple[str, str], type[StandIn]] = {}
         self.ordered_dict, self.copied_entries = AllowedCall(self._make_table), 0
@@ -202,39 +204,39 @@ class _Unpickler(pickle.Unpickler):
             return DTYPE_BY_STORAGE_CLASS[name]
         if module == "torch" and name in TORCH_DTYPES:
             return name
-        current_module = IMPORT_MAPPING.get(module, module)  # Python 2's names of modules
+        current_module = IMPORT_MAPPING.get(module, module)  # translate Python 2's module names
         is_data = current_module in DATA_MODULES or (current_module == "builtins" and name in PLAIN_BUILTINS)
         if current_module.partition(".")[0] in sys.stdlib_module_names and not is_data:
             raise Refused(
-                f"its pickle asks for {module}.{name}; only tensors are read, nothing is executed. "
-                "Save model.state_dict(), or convert to safetensors"
+                f"its pickle asks for {module}.{name}, but only tensors are read and nothing is executed; "
+                "save model.state_dict() or convert the file to safetensors"
             )
         if (module, name) not in self.stand_in_classes:
             self.stand_in_classes[module, name] = type("StandIn", (StandIn,), {"kind": f"{module}.{name}"})
         return self.stand_in_classes[module, name]
 
     def _make_table(self, *args: Any) -> Table:
-        """An OrderedDict; what it is made from is a copy, and copies of copies have no end."""
+        """Create an OrderedDict, with a limit on copied entries: repeated copies could grow without end."""
         entries = args[0] if args else ()
         if not isinstance(entries, Mapping | list | tuple):
-            raise ValueError("a table made from something else")
+            raise ValueError("an OrderedDict is made from something other than a mapping or a list")
         self.copied_entries += len(entries)
         if self.copied_entries > MAX_ENTRIES:
-            raise ValueError("tables copied beyond any use")
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries are copied to OrderedDicts")
         return Table(entries)
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) < 2:
-            raise ValueError("an unknown persistent id")
-        if pid[0] == "module":  # before 1.6 a module's class came with its source code, which is not looked at
+            raise ValueError("unknown persistent id")
+        if pid[0] == "module":  # torch before 1.6 adds the source code of a module's class, ignored here
             return pid[1]
         kind, dtype, key, _, count = pid[:5]
         dtype = getattr(dtype, "kind", dtype)
         is_plain = isinstance(dtype, str) and isinstance(key, str) and isinstance(count, int)
         if kind != "storage" or not is_plain or count < 0 or dtype not in STORAGE_DTYPES:
-            raise ValueError("an unknown persistent id")
+            raise ValueError("unknown persistent id")
         if len(pid) > 5 and pid[5] is not None:
-            raise ValueError("a storage that is a view of another, as torch before 0.4 wrote it")
+            raise ValueError("a storage is a view of another (torch before 0.4); save it again with a newer torch")
         return self.storages.setdefault(key, Storage(key, dtype, count))
 
 
@@ -243,17 +245,17 @@ def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_:
     sizes = [offset, *shape, *strides]
     is_possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MAX_AXES
     if not is_possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
-        raise ValueError("a tensor with impossible sizes")
+        raise ValueError("a tensor has impossible sizes")
     if math.prod(shape) and offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) >= storage.count:
-        raise ValueError("a tensor larger than its storage")
+        raise ValueError("a tensor is larger than its storage")
     return Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_tensor_v3(storage: Storage, offset: int, shape: Any, strides: Any, *further_arguments: Any) -> Tensor:
-    """A tensor of a dtype without a storage class; its storage counts bytes."""
+    """Rebuild a tensor with a dtype that has no storage class; its storage counts bytes."""
     dtype = next((x for x in further_arguments if isinstance(x, str) and x in TORCH_DTYPES), "")
     if not isinstance(storage, Storage) or not dtype:
-        raise ValueError("a tensor of an unknown dtype")
+        raise ValueError("a tensor has an unknown dtype")
     typed_storage = Storage(storage.key, storage.dtype, storage.count // _bytes_per_entry(dtype))
     tensor = _rebuild_tensor(typed_storage, offset, shape, strides)
     return Tensor(storage, tensor.offset, tensor.shape, tensor.strides, dtype_override=dtype)
@@ -267,7 +269,7 @@ def _bytes_per_entry(dtype: str) -> int:
 def _rebuild_quantized_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
     tensor = _rebuild_tensor(storage, offset, shape, strides)
     return Tensor(
-        tensor.storage, tensor.offset, tensor.shape, tensor.strides, "quantised with torch.quantization, not decoded"
+        tensor.storage, tensor.offset, tensor.shape, tensor.strides, "quantized with torch.quantization, not decoded"
     )
 
 
@@ -276,14 +278,14 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
-    """A tensor of a subclass: the tensor that it is made from."""
+    """Return the plain tensor that a tensor subclass is made from."""
     return function(*args) if isinstance(function, AllowedCall) and isinstance(args, tuple) else StandIn()
 
 
 def _make_size(sizes: Any = ()) -> tuple[Any, ...]:
     is_plain = isinstance(sizes, tuple | list) and len(sizes) <= MAX_AXES
     if not is_plain or not all(isinstance(size, int) for size in sizes):
-        raise ValueError("sizes that are none")
+        raise ValueError("torch.Size is made from something other than integers")
     return tuple(sizes)
 
 
@@ -296,7 +298,7 @@ def _return_none(*_: Any) -> None:
 
 
 class AllowedCall(Immutable):
-    """A function that a pickle may call: an object, so that it has no attributes to set."""
+    """A function that a pickle may call, wrapped so that it has no attributes to set."""
 
     __slots__ = ("function",)
     function: Any
@@ -308,7 +310,7 @@ class AllowedCall(Immutable):
         return self.function(*args)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise ValueError("a pickle that changes what it has made")
+        raise ValueError("the pickle modifies a read-only object")
 
 
 REBUILD_CALLS = {name: AllowedCall(function) for name, function in {
@@ -327,11 +329,11 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of everything below, keys joined by dots; an optimiser is left out.
+    """Yield (name, tensor) for every tensor in an object, with keys joined by dots; optimizer state is skipped.
 
-    What several names lead to is followed from each, unless it leads to itself, for as long as that ends.
+    An object with several names is visited under each of them, but never inside itself.
 
-    :raises ValueError: it does not, within ``MAX_ENTRIES``.
+    :raises ValueError: there are more than ``MAX_ENTRIES`` entries to visit.
     """
     steps = 0
     pending: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]

@@ -1,4 +1,4 @@
-"""Protocol buffers on the wire: the fields of a message, for the few small ones that are read without their schema."""
+"""Parse protocol buffers without a schema, for a few small messages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field: integers, or the bytes of a string, a message or packed numbers.
+    """Yield (number, value) for each field; a value is an integer or the bytes of a string, message or packed numbers.
 
-    :raises ValueError: damaged.
+    :raises ValueError: the message is damaged.
     """
     at = 0
     while at < len(raw):
@@ -25,44 +25,47 @@ def fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise ValueError(f"a field of wire type {kind}")
+            raise ValueError(f"unknown wire type {kind}")
         if at + length > len(raw):
-            raise ValueError("a field that ends beyond its message")
+            raise ValueError("a field extends beyond its message")
         payload = raw[at : at + length]
         at += length
         yield number, payload if kind == BYTES else int.from_bytes(payload, "little")
 
 
 def read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    """(number, where it ends)."""
+    """Return (number, position after it).
+
+    :raises ValueError: the number is cut or too long.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(raw):
-            raise ValueError("ends in the middle of a number")
+            raise ValueError("the message ends in the middle of a number")
         byte = raw[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("a number of more than ten bytes")
+    raise ValueError("a number is longer than ten bytes")
 
 
 def as_text(value: int | bytes) -> str:
-    """A string field."""
+    """Return a string field as text."""
     if not isinstance(value, bytes):
-        raise ValueError("a number where a string should be")
+        raise ValueError("expected a string field, found a number")
     return value.decode("utf-8", "replace")
 
 
 def as_number(value: int | bytes) -> int:
-    """An integer field."""
+    """Return an integer field."""
     if not isinstance(value, int):
-        raise ValueError("a string where a number should be")
+        raise ValueError("expected a number field, found a string")
     return value
 
 
 def as_message(value: int | bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message in a field."""
+    """Yield the fields of a nested message."""
     if not isinstance(value, bytes):
-        raise ValueError("a number where a message should be")
+        raise ValueError("expected a message field, found a number")
     return fields(value)

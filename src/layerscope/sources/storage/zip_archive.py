@@ -1,4 +1,4 @@
-"""Members of a zip archive, read where they lie; truncated and damaged archives are refused."""
+"""Read members of a zip archive in place; truncated and damaged archives are rejected."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from layerscope.errors import Unreadable
 from layerscope.sources.storage.extents import Extent
 
-MAX_DIRECTORY_BYTES = 64 << 20  # bytes of a zip's table of members: half a million of them
+MAX_DIRECTORY_BYTES = 64 << 20  # of the table of members, about half a million entries
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
 class Archive:
-    """The members of a zip, none of them unpacked.
+    """The members of a zip archive, which are not unpacked.
 
-    :raises Unreadable: damaged, a table of members beyond any use, or two of one name.
+    :raises Unreadable: the archive is damaged, its table of members is too long, or two members have the same name.
     """
 
     def __init__(self, extent: Extent) -> None:
@@ -29,11 +29,11 @@ class Archive:
         path = extent.path
         try:
             if _directory_size(extent) > MAX_DIRECTORY_BYTES:
-                raise Unreadable(f"{path}: a zip with a table of members longer than any model's")
+                raise Unreadable(f"{path}: the zip's table of members exceeds {MAX_DIRECTORY_BYTES:,} bytes")
             with open_zip(extent) as archive:
                 for info in archive.infolist():
                     if info.filename in self.members:
-                        raise Unreadable(f"{path}: two members of the zip are called {info.filename[:80]!r}")
+                        raise Unreadable(f"{path}: two members of the zip are named {info.filename[:80]!r}")
                     self.members[info.filename] = info
                 starts = sorted(info.header_offset for info in self.members.values())
                 self._ends = [*starts, archive.start_dir, extent.length]
@@ -41,58 +41,60 @@ class Archive:
             raise Unreadable(f"{path}: damaged or truncated zip: {error}") from None
 
     def stored_extent(self, name: str) -> Extent:
-        """Where a member lies that is not compressed.
+        """Return the location of an uncompressed member.
 
-        :raises Unreadable: it is missing, compressed, or lies elsewhere than the table says.
+        :raises Unreadable: the member is missing, compressed, or not where the table of members says.
         """
         info = self._find_member(name)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            raise Unreadable(f"{self.extent.path}: {name} is compressed, which its writer never does")
+            raise Unreadable(
+                f"{self.extent.path}: {name} is compressed or encrypted, and only uncompressed members are read"
+            )
         header = self.extent.read(info.header_offset, 30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise Unreadable(f"{self.extent.path}: truncated")
+            raise Unreadable(f"{self.extent.path}: truncated zip; copy or download it again")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name_length + extra_length
         stored_name = self.extent.read(info.header_offset + 30, name_length)
         if stored_name not in (name.encode("utf-8"), name.encode("cp437", "replace")):
-            raise Unreadable(f"{self.extent.path}: {name} lies elsewhere than the zip's table says")
+            raise Unreadable(f"{self.extent.path}: {name} is not where the zip's table of members says")
         if start + info.file_size > self.next_member_start(info):
-            raise Unreadable(f"{self.extent.path}: truncated")
+            raise Unreadable(f"{self.extent.path}: truncated zip; copy or download it again")
         return Extent(self.extent.path, self.extent.start + start, info.file_size)
 
     def next_member_start(self, info: zipfile.ZipInfo) -> int:
-        """Where the next member begins, or the table of members."""
+        """Return the position of the next member, or of the table of members."""
         return self._ends[bisect.bisect_right(self._ends, info.header_offset)]
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A small member, unpacked if need be.
+        """Return the contents of a small member, unpacked if necessary.
 
-        :raises Unreadable: it is missing, damaged, or longer than ``max_bytes`` bytes.
+        :raises Unreadable: the member is missing, damaged, or longer than ``max_bytes`` bytes.
         """
         info = self._find_member(name)
         if info.file_size > max_bytes:
-            raise Unreadable(f"{self.extent.path}: {name} has {info.file_size:,} bytes, at most {max_bytes:,} are read")
+            raise Unreadable(f"{self.extent.path}: {name} has {info.file_size:,} bytes; the limit is {max_bytes:,}")
         try:
             with open_zip(self.extent) as archive, archive.open(info) as member:
                 return member.read(max_bytes + 1)[:max_bytes]
-        except Exception as error:  # zlib, lzma and bz2 have each their own
+        except Exception as error:  # zlib, lzma and bz2 each raise their own
             raise Unreadable(f"{self.extent.path}: {name} is damaged: {error}") from None
 
     def _find_member(self, name: str) -> zipfile.ZipInfo:
         if name not in self.members:
-            raise Unreadable(f"{self.extent.path}: {name} is missing")
+            raise Unreadable(f"{self.extent.path}: {name} is missing from the zip")
         return self.members[name]
 
 
 @contextmanager
 def open_zip(extent: Extent) -> Iterator[zipfile.ZipFile]:
-    """The library's view of a zip, its file closed afterwards."""
+    """Open a zip with :mod:`zipfile`, and close the file afterwards."""
     with extent.open() as file, zipfile.ZipFile(file) as archive:
         yield archive
 
 
 def zip_names(path: Path) -> tuple[str, ...]:
-    """Names in a zip; empty when it is none, or a damaged one."""
+    """Return the names in a zip; empty if the file is not a zip, or is damaged."""
     stat = path.stat()
     return _cached_zip_names(path, stat.st_size, getattr(stat, "st_mtime", 0))
 
@@ -109,10 +111,10 @@ def _cached_zip_names(path: Path, size: int, modified: float) -> tuple[str, ...]
 
 
 def _directory_size(extent: Extent) -> int:
-    """Bytes of a zip's table of members, as the record says that the library will believe; 0 where there is none.
+    """Return the size in bytes of a zip's table of members, as zipfile will read it; 0 if there is none.
 
-    zipfile reads the whole table on opening, so its size is asked for first, and of zipfile itself: a second parser
-    could be shown another record than the one that is then believed.
+    zipfile reads the whole table on opening, so the size is checked first. It comes from zipfile itself, because a
+    second parser could find another record than the one that zipfile uses.
     """
     with extent.open() as file:
         record = zipfile._EndRecData(file)  # type: ignore[attr-defined]

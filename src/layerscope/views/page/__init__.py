@@ -1,5 +1,6 @@
-"""A report, or a comparison, as one HTML page that needs nothing else: no network, no server, no other file.
+"""Self-contained HTML pages for reports, comparisons, runs, experiments and loss landscapes.
 
-Everything from a model is a stranger's: it reaches the page through the template's escaping or as JSON that a script
-turns into text nodes. The page's policy lets only its own script and style run.
+A page needs no network, no server and no other file. Everything that comes from a model is untrusted: it reaches the
+page through the template's escaping, or as JSON that a script turns into text nodes. The content security policy of
+the page allows only its own script and style.
 """

@@ -1,4 +1,4 @@
-"""The page of a comparison."""
+"""Build the page of a comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.records.comparison import ComparedLayer, Comparison
 from layerscope.records.findings import Finding
 from layerscope.records.history import History
 from layerscope.text import format_number, plural, printable
-from layerscope.views import headline, table
+from layerscope.views import headline, side_by_side
 from layerscope.views.comparison import alpha_cells, choose_distance_columns
 from layerscope.views.page import page_parts
 from layerscope.views.page.page_parts import Cell, Column, Row, Section
@@ -19,17 +19,24 @@ from layerscope.views.plots.marks import Picture, Points, picture_to_json
 from layerscope.views.plots.pictures import make_pictures
 from layerscope.views.rerun_command import comparison_command
 
-MAX_NAMED_MODELS = 6  # models that are named in the heading and described one by one
-MAX_TABLE_ROWS = 4000  # of the table
-MAX_PICTURED_LAYERS = 1500  # whose pictures the page carries
-CAPTION = "Layers of the same name; open a row for its spectra in each model."
-STATUS_ORDER = ("", "thin", "warn", "error", "failed")  # of how the models stand: the worst colours the page
+MAX_NAMED_MODELS = 6  # models named in the title and summarized individually
+MAX_TABLE_ROWS = 4000  # rows of the table
+MAX_PICTURED_LAYERS = 1500  # layers with plots on the page
+CAPTION = "Layers with the same name in all models. Open a row to see its spectra in each model."
+STATUS_ORDER = ("", "thin", "warn", "error", "failed")  # the worst status of all models sets the color of the page
+DISTANCE_DESCRIPTIONS = {  # {a} and {b}: letters of the two models
+    "relative": "Relative distance ‖{b} − {a}‖F / ‖{a}‖F of the weights.",
+    "cosine": "Cosine similarity of the weights of {a} and {b}.",
+    "cka": "Linear CKA of the weights of {a} and {b}, without centering.",
+    "overlap": "Overlap of the leading singular subspaces of {a} and {b}, from 0 to 1.",
+}
 DEPTH_PICTURES = ("alpha_by_depth", "shape_scale")
-CONDITIONING_PICTURES = ("factors_by_depth", "kappa_by_depth", "neurons_by_depth")  # where data ran through one of them
+# Shown if at least one model was run on data.
+CONDITIONING_PICTURES = ("factors_by_depth", "kappa_by_depth", "neurons_by_depth")
 
 
 def build_page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
+    """Return (template context, data lines: the shared terms, then one line per layer with plots)."""
     letters, reports = comparison.letters, comparison.reports
     named_findings = [(letter, f) for letter, report in zip(letters, reports, strict=True) for f in report.findings]
     row_numbers = {
@@ -56,10 +63,10 @@ def build_page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[di
         "certainty": [*(printable(line, 600) for line in comparison.warnings), *_describe_each_model(comparison)],
         "sections": [
             *([page_parts.OVER_RUNS] if runs else []),
-            Section("Side by side in pictures", "together"),
+            Section("Models side by side", "together"),
             Section("Each model by depth", "each"),
         ],
-        "summary": table.median_rows(reports, letters),
+        "summary": side_by_side.median_rows(reports, letters),
         "columns": _make_columns(comparison),
         "rows": [
             _make_row(comparison, i, layer, findings_by_layer)
@@ -69,9 +76,9 @@ def build_page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[di
             CAPTION,
             min(len(comparison.layers), MAX_TABLE_ROWS),
             len(comparison.layers),
-            " The first {shown:,} of {all:,}",
+            " The table shows the first {shown:,} of {all:,} layers",
         ),
-        "no_rows": "No layer of the same name is analysed in all of them.",
+        "no_rows": "No layer was analyzed under the same name in all models.",
         "search": "name, verdict …",
         "filters": _make_filters(comparison, [finding for _, finding in named_findings]),
         "findings": page_parts.finding_groups(
@@ -83,7 +90,7 @@ def build_page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[di
             *(
                 row
                 for x, r in zip(letters, reports, strict=True)
-                for row in [(f"{x} made by", _describe_versions(r.meta))]
+                for row in [(f"{x} created by", _describe_versions(r.meta))]
             ),
             *page_parts.provenance_rows(first)[1:],
         ],
@@ -111,19 +118,21 @@ def build_page(comparison: Comparison, runs: Sequence[History] = ()) -> tuple[di
         "reasons": [],
         "at": {i: i + 1 for i in range(len(pictured))},
         "charts": charts,
-        "unpictured": f"The page holds the pictures of {MAX_PICTURED_LAYERS:,} layers; this one is not among them.",
+        "unpictured": f"This layer has no plots: the page contains those of only {MAX_PICTURED_LAYERS:,} layers.",
     }
     return context, [head, *lines]
 
 
 def _describe_each_model(comparison: Comparison) -> list[str]:
-    """The first sentence about each model by itself."""
+    """Return the first summary sentence of each model's own report."""
     models = list(zip(comparison.letters, comparison.reports, strict=True))
     sentences = [
-        f"{letter} by itself: {headline.summary_sentences(report)[0]}" for letter, report in models[:MAX_NAMED_MODELS]
+        f"Model {letter}: {headline.summary_sentences(report)[0]}" for letter, report in models[:MAX_NAMED_MODELS]
     ]
     more = len(models) - MAX_NAMED_MODELS
-    return sentences if more <= 0 else [*sentences, f"… and {more} more: the report of each says how it stands."]
+    return (
+        sentences if more <= 0 else [*sentences, f"… and {plural(more, 'more model')}; see the report of each model."]
+    )
 
 
 def _page_title(comparison: Comparison) -> str:
@@ -141,15 +150,21 @@ def _describe_versions(meta: Any) -> str:
 def _make_columns(comparison: Comparison) -> list[Column]:
     letters = comparison.letters
     columns = [
-        Column("layer", "The name that the models share.", left=True),
-        Column("verdict", "Codes of the findings in each model.", left=True),
+        Column("layer", "Name of the layer, the same in all models.", left=True),
+        Column("verdict", "Codes of the findings for each model.", left=True),
     ]
-    columns += [Column(f"α {x}", f"Power-law exponent in {x}; ? marks one that carries no verdict.") for x in letters]
-    columns += [Column(f"α {x} − α {letters[0]}", "Difference of the exponents.") for x in letters[1:]]
-    columns += [Column(f"logλmax {x}", f"log₁₀ of the largest eigenvalue in {x}.") for x in letters]
+    columns += [
+        Column(f"α {x}", f"Power-law exponent in model {x}; ? marks an exponent that does not support a verdict.")
+        for x in letters
+    ]
+    columns += [
+        Column(f"α {x} − α {letters[0]}", f"Exponent in model {x} minus exponent in model {letters[0]}.")
+        for x in letters[1:]
+    ]
+    columns += [Column(f"logλmax {x}", f"log₁₀ of the largest eigenvalue in model {x}.") for x in letters]
     for x in letters[1:]:
         columns += [
-            Column(f"{head} {x}", f"Of {x} from {letters[0]}: {name}.")
+            Column(f"{head} {x}", DISTANCE_DESCRIPTIONS.get(name, name).format(a=letters[0], b=x))
             for name, head, _ in choose_distance_columns(comparison)
         ]
     return columns
@@ -226,7 +241,7 @@ def _build_layer_detail(
 
 
 def _link_points_to_matched_rows(picture: Picture, model: int, comparison: Comparison) -> Picture:
-    """The same, its points leading to the rows of matched layers instead of those of the model's own report."""
+    """Return the plot with points that link to the rows of matched layers, not to rows of the model's own report."""
     matched = {layer.rows[model]: i for i, layer in enumerate(comparison.layers[:MAX_TABLE_ROWS])}
     marks = tuple(
         replace(mark, rows=tuple(matched.get(row, -1) for row in mark.rows)) if isinstance(mark, Points) else mark
@@ -236,7 +251,7 @@ def _link_points_to_matched_rows(picture: Picture, model: int, comparison: Compa
 
 
 def _make_filters(comparison: Comparison, findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The menus of kinds and verdicts."""
+    """Create the menus of layer kinds and finding codes."""
     kinds = sorted({comparison.reports[0].rows[layer.rows[0]].ref.kind for layer in comparison.layers})
     codes = sorted({(f.code, f.title) for f in findings if f.layer is not None})
     return page_parts.make_filters(
@@ -247,7 +262,7 @@ def _make_filters(comparison: Comparison, findings: Sequence[Finding]) -> list[d
 def _unmatched_groups(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
-            "reason": f"analysed only in {x}",
+            "reason": f"analyzed only in {x}",
             "count": plural(len(names), "layer"),
             "names": [printable(name, 600) for name in names[: page_parts.MAX_LISTED_ITEMS]],
             "more": max(0, len(names) - page_parts.MAX_LISTED_ITEMS),

@@ -1,4 +1,4 @@
-"""The page of an experiment: what reproduced, its tables beside the published numbers, its plots."""
+"""Build the page of an experiment: reproduced claims, tables next to the published numbers, and plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ HOLDS_TEXT = {True: "holds", False: "does not hold here"}
 
 
 def build_page(outcome: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(what the template shows, lines of data) of an Outcome, which lives in a room above."""
+    """Return (template context, data lines) for an experiment's Outcome.
+
+    The type is not imported because the experiments package depends on the views, not the reverse.
+    """
     from importlib.metadata import version
 
     confirmed = [claim for claim in outcome.claims if claim.holds]
@@ -22,8 +25,12 @@ def build_page(outcome: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     sentences = [f"{len(confirmed)} of {len(outcome.claims)} claims of the published experiment hold on these data."]
     sentences += [f"Not reproduced: {_join_claims(missed)}."] if missed else []
     sentences += [f"Reproduced: {_join_claims(confirmed)}."] if confirmed else []
-    columns = [Column("figure", "Which of its figures.", left=True), Column("claim", "What it shows.", left=True),
-               Column("here", "What was measured.", left=True), Column("holds", "Does it hold?")]  # fmt: skip
+    columns = [
+        Column("figure", "Figure of the publication.", left=True),
+        Column("claim", "Claim that the figure supports.", left=True),
+        Column("here", "Value measured in this run.", left=True),
+        Column("holds", "Whether the claim holds on these data."),
+    ]
     rows = [
         Row(at, [Cell(printable(c.figure, 60), opens=True), Cell(printable(c.says, 200)),
                  Cell(printable(c.measured, 400)), Cell(HOLDS_TEXT[c.holds], float(c.holds))], [])
@@ -35,31 +42,33 @@ def build_page(outcome: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "facts": [
             ("data", printable(outcome.data, 200)),
             ("seed", str(outcome.seed)),
-            ("took", f"{outcome.seconds:.0f} s"),
+            ("run time", f"{outcome.seconds:.0f} s"),
         ],
         "gravity": "warn" if missed else "",
         "sentences": sentences,
-        "certainty": ["One run: layerscope experiment NAME --seeds 5 says how often each claim holds."],
-        "sections": [Section("The published plots, with these numbers", "pictures", tall=330)]
+        "certainty": [
+            "This is a single run. Use layerscope experiment NAME --seeds 5 to see how often each claim holds."
+        ],
+        "sections": [Section("The published plots, redrawn with these results", "pictures", tall=330)]
         if outcome.pictures
         else [],
         "summary": [[printable(c, 60) for c in table.columns] for table in outcome.tables[:1]]
         + [[format_cell(value) for value in row] for table in outcome.tables[:1] for row in table.rows],
         "columns": columns,
         "rows": rows,
-        "caption": "What the published figures show, and whether it holds here.",
-        "no_rows": "Nothing is claimed.",
+        "caption": "Claims of the published figures, and whether they hold in this run.",
+        "no_rows": "The experiment makes no claims.",
         "search": "claim …",
         "filters": [],
         "findings": [],
         "skipped": [],
         "command": f"layerscope experiment {printable(outcome.name, 80)} --seed {outcome.seed}",
-        "made": [("made by", f"layerscope {version('layerscope')}")],
+        "made": [("created by", f"layerscope {version('layerscope')}")],
         "settings": [],
         "version": version("layerscope"),
     }
     head = {
-        "metrics": {}, "reasons": [], "at": {}, "unpictured": "Its plots are above.",
+        "metrics": {}, "reasons": [], "at": {}, "unpictured": "See the plots above.",
         "charts": {"pictures": [picture_to_json(picture) for picture in outcome.pictures]},
     }  # fmt: skip
     return context, [head]

@@ -1,4 +1,7 @@
-"""The page of the landscape: distances, lines, planes, basins. A row of its table is a pair of models."""
+"""Build the page of a loss-landscape result: distances, lines, planes or basins.
+
+A row of its table is a pair of models.
+"""
 
 from __future__ import annotations
 
@@ -19,40 +22,40 @@ from layerscope.views.plots.marks import Picture, picture_to_json
 MAX_PAIRS = 2000
 MAX_NAME_CHARS = 80
 DISTANCE_DESCRIPTIONS = {
-    "l2": "‖a − b‖ over the tensors that count.",
+    "l2": "‖a − b‖ over the selected tensors.",
     "symmetric": "‖a − b‖ / √(‖a‖² + ‖b‖²): 0 for equal models, 1 for unrelated ones.",
-    "relative": "‖a − b‖ / ‖a‖, a the first of the two.",
-    "cosine": "Cosine of the angle between a and b, seen from zero.",
-    "rms": "‖a − b‖ over the root of the number of entries.",
-    "centred": "Cosine of the angle between a and b, seen from the origin that was given.",
-    "scale": "The symmetric distance after scales that change nothing are removed.",
-    "order": "The same with the second model's units in the order that fits best.",
+    "relative": "‖a − b‖ / ‖a‖, where a is the first model of the pair.",
+    "cosine": "Cosine of the angle between a and b, measured from zero.",
+    "rms": "‖a − b‖ divided by the square root of the number of entries.",
+    "centred": "Cosine of the angle between a and b, measured from the given origin.",
+    "scale": "Symmetric distance after removing scale factors that do not change the function.",
+    "order": "Symmetric distance after also aligning the hidden units of the second model with the first.",
 }
 FUNCTION_DESCRIPTIONS = {
-    "disagreement": "Share of the examples with another most likely class.",
-    "normalised": "Disagreement over the mean of both error rates: 1 where errors are as independent as they can be.",
-    "js": "Mean Jensen–Shannon divergence of the probabilities, in nats: 0 to 0.693.",
-    "logits": "Root mean square difference of the logits, the mean of each example's taken off.",
-    "cka": "Linear CKA of the logits: 1 where they are the same up to rotation and scale.",
+    "disagreement": "Share of examples for which the two models predict different classes.",
+    "normalised": "Disagreement divided by the mean of both error rates; 1 if errors are as independent as possible.",
+    "js": "Mean Jensen–Shannon divergence of the predicted probabilities, in nats (0 to 0.693).",
+    "logits": "Root mean square difference of the logits, after subtracting the mean of each example.",
+    "cka": "Linear CKA of the logits; 1 if they are equal up to rotation and scale.",
 }
 WAY_DESCRIPTIONS = {
-    "recompute": "statistics of batch norms computed anew at every point",
-    "interpolate": "statistics of batch norms mixed like weights",
-    "straight": "of the straight line",
-    "aligned": "the second model's units in the first one's order",
-    "repaired": "aligned, and units' means and spreads put back (REPAIR)",
+    "recompute": "batch norm statistics recomputed at every point",
+    "interpolate": "batch norm statistics interpolated like weights",
+    "straight": "on the straight line between the models",
+    "aligned": "after aligning the hidden units of the second model with the first",
+    "repaired": "after aligning hidden units and restoring the mean and spread of their activations (REPAIR)",
 }
 BARRIER_DESCRIPTIONS = {
-    "chord": "Highest loss over the chord of its ends.",
-    "mean_ends": "Highest loss over the mean of the ends.",
-    "max_ends": "Highest loss over the larger of the ends.",
-    "signed": "Loss over the mean of the ends where it is farthest from it, above or below.",
+    "chord": "Largest excess of the loss over the chord between the two ends.",
+    "mean_ends": "Highest loss minus the mean loss of the two ends.",
+    "max_ends": "Highest loss minus the larger loss of the two ends.",
+    "signed": "Largest deviation of the loss from the mean loss of the two ends, with its sign.",
 }
 LandscapeRecord = Basins | Distances | Plane | Sequence[Line]
 
 
 def build_page(record: LandscapeRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(what the template shows, lines of data)."""
+    """Return (template context, data lines)."""
     if isinstance(record, Basins):
         return _assemble_page(
             "basins", record.names, record.about, _basin_sentences(record), _basin_table(record),
@@ -72,13 +75,18 @@ def build_page(record: LandscapeRecord) -> tuple[dict[str, Any], list[dict[str, 
             charts += [landscape_pictures.plane_picture(record, metric, "orthonormal") for metric in record.metrics]
         charts += [landscape_pictures.surface_picture(record, metric) for metric in record.metrics]
         best = {metric: record.best(metric) for metric in record.metrics}
-        sentences = [f"Best {printable(m, 40)} {x:.4g} at u = {u:.2f}, v = {v:.2f}." for m, (x, u, v) in best.items()]
-        sentences += [f"{count} points have no value: {printable(why, 200)}." for why, count in record.holes.items()]
+        sentences = [
+            f"The best {printable(m, 40)} is {x:.4g} at u = {u:.2f}, v = {v:.2f}." for m, (x, u, v) in best.items()
+        ]
+        sentences += [
+            f"{plural(count, 'point')} without a value: {printable(why, 200)}." for why, count in record.holes.items()
+        ]
         sentences += _finding_sentences(record.findings)
         return _assemble_page("plane", record.names, record.about, sentences, ([], []), charts, [], record.findings)
     names = tuple(dict.fromkeys(name for line in record for name in line.names))
     sentences = [
-        f"{landscape_pictures.line_label(line)}: barrier {_format_barrier(line.barrier())}." for line in record
+        f"{landscape_pictures.line_label(line)}: the loss barrier is {_format_barrier(line.barrier())}."
+        for line in record
     ]
     return _assemble_page(
         "line",
@@ -106,20 +114,21 @@ def _assemble_page(
         "facts": [("models", str(len(names))), *facts],
         "gravity": "warn" if has_warning else "",
         "sentences": list(sentences)[:3] or ["Nothing was measured."],
-        "certainty": list(sentences)[3:]
-        or ["Every number is of these examples and of this loss; see the facts above."],
-        "sections": [Section("Pictures", "pictures", tall=360)],
+        "certainty": list(sentences)[3:] or ["All numbers refer to the examples and the loss listed above."],
+        "sections": [Section("Plots", "pictures", tall=360)],
         "summary": [],
         "columns": rows[0],
         "rows": rows[1][:MAX_PAIRS],
-        "caption": "Pairs of models; open one for the line between them." if lines else "Pairs of models.",
-        "no_rows": "Of a plane there are no pairs.",
+        "caption": "Pairs of models. Open a row to see the loss along the line between the two."
+        if lines
+        else "Pairs of models.",
+        "no_rows": "A plane has no table of pairs.",
         "search": "name …",
         "filters": [],
         "findings": page_parts.finding_groups([("", finding) for finding in findings], lambda _, __: None),
         "skipped": [],
         "command": "",
-        "made": [("made by", f"layerscope {version('layerscope')}")],
+        "made": [("created by", f"layerscope {version('layerscope')}")],
         "settings": [],
         "version": version("layerscope"),
     }
@@ -136,28 +145,35 @@ def _assemble_page(
         "reasons": [],
         "at": {i: i + 1 for i in range(len(details))},
         "charts": {"pictures": [picture_to_json(picture) for picture in charts]},
-        "unpictured": "There is no line between these.",
+        "unpictured": "No line was evaluated between these two models.",
     }
     return context, [head, *details]
 
 
 def _finding_sentences(findings: Sequence[Any]) -> list[str]:
-    return [f"{f.code} {f.title}: {printable(f.message, 400)}." for f in findings]
+    return [f"{f.code} {f.title}: {printable(f.message, 400)}" for f in findings]
 
 
 def _basin_sentences(record: Basins) -> list[str]:
-    groups = "; ".join(", ".join(printable(name, MAX_NAME_CHARS) for name in group) for group in record.clusters)
-    sentences = [f"{plural(len(record.names), 'model')} on {plural(len(record.clusters), 'mountain')}: {groups}."]
+    members = [", ".join(printable(name, MAX_NAME_CHARS) for name in group) for group in record.clusters]
+    groups = "; ".join(f"{{{names}}}" for names in members)
+    sentences = [f"{plural(len(record.names), 'model')} in {plural(len(record.clusters), 'basin')}: {groups}."]
     sentences += [printable(line, 400) for line in record.advice()] + _finding_sentences(record.findings)
     mean = ", ".join(f"{printable(k, 40)} {v:.4g}" for k, v in record.mean.items())
-    sentences += [f"The mean of all of them has {mean}.", f"A barrier up to {record.tolerance:.3g} counts as none."]
+    sentences += [
+        f"The average of all models has {mean}.",
+        f"Barriers up to {record.tolerance:.3g} are treated as zero.",
+    ]
     return sentences
 
 
 def _basin_pictures(record: Basins) -> list[Picture]:
     pictures = [landscape_pictures.barrier_matrix(record, way) for way in record.barriers]
     pictures.append(landscape_pictures.barrier_tree(record))
-    for name, title in (("disagreement", "Predictions that differ"), ("cka", "Likeness of the logits (linear CKA)")):
+    for name, title in (
+        ("disagreement", "Share of differing predictions"),
+        ("cka", "Similarity of the logits (linear CKA)"),
+    ):
         if name in record.functions:
             about = f"{plural(len(record.names), 'model')}, {record.about.get('examples', '')} examples"
             pictures.append(
@@ -167,12 +183,12 @@ def _basin_pictures(record: Basins) -> list[Picture]:
 
 
 def _basin_table(record: Basins) -> tuple[list[Column], list[Row]]:
-    columns = [Column("pair", "Two models.", left=True)]
+    columns = [Column("pair", "Names of the two models.", left=True)]
     columns += [
-        Column(way, f"Barrier of the loss over the chord of its ends; {WAY_DESCRIPTIONS.get(way, way)}.")
+        Column(way, f"Loss barrier above the chord between the two ends; {WAY_DESCRIPTIONS.get(way, way)}.")
         for way in record.barriers
     ]
-    columns += [Column("±", "Standard error of the first, over the examples.")]
+    columns += [Column("±", "Standard error of the first barrier column, over examples.")]
     columns += [Column(name, FUNCTION_DESCRIPTIONS[name]) for name in record.functions]
     rows = []
     for at, (a, b) in enumerate(record.lines):
@@ -187,7 +203,10 @@ def _basin_table(record: Basins) -> tuple[list[Column], list[Row]]:
 
 def _distance_table(record: Distances) -> tuple[list[Column], list[Row]]:
     kinds = record.kinds
-    columns = [Column("pair", "Two models.", left=True), *(Column(kind, DISTANCE_DESCRIPTIONS[kind]) for kind in kinds)]
+    columns = [
+        Column("pair", "Names of the two models.", left=True),
+        *(Column(kind, DISTANCE_DESCRIPTIONS[kind]) for kind in kinds),
+    ]
     matrices = [record.matrix(kind) for kind in kinds]
     rows: list[Row] = []
     for i, a in enumerate(record.names):
@@ -199,7 +218,10 @@ def _distance_table(record: Distances) -> tuple[list[Column], list[Row]]:
 
 def _line_table(lines: Sequence[Line]) -> tuple[list[Column], list[Row]]:
     kinds = ("chord", "mean_ends", "max_ends", "signed")
-    columns = [Column("pair", "Two models.", left=True), *(Column(k, BARRIER_DESCRIPTIONS[k]) for k in kinds)]
+    columns = [
+        Column("pair", "Names of the two models.", left=True),
+        *(Column(k, BARRIER_DESCRIPTIONS[k]) for k in kinds),
+    ]
     rows = [
         Row(at, [Cell(landscape_pictures.line_label(line), opens=True),
                  *(_make_number_cell(line.barrier(kind).value) for kind in kinds)], [])

@@ -1,4 +1,4 @@
-"""What pages consist of: rows, findings, what was left out, how it was made."""
+"""Building blocks of pages: table rows, findings, skipped tensors, provenance and charts."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from layerscope.views.plots.pictures import LAYER_OF_RUNS_SCOPE, RUN_SCOPE
 from layerscope.views.plots.run_lines import spread_indices
 from layerscope.views.rerun_command import changed_settings
 
-NAMELESS = "(no name)"  # of a layer whose name is empty
-MAX_LISTED_ITEMS = 200  # layers listed below one verdict, or tensors below one reason
+NAMELESS = "(no name)"  # shown for a layer with an empty name
+MAX_LISTED_ITEMS = 200  # layers listed per finding code, or tensors listed per reason
 
 
 class Column(NamedTuple):
     """A column of the table of layers."""
 
     head: str
-    what: str  # its first line of explanation
+    what: str  # first line of the explanation
     left: bool = False
-    prose: str = ""  # all of it, as HTML of our own
+    prose: str = ""  # full explanation, as HTML from our own docstrings
 
 
 class Cell(NamedTuple):
-    """One cell: what it shows, and what it is sorted by where that is another thing."""
+    """One cell: the text it shows and, if different, the value it is sorted by."""
 
     text: str
     value: float | str | None = None  # "" sorts last
     style: str = ""
-    opens: bool = False  # it is the row's name, which opens it
+    opens: bool = False  # the cell holds the row's name and opens the row
 
 
 class Row(NamedTuple):
@@ -45,29 +45,34 @@ class Row(NamedTuple):
 
     number: int
     cells: list[Cell]
-    data: list[tuple[str, str]]  # what the filters look at
+    data: list[tuple[str, str]]  # attributes used by the filters
 
 
 class Section(NamedTuple):
-    """Some charts under a heading."""
+    """A heading with charts below it."""
 
     title: str
-    charts: str  # their key in the page's data
+    charts: str  # key of the charts in the page's data
     wide: bool = False
     tall: int = 230
     note: str = ""
-    slider: bool = False  # its charts are one at a time, chosen by step
+    slider: bool = False  # show one chart at a time, chosen by training step
 
 
 STEP_BY_STEP = Section("Step by step", "steps", wide=True, tall=270, slider=True)
-OVER_RUNS = Section("Over the run", "run", tall=380, note="Some of the layers; every row holds the curves of its own.")
-BY_DEPTH = ("alpha_by_depth", "factors_by_depth", "norms_by_depth")  # the first that says something
-MAX_STEP_PICTURES = 60  # that the page holds a picture of
-MAX_CURVE_LAYERS = 4  # layers whose curves are shown at once
+MAX_CURVE_LAYERS = 4  # layers with curves in the section of the run
+OVER_RUNS = Section(
+    "During training",
+    "run",
+    tall=380,
+    note=f"Curves of up to {MAX_CURVE_LAYERS} layers. Open a row of the table for the curves of its layer.",
+)
+BY_DEPTH = ("alpha_by_depth", "factors_by_depth", "norms_by_depth")  # the first plot that is not empty is used
+MAX_STEP_PICTURES = 60  # training steps with a plot on the page
 
 
 def run_charts(runs: Sequence[History]) -> list[dict[str, Any]]:
-    """The curves of the first layer, of the last, and of some in between."""
+    """Return curves for the first layer, the last layer and evenly spaced layers between them."""
     if not runs:
         return []
     common = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
@@ -82,7 +87,7 @@ def run_charts(runs: Sequence[History]) -> list[dict[str, Any]]:
 
 
 def step_charts(runs: Sequence[History]) -> list[dict[str, Any]]:
-    """α by depth, and what stands out, at each step of one run, or at some of them."""
+    """Return a plot by depth and the findings for evenly spaced steps of a single run."""
     if len(runs) != 1 or len(runs[0].steps) < 2:
         return []
     (run,), charts = runs, []
@@ -100,7 +105,7 @@ def step_charts(runs: Sequence[History]) -> list[dict[str, Any]]:
 
 
 def layer_run_pictures(runs: Sequence[History], layer: str) -> list[Picture]:
-    """What the pictures of runs show of a layer."""
+    """Return the plots of one layer over the steps of the runs."""
     modules = [
         plugin.target for plugin in registry.plugins("plots").values() if plugin.target.SCOPE == LAYER_OF_RUNS_SCOPE
     ]
@@ -111,7 +116,11 @@ def layer_run_pictures(runs: Sequence[History], layer: str) -> list[Picture]:
 def finding_groups(
     named_findings: Sequence[tuple[str, Finding]], row_of: Callable[[str, Finding], int | None]
 ) -> list[dict[str, Any]]:
-    """Findings by verdict, each with its explanation; ``owned`` says whose they are ("" for the only model's)."""
+    """Group findings by code and add the explanation of each code.
+
+    :param named_findings: pairs of (letter of the model, or "" if there is only one; finding).
+    :param row_of: function that returns the table row of a finding, or None.
+    """
     groups = headline.group_by_code([finding for _, finding in named_findings])
     owners = {id(finding): name for name, finding in named_findings}
     return [
@@ -139,13 +148,13 @@ def _make_finding_item(owner: str, finding: Finding, row_of: Callable[[str, Find
 
 def _explain_code(code: str) -> dict[str, Any]:
     plugin = registry.plugins("rules").get(code)
-    if plugin is None:  # of a report that another version judged
-        return {"explanation": "This version of layerscope does not know the verdict.", "ref": "–"}
+    if plugin is None:  # the report was created by another version
+        return {"explanation": "This version of layerscope has no explanation for this code.", "ref": "–"}
     return {"explanation": docstring_html(plugin.doc), "ref": plugin.meta["ref"]}
 
 
 def docstring_html(doc: str) -> str:
-    """A docstring as HTML that the template takes as it is; only for docstrings of plugins."""
+    """Convert a docstring to HTML that the template does not escape; only for docstrings of plugins."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -154,7 +163,7 @@ def docstring_html(doc: str) -> str:
 
 
 def make_verdict_cell(text: str, findings: Sequence[Finding], *, failed: bool = False) -> Cell:
-    """The cell of a row's verdicts: sorted by gravity, then by code; without any last."""
+    """Create the cell with a row's finding codes, sorted by severity and code; rows without findings sort last."""
     worst = "error" if failed else headline.worst_severity(findings)
     severity_rank = 3 - SEVERITIES.index(worst) if worst else 9
     first = min((f.code for f in findings if f.severity == worst), default="")
@@ -165,7 +174,10 @@ def make_verdict_cell(text: str, findings: Sequence[Finding], *, failed: bool = 
 def make_filters(
     kinds: Iterable[tuple[str, str]], codes: Iterable[tuple[str, str]], phases: Iterable[tuple[str, str]] = ()
 ) -> list[dict[str, Any]]:
-    """The menus above the table, from (value, what follows it in its choice); a menu of one choice is left out."""
+    """Create the filter menus above the table, leaving out menus with a single choice.
+
+    Each argument holds pairs of (value, text shown after the value).
+    """
 
     def choices(values: Iterable[tuple[str, str]], max_chars: int = 40) -> list[tuple[str, str]]:
         return [(printable(value, max_chars), printable(value, max_chars) + note) for value, note in values]
@@ -179,12 +191,12 @@ def make_filters(
 
 
 def make_caption(text: str, shown: int, total: int, limit: str) -> str:
-    """The caption of the table; ``limit`` says which rows are shown, where that is not all of them."""
-    return text if shown >= total else f"{text}{limit.format(shown=shown, all=total)}; --format csv has all."
+    """Return the caption of the table; ``limit`` is appended if the table does not show all rows."""
+    return text if shown >= total else f"{text}{limit.format(shown=shown, all=total)}; use --format csv to list all."
 
 
 def skipped_groups(report: Report) -> list[dict[str, Any]]:
-    """Tensors that were not analysed, by reason."""
+    """Group the tensors that were not analyzed by reason."""
     return [
         {
             "reason": printable(reason, 300),
@@ -197,23 +209,23 @@ def skipped_groups(report: Report) -> list[dict[str, Any]]:
 
 
 def report_facts(report: Report) -> list[tuple[str, str]]:
-    """What was analysed, in a line."""
+    """Return what was analyzed as (label, value) pairs."""
     meta = report.meta
     params = sum(row.ref.params for row in report.rows)
     return [
         ("format", printable(meta["format"], 40)),
         *([("read", printable(meta["read"], 120))] if "read" in meta else []),
         (
-            "analysed",
+            "analyzed",
             f"{plural(sum(not row.skipped for row in report.rows), 'layer')} of {plural(len(report.rows), 'tensor')}",
         ),
         ("parameters", f"{params:,}"),
-        *([("on", printable(meta["started"], 40))] if "started" in meta else []),
+        *([("date", printable(meta["started"], 40))] if "started" in meta else []),
     ]
 
 
 def provenance_rows(report: Report) -> list[tuple[str, str]]:
-    """Versions, seed and settings that are not the defaults."""
+    """Return versions, seed and the settings that differ from the defaults."""
     meta = report.meta
     names = ("layerscope", "numpy", "python", "device", "engine", "workers", "seed", "started", "seconds")
     rows = [(name, printable(meta[name], 200)) for name in names if name in meta]
@@ -226,7 +238,7 @@ def provenance_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def settings_rows(report: Report) -> list[tuple[str, str]]:
-    """Every setting and limit."""
+    """Return every setting and limit with its value."""
     settings = report.settings.to_dict()
     limits = settings.pop("limits")
     shown = {**settings, **{f"limits.{name}": value for name, value in limits.items()}}
@@ -234,7 +246,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def metric_terms() -> dict[str, dict[str, str]]:
-    """Unit and meaning of each metric."""
+    """Return the unit and the meaning of each metric."""
     return {
         plugin.name: {"unit": str(plugin.meta["unit"]), "what": plugin.title.replace("``", "")}
         for plugin in registry.plugins("metrics").values()
@@ -244,7 +256,10 @@ def metric_terms() -> dict[str, dict[str, str]]:
 def select_important_rows(
     rows: Sequence[tuple[int, LayerReport]], report: Report, most: int
 ) -> list[tuple[int, LayerReport]]:
-    """At most so many rows, in their order: failures, errors and warnings first, the others evenly spread."""
+    """Select at most ``most`` rows in their original order, preferring failures, errors and warnings.
+
+    The remaining places go to evenly spaced rows.
+    """
     if len(rows) <= most:
         return list(rows)
     priority = {f.layer: 0 for f in report.findings if f.severity == "warn"}

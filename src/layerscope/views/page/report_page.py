@@ -1,4 +1,4 @@
-"""The page of one report."""
+"""Build the page of a single report."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ from layerscope.views.plots.marks import picture_to_json
 from layerscope.views.plots.pictures import make_pictures
 from layerscope.views.rerun_command import report_command
 
-MAX_TABLE_ROWS = 4000  # of the table
-MAX_PICTURED_LAYERS = 1500  # whose pictures and numbers the page carries
+MAX_TABLE_ROWS = 4000  # rows of the table
+MAX_PICTURED_LAYERS = 1500  # layers with plots and metrics on the page
 WHAT_ALPHA_IS = (
-    "α is the exponent of the power law that a layer's largest eigenvalues follow: its shape. Layers of large, "
-    "well-trained networks lie between 2 and 6; smaller means heavier tails, larger means less learned."
+    "α is the exponent of the power law fitted to the largest eigenvalues of a layer. Layers of large, well-trained "
+    "networks have α between 2 and 6. A smaller α means a heavier tail; a larger α means that the layer learned less."
 )
 CAPTION = (
-    "Open a row for its spectra and every number. ± is the farther end of α's interval; a ? marks an α that "
-    "carries no verdict."
+    "Open a row to see its spectra and all metrics. ± is the distance from α to the farther end of its interval. "
+    "A ? marks an α that does not support a verdict, for example because the tail is short."
 )
-SECTIONS = (  # a picture says in which it belongs
+SECTIONS = (  # each plot names its section
     page_parts.OVER_RUNS,
     page_parts.STEP_BY_STEP,
     Section("Depth profile", "depth", wide=True, tall=270, note=WHAT_ALPHA_IS),
-    Section("How it learns", "learning"),
-    Section("The model in pictures", "model"),
+    Section("Conditioning of inputs, gradients and curvature", "learning"),
+    Section("Model overview", "model"),
 )
 COLUMN_DESCRIPTIONS = {
-    "layer_id": "Position among all tensors.", "name": "The tensor's name.", "layer_type": "Kind of layer.",
-    "size": "Sides of the matrix; · how many are pooled.", "verdicts": "Codes of the findings, explained below.",
-}  # fmt: skip
+    "layer_id": "Index among all tensors of the model.",
+    "name": "Name of the tensor.",
+    "layer_type": "Type of the layer.",
+    "size": "Shape of the weight matrix; the number after · counts the matrices that are pooled.",
+    "verdicts": "Codes of the findings, which are explained below.",
+}
 
 
 def build_page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(what the template shows, lines of data: the terms, then a line per pictured layer)."""
+    """Return (template context, data lines: the shared terms, then one line per layer with plots)."""
     columns = table.columns_by_importance(report)
     listed = [(i, row) for i, row in enumerate(report.rows) if not row.skipped or row.failed]
     shown = page_parts.select_important_rows(listed, report, MAX_TABLE_ROWS)
@@ -68,9 +71,12 @@ def build_page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, 
         "columns": [_make_column(name) for name in columns],
         "rows": rows,
         "caption": page_parts.make_caption(
-            CAPTION, len(shown), len(listed), " {shown:,} of {all:,} layers, those that failed or have warnings first"
+            CAPTION,
+            len(shown),
+            len(listed),
+            " The table shows {shown:,} of {all:,} layers, with preference for those that failed or have warnings",
         ),
-        "no_rows": "No layer was analysed.",
+        "no_rows": "No layer was analyzed.",
         "search": "name, phase, verdict …",
         "filters": _make_filters([row for _, row in shown], findings_by_layer),
         "findings": page_parts.finding_groups(
@@ -89,26 +95,29 @@ def build_page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, 
         "reasons": list(reasons),
         "at": {number: line for line, (number, _) in enumerate(pictured, 1)},
         "charts": charts,
-        "unpictured": f"The page holds the pictures of {MAX_PICTURED_LAYERS:,} layers; this one is not among them.",
+        "unpictured": f"This layer has no plots: the page contains those of only {MAX_PICTURED_LAYERS:,} layers.",
     }
     return context, [head, *lines]
 
 
 def page_title(report: Report) -> str:
-    """The last part of the target's path, the last two where it is a folder's name; "model" of what has no path."""
+    """Return the file name of the target, the last two parts of a folder's path, or "model" for a live model."""
     return "model" if report.meta.get("asked", {}).get("live") else printable(short_target(report.meta["target"]))
 
 
 def section_pictures(section: str, report: Report) -> list[dict[str, Any]]:
-    """The pictures that belong to a section of the page; none where no data ran, for what only data can fill.
+    """Return the plots of a section of the page.
 
-    Pictures of several models are shown where one is enough for them.
+    Empty plots are left out if they need data that the user did not pass. Plots that compare models are included if
+    they also work for a single model.
     """
     modules = {name: plugin.target for name, plugin in registry.plugins("plots").items()}
     single = [name for name, module in modules.items() if module.SCOPE in ("model", "models")]
     names = [name for name in single if getattr(modules[name], "SECTION", "") == section]
     candidates = [(name, picture) for name in names for picture in make_pictures(name, report)]
-    was_requested = section == "learning" or "conditioning" in report.meta  # what was not asked for is no gap
+    was_requested = (
+        section == "learning" or "conditioning" in report.meta
+    )  # do not show empty plots for measurements that the user did not request
     optional = {name for name in names if was_requested or modules[name].SCOPE == "models"}
     return [picture_to_json(picture) for name, picture in candidates if not (picture.empty and name in optional)]
 
@@ -116,7 +125,10 @@ def section_pictures(section: str, report: Report) -> list[dict[str, Any]]:
 def build_layer_detail(
     report: Report, layer: LayerReport, findings: list[Finding], reasons: dict[str, int], runs: Sequence[History] = ()
 ) -> dict[str, Any]:
-    """What opens below a row; reasons that many metrics share are numbered in ``reasons``."""
+    """Return the details that open below a row.
+
+    :param reasons: shared table of reasons, extended here; details refer to a reason by its number.
+    """
     absent: dict[str, list[str]] = {}
     for name, reason in layer.absent.items():
         number = reasons.setdefault(printable(reason, 200), len(reasons))
@@ -193,7 +205,7 @@ def _make_column(name: str) -> Column:
 
 
 def _make_filters(rows: Sequence[LayerReport], by_layer: dict[str | None, list[Finding]]) -> list[dict[str, Any]]:
-    """The menus of kinds, verdicts and phases, each choice with its number of layers."""
+    """Create the menus of layer kinds, finding codes and phases, with the number of layers for each choice."""
     kinds = Counter(row.ref.kind for row in rows)
     codes = Counter(code for row in rows for code in {f.code for f in by_layer.get(row.name, [])})
     phases = Counter(str(row.metrics["phase"]) for row in rows if "phase" in row.metrics)

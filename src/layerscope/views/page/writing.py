@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from layerscope.views.page.landscape_page import LandscapeRecord
 
 
-DARK_PAGE_COLORS = {  # of the page itself; the light ones are in the style sheet
+DARK_PAGE_COLORS = {  # colors of the page background and text; the light ones are in the style sheet
     "page": style.GROUND.dark, "card": "#1b1f26", "line": "#3a414b", "soft": "#262b33", "text": "#e6e9ee",
     "faint": "#a3abb6", "link": "#6cb6ff", "mark": "#4a3f12", "cell-none": "#262b33",
 }  # fmt: skip
 
 
 def write_page(record: Target | LandscapeRecord | Any, path: str | Path) -> None:
-    """Write the page; it appears whole or not at all.
+    """Write the page atomically.
 
-    :raises OutputError: it cannot be written there.
+    :raises OutputError: if the file cannot be written.
     """
     check_writable(path)
     write_atomically(path, render_page(record).encode("utf-8", "backslashreplace"))
 
 
 def render_page(record: Target | LandscapeRecord | Any) -> str:
-    """The page as text; of runs, that of their last reports, with the way to them."""
+    """Render the page as text. For runs, the page shows their last reports and the curves over training."""
     from markupsafe import Markup
 
     page, lines = _build_page(record)
@@ -51,7 +51,7 @@ def render_page(record: Target | LandscapeRecord | Any) -> str:
 
 
 def _build_page(record: Target | LandscapeRecord | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(what the template shows, lines of data) of whatever has a page."""
+    """Return (template context, data lines) for any record that has a page."""
     from layerscope.views.page import comparison_page, experiment_page, landscape_page, report_page
 
     if isinstance(record, Report):
@@ -73,7 +73,7 @@ def _build_page(record: Target | LandscapeRecord | Any) -> tuple[dict[str, Any],
 
 @cache
 def _stylesheet() -> str:
-    """The style sheet with the colours of every tone put in."""
+    """Return the style sheet with the colors of all tones filled in."""
     tones = [*style.TONES, *(style.series_tone(i) for i in range(len(style.SERIES)))]
     light, dark = (
         "".join(f"--t-{tone}:{style.tone_color(tone, dark=night)};" for tone in tones)

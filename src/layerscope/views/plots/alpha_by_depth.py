@@ -1,4 +1,4 @@
-"""α of each layer with its interval, in the model's order, coloured by verdict."""
+"""α of each layer with its interval, in model order, colored by finding."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from layerscope.views.plots.matplotlib_pen import draw as draw
 from layerscope.views.plots.style import point_shape
 
 SCOPE, SECTION = "model", "depth"
-MAX_AXIS_ALPHA = 12.0  # α above which the axis ends, if any does
+MAX_AXIS_ALPHA = 12.0  # the axis ends here if a larger α exists
 
 
 def data(report: Report) -> Picture:
-    """α ± its interval by depth; the good range is shaded, α beyond the axis stands on its edge as a triangle."""
+    """Return α with its interval by depth.
+
+    The reference range is shaded. Values of α beyond the axis are triangles on its edge.
+    """
     layers = layer_axis.place_analyzed_layers(report)
     fitted = [place for place in layers if "alpha" in place.layer.metrics]
     inside = [place for place in fitted if _alpha(place.layer) <= MAX_AXIS_ALPHA]
@@ -37,17 +40,17 @@ def data(report: Report) -> Picture:
     return Picture(
         "alpha_by_depth",
         "α by depth",
-        f"{plural(len(fitted), 'layer')}; bars: {format_percent(report.settings.confidence)} intervals",
+        f"{plural(len(fitted), 'layer')}; bars: {format_percent(report.settings.confidence)} confidence intervals",
         layer_axis.depth_axis(layers),
         (Axis("α, power-law exponent", low=0.5, high=top),),
         tuple(marks) if fitted else (),
-        (f"{plural(missing, 'layer')} without α: too small or no fit",) if missing and fitted else (),
+        (f"{plural(missing, 'layer')} without α (too small or no fit)",) if missing and fitted else (),
         "" if fitted else layer_axis.why_empty(report, "alpha"),
     )
 
 
 def point_note(layer: LayerReport) -> str:
-    """What is said about one point."""
+    """Return the tooltip of one point."""
     low, high = _interval_ends(layer)
     return f"α = {_alpha(layer):.2f} [{low:.2f}, {high:.2f}], {point_shape(layer.ref)[1]}"
 
@@ -55,7 +58,7 @@ def point_note(layer: LayerReport) -> str:
 def _edge_points(places: list[layer_axis.PlacedLayer]) -> Points:
     return Points(
         tone="quiet",
-        label=f"above {MAX_AXIS_ALPHA:g} ({len(places)})",
+        label=f"α above {MAX_AXIS_ALPHA:g} ({len(places)})",
         x=tuple(place.depth for place in places),
         y=(MAX_AXIS_ALPHA,) * len(places),
         shape="triangle",
@@ -66,7 +69,7 @@ def _edge_points(places: list[layer_axis.PlacedLayer]) -> Points:
 
 def _describe_range(report: Report) -> str:
     limits = report.settings.limits
-    return f"α from {limits.over_trained:g} to {limits.under_trained:g}"
+    return f"reference range, α from {limits.over_trained:g} to {limits.under_trained:g}"
 
 
 def _alpha(layer: LayerReport) -> float:

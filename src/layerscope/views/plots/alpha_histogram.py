@@ -1,4 +1,4 @@
-"""The α of several models, as histograms over each other."""
+"""Histograms of α for several models, in one plot."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from layerscope.views.plots.matplotlib_pen import draw as draw
 from layerscope.views.plots.style import outline_pattern, series_tone
 
 SCOPE, SECTION = "models", "model"
-MAX_FILLED_HISTOGRAMS = 2  # models whose histograms are filled; more would hide each other
+MAX_FILLED_HISTOGRAMS = 2  # with more models, filled histograms would hide each other
 MAX_NAME_CHARS = 36  # characters of a model's name
-LAST_BIN_ALPHA = 12.0  # α above which layers share the last bin
+LAST_BIN_ALPHA = 12.0  # layers with a larger α share the last bin
 
 
 def data(comparison: Comparison) -> Picture:
-    """Share of each model's layers per bin of α, in common bins; layers without α and embeddings are left out."""
+    """Return the share of each model's layers per bin of α, without embeddings and layers without α."""
     alphas = [alphas_of(report) for report in comparison.reports]
     shown = [[min(a, LAST_BIN_ALPHA) for a in values] for values in alphas]
     bins = histogram(shown)
@@ -48,11 +48,11 @@ def data(comparison: Comparison) -> Picture:
     beyond = sum(a > LAST_BIN_ALPHA for values in alphas for a in values)
     return Picture(
         "alpha_histogram",
-        "α of the layers",
+        "Distribution of α over the layers",
         plural(len(alphas), "model"),
         Axis("α, power-law exponent"),
-        (Axis("share of the layers", low=0.0),),
+        (Axis("share of layers", low=0.0),),
         tuple(marks),
-        (f"{plural(beyond, 'layer')} with α above {LAST_BIN_ALPHA:g} in the last bin",) if beyond else (),
+        (f"the last bin contains {plural(beyond, 'layer')} with α above {LAST_BIN_ALPHA:g}",) if beyond else (),
         "" if marks else "no model has a layer with α",
     )

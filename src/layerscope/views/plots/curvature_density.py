@@ -1,4 +1,4 @@
-"""The spectral density of the loss' curvature over the whole model."""
+"""Spectral density of the curvature of the loss, over all parameters of the model."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import numpy as np
 
 from layerscope.numerics.lanczos_quadrature import density
 from layerscope.records.report import Report
-from layerscope.text import printable
+from layerscope.text import plural, printable
 from layerscope.views.plots.marks import Axis, Line, Mark, Picture, Rule, to_floats
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss–Newton matrix", "fisher": "Fisher matrix"}
 CURVE_POINTS = 300
-NODE_WIDTH_SHARE = 0.01  # width of a node, of the range of all
-MIN_DENSITY_SHARE = 1e-8  # of the highest: below it the curve is not drawn
+NODE_WIDTH_SHARE = 0.01  # width of a node, as a share of the range of all nodes
+MIN_DENSITY_SHARE = 1e-8  # share of the maximum below which the curve is not drawn
 
 
 def data(report: Report) -> Picture:
-    """The density by Lanczos quadrature, each node a Gaussian; λmax, and what the learning rate can follow."""
+    """Return the density from Lanczos quadrature, with lines at λmax and at the stability limit 2/lr.
+
+    Each node of the quadrature is drawn as a Gaussian.
+    """
     options = report.meta.get("conditioning", {})
     curvature = options.get("curvature", {})
     matrix = printable(curvature.get("matrix", "curvature"), 20)
     title, axes = f"Density of the {MATRIX_NAMES.get(matrix, matrix)}", (Axis("density", "log"),)
     nodes, weights = (np.atleast_2d(np.asarray(curvature.get(name, []), float)) for name in ("nodes", "weights"))
     if nodes.size < 2 or nodes.shape != weights.shape:
-        empty = "the curvature was not asked for (curvature_of)"
+        empty = "the curvature was not measured (pass curvature_of= to layerscope.conditioning)"
         return Picture("curvature_density", title, "", Axis("eigenvalue"), axes, empty=empty)
     weighted = nodes[weights > 0]
     width = NODE_WIDTH_SHARE * float(np.ptp(weighted)) or NODE_WIDTH_SHARE
@@ -36,13 +39,20 @@ def data(report: Report) -> Picture:
     marks: list[Mark] = [
         Line(
             tone="series0",
-            label=f"{len(nodes)} probes of {nodes.shape[1]} steps",
+            label=f"density ({plural(len(nodes), 'probe vector')}, {nodes.shape[1]} Lanczos steps each)",
             x=to_floats(positions),
             y=to_floats(curve),
         ),
         Rule(tone="over", label=f"λmax = {top:.3g}", at=top),
     ]
     if "lr" in options and 2 / float(options["lr"]) < 2 * float(positions[-1]):
-        marks.append(Rule(tone="bad", label="2/lr", at=2 / float(options["lr"]), dashed=False))
+        marks.append(
+            Rule(
+                tone="bad",
+                label="2/lr, stability limit of the learning rate",
+                at=2 / float(options["lr"]),
+                dashed=False,
+            )
+        )
     about = f"{curvature['params']:,} parameters, trace {curvature['trace']:.3g} ± {curvature['trace_error'] or 0:.1g}"
     return Picture("curvature_density", title, about, Axis("eigenvalue"), axes, tuple(marks))

@@ -1,4 +1,4 @@
-"""The density of a layer's eigenvalues on logarithmic axes: the tail is a straight line."""
+"""Spectral density of a layer on logarithmic axes, where a power-law tail is a straight line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCOPE = "layer"
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
-    """Histogram in bins of log λ, the fitted tail from xmin on, the random bulk and what lies beyond it."""
+    """Return a histogram in bins of log λ, the fitted tail from xmin on, the random bulk and the spikes beyond it."""
     title, of = "Spectral density", printable(layer.name, 60)
     x, y = spectral_density.density_axes(report, log=True)
     empty = spectral_density.why_no_spectrum(layer)

@@ -1,4 +1,4 @@
-"""The densities of one layer's eigenvalues in several models, over each other."""
+"""Spectral densities of one layer in several models, in one plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAME_CHARS = 30  # characters of a model's name
 
 
 def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
-    """Histograms in the same bins of log λ, and each model's fitted tail."""
+    """Return histograms in common bins of log λ; the legend gives the α of each model's fitted tail."""
     title, of = "Spectral densities", printable(layer.name, 60)
     x, y = spectral_density.density_axes(comparison.reports[0], log=True)
     rows = [report.rows[row] for report, row in zip(comparison.reports, layer.rows, strict=True)]
@@ -26,7 +26,13 @@ def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
     ]
     if not eigenvalues:
         return Picture(
-            "esd_compared", title, "", x, (y,), empty=reasons[0] if reasons else "the models share no layer", of=of
+            "esd_compared",
+            title,
+            "",
+            x,
+            (y,),
+            empty=reasons[0] if reasons else "the models have no layer in common",
+            of=of,
         )
     edges = spectral_density.bin_edges(np.sort(np.concatenate(eigenvalues)), log=True)
     marks: list[Mark] = []
@@ -35,7 +41,7 @@ def data(comparison: Comparison, layer: ComparedLayer) -> Picture:
             continue
         live, letter = row.spectrum.live, comparison.letters[i]
         fit = row.parts["weight"].fits.get("power_law")
-        tail = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no tail"
+        tail = f", α = {fit.params['alpha']:.2f}" if fit is not None and fit.ok else ", no power-law fit"
         heights = spectral_density.bin_densities(live, edges, len(live))
         name = elide(printable(comparison.names[i]), MAX_NAME_CHARS)
         doubt = "?" if layer.doubtful[i : i + 1] == (True,) else ""

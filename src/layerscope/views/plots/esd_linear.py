@@ -1,4 +1,4 @@
-"""The density of a layer's eigenvalues on linear axes: the bulk is what is seen."""
+"""Spectral density of a layer on linear axes, which show the bulk."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from layerscope.views.plots.marks import Axis, Mark, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE = "layer"
-MAX_AXIS_SPAN = (
-    4.0  # times the bulk's edge, or the 90 % quantile, that the axis is long where eigenvalues lie farther out
-)
+MAX_AXIS_SPAN = 4.0  # length of the axis, as a multiple of the bulk's edge or of the 90 % quantile
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
-    """Histogram in equal bins of λ, from zero to the end of the bulk and some way beyond."""
+    """Return a histogram in equal bins of λ, from zero to a multiple of the bulk's edge."""
     title, of = "Spectral density, linear axes", printable(layer.name, 60)
     x, y = spectral_density.density_axes(report, log=False)
     empty = spectral_density.why_no_spectrum(layer)
@@ -41,14 +39,14 @@ def data(report: Report, layer: LayerReport) -> Picture:
     notes = spectral_density.describe_omissions(layer, spectrum)
     if beyond:
         last = float(spectrum.live[-1])
-        notes.append(f"{plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g} beyond the axis")
+        notes.append(f"not shown: {plural(beyond, 'eigenvalue')} from {high:.3g} to {last:.3g}, beyond the axis")
     x, y = Axis(x.label, low=0.0, high=high), Axis(y.label, low=0.0, high=1.15 * max(steps.heights))
     about = spectral_density.describe_sizes(layer, spectrum)
     return Picture("esd_linear", title, about, x, (y,), tuple(marks), tuple(notes), of=of)
 
 
 def _axis_end(spectrum: Spectrum, bulk: Fit | None) -> tuple[float, int]:
-    """(end of the axis, eigenvalues beyond it)."""
+    """Return (end of the axis, number of eigenvalues beyond it)."""
     live = spectrum.live
     anchor = bulk.params["edge"] if bulk is not None and bulk.ok else float(np.quantile(live, 0.9))
     high = min(float(live[-1]), MAX_AXIS_SPAN * anchor)

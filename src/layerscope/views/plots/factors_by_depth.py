@@ -1,4 +1,4 @@
-"""What comes in, what comes back, and their product, layer by layer: where a signal fades or explodes."""
+"""Largest eigenvalues of layer inputs and output gradients by depth: show where a signal vanishes or explodes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
 SERIES = (
-    ("lambda_max_x", "inputs, λmax(Sx)", "series0", "circle"),
-    ("lambda_max_d", "output-gradients, λmax(Sd)", "series1", "square"),
-    ("lambda_max_fim", "their product", "series2", "diamond"),
+    ("lambda_max_x", "layer inputs, λmax(Sx)", "series0", "circle"),
+    ("lambda_max_d", "output gradients, λmax(Sd)", "series1", "square"),
+    ("lambda_max_fim", "product of the two", "series2", "diamond"),
 )
 PANELS = (Axis("λmax(Sx)", "log"), Axis("λmax(Sd)", "log"), Axis("product", "log"))
 
 
 def data(report: Report) -> Picture:
-    """λmax of both factors of each layer's Fisher block and of the block, in the model's order, on logarithmic axes."""
+    """Return λmax of both factors of each layer's Fisher block and of their product, in model order."""
     layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (metric, label, tone, shape) in enumerate(SERIES):
         marks += layer_axis.metric_points(layers, metric, label, tone=tone, shape=shape, panel=panel, least=0.0)
     how = report.meta.get("conditioning", {})
     fisher = f", {printable(how.get('fisher', ''), 20)} Fisher" if how else ""
-    empty = "" if marks else "no data ran through the model (layerscope.conditioning)"
+    empty = "" if marks else "not measured: the model was not run on data (layerscope.conditioning)"
     about = f"{plural(len(layers), 'layer')}{fisher}"
-    title = "The two factors of each layer"
+    title = "λmax of layer inputs and output gradients by depth"
     return Picture("factors_by_depth", title, about, layer_axis.depth_axis(layers), PANELS, tuple(marks), empty=empty)

@@ -1,4 +1,4 @@
-"""Condition numbers of what comes in and of what comes back, layer by layer."""
+"""Condition numbers of layer inputs and output gradients by depth."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from layerscope.views.plots.style import series_tone
 
 SCOPE, SECTION = "model", "learning"
 KAPPA_SHARES = ((50, "circle"), (80, "square"), (100, "diamond"))
-FACTORS = (("x", "Sx, inputs"), ("d", "Sd, output-gradients"))
+FACTORS = (("x", "Sx, inputs"), ("d", "Sd, output gradients"))
 
 
 def data(report: Report) -> Picture:
-    """κ₅₀, κ₈₀ and κ₁₀₀ of both factors; where one has no value the layer has too few directions for it."""
+    """Return κ₅₀, κ₈₀ and κ₁₀₀ of both factors; a value is missing if the layer has too few directions."""
     layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (suffix, _) in enumerate(FACTORS):
@@ -23,11 +23,11 @@ def data(report: Report) -> Picture:
             metric, label = f"kappa_{share}_{suffix}", f"κ{share} {suffix}"
             marks += layer_axis.metric_points(layers, metric, label, tone=series_tone(i), shape=shape, panel=panel)
     panels = tuple(Axis(f"κ of {what}", "log") for _, what in FACTORS)
-    empty = "" if marks else "no data ran through the model (layerscope.conditioning), or too few rows"
+    empty = "" if marks else "not measured: the model was not run on data (layerscope.conditioning), or on too few rows"
     about = plural(len(layers), "layer")
     return Picture(
         "kappa_by_depth",
-        "Conditioning by depth",
+        "Condition numbers by depth",
         about,
         layer_axis.depth_axis(layers),
         panels,

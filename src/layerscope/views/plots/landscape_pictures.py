@@ -1,4 +1,4 @@
-"""Pictures of the landscape: lines, planes, matrices of distances and barriers."""
+"""Plots of the landscape lens: lines, planes, surfaces, and matrices and dendrograms of distances and barriers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from layerscope.views.plots import style
 from layerscope.views.plots.marks import Axis, Cells, Field, Line, Mark, Picture, Points, Rule, Surface, to_floats
 
 MAX_NAME_CHARS = 24
-MIN_LOG_RATIO = 10.0  # times that the largest value of a plane is the least where its colours are those of logarithms
-MAX_LOSS_QUANTILE = 0.9  # quantile of a loss on a plane where its colour ends: what is higher is not told apart
+MIN_LOG_RATIO = 10.0  # ratio of the largest to the smallest value above which the color scale is logarithmic
+MAX_LOSS_QUANTILE = 0.9  # the color scale of a loss ends at this quantile; higher losses share one color
 
 
 def pictures_of(record: Any, *arguments: Any, **options: Any) -> list[Picture]:
-    """The pictures of a record of the landscape; the arguments are those of its ``plot`` method."""
+    """Build all plots of a landscape result; the arguments are those of its ``plot`` method."""
     if isinstance(record, LineRecord):
         return [line_picture([record, *arguments])]
     if isinstance(record, Plane):
@@ -38,7 +38,7 @@ def _plane_or_surface(record: Plane, metric: str, coordinates: str, surface: boo
 
 
 def line_picture(lines: Sequence[LineRecord], metrics: Sequence[str] = ()) -> Picture:
-    """Metrics along lines from one model, a panel for each metric."""
+    """Plot metrics along one or more lines, with one panel for each metric."""
     shown = list(metrics) or list(lines[0].metrics)
     marks: list[Mark] = []
     for number, record in enumerate(lines):
@@ -65,30 +65,33 @@ def line_picture(lines: Sequence[LineRecord], metrics: Sequence[str] = ()) -> Pi
                 )
     marks += [Rule(tone="quiet", at=positions, panel=panel) for positions in (0.0, 1.0) for panel in range(len(shown))]
     highest = lines[0].barrier()
-    barrier = f", barrier {highest.value:.3g}" if len(lines) == 1 and math.isfinite(highest.value) else ""
+    barrier = f", loss barrier {highest.value:.3g}" if len(lines) == 1 and math.isfinite(highest.value) else ""
     about = f"{plural(len(lines[0].t), 'point')}{barrier}, {_format_options(lines[0].about)}"
     panels = tuple(Axis(printable(metric, 40)) for metric in shown)
-    holes = tuple(f"{sum(record.holes.values())} points without a value" for record in lines if record.holes)
-    return Picture("line", "Between the models", about, Axis("t"), panels, tuple(marks), notes=holes)
+    holes = tuple(f"{plural(sum(record.holes.values()), 'point')} without a value" for record in lines if record.holes)
+    return Picture("line", "Metrics along the line between models", about, Axis("t"), panels, tuple(marks), notes=holes)
 
 
 def line_label(line: LineRecord) -> str:
-    """From where to where, and on what path where it is not the straight one."""
+    """Label of a line: the names of its ends, and the kind of path unless it is straight."""
     path = f", {line.about['path']}" if "path" in line.about else ""
     return " → ".join(elide(printable(name), MAX_NAME_CHARS) for name in line.names) + path
 
 
 def plane_picture(record: Plane, metric: str = "", coordinates: str = "affine") -> Picture:
-    """A metric on the plane through three models; the best point and the models marked, and the path of a run.
+    """Plot one metric on a plane, with the models, the best point and the path of a training run marked.
 
-    :param coordinates: "affine", u and v as if they were orthogonal, or "orthonormal", true angles in weight units.
-    :raises UnknownName: others.
+    :param coordinates: "affine" draws u and v as orthogonal axes; "orthonormal" shows true angles, in weight units.
+    :raises UnknownName: if there is no such kind of coordinates or no such metric.
+    :raises UsageError: if no point has a value, or if the models are collinear and coordinates are "orthonormal".
     """
     if coordinates not in ("affine", "orthonormal"):
         raise UnknownName("coordinates", coordinates, ("affine", "orthonormal"))
     orthonormal = coordinates == "orthonormal"
     if orthonormal and not np.isfinite(record.corners).all():
-        raise UsageError("the three models lie on a line: their plane has no angles")
+        raise UsageError(
+            'coordinates="orthonormal": the three models lie on a line, so they span no plane; use "affine"'
+        )
     metric, values, least, most = _metric_values_and_range(record, metric)
     (_, _), (b, _), (cx, cy) = record.corners if orthonormal else ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
 
@@ -113,29 +116,29 @@ def plane_picture(record: Plane, metric: str = "", coordinates: str = "affine") 
     across, up = to_axes(u, v)
     marks.append(Points(tone="bad", label="best", x=(across,), y=(up,), shape="cross", notes=(note,)))
     angle = (
-        f"; the true angle at {printable(record.names[0], MAX_NAME_CHARS)} is {record.angle:.0f}°"
+        f"; the angle between u and v at {printable(record.names[0], MAX_NAME_CHARS)} is {record.angle:.0f}°"
         if math.isfinite(record.angle) and record.track is None
         else ""
     )
     about = f"{len(record.u)} × {len(record.v)} points, {_format_options(record.about)}{angle}"
-    holes = tuple([f"{sum(record.holes.values())} points without a value are hatched"] if record.holes else [])
+    holes = tuple([f"{plural(sum(record.holes.values()), 'point')} without a value (hatched)"] if record.holes else [])
     notes = (
         *holes,
-        *([f"loss above {most:.3g} has one colour"] if metric != "accuracy" and most < finite.max() else []),
+        *([f"losses above {most:.3g} share one color"] if metric != "accuracy" and most < finite.max() else []),
     )
     if record.track is not None:
-        notes = (*notes, f"the plane explains {sum(record.track.shares):.0%} of the path, and its loss is off by up to "
-                 f"{record.track.gap:.2g}")  # fmt: skip
+        shares = f"the plane explains {sum(record.track.shares):.0%} of the run's variance"
+        notes = (*notes, f"{shares}; its loss differs from that of the checkpoints by up to {record.track.gap:.2g}")
     title = f"Best {printable(metric, 40)} {best:.4g}"
-    axis_u, axis_v = (Axis(f"{name}: towards {elide(printable(to), MAX_NAME_CHARS)}")
+    axis_u, axis_v = (Axis(f"{name}: toward {elide(printable(to), MAX_NAME_CHARS)}")
                       for name, to in (("u", record.names[1]), ("v", record.names[2])))  # fmt: skip
     if orthonormal:
-        axis_u, axis_v = Axis("distance in weight units, along u"), Axis("across it")
+        axis_u, axis_v = Axis("distance along u, in weight units"), Axis("distance perpendicular to u")
     return Picture("plane", title, about, axis_u, (axis_v,), tuple(marks), notes=notes)
 
 
 def surface_picture(record: Plane, metric: str = "") -> Picture:
-    """The same as heights, seen from the side."""
+    """Plot one metric on a plane as a surface in perspective, with the metric as its height."""
     metric, values, least, most = _metric_values_and_range(record, metric)
     names = (
         f"u: {elide(printable(record.names[1]), MAX_NAME_CHARS)}",
@@ -144,45 +147,50 @@ def surface_picture(record: Plane, metric: str = "") -> Picture:
     mark = Surface(tone="ink", label=printable(metric, 40), x=to_floats(record.u), y=to_floats(record.v), least=least,
                    most=most, values=tuple(to_floats(row) for row in values), names=names,
                    log=_needs_log_colors(metric, least, most))  # fmt: skip
-    cut = "" if most >= float(np.nanmax(np.where(np.isfinite(values), values, -math.inf))) else f"cut at {most:.3g}"
+    cut = (
+        ""
+        if most >= float(np.nanmax(np.where(np.isfinite(values), values, -math.inf)))
+        else f"values cut off at {most:.3g}"
+    )
     about = ", ".join(filter(None, (f"{len(record.u)} × {len(record.v)} points", _format_options(record.about), cut)))
     axis = Axis("", "none")
-    return Picture("surface", f"The surface of {printable(metric, 40)}", about, axis, (axis,), (mark,))
+    return Picture("surface", f"Surface of the {printable(metric, 40)}", about, axis, (axis,), (mark,))
 
 
 def _needs_log_colors(metric: str, least: float, most: float) -> bool:
-    """Would most of a plane have one colour, but for logarithms?"""
+    """Whether a linear color scale would give most of the plane one color."""
     return metric != "accuracy" and 0 < MIN_LOG_RATIO * least < most
 
 
 def _metric_values_and_range(record: Plane, metric: str) -> tuple[str, Any, float, float]:
-    """(metric, its values, where its colours begin and end): a loss that soars has one colour beyond its bulk."""
+    """Return (metric, its values, start and end of its color scale); the scale excludes the highest losses."""
     metric = metric or ("accuracy" if "accuracy" in record.metrics else next(iter(record.metrics)))
     if metric not in record.metrics:
         raise UnknownName("metric", metric, record.metrics)
     values = record.metrics[metric]
     finite = values[np.isfinite(values)]
     if not len(finite):
-        raise UsageError("every point is a hole")
+        raise UsageError(f"metric={metric!r}: no point of the plane has a finite value; try another range of u and v")
     highest = float(finite.max()) if metric == "accuracy" else float(np.quantile(finite, MAX_LOSS_QUANTILE))
     return metric, values, float(finite.min()), highest
 
 
 def _track_marks(track: Track | None, at: Any) -> list[Mark]:
-    """The checkpoints of a run, larger where they are nearer to the plane."""
+    """Build the marks of a training run: its path, and one point for each checkpoint."""
     if track is None:
         return []
     x, y = (to_floats(side) for side in zip(*(at(*place) for place in track.where), strict=True))
     checkpoints = zip(track.names, track.losses, track.below, track.off, strict=True)
     notes = tuple(
-        f"{elide(printable(name), MAX_NAME_CHARS)}: loss {loss:.3g}, {below:.3g} on the plane, {off:.3g} away from it"
+        f"{elide(printable(name), MAX_NAME_CHARS)}: loss {loss:.3g}; "
+        f"loss on the plane {below:.3g}; distance from the plane {off:.3g}"
         for name, loss, below, off in checkpoints
     )
-    return [Line(tone="bad", label="the run", x=x, y=y), Points(tone="bad", x=x, y=y, hollow=True, notes=notes)]
+    return [Line(tone="bad", label="training run", x=x, y=y), Points(tone="bad", x=x, y=y, hollow=True, notes=notes)]
 
 
 def distance_matrix(record: Distances, kind: str = "l2") -> Picture:
-    """Distances of every two models, near ones beside each other."""
+    """Plot a matrix of distances between all pairs of models, ordered so that close models are adjacent."""
     from scipy.cluster.hierarchy import leaves_list
 
     order = [int(i) for i in leaves_list(record.tree)]
@@ -192,26 +200,31 @@ def distance_matrix(record: Distances, kind: str = "l2") -> Picture:
 
 
 def distance_tree(record: Distances) -> Picture:
-    """Which models are near: at which distance groups join."""
-    label = "symmetric distance: 1 as unrelated vectors"
+    """Plot a dendrogram of the models, whose groups join at their mean symmetric distance."""
+    label = "symmetric distance (1: unrelated weights)"
     return tree_picture(
-        "distance_tree", "Which models are near", f"{record.params:,} entries", record.names, record.tree, label
+        "distance_tree",
+        "Which models are close to each other",
+        f"{record.params:,} entries",
+        record.names,
+        record.tree,
+        label,
     )
 
 
 def barrier_tree(record: Basins) -> Picture:
-    """Which models join at which barrier: mountains are what has joined below the tolerance."""
-    about = f"largest barrier between the groups, {next(iter(record.barriers))}"
-    label = "barrier of the loss"
+    """Plot a dendrogram of the models; groups that join below the tolerance are basins."""
+    about = f"groups join at the largest loss barrier between them, {next(iter(record.barriers))}"
+    label = "loss barrier"
     return tree_picture(
-        "barrier_tree", "Which models are on one mountain", about, record.names, record.tree, label, record.tolerance
+        "barrier_tree", "Which models share a basin", about, record.names, record.tree, label, record.tolerance
     )
 
 
 def tree_picture(
     name: str, title: str, about: str, names: Sequence[str], links: Any, label: str, limit: float | None = None
 ) -> Picture:  # fmt: skip
-    """A dendrogram of SciPy's linkage (M − 1, 4)."""
+    """Plot a dendrogram of SciPy's linkage (M − 1, 4)."""
     from scipy.cluster.hierarchy import dendrogram
 
     drawn = dendrogram(links, no_plot=True)
@@ -226,7 +239,7 @@ def tree_picture(
 
 
 def barrier_matrix(record: Basins, way: str = "") -> Picture:
-    """Barriers between every two models, those of one mountain beside each other."""
+    """Plot a matrix of loss barriers between all pairs of models, grouped by basin."""
     way = way or next(iter(record.barriers))
     if way not in record.barriers:
         raise UnknownName("way", way, record.barriers)
@@ -235,11 +248,11 @@ def barrier_matrix(record: Basins, way: str = "") -> Picture:
     names = [record.names[i] for i in order]
     options = _format_options({k: v for k, v in record.about.items() if k != "bn"})
     about = f"{way}, tolerance {record.tolerance:.3g}, {options}"
-    return matrix_picture("barriers", "Barriers between models", about, names, values, "barrier of the loss")
+    return matrix_picture("barriers", "Loss barriers between models", about, names, values, "loss barrier")
 
 
 def matrix_picture(name: str, title: str, about: str, names: Sequence[str], values: Any, label: str) -> Picture:
-    """A square of numbers."""
+    """Plot a square matrix as colored cells with their values."""
     labels = tuple(elide(printable(model), MAX_NAME_CHARS) for model in names)
     finite = [float(x) for row in values for x in row if math.isfinite(x)]
     cells = Cells(
@@ -258,7 +271,7 @@ def _is_inside(record: Plane, u: float, v: float) -> bool:
 
 
 def _format_options(about: Mapping[str, Any]) -> str:
-    known = {"examples": "{} examples", "bn": "statistics {}", "loss": "{}"}
+    known = {"examples": "{} examples", "bn": "batch norm: {}", "loss": "loss: {}"}
     return ", ".join(
-        known.get(str(k), f"{k} {{}}").format(printable(v, 40)) for k, v in about.items() if k != "calibration"
+        known.get(str(k), f"{k}: {{}}").format(printable(v, 40)) for k, v in about.items() if k != "calibration"
     )

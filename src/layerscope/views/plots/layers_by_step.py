@@ -1,4 +1,4 @@
-"""α, rand_distance, λmax, κ and domination as a heat map: a row a layer, a column a step."""
+"""Heat maps of a run's metrics, with one row per layer and one column per training step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from layerscope.views.plots.marks import Axis, Cells, Picture, to_floats
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run", "run"
-MAX_STEPS, MAX_LAYERS = 60, 80  # columns and rows at most: some of them, the first and the last
+MAX_STEPS, MAX_LAYERS = 60, 80  # maximum number of columns and rows; longer runs are thinned evenly
 MAX_NAME_CHARS = 32
 
 
 def data(runs: Sequence[History]) -> list[Picture]:
-    """A picture for each metric of each run."""
+    """Return a picture for each metric of each run."""
     return [
         _metric_picture(run, metric, axis, len(runs) > 1)
         for run in runs
@@ -43,5 +43,5 @@ def _metric_picture(run: History, metric: str, axis: Axis, several: bool) -> Pic
     about = f"{elide(printable(run.name), MAX_NAME_CHARS)}: {about}" if several else about
     ticks = tuple(f"{step:,}" for step in steps)
     layers = Axis("", "category", tuple(elide(printable(name), MAX_NAME_CHARS) for name in rows))
-    title = f"{axis.label} by layer and step"
-    return Picture("layers_by_step", title, about, Axis("step", "category", ticks), (layers,), (cells,))
+    title = f"{axis.label} by layer and training step"
+    return Picture("layers_by_step", title, about, Axis("training step", "category", ticks), (layers,), (cells,))

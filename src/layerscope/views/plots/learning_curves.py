@@ -1,4 +1,4 @@
-"""How a layer's factors and its weight move while a run learns; several runs beside each other."""
+"""Curves of one layer's inputs, gradients and weight over training, for one or several runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PANELS = (
 
 
 def data(runs: Sequence[History], layer: str) -> Picture:
-    """Loss, λmax of both factors, and σmax of the gradient over that of the weight, at each step that was measured."""
+    """Return the loss, λmax of both factors and the domination (σmax of gradient / σmax of weight) per step."""
     marks: list[Mark] = []
     for run, (label, tone) in zip(runs, run_lines.run_labels(runs), strict=True):
         for panel, (_, metric) in enumerate(PANELS):
@@ -28,9 +28,9 @@ def data(runs: Sequence[History], layer: str) -> Picture:
             marks += run_lines.run_line(
                 series, label if panel == 0 else "", tone=tone, panel=panel, dashed=tone != "series0"
             )
-    empty = "" if any(mark.panel for mark in marks) else "no step has a measurement of this layer"
+    empty = "" if any(mark.panel for mark in marks) else "this layer was not measured at any step"
     axes = tuple(axis for axis, _ in PANELS)
-    title = "The layer over the run"
+    title = "Layer during training"
     return Picture(
         "learning_curves",
         title,

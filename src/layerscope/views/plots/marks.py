@@ -1,7 +1,7 @@
-"""What a picture consists of: marks on axes, as numbers and words. No pen draws anything that is not said here.
+"""Description of a plot, independent of the renderer: marks on axes, as numbers and text.
 
-Colours are named by what they mean (a tone of :mod:`~layerscope.views.plots.style`), so that every pen, light or dark,
-shows the same thing in the same way.
+Renderers draw nothing that is not described here. Colors are named by their meaning (a tone of
+:mod:`~layerscope.views.plots.style`), so every renderer shows the same plot, on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-JSON_DIGITS = 4  # significant, of a coordinate in JSON
+JSON_DIGITS = 4  # significant digits of a coordinate in JSON
 Numbers = tuple[float, ...]
 
 
@@ -22,25 +22,25 @@ class Axis:
     """One axis: its label with the unit, and its scale."""
 
     label: str
-    scale: str = "linear"  # linear, log, category: 0, 1, 2, … are the ``ticks``, or none: not drawn
-    ticks: tuple[str, ...] = ()  # names of the whole numbers from 0 on
-    low: float | None = None  # where it begins and ends; None: where the marks do
+    scale: str = "linear"  # linear, log, category (0, 1, 2, … are named by ``ticks``) or none (not drawn)
+    ticks: tuple[str, ...] = ()  # names of the integers from 0 on, for category axes
+    low: float | None = None  # limits of the axis; None: the extent of the marks
     high: float | None = None
-    whole: bool = False  # it counts something: only whole numbers are ticks
+    whole: bool = False  # only integers are ticks, for axes that count something
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark(ABC):
-    """What all marks have."""
+    """Base class of all marks."""
 
     kind: ClassVar[str]
-    tone: str  # what its colour means
-    label: str = ""  # of the legend; "" for none
-    panel: int = 0  # number of the y axis it stands on
+    tone: str  # meaning of the color, a key of the style module
+    label: str = ""  # legend entry; "" for none
+    panel: int = 0  # index of the panel (y axis)
 
     @abstractmethod
     def extent(self, side: str) -> Numbers:
-        """Values that it has on the axis "x" or "y"."""
+        """Return the values that the mark occupies on the axis "x" or "y"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class Steps(Mark):
     edges: Numbers  # (b + 1,)
     heights: Numbers  # (b,)
     filled: bool = True
-    pattern: int = 0  # of its outline, so that several are told apart in grey: solid, dashed, dotted, both
+    pattern: int = (
+        0  # outline style, so that histograms remain distinct in grayscale: solid, dashed, dotted, dash-dotted
+    )
 
     def extent(self, side: str) -> Numbers:
         return self.edges if side == "x" else self.heights
@@ -59,7 +61,7 @@ class Steps(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Mark):
-    """A curve; where y is NaN it is broken."""
+    """A curve, interrupted where y is NaN."""
 
     kind: ClassVar[str] = "line"
     x: Numbers
@@ -72,18 +74,18 @@ class Line(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Mark):
-    """Single values, with intervals and a word about each where there are any."""
+    """Single values, optionally with intervals and a tooltip for each."""
 
     kind: ClassVar[str] = "points"
     x: Numbers
     y: Numbers
-    low: Numbers = ()  # ends of the intervals of y
+    low: Numbers = ()  # lower ends of the intervals of y
     high: Numbers = ()
     shape: str = "circle"  # circle, square, diamond, triangle, down, cross, tick
     hollow: bool = False  # no verdict
-    grave: bool = False  # a warning or an error: larger, with a dark edge, so that grey shows it too
-    notes: tuple[str, ...] = ()  # what each one is
-    rows: tuple[int, ...] = ()  # of the report, where a point stands for a layer
+    grave: bool = False  # warning or error: larger with a dark edge, to be visible in grayscale
+    notes: tuple[str, ...] = ()  # tooltip of each point
+    rows: tuple[int, ...] = ()  # row of the report, for points that represent layers
 
     def extent(self, side: str) -> Numbers:
         return self.x if side == "x" else (*self.y, *self.low, *self.high)
@@ -95,7 +97,7 @@ class Rule(Mark):
 
     kind: ClassVar[str] = "rule"
     at: float
-    along: str = "y"  # the axis it is parallel to
+    along: str = "y"  # axis that the line is parallel to
     dashed: bool = True
 
     def extent(self, side: str) -> Numbers:
@@ -104,7 +106,7 @@ class Rule(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Band(Mark):
-    """A shaded range of one axis; an end that is None is the axis' own."""
+    """A shaded range of one axis; None extends it to the end of the axis."""
 
     kind: ClassVar[str] = "band"
     low: float | None
@@ -117,12 +119,12 @@ class Band(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Cells(Mark):
-    """A matrix of values on two category axes, row 0 on top; NaN where there is none."""
+    """A matrix of values on two category axes, with row 0 on top and NaN for missing values."""
 
     kind: ClassVar[str] = "cells"
     values: tuple[Numbers, ...]
-    most: float  # value of the lightest colour
-    least: float = 0.0  # of the darkest
+    most: float  # value of the lightest color
+    least: float = 0.0  # value of the darkest color
     fmt: str = ".2f"
 
     def extent(self, side: str) -> Numbers:
@@ -131,16 +133,16 @@ class Cells(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Field(Mark):
-    """Values on a grid of two numeric axes: coloured cells around their points, NaN hatched, lines of equal value."""
+    """Values on a grid of two numeric axes, drawn as colored cells with contour lines; NaN is hatched."""
 
     kind: ClassVar[str] = "field"
     x: Numbers  # (m,)
     y: Numbers  # (n,)
     values: tuple[Numbers, ...]  # (n, m)
-    least: float  # value of the darkest colour, and of the lightest: what lies beyond has these
+    least: float  # value of the darkest color; ``most`` is that of the lightest, and values beyond are clipped
     most: float
-    log: bool = False  # are colours those of logarithms?
-    shear: float = 0.0  # how far a row lies to the right for each unit of y: axes that are not orthogonal
+    log: bool = False  # whether the color scale is logarithmic
+    shear: float = 0.0  # shift of a row to the right per unit of y, for axes that are not orthogonal
 
     def extent(self, side: str) -> Numbers:
         at = self.x if side == "x" else self.y
@@ -153,19 +155,21 @@ class Field(Mark):
 
 @dataclass(frozen=True, kw_only=True)
 class Surface(Mark):
-    """Values on a grid as heights, seen from the side; where there is none it is open. Its axes are those of the view,
-    −1 to 1."""
+    """Values on a grid as a 3-D surface, with gaps for missing values.
+
+    The surface is projected onto a view with x and y from −1 to 1.
+    """
 
     kind: ClassVar[str] = "surface"
     x: Numbers  # (m,)
     y: Numbers  # (n,)
     values: tuple[Numbers, ...]  # (n, m)
-    least: float  # the floor and its colour, and the ceiling: what lies beyond is cut
+    least: float  # value of the floor; ``most`` is that of the ceiling, and values beyond are clipped
     most: float
-    names: tuple[str, str]  # of the axes
-    log: bool = False  # are heights and colours those of logarithms?
-    turn: float = 35.0  # of the view, degrees to the right
-    tilt: float = 30.0  # degrees from above the horizon
+    names: tuple[str, str]  # names of the axes
+    log: bool = False  # whether heights and colors are logarithmic
+    turn: float = 35.0  # rotation of the view to the right, in degrees
+    tilt: float = 30.0  # elevation of the view above the horizon, in degrees
 
     def extent(self, side: str) -> Numbers:
         return (-1.0, 1.0)
@@ -173,25 +177,25 @@ class Surface(Mark):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture before any pen: its words, its axes, its marks."""
+    """A plot before it is drawn: text, axes and marks."""
 
-    name: str  # of the plugin
+    name: str  # name of the plugin
     title: str
-    about: str  # how many values it shows, and of what
+    about: str  # subtitle: the number and kind of values shown
     x: Axis
-    panels: tuple[Axis, ...]  # y axes, from top to bottom, all above the same x
+    panels: tuple[Axis, ...]  # y axes from top to bottom, sharing one x axis
     marks: tuple[Mark, ...] = ()
-    notes: tuple[str, ...] = ()  # what is not shown, and why
-    empty: str = ""  # why there is nothing to show
-    of: str = ""  # the layer, or the model, that it shows
+    notes: tuple[str, ...] = ()  # remarks on values that are not shown
+    empty: str = ""  # reason why there is nothing to show
+    of: str = ""  # layer or model that is shown
 
     def mark(self, label: str) -> Any:
-        """The first mark whose label begins so."""
+        """Return the first mark with a label that starts with ``label``."""
         return next(mark for mark in self.marks if mark.label.startswith(label))
 
 
 def picture_to_json(picture: Picture) -> dict[str, Any]:
-    """As JSON types, numbers rounded, defaults left out; NaN becomes None."""
+    """Convert a picture to JSON types: numbers are rounded, defaults are left out, NaN becomes None."""
     return {
         "name": picture.name,
         "title": picture.title,
@@ -206,7 +210,7 @@ def picture_to_json(picture: Picture) -> dict[str, Any]:
 
 
 def picture_from_json(saved: Mapping[str, Any]) -> Picture:
-    """The inverse of :func:`plain`, but for the digits that it rounds off."""
+    """Invert :func:`picture_to_json`, except for the rounded digits."""
     axes = [Axis(**_lists_to_tuples(axis)) for axis in (saved["x"], *saved["panels"])]
     kinds = {cls.kind: cls for cls in (Steps, Line, Points, Rule, Band, Cells, Field, Surface)}
     marks = [
@@ -226,7 +230,7 @@ def _nested_tuple(values: list[Any]) -> tuple[Any, ...]:
 
 
 def to_floats(values: Iterable[Any]) -> Numbers:
-    """As plain floats, however they were computed."""
+    """Convert numbers of any type to plain floats."""
     return tuple(float(value) for value in values)
 
 

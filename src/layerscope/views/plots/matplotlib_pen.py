@@ -1,4 +1,4 @@
-"""The matplotlib pen: any picture, on any axes."""
+"""Draw any picture on matplotlib axes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MARKERS = {
 }  # fmt: skip
 SMALL_FONT, NORMAL_FONT, LARGE_FONT = 7.5, 8.5, 10.5  # points
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-PANEL_GAP = 0.08  # between panels, of the height
-MAX_LINE_CHARS = 84  # characters of a line of words
-MAX_LARGE_POINTS = 60  # points from which they and their intervals are drawn small
-MAX_LEGEND_ENTRIES = 12  # entries; the others are counted
-SQUARE_CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # its corners
-MAX_ANNOTATED_ROWS = 12  # rows up to which each cell of a matrix shows its value
+PANEL_GAP = 0.08  # gap between panels, as a share of the height
+MAX_LINE_CHARS = 84  # characters per line of text
+MAX_LARGE_POINTS = 60  # with more points, points and intervals are drawn smaller
+MAX_LEGEND_ENTRIES = 12  # further entries are only counted
+SQUARE_CORNERS = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # corners of a cell, in half widths
+MAX_ANNOTATED_ROWS = 12  # with more rows or columns, cells do not show their values
 
 
 def draw(picture: Picture, ax: Axes) -> None:
-    """Draw a picture on axes, which it splits where it has several panels."""
+    """Draw a picture on axes, split into panels if necessary."""
     if picture.empty:
         _draw_title(picture, ax, 0.0)
         ax.set_axis_off()
@@ -46,7 +46,7 @@ def draw(picture: Picture, ax: Axes) -> None:
 
 
 def _draw_title(picture: Picture, ax: Axes, above: float) -> None:
-    """Title and what is shown, ``above`` points over the axes."""
+    """Draw the title and the subtitle, ``above`` points over the axes."""
     words = f"{picture.title}: {picture.of}" if picture.of else picture.title
     for text, size, tone, weight in (
         (picture.about, NORMAL_FONT, "quiet", "normal"),
@@ -60,7 +60,7 @@ def _draw_title(picture: Picture, ax: Axes, above: float) -> None:
 
 
 def _draw_legend(ax: Axes, panels: Sequence[Axes]) -> float:
-    """One legend over the axes, where it hides nothing; how many points high it is."""
+    """Draw one legend above the axes, where it hides nothing, and return its height in points."""
     from matplotlib.lines import Line2D
 
     entries: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def _draw_legend(ax: Axes, panels: Sequence[Axes]) -> float:
     omitted = len(entries) - MAX_LEGEND_ENTRIES
     if omitted > 0:
         entries = dict(list(entries.items())[:MAX_LEGEND_ENTRIES]) | {
-            f"and {omitted} more": Line2D([], [], linestyle="none")
+            f"… and {omitted} more": Line2D([], [], linestyle="none")
         }
     widest = 0.56 * SMALL_FONT * max(map(len, entries)) + 34  # points, about
     columns = max(1, min(len(entries), 4, int(ax.get_window_extent().width / ax.figure.dpi * 72 / widest)))
@@ -124,7 +124,7 @@ def _set_scale(panel: Axes, side: Literal["x", "y"], axis: Axis) -> None:
 
 
 def _set_limits_and_labels(panel: Axes, picture: Picture, axis: Axis, *, last: bool) -> None:
-    """Limits, labels, grid: the same everywhere."""
+    """Set limits, labels and grid in the common style."""
     for side, scale in (("x", picture.x), ("y", axis)):
         if scale.low is not None or scale.high is not None:
             getattr(panel, f"set_{side}lim")(scale.low, scale.high)
@@ -210,7 +210,7 @@ def _draw_cells(panel: Axes, mark: Cells) -> None:
 
 
 def _draw_color_bar(panel: Axes, mark: Field | Surface, norm: Any) -> None:
-    """A bar beside the panel: its ends are pointed where values lie beyond."""
+    """Draw a color bar next to the panel, with pointed ends if values lie beyond the scale."""
     import numpy as np
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
@@ -219,7 +219,7 @@ def _draw_color_bar(panel: Axes, mark: Field | Surface, norm: Any) -> None:
     finite = finite[np.isfinite(finite)]
     beyond = bool((finite < mark.least).any()), bool((finite > mark.most).any())
     extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
-    beside = panel.inset_axes((1.04, 0.1, 0.04, 0.8))  # it stays there when the panel shrinks to equal units
+    beside = panel.inset_axes((1.04, 0.1, 0.04, 0.8))  # keeps its position when the panel shrinks to equal units
     bar = panel.figure.colorbar(ScalarMappable(norm, "cividis"), cax=beside, extend=extend)
     bar.set_label(_escape_text(mark.label, 48), fontsize=SMALL_FONT)
     bar.ax.tick_params(labelsize=SMALL_FONT)
@@ -268,7 +268,7 @@ def _draw_surface(panel: Axes, mark: Surface) -> None:
     turn, tilt = (math.radians(angle) for angle in (mark.turn, mark.tilt))
 
     def project(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
-        """(to the right, up, away) of the one who looks."""
+        """Return (right, up, depth) from the viewer's perspective."""
         across, away = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
         return across, away * math.sin(tilt) + (z - 0.5) * math.cos(tilt), away
 
@@ -282,7 +282,7 @@ def _draw_surface(panel: Axes, mark: Surface) -> None:
     panel.add_collection(PolyCollection([floor], facecolors="none", edgecolors=style.GRID.light, linewidths=0.8))
     panel.add_collection(PolyCollection(quads[order], facecolors=colormaps["cividis"](means[order]),
                                         edgecolors=style.GROUND.light, linewidths=0.15))  # fmt: skip
-    front_edges = [-math.copysign(0.68, side) for side in (math.cos(turn), math.sin(turn))]  # the edges in front
+    front_edges = [-math.copysign(0.68, side) for side in (math.cos(turn), math.sin(turn))]  # front edges
     for name, (a, b) in zip(mark.names, ((0.0, front_edges[0]), (front_edges[1], 0.0)), strict=True):
         across, high, _ = project(a, b, 0.0)
         panel.text(
@@ -308,7 +308,10 @@ PENS: dict[type[Mark], Callable[[Any, Any], None]] = {
 
 
 def _format_tick(value: float) -> str:
-    """A number as plain text, 5×10⁸ where it is long: no mathematics, which a layer's name must never reach."""
+    """Format a number as plain text, such as 5×10⁸, without mathtext.
+
+    Mathtext stays off so that names of layers are never parsed as formulas.
+    """
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.6g}".replace("-", "−")
     mantissa, _, exponent = f"{value:.3e}".partition("e")
@@ -317,18 +320,18 @@ def _format_tick(value: float) -> str:
 
 
 def _format_minor_tick(value: float, view: Sequence[float]) -> str:
-    """Twos and fives, on a logarithmic axis that spans too few powers of ten to be read without them."""
+    """Label 2 and 5 on logarithmic axes that span few powers of ten."""
     low, high = sorted(view)
     digit = round(value / 10 ** math.floor(math.log10(value)))
     return _format_tick(value) if high < 30 * max(low, 1e-300) and (digit in (2, 5) or high < 4 * low) else ""
 
 
 def _legend_label(words: str) -> str:
-    """Words of a legend, where matplotlib leaves out what begins with an underscore."""
+    """Escape a legend label; a leading space keeps matplotlib from hiding labels that start with an underscore."""
     return f" {_escape_text(words)}" if words.startswith("_") else _escape_text(words)
 
 
 def _escape_text(words: str, width: int = 0) -> str:
-    """Words as they are: a $ in a name begins no formula; wrapped where a width is given."""
+    """Escape $ so that no formula starts, and wrap the text if ``width`` is not 0."""
     lines: Sequence[str] = textwrap.wrap(words, width, break_on_hyphens=False) if width else [words]
     return "\n".join(lines).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Units that no example activates, and units that every example does, layer by layer."""
+"""Shares of dying units (never active) and full units (always active) by depth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from layerscope.views.plots.marks import Axis, Picture, Points
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "model", "learning"
-KINDS = (("dying", "never active", "bad", "down"), ("full", "always active", "under", "triangle"))
+KINDS = (("dying", "dying, never active", "bad", "down"), ("full", "full, always active", "under", "triangle"))
 
 
 def data(report: Report) -> Picture:
-    """Share of the units behind each layer's ReLU that are dying or full, in the model's order."""
+    """Return the share of dying and full units of each layer before a ReLU, in model order."""
     layers = layer_axis.place_analyzed_layers(report)
     measured = [place for place in layers if {"dying", "full"} <= place.layer.metrics.keys()]
     places = [place for place in measured if place.layer.parts["weight"].facts.get("units", 0) > 0]
@@ -23,7 +23,7 @@ def data(report: Report) -> Picture:
         counts = [float(place.layer.metrics[name]) for place in places]
         shares = tuple(100 * count / total for count, total in zip(counts, units, strict=True))
         notes = [
-            f"{printable(place.layer.name, 80)}: {count:.0f} of {total:.0f} {label}"
+            f"{printable(place.layer.name, 80)}: {count:.0f} of {total:.0f} units {label}"
             for place, count, total in zip(places, counts, units, strict=True)
         ]
         x, rows = tuple(place.depth for place in places), tuple(place.row for place in places)
@@ -40,8 +40,8 @@ def data(report: Report) -> Picture:
         )
     examples = max((place.layer.parts["weight"].facts.get("examples", 0) for place in places), default=0)
     about = f"{plural(len(places), 'layer')} before a ReLU, {examples:,.0f} examples"
-    empty = "" if places else "no layer's output goes through a ReLU that was seen"
-    panels = (Axis("% of the units", low=-4.0, high=104.0),)
-    title = "Dying and full neurons"
+    empty = "" if places else "no ReLU after a layer was found"
+    panels = (Axis("share of units, %", low=-4.0, high=104.0),)
+    title = "Dying and full units by depth"
     shown = tuple(marks) if places else ()
     return Picture("neurons_by_depth", title, about, layer_axis.depth_axis(layers), panels, shown, empty=empty)

@@ -1,4 +1,4 @@
-"""α-hat, norms and stable rank of each layer, in the model's order."""
+"""α-hat, norms and stable rank of each layer, in model order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PANELS = (
 
 
 def data(report: Report) -> Picture:
-    """Three panels over one axis of layers: α-hat, the two norms, and how many directions share the layer."""
+    """Return three panels over a common layer axis: α-hat, the two norms and the stable rank."""
     layers = layer_axis.place_analyzed_layers(report)
     marks: list[Mark] = []
     for panel, (_, metrics) in enumerate(PANELS):

@@ -1,5 +1,4 @@
-"""Each layer's α, rand_distance, λmax, κ and domination over the steps of a run, a line a layer; of several runs their
-means."""
+"""Metrics over the steps of a run, with one line per layer; for several runs, the mean over the layers of each run."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ from layerscope.views.plots.marks import Axis, Mark, Picture
 from layerscope.views.plots.matplotlib_pen import draw as draw
 
 SCOPE, SECTION = "run", "run"
-MAX_LINES = 12  # layers that have a line each: the first, the last, some in between
+MAX_LINES = 12  # layers with a line each: the first, the last and evenly spaced ones
 
 
 def data(runs: Sequence[History]) -> list[Picture]:
-    """A picture for each metric that was measured."""
+    """Return a picture for each metric that was measured."""
     return [_metric_picture(runs, metric, axis) for metric, axis in run_lines.measured_metrics(runs)]
 
 
@@ -35,8 +34,8 @@ def _metric_picture(runs: Sequence[History], metric: str, axis: Axis) -> Picture
     else:
         for run, (label, tone) in zip(runs, run_lines.run_labels(runs), strict=True):
             marks += run_lines.run_line(_mean_over_layers(run, metric), label, tone=tone, panel=0, log=log)
-        about = f"means over the layers, {run_lines.describe_runs(runs)}"
-    return Picture("over_steps", f"{axis.label} over the run", about, run_lines.STEP_AXIS, (axis,), tuple(marks))
+        about = f"mean over the layers, {run_lines.describe_runs(runs)}"
+    return Picture("over_steps", f"{axis.label} during training", about, run_lines.STEP_AXIS, (axis,), tuple(marks))
 
 
 def _mean_over_layers(run: History, metric: str) -> tuple[tuple[int, ...], tuple[float, ...]]:

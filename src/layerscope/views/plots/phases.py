@@ -1,4 +1,4 @@
-"""Which of the six phases of training each layer shows, in the model's order."""
+"""Phase of training of each layer (one of six), in model order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHASES = ("rank-collapse", "random-like", "bleeding-out", "bulk+spikes", "bulk-d
 
 
 def data(report: Report) -> Picture:
-    """A point per layer on the phase that its spectrum shows, from random-like up to heavy-tailed."""
+    """Return one point per layer at the phase of its spectrum; heavy-tailed is at the top."""
     layers = layer_axis.place_analyzed_layers(report)
     known = [place for place in layers if place.layer.metrics.get("phase") in PHASES]
     counts = [sum(place.layer.metrics["phase"] == phase for place in known) for phase in PHASES]

@@ -1,4 +1,4 @@
-"""The pictures of a target by name: one, or one of each layer."""
+"""Create the pictures of a plot by name: one in total, or one per layer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ Target = Report | Comparison | Sequence[History]
 
 
 def make_pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -> list[Picture]:
-    """The picture of that name: one, or one of each layer where it is a layer's.
+    """Create the named plot: one picture, or one per layer for plots of layers.
 
-    :param target: a report; a comparison for pictures of several models; runs, of which other pictures than those of
-        runs show the last reports.
-    :param layers: names or indices; none for every analysed layer.
-    :raises UsageError: no such picture or layer, or a picture that this target has not.
+    :param target: a report, a comparison or a sequence of runs. Plots that do not show runs use their last reports.
+    :param layers: names or indices of layers; every analyzed layer if empty.
+    :raises UsageError: if the plot or a layer does not exist, or the plot does not apply to this target.
     """
     plugin = registry.find("plots", name)
     module, scope = plugin.target, plugin.target.SCOPE
@@ -37,15 +36,15 @@ def make_pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -
         return [module.data(runs, layer.name) for layer in _choose_layers(name, _report_of_common_layers(runs), layers)]
     if scope == RUN_SCOPE:
         if layers:
-            raise UsageError(f"{name} shows a whole run, not single layers")
+            raise UsageError(f"{name} shows a whole run; remove the selection of layers (-l)")
         results = module.data(_require_runs(name, target))
         if not results:
-            raise UsageError(f"{name}: none of its metrics was measured in this run")
+            raise UsageError(f"{name}: this run has measured none of the metrics that the plot shows")
         return list(results)
     target = last_reports(target)
     if scope == "models":
         if layers:
-            raise UsageError(f"{name} shows whole models, not single layers")
+            raise UsageError(f"{name} shows whole models; remove the selection of layers (-l)")
         return [module.data(as_comparison(target))]
     if scope == "matched":
         return [
@@ -62,13 +61,13 @@ def make_pictures(name: str, target: Target, layers: Sequence[str | int] = ()) -
         return _align_axes(results) if scope == "model" else results
     if scope == "model":
         if layers:
-            raise UsageError(f"{name} shows a whole model, not single layers")
+            raise UsageError(f"{name} shows a whole model; remove the selection of layers (-l)")
         return [module.data(target)]
     return [module.data(target, layer) for layer in _choose_layers(name, target, layers)]
 
 
 def last_reports(target: Target) -> Report | Comparison:
-    """Of runs, their last reports."""
+    """Return the target itself, or the last reports of runs."""
     if isinstance(target, Report | Comparison):
         return target
     reports = [run.last for run in target]
@@ -80,18 +79,18 @@ def last_reports(target: Target) -> Report | Comparison:
 
 def _require_runs(name: str, target: Target) -> Sequence[History]:
     if isinstance(target, Report | Comparison):
-        raise UsageError(f"{name} shows a run: give a saved history (layerscope.Monitor), not a report")
+        raise UsageError(f"{name} shows a training run, not a report; pass a history saved by layerscope.Monitor")
     return target
 
 
 def _report_of_common_layers(runs: Sequence[History]) -> Report:
-    """The last report of the first run, with the layers that all runs have."""
+    """Return the last report of the first run, restricted to layers that all runs have."""
     names = set.intersection(*({row.name for row in run.last.rows if not row.skipped} for run in runs))
     return runs[0].last.replace(rows=tuple(row for row in runs[0].last.rows if row.name in names))
 
 
 def _align_axes(originals: Sequence[Picture]) -> list[Picture]:
-    """The same pictures of several models on axes that end alike; layers and categories are each model's own."""
+    """Give the pictures of several models the same axis limits; axes of layers and categories stay as they are."""
     shown = [picture for picture in originals if not picture.empty]
     if len(shown) < 2:
         return list(originals)
@@ -109,7 +108,7 @@ def _align_axes(originals: Sequence[Picture]) -> list[Picture]:
 
 
 def _common_axis(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
-    """One axis for all: from the least end to the greatest, of the marks where the axes do not say."""
+    """Return one axis that covers all others; the extent of the marks replaces missing limits."""
     log = axes[0].scale == "log"
     if axes[0].scale == "category":
         return axes[0]
@@ -129,7 +128,7 @@ def _common_axis(axes: Sequence[Axis], values: Sequence[float]) -> Axis:
 
 
 def as_comparison(target: Report | Comparison) -> Comparison:
-    """A comparison; of one model where there is only one."""
+    """Return the target as a comparison, with a single model if it is a report."""
     return target if isinstance(target, Comparison) else report_comparison.compare([target], [{}])
 
 
@@ -149,7 +148,7 @@ def _choose_layers(name: str, report: Report, layers: Sequence[str | int]) -> li
         if not rows:
             reasons = sorted({row.skipped for row in report.rows if row.failed})
             why = f": {printable(reasons[0], 120)}" if reasons else ""
-            raise UsageError(f"{name} shows layers, and none was analysed{why}")
+            raise UsageError(f"{name} needs an analyzed layer, but no layer was analyzed{why}")
         return rows
     try:
         return [report.layers[key] for key in layers]
@@ -158,7 +157,7 @@ def _choose_layers(name: str, report: Report, layers: Sequence[str | int]) -> li
 
 
 def name_model(target: Target, picture: Picture) -> Picture:
-    """The same, saying whose picture it is."""
+    """Add the name of the model to the subtitle of a picture."""
     if not isinstance(target, Report):
         return picture
     name = elide(printable(short_target(target.meta["target"])), MAX_MODEL_NAME_CHARS)

@@ -1,4 +1,7 @@
-"""A layer's spectrum beside that of its own entries in random order: what is left is size, not structure."""
+"""Spectrum of a layer compared with the spectrum of its entries in random order.
+
+Shuffling keeps the sizes of the entries and destroys their structure.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ SCOPE, NEEDS = "layer", "randomize"
 
 
 def data(report: Report, layer: LayerReport) -> Picture:
-    """Both histograms in the same bins of log λ, the edge of the shuffles' bulk, and the traps that lie beyond it."""
-    title, of = "Against its own entries shuffled", printable(layer.name, 60)
+    """Return both histograms in common bins of log λ, the bulk edge of the shuffles and the traps beyond it."""
+    title, of = "Spectrum compared with shuffled entries", printable(layer.name, 60)
     x, y = spectral_density.density_axes(report, log=True)
     shuffles = [p for role, p in layer.parts.items() if role.startswith("shuffle") and p.spectrum is not None]
-    empty = spectral_density.why_no_spectrum(layer) or ("" if shuffles else "no shuffles were measured (--randomize)")
+    empty = spectral_density.why_no_spectrum(layer) or (
+        "" if shuffles else "no shuffles were measured (use --randomize)"
+    )
     if empty or layer.spectrum is None:
         return Picture("randomized", title, "", x, (y,), empty=empty, of=of)
     shuffled = np.sort(np.concatenate([part.spectrum.live for part in shuffles if part.spectrum is not None]))
@@ -30,7 +35,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     original = spectral_density.histogram(layer.spectrum, edges)
     random = Steps(
         tone="fit",
-        label=f"shuffled ({plural(len(shuffles), 'shuffle')})",
+        label=f"shuffled entries ({plural(len(shuffles), 'shuffle')})",
         edges=to_floats(edges),
         heights=spectral_density.bin_densities(shuffled, edges, len(shuffled)),
         filled=False,
@@ -38,7 +43,9 @@ def data(report: Report, layer: LayerReport) -> Picture:
     )
     lowest = min(height for height in (*original.heights, *random.heights) if height > 0)
     marks: list[Mark] = [original, random]
-    marks += [Rule(tone="fit", at=edge, label=f"edge of their bulk, {edge:.3g}") for edge in _mean_bulk_edge(shuffles)]
+    marks += [
+        Rule(tone="fit", at=edge, label=f"bulk edge of the shuffles, {edge:.3g}") for edge in _mean_bulk_edge(shuffles)
+    ]
     notes = (
         spectral_density.describe_omissions(layer, layer.spectrum, float(edges[0]))[:1]
         if live[0] < edges[0] * (1 - 1e-9)
@@ -48,7 +55,7 @@ def data(report: Report, layer: LayerReport) -> Picture:
     if traps:
         marks.append(_trap_points(traps, report.settings.limits.trap_size, lowest / 2))
     else:
-        notes.append("no shuffle has an eigenvalue beyond the edge of its bulk: no traps")
+        notes.append("no correlation traps: no shuffle has an eigenvalue beyond its bulk edge")
     if "rand_distance" in layer.metrics:
         about = f"rand_distance = {layer.metrics['rand_distance']:.3f}"
         if "rand_null" in layer.metrics:
@@ -69,7 +76,7 @@ def _trap_points(traps: list[Mode], size: float, height: float) -> Points:
     heavy = sum(is_grave_trap(mode, size) for mode in traps)
     return Points(
         tone="spike",
-        label=f"traps ({len(traps)}, {heavy} carried by single weights)",
+        label=f"correlation traps ({len(traps)}, {heavy} from a single outlier weight)",
         x=to_floats(mode.value for mode in traps),
         y=(height,) * len(traps),
         shape="down",
@@ -78,5 +85,5 @@ def _trap_points(traps: list[Mode], size: float, height: float) -> Points:
 
 
 def _describe_mode(mode: Mode) -> str:
-    text = f"λ = {mode.value:.4g}, {mode.value / mode.edge:.3g} times the edge" if mode.edge else ""
-    return text + (f", weight {list(mode.entry)} carries {mode.share:.0%}" if mode.entry else "")
+    text = f"λ = {mode.value:.4g}, {mode.value / mode.edge:.3g} times the bulk edge" if mode.edge else ""
+    return text + (f", {mode.share:.0%} from the weight at {list(mode.entry)}" if mode.entry else "")

@@ -1,23 +1,23 @@
-"""What the pictures of runs share: a line per run over the steps of its training."""
+"""Shared parts of the plots of runs: lines over training steps, metrics and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from layerscope.records.history import History, Series
-from layerscope.text import elide, printable
+from layerscope.text import elide, plural, printable
 from layerscope.views.plots import style
 from layerscope.views.plots.marks import Axis, Line, Mark, Points
 
-STEP_AXIS = Axis("step")
-MAX_POINTS = 60  # values up to which each is a point too
+STEP_AXIS = Axis("training step")
+MAX_POINTS = 60  # with more values, the line has no points
 MAX_NAME_CHARS = 24
 
 
 def run_line(
     series: Series, label: str, *, tone: str, panel: int, dashed: bool = False, log: bool = True
 ) -> list[Mark]:
-    """A line through the values of a run, with a point on each where they are few; nothing where there is none."""
+    """Return a line through the values of a run, with points if there are few; an empty list without values."""
     pairs = [(float(step), value) for step, value in zip(*series, strict=True) if value > 0 or not log]
     if not pairs:
         return []
@@ -31,7 +31,7 @@ def run_line(
     return marks
 
 
-RUN_METRICS = (  # that a run is watched by, where they were measured
+RUN_METRICS = (  # metrics shown for runs, if they were measured
     ("alpha", Axis("α")),
     ("rand_distance", Axis("rand_distance")),
     ("stable_rank", Axis("stable rank")),
@@ -44,19 +44,19 @@ RUN_METRICS = (  # that a run is watched by, where they were measured
 
 
 def measured_metrics(runs: Sequence[History]) -> list[tuple[str, Axis]]:
-    """Those of these metrics that some layer of every run has, each with its axis."""
+    """Return the metrics that at least one layer of every run has, each with its axis."""
     return [(metric, axis) for metric, axis in RUN_METRICS if all(layers_with_metric(run, metric) for run in runs)]
 
 
 def layers_with_metric(run: History, metric: str) -> list[str]:
-    """Layers that have a metric at some step, in the order of the model."""
+    """Return the layers that have a metric at any step, in model order."""
     measured_names = {row.name for report in run.reports for row in report.rows if metric in row.metrics}
     order = dict.fromkeys(row.name for report in run.reports for row in report.rows)
     return [name for name in order if name in measured_names]
 
 
 def spread_indices(count: int, most: int) -> list[int]:
-    """At most so many of 0, …, count − 1: the first, the last, the others evenly between."""
+    """Return at most ``most`` of the indices 0, …, count − 1: the first, the last and evenly spaced ones."""
     if count <= most:
         return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
@@ -66,11 +66,11 @@ POINT_SHAPES = ("circle", "square", "diamond", "triangle")
 
 
 def run_labels(runs: Sequence[History]) -> list[tuple[str, str]]:
-    """(label, tone) of each run."""
+    """Return (label, tone) for each run."""
     return [(elide(printable(run.name), MAX_NAME_CHARS), style.series_tone(i)) for i, run in enumerate(runs)]
 
 
 def describe_runs(runs: Sequence[History]) -> str:
-    """How many steps of how many runs."""
-    steps = f"{sum(len(run.steps) for run in runs):,} measurements"
+    """Return the number of runs and of measured steps, as text."""
+    steps = f"{plural(sum(len(run.steps) for run in runs), 'measured step')}"
     return steps if len(runs) == 1 else f"{len(runs)} runs, {steps}"

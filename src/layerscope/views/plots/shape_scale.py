@@ -1,4 +1,4 @@
-"""Shape against scale: α of each layer over the logarithm of its largest eigenvalue."""
+"""Shape against scale: α of each layer against the logarithm of its largest eigenvalue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCOPE, SECTION = "model", "model"
 
 
 def data(report: Report) -> Picture:
-    """A point per fitted layer; shape and scale are two things, and no product of them is shown."""
+    """Return one point per fitted layer; shape and scale are shown separately, not as a product such as α-hat."""
     fitted = [
         p for p in layer_axis.place_analyzed_layers(report) if {"alpha", "log_spectral_norm"} <= p.layer.metrics.keys()
     ]
@@ -26,7 +26,7 @@ def data(report: Report) -> Picture:
     alphas = [_coordinates(p.layer)[1] for p in fitted]
     return Picture(
         "shape_scale",
-        "Shape against scale",
+        "Shape (α) against scale (λmax)",
         plural(len(fitted), "layer"),
         Axis("log₁₀ of the largest 1/λ" if report.settings.inverse else "log₁₀ λmax, scale (λmax in W²)"),
         (Axis("α, shape", "log" if max(alphas, default=1.0) > 4 * limits.under_trained else "linear"),),

@@ -1,4 +1,4 @@
-"""The empirical spectral density of a layer, and the laws that are drawn over it, on any axis."""
+"""Marks of a layer's empirical spectral density and of the fitted laws, for linear and logarithmic axes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 MAX_BINS = 60
 CURVE_POINTS = 48  # points of a curve
-MIN_DRAWN_EIGENVALUE = 1e-150  # of an eigenvalue that is drawn
-MAX_RATIO_TO_MEDIAN = 1e3
-MAX_DRAWN_SPIKES = 40  # that are drawn one by one
+MIN_DRAWN_EIGENVALUE = 1e-150  # smaller eigenvalues are too close to the limits of floating point
+MAX_RATIO_TO_MEDIAN = 1e3  # bins of log λ start at the median divided by this
+MAX_DRAWN_SPIKES = 40  # isolated large eigenvalues drawn as ticks
 
 
 def density_axes(report: Report, *, log: bool) -> tuple[Axis, Axis]:
-    """(x, y): eigenvalues and their density, with their units; of 1/λ where the spectra are inverse."""
+    """Return the axes for eigenvalues (1/λ for inverse spectra) and their density, with units."""
     scale = "log" if log else "linear"
     if report.settings.inverse:
         return Axis("1/λ, eigenvalue of (WᵀW)⁻¹ (1/W²)", scale), Axis("density (W²)", scale)
@@ -34,14 +34,15 @@ def density_axes(report: Report, *, log: bool) -> tuple[Axis, Axis]:
 
 
 def bin_count(count: int) -> int:
-    """Bins for a spectrum of so many eigenvalues: 2√n, at least 8 and at most 60."""
+    """Return the number of bins for ``count`` eigenvalues: 2√n, at least 8 and at most 60."""
     return max(8, min(MAX_BINS, round(2 * math.sqrt(count))))
 
 
 def bin_edges(values: Floats, *, log: bool, high: float | None = None) -> Floats:
-    """Equal bins of λ or of log λ, up to the largest value or to ``high``; of log λ from a ``FAR``-th of the median on.
+    """Return equal bins of λ or log λ, up to the largest value or ``high``.
 
-    Near zero a spectrum has a few eigenvalues in many powers of ten, beside which its tail would be a sliver.
+    Bins of log λ start at the median divided by ``MAX_RATIO_TO_MEDIAN``. Otherwise a few eigenvalues near zero, spread
+    over many powers of ten, would compress the tail into a sliver of the plot.
     """
     low, top = (
         max(float(values[0]), float(np.median(values)) / MAX_RATIO_TO_MEDIAN),
@@ -54,21 +55,21 @@ def bin_edges(values: Floats, *, log: bool, high: float | None = None) -> Floats
 
 
 def bin_densities(values: Floats, edges: Floats, total: int) -> Numbers:
-    """Share of ``total`` values per unit of λ in each bin; the ends count as inside."""
+    """Return the share of ``total`` values per unit of λ in each bin; both ends are inclusive."""
     inside = np.clip(values, edges[0], edges[-1]) if len(values) else values
     counts, _ = np.histogram(inside[(values >= edges[0] * (1 - 1e-9)) & (values <= edges[-1] * (1 + 1e-9))], bins=edges)
     return to_floats(counts / (max(total, 1) * np.diff(edges)))
 
 
 def histogram(spectrum: Spectrum, edges: Floats) -> Steps:
-    """The density of the eigenvalues above zero."""
+    """Return the density of the nonzero eigenvalues."""
     live = spectrum.live
     label = f"eigenvalues ({len(live):,})"
     return Steps(tone="ink", label=label, edges=to_floats(edges), heights=bin_densities(live, edges, len(live)))
 
 
 def tail_line(fit: Fit, total: int, high: float | None = None) -> Line:
-    """The fitted power law, p(λ) = (n_tail / total)·(α−1)/xmin·(λ/xmin)^−α from xmin to the largest λ fitted."""
+    """Return the fitted power law p(λ) = (n_tail / total)·(α−1)/xmin·(λ/xmin)^−α, from xmin to the largest fitted λ."""
     p = fit.params
     top = min(p.get("xmax", math.inf), math.inf if high is None else high)
     x = np.geomspace(p["xmin"], max(top, p["xmin"] * 1.0001), CURVE_POINTS)
@@ -78,30 +79,30 @@ def tail_line(fit: Fit, total: int, high: float | None = None) -> Line:
 
 
 def tail_start_rule(fit: Fit) -> Rule:
-    """Where the tail begins."""
+    """Return a line at xmin, the start of the tail."""
     return Rule(tone="fit", label=f"xmin = {fit.params['xmin']:.3g}", at=fit.params["xmin"])
 
 
 def bulk_line(spectrum: Spectrum, fit: Fit) -> Line:
-    """The Marchenko–Pastur density of the bulk, scaled to the share of eigenvalues that are no spikes."""
+    """Return the Marchenko–Pastur density of the bulk, scaled to the share of eigenvalues that are not spikes."""
     p, live = fit.params, spectrum.live
     m = max(2, round(len(live) / spectrum.k))
     low, high = p["bulk_min"], p["bulk_max"]
     x = low + (high - low) * (1 - np.cos(np.linspace(0.02, math.pi - 0.02, CURVE_POINTS))) / 2
     share = (len(live) - p["spikes"]) / len(live)
     y = share * mp_density(x, spectrum.n, m, p["sigma"])
-    what = "Marchenko–Pastur bulk" if fits_bulk(fit) else "Marchenko–Pastur law, which does not fit"
+    what = "Marchenko–Pastur bulk" if fits_bulk(fit) else "Marchenko–Pastur law (poor fit)"
     label = f"{what}: σ = {p['sigma']:.3g}, KS = {p['ks']:.2f}"
     return Line(tone="bulk", label=label, x=to_floats(x), y=to_floats(y), dashed=True)
 
 
 def fits_bulk(fit: Fit) -> bool:
-    """Is the bulk near enough to the law to speak of spikes beyond it? As near as the phases ask."""
+    """Return whether the bulk fits well enough to count spikes beyond it, by the same limit as the phases."""
     return fit.params["ks"] <= MAX_BULK_KS
 
 
 def spike_points(spectrum: Spectrum, fit: Fit, height: float, high: float | None = None) -> Points | None:
-    """Eigenvalues beyond the random bulk, as ticks at ``height``; none where no bulk fits."""
+    """Return the eigenvalues beyond the random bulk as ticks at ``height``, or None if no bulk fits."""
     if not fits_bulk(fit):
         return None
     count = int(fit.params["spikes"])
@@ -122,36 +123,36 @@ def spike_points(spectrum: Spectrum, fit: Fit, height: float, high: float | None
 
 
 def describe_sizes(layer: LayerReport, spectrum: Spectrum) -> str:
-    """Sizes of the matrices, and how many eigenvalues they have."""
+    """Return the matrix shape and the number of eigenvalues."""
     pooled = f" × {spectrum.k}" if spectrum.k > 1 else ""
     return f"{spectrum.n} × {spectrum.m}{pooled}, {plural(len(spectrum.evals), 'eigenvalue')}"
 
 
 def why_no_spectrum(layer: LayerReport) -> str:
-    """Why a layer has no spectrum to draw."""
+    """Return the reason why a layer has no spectrum to draw, or ""."""
     if layer.skipped:
-        return f"not analysed: {layer.skipped}"
+        return f"not analyzed: {layer.skipped}"
     if layer.spectrum is None:
-        return "the report was kept without spectra (JSON leaves them out; --save keeps them)"
+        return "the report was stored without spectra (JSON leaves them out; --save keeps them)"
     live = layer.spectrum.live
     if not len(live):
         return "all eigenvalues are zero"
     if not MIN_DRAWN_EIGENVALUE < live[0] <= live[-1] < 1 / MIN_DRAWN_EIGENVALUE:
-        return f"eigenvalues from {live[0]:.3g} to {live[-1]:.3g}: too near the limits of floating point to be drawn"
+        return f"eigenvalues from {live[0]:.3g} to {live[-1]:.3g} are too close to the limits of floating point to draw"
     return ""
 
 
 def describe_omissions(layer: LayerReport, spectrum: Spectrum, low: float = 0.0) -> list[str]:
-    """What the picture leaves out, below ``low`` too, and which fits are missing."""
+    """Return notes on eigenvalues that are not shown (zeros and those below ``low``) and on missing fits."""
     remarks = []
     below = int((spectrum.live < low * (1 - 1e-9)).sum())
     if below:
         least = float(spectrum.live[0])
-        remarks.append(f"{plural(below, 'eigenvalue')} from {least:.2g} to {low:.2g} below the axis")
+        remarks.append(f"not shown: {plural(below, 'eigenvalue')} from {least:.2g} to {low:.2g}, below the axis")
     zero = len(spectrum.evals) - len(spectrum.live)
     if zero:
-        remarks.append(f"{plural(zero, 'eigenvalue')} of zero left out")
-    for family, what in (("power_law", "no tail"), ("marchenko_pastur", "no bulk")):
+        remarks.append(f"not shown: {plural(zero, 'eigenvalue')} equal to zero")
+    for family, what in (("power_law", "no power-law fit"), ("marchenko_pastur", "no Marchenko–Pastur fit")):
         fit = layer.parts["weight"].fits.get(family)
         if fit is not None and not fit.ok:
             remarks.append(f"{what}: {fit.reason}")

@@ -1,6 +1,6 @@
 "use strict";
-// The browser's pen: draws any picture (views/plots/_marks.py) as SVG. Words become text nodes, never markup;
-// colours are classes, so that light, dark and print are the style sheet's affair.
+// Draw any picture (views/plots/marks.py) as SVG in the browser. Text becomes text nodes, never markup.
+// Colors are CSS classes, so the style sheet handles light, dark and print.
 
 const SVG = "http://www.w3.org/2000/svg";
 const FONT = 6.1; // width of a character of a tick label
@@ -16,7 +16,7 @@ function node(space, name, attributes, children) {
 }
 const svg = (name, attributes, ...children) => node(SVG, name, attributes, children);
 const html = (name, attributes, ...children) => node("", name, attributes, children);
-const fixed = (value) => Math.round(Math.max(-1e5, Math.min(1e5, value)) * 10) / 10; // what is off the axes stays off
+const fixed = (value) => Math.round(Math.max(-1e5, Math.min(1e5, value)) * 10) / 10; // clamped values stay outside the axes
 const finite = (values) => values.filter((v) => v !== null && v !== undefined && Math.abs(v) < 1e200);
 
 function tick(value) {
@@ -28,7 +28,7 @@ function tick(value) {
   return Number(mantissa) === 1 ? power : (Number(mantissa) + "×" + power).replace(/^-/, "−");
 }
 
-// The end of a name that fits: it tells most.
+// Shorten a name to its end, the most specific part.
 function tailed(name, width) {
   const room = Math.max(4, Math.floor(width / FONT + 0.01));
   return name.length > room ? "…" + name.slice(1 - room) : name;
@@ -67,7 +67,7 @@ function scale(axis, values) {
   return { low, high, log, category, at: log ? Math.log : (v) => v };
 }
 
-// Values of one axis that a mark occupies.
+// Return the values that a mark occupies on one axis.
 function extent(mark, side) {
   if (mark.kind === "steps") return side === "x" ? mark.edges : mark.heights;
   if (mark.kind === "rule") return (mark.along || "y") === side ? [] : [mark.at];
@@ -93,7 +93,7 @@ const SHAPES = {
 const outline = (mark) => "steps pattern" + (mark.pattern || 0);
 const dots = (mark) => "points" + (mark.hollow ? " hollow" : "") + (mark.grave ? " grave" : "");
 
-// The colour of a share of the scale, red green blue; what lies beyond an end has its colour.
+// Return the RGB color for a share of the color scale; values beyond an end get the color of that end.
 function cividis(share) {
   const at = Math.min(1, Math.max(0, share)) * (CIVIDIS.length - 1), k = Math.min(CIVIDIS.length - 2, Math.floor(at));
   return CIVIDIS[k].map((c, n) => Math.round(c + (CIVIDIS[k + 1][n] - c) * (at - k)));
@@ -164,7 +164,7 @@ const PENS = {
     }
     quads.sort((a, b) => b[0] - a[0]);
     const floor = svg("path", { class: "floor", d: shape([[-0.6, -0.6], [0.6, -0.6], [0.6, 0.6], [-0.6, 0.6]].map(([x, y]) => seen(x, y, 0))) });
-    const near = [Math.cos(turn), Math.sin(turn)].map((side) => (side < 0 ? 0.7 : -0.7)); // the edges in front
+    const near = [Math.cos(turn), Math.sin(turn)].map((side) => (side < 0 ? 0.7 : -0.7)); // the front edges
     const words = [[0, near[0]], [near[1], 0]].map(([x, y], k) => {
       const [px, py] = seen(x, y, 0);
       return svg("text", { class: "label middle", x: fixed(px), y: fixed(py + 10) }, mark.names[k]);
@@ -177,9 +177,9 @@ const PENS = {
       const least = mark.least || 0, share = value === null ? 0 : (value - least) / (mark.most - least || 1), rgb = cividis(share);
       const x = fixed(X(j) - width / 2), y = fixed(Y(i) - height / 2);
       const cell = svg("rect", { x, y, width: fixed(width), height: fixed(height), ...(value === null ? { class: "none" } : { fill: `rgb(${rgb})` }) });
-      const told = value === null ? "–" : value.toFixed(2);
+      const shown = value === null ? "–" : value.toFixed(2);
       const ink = value === null ? "tick" : share > 0.5 ? "dark" : "light";
-      return row.length > 12 ? [cell] : [cell, svg("text", { class: "cell " + ink, x: fixed(X(j)), y: fixed(Y(i) + 4) }, told)];
+      return row.length > 12 ? [cell] : [cell, svg("text", { class: "cell " + ink, x: fixed(X(j)), y: fixed(Y(i) + 4) }, shown)];
     }));
   },
 };
@@ -211,8 +211,8 @@ function panel(root, picture, axis, marks, box, last) {
     if (!turned) grid.append(svg("path", { d: `M${fixed(X(v))} ${box.top}v${box.height}` }));
     if (!last) continue;
     const x = fixed(X(v)), y = box.top + box.height + 14, name = box.x.category ? picture.x.ticks[v] : tick(v);
-    const told = box.slanted ? tailed(name, x / 0.79) : name;
-    words.append(svg("text", box.slanted ? { class: "tick end", transform: `translate(${x + 4} ${y - 2}) rotate(-38)` } : { class: "tick middle", x, y }, told));
+    const shown = box.slanted ? tailed(name, x / 0.79) : name;
+    words.append(svg("text", box.slanted ? { class: "tick end", transform: `translate(${x + 4} ${y - 2}) rotate(-38)` } : { class: "tick middle", x, y }, shown));
   }
   const clip = `clip${++clips}`;
   root.append(svg("clipPath", { id: clip }, svg("rect", { x: box.left - 4, y: box.top - 4, width: box.width + 8, height: box.height + 8 })));
@@ -254,7 +254,7 @@ function draw(picture, width, least) {
   return { root, spots };
 }
 
-// A figure: caption, legend, drawing, notes. `open(row)` is called where a point that stands for a layer is clicked.
+// Create a figure: caption, legend, drawing, notes. Clicking a point of a layer calls `open(row)`.
 function chart(picture, open, tall = 230) {
   const title = html("strong", {}, picture.title), about = html("span", { class: "about" }, picture.about);
   const figure = html("figure", { class: "picture", "data-name": picture.name }, html("figcaption", {}, title, about));
@@ -262,7 +262,7 @@ function chart(picture, open, tall = 230) {
     figure.append(html("p", { class: "empty" }, picture.empty));
     return figure;
   }
-  const scaled = (mark) => ["cells", "field", "surface"].includes(mark.kind); // it has a scale of colours, not one
+  const scaled = (mark) => ["cells", "field", "surface"].includes(mark.kind); // drawn with a color scale, not a single color
   const entries = picture.marks.filter((mark) => mark.label && !scaled(mark));
   if (entries.length) {
     figure.append(html("ul", { class: "legend" }, ...entries.map((mark) => html("li", {}, swatch(mark), mark.label))));
@@ -271,7 +271,7 @@ function chart(picture, open, tall = 230) {
   figure.append(room);
   const short = (value) => Number(value.toPrecision(3));
   const scales = picture.marks.filter((mark) => scaled(mark) && mark.label).map((mark) => (
-    mark.kind !== "cells" ? `${mark.label}: dark ${short(mark.least || 0)}, light ${short(mark.most)}${mark.log ? ", logarithmic" : ""}` : mark.label));
+    mark.kind !== "cells" ? `${mark.label}: ${short(mark.least || 0)} (dark) to ${short(mark.most)} (light)${mark.log ? ", logarithmic scale" : ""}` : mark.label));
   for (const note of [...scales, ...(picture.notes || [])]) figure.append(html("p", { class: "note" }, note));
   let spots = [], before = 0;
   const nearest = (event) => {
@@ -298,10 +298,10 @@ function chart(picture, open, tall = 230) {
     const spot = nearest(event);
     if (spot && spot.row !== undefined) open(spot.row);
   });
-  const said = `${picture.title}${picture.of ? " of " + picture.of : ""}; ${picture.about}. ${entries.map((mark) => mark.label).join("; ")}`;
+  const description = `${picture.title}${picture.of ? " of " + picture.of : ""}; ${picture.about}. ${entries.map((mark) => mark.label).join("; ")}`;
   const redraw = () => {
     const drawn = draw(picture, before, tall);
-    drawn.root.setAttribute("aria-label", said);
+    drawn.root.setAttribute("aria-label", description);
     spots = drawn.spots;
     room.replaceChildren(drawn.root, tip);
   };
@@ -316,7 +316,7 @@ function chart(picture, open, tall = 230) {
   return figure;
 }
 
-// A surface is turned by dragging it, or by the arrows when it has the focus.
+// Rotate a surface by dragging it, or with the arrow keys while it has the focus.
 function turning(mark, room, redraw, figure) {
   const turn = (across, up) => {
     mark.turn = (mark.turn ?? 35) + across;
@@ -327,7 +327,7 @@ function turning(mark, room, redraw, figure) {
   room.classList.add("solid");
   room.setAttribute("tabindex", "0");
   room.setAttribute("role", "application");
-  room.setAttribute("aria-label", "Surface: turn it with the arrow keys");
+  room.setAttribute("aria-label", "Surface plot: rotate it with the arrow keys");
   room.addEventListener("pointerdown", (event) => { held = [event.clientX, event.clientY]; room.setPointerCapture(event.pointerId); });
   room.addEventListener("pointermove", (event) => {
     if (!held) return;
@@ -341,5 +341,5 @@ function turning(mark, room, redraw, figure) {
     event.preventDefault();
     turn(...step);
   });
-  figure.append(html("p", { class: "note" }, "Drag it to turn it, or use the arrow keys."));
+  figure.append(html("p", { class: "note" }, "Drag the surface to rotate it, or use the arrow keys."));
 }

@@ -1,5 +1,5 @@
 "use strict";
-// The page: its data, the table (sort, filter, search, open), links between findings and layers, the theme.
+// Page behavior: data loading, the table (sort, filter, search, open), links between findings and layers, the theme.
 
 const table = document.querySelector("#layers table"), body = table && table.tBodies[0];
 const rows = body ? [...body.rows] : [];
@@ -8,7 +8,7 @@ let lines = [], terms = null;
 
 const broken = (error) => {
   for (const place of document.querySelectorAll("[data-charts]")) {
-    place.replaceChildren(html("p", { class: "empty" }, "The pictures could not be unpacked by this browser (" + error.message + "); the table and the findings are complete."));
+    place.replaceChildren(html("p", { class: "empty" }, "This browser could not unpack the plots (" + error.message + "). The table and the findings are complete."));
   }
 };
 
@@ -31,17 +31,17 @@ const ready = unpacked().then((found) => {
   }
 }).catch(broken);
 
-// One chart at a time, chosen by its step.
+// Show one chart at a time, chosen by its training step.
 function slider(place, steps, tall) {
   const range = html("input", { type: "range", id: "step", min: "0", max: String(steps.length - 1), value: String(steps.length - 1) });
-  const said = html("output", { for: "step" }), room = html("div", { class: "charts wide" });
+  const output = html("output", { for: "step" }), holder = html("div", { class: "charts wide" });
   const show = () => {
-    const { step, told, picture } = steps[Number(range.value)];
-    said.textContent = `step ${step}${told ? ": " + told : ""}`;
-    room.replaceChildren(chart(picture, open, tall));
+    const { step, told: summary, picture } = steps[Number(range.value)];
+    output.textContent = `step ${step}${summary ? ": " + summary : ""}`;
+    holder.replaceChildren(chart(picture, open, tall));
   };
   range.addEventListener("input", show);
-  place.append(html("p", { class: "slider" }, html("label", { for: "step" }, "Step "), range, said), room);
+  place.append(html("p", { class: "slider" }, html("label", { for: "step" }, "Step "), range, output), holder);
   show();
 }
 
@@ -53,11 +53,11 @@ function metrics(layer) {
     const term = Object.hasOwn(terms.metrics, name) ? terms.metrics[name] : { unit: "", what: "" };
     known.append(html("div", {}, html("dt", { title: term.what }, name), html("dd", {}, typeof value === "number" ? tick(value) : value, html("span", { class: "unit" }, term.unit))));
   }
-  const parts = [html("h3", {}, "Every number"), known];
+  const parts = [html("h3", {}, "All metrics"), known];
   const absent = Object.entries(layer.absent || {});
   if (absent.length) {
     const list = html("ul", {}, ...absent.map(([reason, names]) => html("li", {}, names.join(", ") + ": " + terms.reasons[reason])));
-    parts.push(html("details", {}, html("summary", {}, "What is not there, and why"), list));
+    parts.push(html("details", {}, html("summary", {}, "Metrics without a value, with the reason"), list));
   }
   return layer.metrics ? parts : [];
 }
@@ -114,7 +114,7 @@ function sort(head) {
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const order = rows.map((row) => [key(row, column), row]).sort(([a], [b]) => {
     if (a === b) return 0;
-    if (a === null || a === "") return 1; // what is absent stays at the end, whichever way is up
+    if (a === null || a === "") return 1; // absent values stay at the end in both directions
     if (b === null || b === "") return -1;
     return sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   });
@@ -175,7 +175,7 @@ function follow() {
   if (named && named.matches("details")) named.open = true;
 }
 addEventListener("hashchange", follow);
-document.addEventListener("click", (event) => { // the same link again changes no hash
+document.addEventListener("click", (event) => { // clicking the same link again does not change the hash
   const link = event.target.closest('a[href^="#"]');
   if (link && link.getAttribute("href") === location.hash) follow();
 });

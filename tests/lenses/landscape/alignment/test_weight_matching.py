@@ -136,5 +136,5 @@ def test_what_is_wrong_is_said() -> None:
     net, x = mlp([8, 6, 3]), torch.randn(4, 8)
     with pytest.raises(UnknownName, match="weights"):
         layerscope.align(net, net, net, x, method="weight")
-    with pytest.raises(UsageError, match="not of one kind"):
+    with pytest.raises(UsageError, match="must have the same architecture"):
         layerscope.align(net, net, mlp([8, 7, 3]), x)

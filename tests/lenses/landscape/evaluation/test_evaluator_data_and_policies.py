@@ -235,11 +235,11 @@ def test_narrow_wrapped_and_unfinished_models() -> None:
     with torch.no_grad():
         nan.fc.weight[0, 0] = float("nan")
     for call, said in (
-        (lambda: layerscope.TorchEvaluator(mixed, (x, y)), "several types"),
+        (lambda: layerscope.TorchEvaluator(mixed, (x, y)), "several dtypes"),
         (lambda: layerscope.TorchEvaluator(nn.Sequential(nn.LazyLinear(3)), (x, y)), "no shape yet"),
         (lambda: layerscope.TorchEvaluator(Linear(0), [(x, y), (x[:, :5], y)]), "putting the batches together"),
-        (lambda: layerscope.trajectory([nan, nan, nan]), "not finite"),
-        (lambda: layerscope.align(nan, nan, nan, x), "not finite"),
+        (lambda: layerscope.trajectory([nan, nan, nan]), "checkpoint 0 contains NaN"),
+        (lambda: layerscope.align(nan, nan, nan, x), "model A contains NaN"),
         (lambda: layerscope.sharpness(nan, layerscope.TorchEvaluator(nan, (x, y))), "not finite"),
         (lambda: layerscope.line(nan, nan, lambda w: {"loss": 1.0}, points=5.0), "points must be"),
         (lambda: layerscope.plane(nan, nan, nan, lambda w: {"loss": 1.0}, u=(0, 1, 10**12)), "at most"),
@@ -251,5 +251,5 @@ def test_narrow_wrapped_and_unfinished_models() -> None:
 def test_calibration_is_told_for_what_it_is() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
     x, y = torch.randn(30, 3, 6, 6), torch.randint(3, (30,))
-    assert layerscope.TorchEvaluator(net, (x, y)).about["calibration"] == "30 of the data themselves"
+    assert layerscope.TorchEvaluator(net, (x, y)).about["calibration"] == "30 of the evaluation examples"
     assert layerscope.TorchEvaluator(net, (x, y), calibrate=x[:20].clone()).about["calibration"] == "20"

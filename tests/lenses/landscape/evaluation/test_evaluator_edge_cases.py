@@ -199,7 +199,7 @@ def test_what_the_run_did_not_meet_is_not_permuted_away() -> None:
     torch.manual_seed(0)
     net, x = Routed(), X[X[:, 0] < 1.4]
     groups = trace_groups(net, x[:4])
-    assert all("was not met" in group.fixed for group in groups if group.units == 8)
+    assert all("was not used" in group.fixed for group in groups if group.units == 8)
     found = layerscope.align(net, net, Routed(), x)
     assert found.groups == 0
 
@@ -279,23 +279,23 @@ def test_wrapped_and_tied_models_are_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X.numpy()), "x is a torch tensor"),
-        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X[:0]), "a few inputs"),
+        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X.numpy()), "x is of type ndarray: pass a torch tensor"),
+        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X[:0]), "at least one example"),
         (lambda: layerscope.align(mlp(), mlp(), mlp(1), X, restarts=-1), "restarts"),
-        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X, groups={"0.weight": 0}), "groups is a list"),
-        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X, groups=[{"0.weight": "0"}]), "no such axis"),
-        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), batch=-5), "batch must be"),
-        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), batch=2.5), "batch must be"),
-        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), calibrate=X[:0]), "no calibration"),
-        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), examples=True), "examples must be"),
-        (lambda: layerscope.line(mlp(), mlp(1), lambda w: {"loss": 1.0}, span=(0, 1, 2)), "span must ascend"),
+        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X, groups={"0.weight": 0}), "pass a list of mappings"),
+        (lambda: layerscope.align(mlp(), mlp(), mlp(1), X, groups=[{"0.weight": "0"}]), "with an axis '0'"),
+        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), batch=-5), "batch size must be"),
+        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), batch=2.5), "batch size must be"),
+        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), calibrate=X[:0]), "calibrate= is empty"),
+        (lambda: layerscope.TorchEvaluator(mlp(), (X, Y), examples=True), "examples=True: it must be"),
+        (lambda: layerscope.line(mlp(), mlp(1), lambda w: {"loss": 1.0}, span=(0, 1, 2)), "pass two numbers"),
         (lambda: layerscope.plane(mlp(), mlp(1), mlp(2), lambda w: {"loss": 1.0}, u=(0, 1)), "first, last, points"),
         (lambda: layerscope.plane(mlp(), mlp(1), mlp(2), lambda w: {"loss": 1.0}, u=3), "first, last, points"),
-        (lambda: layerscope.trajectory([mlp(k) for k in range(3)], names=["a"]), "3 checkpoints and 1 names"),
-        (lambda: layerscope.basins([mlp(), mlp(1)], lambda w: 1 / 0), "could not be evaluated: ZeroDivisionError"),
+        (lambda: layerscope.trajectory([mlp(k) for k in range(3)], names=["a"]), "1 names for 3 checkpoints"),
+        (lambda: layerscope.basins([mlp(), mlp(1)], lambda w: 1 / 0), "failed: ZeroDivisionError"),
         (lambda: layerscope.basins([mlp(), mlp(1)], lambda w: {"loss": 1.0}, tolerance=math.nan), "tolerance"),
-        (lambda: layerscope.distances({1: mlp(), "1": mlp(1)}), "two models are called '1'"),
-        (lambda: layerscope.TorchEvaluator(nn.Sequential(mlp(), Random()), (X, Y)), "random in evaluation mode"),
+        (lambda: layerscope.distances({1: mlp(), "1": mlp(1)}), r"differ as text; two of \[1, '1'\] do not"),
+        (lambda: layerscope.TorchEvaluator(nn.Sequential(mlp(), Random()), (X, Y)), "same inputs differ"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_told_in_a_line(call: Any, said: str) -> None:

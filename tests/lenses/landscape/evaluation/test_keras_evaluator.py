@@ -74,10 +74,10 @@ def test_statistics_are_recomputed(data: Any) -> None:
 def test_what_is_wrong_is_said(data: Any) -> None:
     a, (x, y) = make(1), data
     for call, said in (
-        (lambda: layerscope.KerasEvaluator(a, data, bn="mixed"), "no policy"),
+        (lambda: layerscope.KerasEvaluator(a, data, bn="mixed"), "no batch-norm policy"),
         (lambda: layerscope.KerasEvaluator(a, data, "nll"), "no loss"),
-        (lambda: layerscope.KerasEvaluator(a, (x, y[:5])), "as many"),
-        (lambda: layerscope.KerasEvaluator(a, (x, y + 9))(a), "labels from 9"),
+        (lambda: layerscope.KerasEvaluator(a, (x, y[:5])), "same number of examples"),
+        (lambda: layerscope.KerasEvaluator(a, (x, y + 9))(a), "labels range from 9"),
         (lambda: layerscope.KerasEvaluator(a, (x[:, :2], y))(a), "the model"),
     ):
         with pytest.raises(LayerscopeError, match=said):
@@ -125,7 +125,7 @@ def test_basins_of_keras_models(data: Any) -> None:
     assert found.functions["disagreement"][0, 2] == 0  # it is the first one in another order
     assert found.functions["js"][0, 2] == pytest.approx(0, abs=1e-6) != found.functions["js"][0, 1]
     assert found.about.get("not aligned") == (
-        "without groups= only PyTorch models are" if len(found.clusters) > 1 else None
+        "only PyTorch models can be aligned without groups=" if len(found.clusters) > 1 else None
     )
 
 
@@ -160,16 +160,16 @@ def test_basins_align_keras_models_by_declared_groups(data: Any) -> None:
     how: Any = {"points": 5, "tolerance": 1e-6}
     plain = layerscope.basins({"A": a, "B": b}, evaluate, **how)
     assert len(plain.clusters) == 2
-    assert plain.about["not aligned"] == "without groups= only PyTorch models are"
+    assert plain.about["not aligned"] == "only PyTorch models can be aligned without groups="
     found = layerscope.basins({"A": a, "B": b}, evaluate, groups=groups, **how)
     assert found.aligned == (("A", "B"),)
     assert found.barriers["aligned"][0, 1] == pytest.approx(0, abs=1e-6)
     half = layerscope.basins({"A": a, "B": b}, evaluate, groups=groups[:1], **how)
     assert half.barriers["aligned"][0, 1] > 1e-3  # units of one layer alone
     wrong = layerscope.basins({"A": a, "B": b}, evaluate, groups=[{names[0]: 1}], **how)
-    assert "the groups are not all" in wrong.about["not aligned"]
+    assert "add the missing axes to groups=" in wrong.about["not aligned"]
     moved = layerscope.align(None, a, b, groups=groups)
     assert moved.after == 0
-    assert "output not compared" in repr(moved)
+    assert "output not checked" in repr(moved)
     with pytest.raises(LayerscopeError, match="needs groups="):
         layerscope.align(None, a, b)

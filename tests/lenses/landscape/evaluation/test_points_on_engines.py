@@ -74,7 +74,7 @@ def test_holes_are_kept_and_a_store_is_filled(engine: str, tmp_path: Path) -> No
 
 def test_what_cannot_travel_is_said_before_anything_runs() -> None:
     points = [{"w": np.array([1.0])}, {"w": np.array([2.0])}]
-    with pytest.raises(UsageError, match="cannot travel to other processes"):
+    with pytest.raises(UsageError, match="cannot be pickled"):
         layerscope.line(*points, lambda w: {"loss": 1.0}, engine="processes")
     with pytest.raises(UnknownName, match="did you mean 'threads'"):
         layerscope.line(*points, bowl, engine="thread")

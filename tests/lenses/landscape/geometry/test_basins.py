@@ -55,7 +55,7 @@ def test_warm_starts_share_a_mountain_and_others_do_not(models: Any, evaluate: A
     assert raw[0, 1] < mixed[0, 1]  # statistics are part of a barrier
     assert found.barriers["aligned"][0, 1] < 0.4 * raw[0, 1]
     assert {"LS301", "LS302"} <= {finding.code for finding in found.findings}
-    assert "on one mountain: warm 1, warm 2" in repr(found)
+    assert "Three basins: {warm 1, warm 2}, {one} and {two}." in repr(found)
     straight = layerscope.line(models["one"], models["two"], evaluate, points=11).barrier().value
     assert raw[0, 1] == pytest.approx(straight)
     assert found.mean["accuracy"] < 0.97

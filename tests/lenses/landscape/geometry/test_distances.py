@@ -90,7 +90,7 @@ def test_models_of_other_kinds_are_refused_with_their_differences() -> None:
     assert set(some.unlike) == {"x.weight", "z.weight"}
     with pytest.raises(UsageError, match="two models or more"):
         layerscope.distances([a])
-    with pytest.raises(UsageError, match="leaves no tensor"):
+    with pytest.raises(UsageError, match="matches no tensor"):
         layerscope.distances({"A": a, "B": a}, select="q*")
     with pytest.raises(UsageError, match="y.weight of B has values that are not finite"):
         layerscope.distances({"A": a, "B": {**a, "y.weight": np.full((2, 2), np.nan)}})

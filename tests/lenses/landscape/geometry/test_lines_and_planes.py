@@ -162,7 +162,7 @@ def test_variances_below_zero_are_counted(data: Any) -> None:
     evaluate = layerscope.TorchEvaluator(a, data, bn="interpolate")
     line = layerscope.line(a, b, evaluate, span=(-1, 2), points=7)
     assert line.clamped > 0
-    assert "variances below zero" in repr(line)
+    assert "negative batch-norm variances" in repr(line)
 
 
 def test_holes_are_holes_and_the_rest_is_kept(data: Any) -> None:
@@ -171,7 +171,7 @@ def test_holes_are_holes_and_the_rest_is_kept(data: Any) -> None:
         b[1].weight[0, 0] = math.nan
     evaluate = layerscope.TorchEvaluator(a, data)
     line = layerscope.line(a, b, evaluate, points=5)
-    assert line.holes == {"not finite: 1.weight of B is not": 4}
+    assert line.holes == {"not finite (because of 1.weight of B)": 4}
     assert np.isfinite(line.metrics["loss"]).tolist() == [True, False, False, False, False]
     assert math.isnan(line.metrics["accuracy"][2])
     assert math.isnan(line.barrier().value)
@@ -212,7 +212,7 @@ def test_an_interrupted_plane_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match="holds another grid"):
         layerscope.plane(a, c, b, bowl, **how)
     (tmp_path / "grid.zip").write_bytes(b"junk")
-    with pytest.raises(Unreadable, match="no stored grid"):
+    with pytest.raises(Unreadable, match="not a file of stored grid points"):
         layerscope.plane(a, b, c, bowl, **how)
 
 
@@ -221,18 +221,18 @@ def test_what_is_wrong_is_said(data: Any) -> None:
     evaluate = layerscope.TorchEvaluator(a, data)
     wider = nn.Sequential(nn.Flatten(), nn.Linear(16, 21), nn.ReLU(), nn.Linear(21, 4))
     for call, said in (
-        (lambda: layerscope.line(a, wider, evaluate), r"not of one kind: .*1.bias \(20,\) and \(21,\)"),
+        (lambda: layerscope.line(a, wider, evaluate), r"same architecture.*1.bias \(shape \(20,\) and \(21,\)\)"),
         (lambda: layerscope.line(a, b, evaluate, points=1), "between 2 and"),
         (lambda: layerscope.line(a, b, evaluate, points=10**6), "between 2 and"),
-        (lambda: layerscope.line(a, b, evaluate, span=(1, 0)), "ascend"),
-        (lambda: layerscope.plane(a, b, b, evaluate, u=(0, 1, 1000), v=(0, 1, 1000)), "1,000,000 evaluations"),
-        (lambda: layerscope.plane(a, b, b, evaluate, u=(0, 1, 0)), "at least two points"),
-        (lambda: layerscope.TorchEvaluator(a, data, bn="none"), "no policy of batch norms"),
+        (lambda: layerscope.line(a, b, evaluate, span=(1, 0)), "first value must be smaller"),
+        (lambda: layerscope.plane(a, b, b, evaluate, u=(0, 1, 1000), v=(0, 1, 1000)), "1,000,000 points"),
+        (lambda: layerscope.plane(a, b, b, evaluate, u=(0, 1, 0)), "two or more points"),
+        (lambda: layerscope.TorchEvaluator(a, data, bn="none"), "no batch-norm policy"),
         (lambda: layerscope.TorchEvaluator(a, data, device="cuda:7"), "device 'cuda:7'"),
-        (lambda: layerscope.TorchEvaluator(a, []), "the data are"),
+        (lambda: layerscope.TorchEvaluator(a, []), "data is a list: pass"),
         (lambda: layerscope.TorchEvaluator(a, (data[0][:0], data[1][:0])), "0 examples"),
         (lambda: layerscope.TorchEvaluator(a, (data[0], data[1] + 9)), "labels from"),
-        (lambda: layerscope.line(a, b, lambda w: 3.0), "not metrics by name"),
+        (lambda: layerscope.line(a, b, lambda w: 3.0), "must return metrics by name"),
     ):
         with pytest.raises((UsageError, UnknownName), match=said):
             call()
@@ -258,7 +258,7 @@ def test_the_error_of_a_barrier_is_paired(data: Any) -> None:
     assert hill.value == pytest.approx(over.mean(), abs=1e-9)
     assert hill.error == pytest.approx(over.std(ddof=1) / math.sqrt(130))
     assert line.barrier(metric="accuracy").error is None
-    with pytest.raises(UsageError, match="barriers are"):
+    with pytest.raises(UsageError, match="kind must be one of"):
         line.barrier("tall")
 
 

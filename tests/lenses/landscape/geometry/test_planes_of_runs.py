@@ -41,7 +41,7 @@ def test_a_run_in_a_plane_is_drawn_as_it_is() -> None:
     assert np.linalg.norm(track.where[0]) == pytest.approx(math.sqrt(13))
     inside = [(found.u[0] <= u <= found.u[-1]) and (found.v[0] <= v <= found.v[-1]) for u, v in track.where]
     assert all(inside)
-    assert "explains" in repr(found)
+    assert "its two directions explain" in repr(found)
 
 
 def test_a_run_beside_the_plane_is_told_from_its_contour() -> None:
@@ -139,7 +139,7 @@ def test_ancestors_are_seen_and_strangers_too() -> None:
     relative = found.matrix("relative")
     norm = math.sqrt(sum(float(np.square(value).sum()) for value in one.values()))
     assert relative[0, 1] == pytest.approx(found.matrix()[0, 1] / norm)
-    assert "From the origin" in repr(found)
+    assert "l2 distance from the origin" in repr(found)
     with pytest.raises(UnknownName, match="distance"):
         layerscope.distances([one, other]).matrix("centred")
 

@@ -93,7 +93,7 @@ def test_a_barrier_lies_between_the_ends(data: Any) -> None:
         layerscope.basins([a, b], evaluate, points=2)
     line = layerscope.line(a, b, evaluate, points=2)
     assert math.isnan(line.barrier().value)
-    assert "loss barrier not known" in repr(line)
+    assert "loss barrier not measured" in repr(line)
 
 
 def bowl(weights: Any) -> dict[str, float]:
@@ -117,16 +117,19 @@ def test_advice_says_by_how_much_the_loss_rises() -> None:
     names = {"a": {"w": np.array([1.0, 0.0])}, "b": {"w": np.array([0.0, 1.0])}}
     found = layerscope.basins(names, bowl, points=5)
     (advice,) = found.advice()
-    assert advice.startswith(f"Average a and b: between them the loss rises by no more than {found.tolerance:.3g};")
+    assert advice.startswith(f"a and b can be averaged: no loss barrier exceeds {found.tolerance:.3g};")
     assert found.means["a", "b"]["loss"] == 0.5
-    assert "their mean has 0.5, the best of them 1." in advice
+    assert "the average has loss 0.5, the best single model 1." in advice
 
 
 @pytest.mark.parametrize(
     ("barriers", "wanted"),
     [
-        ({"aligned": 0.05}, "in 1 of 1 pairs with a barrier putting the units into one order takes"),
-        ({"aligned": 1.5, "repaired": 0.05}, "away only together with REPAIR"),
+        (
+            {"aligned": 0.05},
+            "removes most of the loss barrier in 1 of 1 pairs with a barrier; at most 0.05 is left (tolerance: 0.1)",
+        ),
+        ({"aligned": 1.5, "repaired": 0.05}, "Alignment and REPAIR together remove most of it in 1 of 1 pairs"),
         ({"aligned": 2.0, "repaired": 0.05}, ""),  # the order did nothing
     ],
 )
@@ -146,7 +149,7 @@ def test_advice_to_repair_where_order_alone_does_not_do(data: Any) -> None:
     }  # fmt: skip
     for name, value in joined.items():
         object.__setattr__(found, name, value)
-    assert found.advice()[0].startswith("Align and repair before averaging a and b:")
+    assert found.advice()[0].startswith("Align a and b and apply REPAIR before averaging:")
 
 
 def test_the_page_has_the_distances_of_its_rows() -> None:
@@ -154,7 +157,7 @@ def test_the_page_has_the_distances_of_its_rows() -> None:
     assert found.matrix("relative")[0, 1] == pytest.approx(math.sqrt(18) / 5)
     assert f"{math.sqrt(18) / 5:.4g}" in writing.render_page(found)
     assert f"{math.sqrt(18):.4g}" in writing.render_page(found)
-    assert "open one for the line" not in writing.render_page(found)
+    assert "Open a row to see the loss along the line" not in writing.render_page(found)
     assert found.to_dict()["from_origin"] == {}
 
 
@@ -163,9 +166,9 @@ def test_the_model_whose_weights_are_not_finite_is_named(data: Any) -> None:
     b[2].weight.data[0, 0] = math.nan
     evaluate = layerscope.TorchEvaluator(a, data)
     line = layerscope.line(a, b, evaluate, points=3, names=("one", "two"))
-    assert line.holes == {"not finite: 2.weight of two is not": 2}
+    assert line.holes == {"not finite (because of 2.weight of two)": 2}
     plane = layerscope.plane(a, b, c, evaluate, u=(0, 1, 2), v=(0, 1, 2), names=("one", "two", "three"))
-    assert plane.holes == {"not finite: 2.weight of two is not": 2}
+    assert plane.holes == {"not finite (because of 2.weight of two)": 2}
 
 
 def test_colours_of_a_loss_that_soars_are_those_of_logarithms(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_the_json_of_a_line_has_its_errors(data: Any) -> None:
 def test_curves_say_what_is_wrong(data: Any) -> None:
     a, b = mlp(0), mlp(1)
     evaluate = layerscope.TorchEvaluator(a, data)
-    for how, wanted in (({"lr": -1}, "lr must"), ({"batch": 0}, "batch must"), ({"points": 2}, "points must")):
+    for how, wanted in (({"lr": -1}, "lr=-1: "), ({"batch": 0}, "batch must"), ({"points": 2}, "points must")):
         with pytest.raises(UsageError, match=wanted):
             layerscope.connect(a, b, evaluate, data, **how)
     with pytest.raises(UsageError, match="TorchEvaluator"):

@@ -1,4 +1,4 @@
-"""Permutations of hidden units that leave a network's function as it is, and the one that fits another model best.
+"""Permutation alignment: reorder the hidden units of one model to match another without changing its function.
 
-Which units belong together is traced while a copy of the network runs once; nothing is known of architectures.
+The units that must move together are traced while a copy of the network runs once, so any architecture works.
 """

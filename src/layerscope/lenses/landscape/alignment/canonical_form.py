@@ -1,10 +1,10 @@
-"""One representative of all weights that compute the same but for scale: filters before a batch norm, and units between
-layers whose activations do not mind it, brought to length 1.
+"""Canonical form of a model's weights, with the scale symmetries removed.
 
-A filter that feeds a batch norm may be scaled as one likes, statistics being recomputed; a unit between two layers
-with nothing but ReLUs and pools between them may have its incoming weights divided and its outgoing ones multiplied.
-The norm's ε makes the former inexact, and nothing is done where the activation is not homogeneous (GELU, tanh).
-Source: Dinh et al., ICML 2017; Li et al., NeurIPS 2018.
+Two rescalings leave the function unchanged. A filter before a batch norm can have any scale, because the norm divides
+it out. A unit between two layers, with only ReLUs and pools in between, can have its incoming weights divided and its
+outgoing weights multiplied by the same factor. The canonical form scales all such filters and units to norm 1. The
+norm's ε makes the first rescaling inexact. Units with a non-homogeneous activation (GELU, tanh) are left unchanged.
+Sources: Dinh et al., ICML 2017; Li et al., NeurIPS 2018.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
 
-MAX_RELATIVE_CHANGE = 1e-2  # of the spread of the outputs: what the ε of norms may change
+MAX_RELATIVE_CHANGE = 1e-2  # output change, relative to the spread, that the ε of batch norms may cause
 
 
 def canonical(model: Any, weights: Any, x: Any, *, forward: Forward | None = None) -> dict[str, Array]:
-    """The same function with every such filter and unit at length 1; distances of two are then those of their shapes.
+    """Rescale weights to their canonical form, which computes the same function with every free scale set to norm 1.
 
-    :param model: a live module of the architecture, which is run once on ``x``.
-    :param weights: live, a file, or arrays by name.
-    :param forward: (model, x) → output, where it is not ``model(x)``.
+    :param model: a module of the architecture; a copy of it is run on ``x``.
+    :param weights: the weights to rescale: a live model, a file, or arrays by name.
+    :param x: a batch of inputs; the first few examples are used.
+    :param forward: function (model, x) → output, if calling ``model(x)`` is not enough.
+    :return: rescaled arrays by name.
     """
     model = unwrapped(model)
     scaled = {name: np.asarray(value).copy() for name, value in weights_of(weights).items()}
@@ -47,13 +49,13 @@ def canonical(model: Any, weights: Any, x: Any, *, forward: Forward | None = Non
         for rescale in rescalings:
             trial = dict(scaled)
             rescale(trial)
-            if _is_same_function(original_output, outputs(trial)):  # something else may read these units
+            if _is_same_function(original_output, outputs(trial)):  # another layer may need the scale
                 scaled = trial
     return scaled
 
 
 class _Outputs:
-    """What a network computes with some weights, batch norms taking the statistics of these inputs."""
+    """Computes a network's outputs for given weights, with batch-norm statistics taken from the inputs."""
 
     def __init__(self, network: Any, x: Any, forward: Forward | None) -> None:
         self._network, self._x, self._forward = network, x, forward
@@ -67,25 +69,25 @@ class _Outputs:
 
 
 def _is_same_function(before: Any, after: Any) -> bool:
-    """Are outputs the same but for rounding and the ε of norms?"""
+    """Whether two outputs differ only by rounding and by the ε of batch norms."""
     spread = (before - before.mean(0)).abs().max() if len(before) > 1 else before.abs().max()
     return bool((before - after).abs().max() <= MAX_RELATIVE_CHANGE * spread.clamp(min=1e-12))
 
 
 def _rescale_before_norm(weights: dict[str, Array], filters: Place, group: Group) -> None:
-    """A filter's length goes into the statistics of the norm behind it."""
+    """Divide each filter by its norm, and adjust the running statistics of the batch norm that follows."""
     length = _lengths(weights, filters)
     bias = f"{filters.tensor.rpartition('.')[0]}.bias"
     for place in group.places:
         if place is filters or place.tensor == bias:
             _scale(weights, place, 1 / length)
         elif place.tensor.endswith(RUNNING_STATISTICS) and len(group.outputs) == 1:
-            # of several norms it is not known here which statistics are whose; they are recomputed anyway
+            # With several norms the owner of each statistic is unknown here, but evaluation recomputes them anyway.
             _scale(weights, place, 1 / length if place.tensor.endswith("mean") else 1 / length**2)
 
 
 def _rescale_between_layers(weights: dict[str, Array], group: Group) -> None:
-    """Incoming weights and bias over their length, outgoing weights times it."""
+    """Divide each unit's incoming weights and bias by their norm, and multiply its outgoing weights by it."""
     output = group.outputs[0]
     incoming = [output, *(p for p in group.places if p.tensor == f"{output.tensor.rpartition('.')[0]}.bias")]
     outgoing = [place for place in group.places if place not in incoming]
@@ -99,7 +101,7 @@ def _rescale_between_layers(weights: dict[str, Array], group: Group) -> None:
 
 
 def _lengths(weights: Weights, place: Place) -> Floats:
-    """Length of each unit's weights; 1 of those that are zero."""
+    """Norm of each unit's weights, or 1 for units with only zero weights."""
     rows = np.moveaxis(np.asarray(weights[place.tensor], np.float64), place.axis, 0)[place.index]
     length = np.sqrt(np.square(rows.reshape(len(place.index), -1)).sum(1))
     return np.asarray(np.where(length > 0, length, 1.0))

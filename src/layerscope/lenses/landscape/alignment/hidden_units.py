@@ -1,8 +1,8 @@
-"""Which entries of a network's tensors are numbered by the same hidden units.
+"""Hidden units of a network, and the tensor entries that belong to each of them.
 
-Every output of a linear map has an id of its own, and is a unit at first. What a network does with them says which must
-change places together, as one unit: heads of an attention, summands of a residual stream. A group is a table of ids, a
-row per unit; a permutation of its rows, on every place that is numbered by them, leaves the function as it is.
+Every output of a linear map gets its own id and starts as a separate unit. Tracing the network shows which ids must be
+permuted together as one unit: the outputs of an attention head, or the summands of a residual stream. A group is a
+table of ids with one row per unit. Permuting its rows in all places of the group leaves the function unchanged.
 ``permutation_groups`` defines the terms.
 """
 
@@ -17,54 +17,54 @@ import numpy as np
 if TYPE_CHECKING:
     from layerscope.array_types import Ints
 
-NO_UNIT = -1  # the label of what no unit numbers
+NO_UNIT = -1  # label of entries that belong to no unit
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Entries of one axis of one tensor: a row per unit, as many of them for each."""
+    """The entries along one axis of one tensor that belong to a group, the same number for each unit."""
 
     tensor: str
     axis: int
-    index: Ints  # (units, entries of each)
+    index: Ints  # (units, entries per unit)
 
 
 @dataclass
 class Group:
-    """Hidden units that have one order."""
+    """Hidden units that share one order and are permuted together."""
 
     units: int
     places: list[Place] = field(default_factory=list)
-    outputs: list[Place] = field(default_factory=list)  # of weights whose output they are
-    fixed: str = ""  # why they cannot be permuted
-    before_norm: list[Place] = field(default_factory=list)  # of these, those whose output goes straight into a norm
-    homogeneous: bool = True  # is all that they go through unchanged by scale, x → c·x for c > 0?
+    outputs: list[Place] = field(default_factory=list)  # places in the weights that produce these units
+    fixed: str = ""  # reason why the units cannot be permuted; empty if they can
+    before_norm: list[Place] = field(default_factory=list)  # outputs that feed directly into a batch norm
+    homogeneous: bool = True  # whether all functions applied to the units satisfy f(c·x) = c·f(x) for c > 0
 
 
 class Conflict(Exception):
-    """No permutation of these units can leave the function as it is."""
+    """Raised if no permutation of these units leaves the function unchanged."""
 
 
 class Units:
-    """All units of a network, and what binds them."""
+    """All units of a network, and the groups in which they are permuted."""
 
     def __init__(self) -> None:
-        self._tables: list[Ints] = []  # (units, ids of each) of each group; empty where it was replaced
+        self._tables: list[Ints] = []  # for each group (units, ids per unit); empty once the group is replaced
         self._fix_reasons: list[str] = []
         self._group_by_id, self._row_by_id = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._is_scale_sensitive = np.zeros(0, bool)  # does each id go through what minds its scale?
+        self._is_scale_sensitive = np.zeros(0, bool)  # by id: whether a function that is not homogeneous reads it
         self._ids_by_axis: dict[tuple[str, int], Ints] = {}  # (tensor, axis) → id of each entry
         self._output_axes: dict[str, int] = {}  # weight → axis of its outputs
-        self._weights_before_norm: set[str] = set()  # weights whose output goes straight into a norm
-        self._lock_reasons: dict[str, str] = {}  # tensor → what else reads it
+        self._weights_before_norm: set[str] = set()  # weights with outputs that feed directly into a batch norm
+        self._lock_reasons: dict[str, str] = {}  # tensor → which other function reads it
 
     def number_outputs(self, weight: str, axis: int, size: int) -> Ints:
-        """Ids of the outputs of a weight; the same ones where it is used again."""
+        """Return the ids of a weight's outputs; a weight that is used again keeps its ids."""
         self._output_axes.setdefault(weight, axis)
         return self.number_axis(weight, axis, size)
 
     def number_axis(self, tensor: str, axis: int, size: int) -> Ints:
-        """Ids along an axis of a tensor; new ones where it has none."""
+        """Return the ids along an axis of a tensor, creating them on first use."""
         if (tensor, axis) in self._ids_by_axis:
             return self._ids_by_axis[tensor, axis]
         start = len(self._group_by_id)
@@ -78,23 +78,23 @@ class Units:
         return ids
 
     def place(self, tensor: str, axis: int, labels: Ints) -> None:
-        """An axis is numbered by these units; one that is numbered already, by both."""
+        """Record that an axis belongs to these units; if it has units already, tie both sets together."""
         before = self._ids_by_axis.get((tensor, axis))
         codes = self.unit_codes(labels)
         if len(np.unique(codes)) == len(codes) and (codes >= 0).all():
-            self.tie([labels[:, None]])  # it may read some of the units only
+            self.tie([labels[:, None]])  # the axis may cover only some of the units
         if before is None:
             self._ids_by_axis[tensor, axis] = labels.copy()
         elif not np.array_equal(self.unit_codes(before), self.unit_codes(labels)):
-            self.tie_or_fix([before[:, None], labels[:, None]], f"{tensor} is used elsewhere too")
+            self.tie_or_fix([before[:, None], labels[:, None]], f"{tensor} is also used elsewhere")
 
     def fix(self, labels: Ints, why: str) -> None:
-        """These are never permuted."""
+        """Exclude the groups of these labels from permutation, with the reason."""
         for group in np.unique(self._group_by_id[labels[labels >= 0]]):
             self._fix_reasons[group] = self._fix_reasons[group] or why
 
     def fix_matching_sizes(self, sizes: Sequence[int], why: str) -> None:
-        """Groups that number as many entries as one of these are never permuted: what has them may be read by them."""
+        """Exclude all groups with one of these sizes from permutation, as an untraced parameter may index them."""
         for number, table in enumerate(self._tables):
             if len(table) and any(size and table.size == size for size in sizes):
                 self._fix_reasons[number] = self._fix_reasons[number] or why
@@ -103,33 +103,33 @@ class Units:
                 self.fix(labels, why)
 
     def lock_tensor(self, tensor: str, why: str) -> None:
-        """Something else reads this tensor: what numbers it is never permuted."""
-        self._lock_reasons.setdefault(tensor, f"{tensor} is read by {why} too")
+        """Exclude the units of this tensor from permutation because another function reads it."""
+        self._lock_reasons.setdefault(tensor, f"{tensor} is also read by {why}")
 
     def mark_scale_sensitive(self, labels: Ints) -> None:
-        """These go through something that minds their scale."""
+        """Record that a function that is not homogeneous reads these units."""
         self._is_scale_sensitive[labels[labels >= 0]] = True
 
     def mark_before_norm(self, weight: str) -> None:
-        """Its output goes straight into a batch norm."""
+        """Record that the output of this weight feeds directly into a batch norm."""
         self._weights_before_norm.add(weight)
 
     def unit_codes(self, labels: Ints) -> Ints:
-        """A number per unit: equal where two labels move together; −1 of none."""
+        """Return one number per unit; labels that are permuted together share it, and NO_UNIT stays −1."""
         if not len(self._row_by_id):
             return np.full(labels.shape, NO_UNIT)
         code = self._group_by_id[labels] * (int(self._row_by_id.max()) + 1) + self._row_by_id[labels]
         return np.where(labels >= 0, code, NO_UNIT)
 
     def row_kinds(self, rows: Ints) -> Ints:
-        """Which groups are in each row of labels, as one number."""
+        """Return one number for each row of labels that identifies the set of groups in it."""
         groups = np.sort(np.where(rows >= 0, self._group_by_id[rows], NO_UNIT), 1)
         groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = NO_UNIT - 1
         _, kind = np.unique(np.sort(groups, 1), axis=0, return_inverse=True)
         return np.asarray(kind).reshape(-1)
 
     def table_along(self, labels: Ints, shape: Sequence[int], axis: int) -> Ints | None:
-        """(units, ids of each) along an axis, neighbours of the same units together; None where units are scattered."""
+        """Return the table (units, ids per unit) along an axis, merging equal neighbors; None if a unit is split."""
         full = np.broadcast_to(labels, (*labels.shape[:axis], shape[axis], *labels.shape[axis + 1 :]))
         rows = np.moveaxis(full, axis, 0).reshape(shape[axis], -1)
         codes = self.unit_codes(rows)
@@ -142,7 +142,7 @@ class Units:
         return rows if len(np.unique(unique)) == len(unique) else None
 
     def tie_or_fix(self, parts: Sequence[Ints], why: str) -> None:
-        """Tie, or fix what cannot be tied."""
+        """Tie rows together; if that is impossible, exclude their groups from permutation."""
         try:
             self.tie(parts)
         except Conflict:
@@ -150,10 +150,9 @@ class Units:
                 self.fix(part, why)
 
     def tie(self, parts: Sequence[Ints]) -> None:
-        """From now on rows of these tables (u, …) move as one: row i of all parts is one unit. Rows in which other
-        groups meet than in another row never change places with it.
+        """Merge row i of all tables (u, …) into one unit. Only rows with the same set of groups can be exchanged.
 
-        :raises Conflict: a unit is in two rows, rows hold unequal numbers of them, or something that has none.
+        :raises Conflict: if a unit is in two rows, if rows have different numbers of units, or if an entry has none.
         """
         rows = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
         has_unit = rows >= 0
@@ -164,8 +163,7 @@ class Units:
             self._tie_rows(rows[kinds == kind])
 
     def _tie_rows(self, rows: Ints) -> None:
-        """Replace the groups that meet in these rows by one group, a row of its table per row; what is not in the rows
-        stays behind in groups of its own."""
+        """Replace the groups in these rows by one group with one unit per row; their other units form new groups."""
         parts_by_row: list[list[Ints]] = [[] for _ in rows]
         tied_rows: dict[int, Ints] = {}  # group → the rows of its table that are tied
         if (rows < 0).any():
@@ -184,7 +182,7 @@ class Units:
             return
         table = np.stack([np.concatenate(parts) for parts in parts_by_row])
         if len(tied_rows) == 1 and table.shape == self._tables[next(iter(tied_rows))].shape:
-            return  # as it was
+            return  # already one group
         why = next((self._fix_reasons[group] for group in tied_rows if self._fix_reasons[group]), "")
         for group, all_rows in tied_rows.items():
             untied = np.setdiff1d(np.arange(len(self._tables[group])), all_rows)
@@ -200,7 +198,7 @@ class Units:
         self._fix_reasons.append(why)
 
     def groups(self) -> list[Group]:
-        """All of them, in the order in which data meet them."""
+        """Return all groups, in the order in which the data reach them."""
         order = sorted((int(table.min()), number) for number, table in enumerate(self._tables) if len(table))
         return [self._build_group(number) for _, number in order]
 
@@ -216,7 +214,7 @@ class Units:
             rows = self._row_by_id[labels[entries]]
             counts = np.bincount(rows, minlength=len(table))
             if len(set(counts)) > 1:
-                group.fixed = group.fixed or f"{tensor} has some of these units only"
+                group.fixed = group.fixed or f"{tensor} has only some of these units"
                 continue
             index = entries[np.argsort(rows, kind="stable")].reshape(len(table), -1)
             place = Place(tensor, axis, index)
@@ -229,25 +227,25 @@ class Units:
 
 
 def _unique_in_order(values: Ints) -> Ints:
-    """Each value once, as they appear."""
+    """Return the distinct values in order of first appearance."""
     _, first = np.unique(values, return_index=True)
     return values[np.sort(first)]
 
 
 def repeat_per_entry(table: Ints, size: int) -> Ints:
-    """An id of each unit for each of so many entries."""
+    """Repeat one id of each unit to cover an axis of this size."""
     return np.repeat(table.max(1), size // len(table))
 
 
 def labels_on_axis(ids: Ints, dims: int, axis: int) -> Ints:
-    """Ids along one axis of a tensor."""
+    """Reshape ids so that they lie along one axis and broadcast over the others."""
     shape = [1] * dims
     shape[axis] = len(ids)
     return ids.reshape(shape)
 
 
 def collapse_constant_axes(labels: Ints) -> Ints:
-    """One entry along each axis where nothing changes."""
+    """Reduce each axis along which the labels are constant to size 1."""
     for axis in range(labels.ndim):
         first = labels.take([0], axis)
         if (labels == first).all():

@@ -1,4 +1,4 @@
-"""What a torch function does with entries of its inputs: only move them, or keep pace when they change places."""
+"""Find out by calling a torch function whether it only moves entries, or whether it commutes with permutations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from layerscope.live.nested_tensors import replace_tensors, tensors_in
 if TYPE_CHECKING:
     from layerscope.array_types import Ints
 
-RELATIVE_TOLERANCE = 1e-5  # of the largest entry: two results that are one, float32 among them
+RELATIVE_TOLERANCE = 1e-5  # of the largest entry; results closer than this count as equal, also in float32
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a torch function, after it returned. Tensors are named by their ``id``."""
+    """A completed call of a torch function. Tensors are identified by their ``id``."""
 
     func: Any
     args: Any
     kwargs: Any
-    before: Mapping[int, Any]  # inputs whose units are known, copied before the call, which may write in place
-    results: list[Any]  # the tensors that it returned
+    before: Mapping[int, Any]  # copies of the inputs with known units, made before the call, which may be in place
+    results: list[Any]  # the returned tensors
 
     @property
     def name(self) -> str:
-        """Name of the function."""
+        """Name of the called function."""
         return function_name(self.func)
 
     @property
@@ -37,11 +37,11 @@ class Call:
         return list(tensors_in((self.args, self.kwargs)))
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument, by position or by name."""
+        """Return an argument that may have been passed by position or by name."""
         return self.kwargs.get(name, self.args[position] if len(self.args) > position else default)
 
     def repeat(self, replacements: Mapping[int, Any]) -> list[Any]:
-        """The tensors that the function returns with other tensors in the place of some inputs."""
+        """Call the function again with some inputs replaced, and return the resulting tensors."""
         args, kwargs = replace_tensors(self.args, replacements), replace_tensors(self.kwargs, replacements)
         return list(tensors_in(self.func(*args, **kwargs)))
 
@@ -51,8 +51,10 @@ def function_name(func: Any) -> str:
 
 
 def trace_index_map(call: Call) -> list[Ints] | None:
-    """Of a function that only moves entries: from where each of its results' is, in all its inputs one after the other;
-    None of others."""
+    """For a function that only moves entries, return the source index of each result entry in the flattened inputs.
+
+    Returns None for functions that compute something.
+    """
     import torch
 
     inputs = [tensor for tensor in call.inputs if tensor.is_floating_point()]
@@ -66,7 +68,7 @@ def trace_index_map(call: Call) -> list[Ints] | None:
     }
     try:
         indices = call.repeat(indices_of_inputs)
-    except Exception:  # most functions take no whole numbers
+    except Exception:  # most functions do not accept integer tensors
         return None
     if len(indices) != len(call.results):
         return None
@@ -83,7 +85,7 @@ def trace_index_map(call: Call) -> list[Ints] | None:
 
 
 def permuted_axis(before: Any, after: Any, order: Ints, likely_axis: int) -> int | None:
-    """The axis on which a result's parts are in the new order; −1 where it is the same, None where it is another."""
+    """Return the axis along which a result is permuted, −1 if it is unchanged, and None if it differs otherwise."""
     if before.shape != after.shape or not before.is_floating_point():
         return -1 if before.shape == after.shape and bool((before == after).all()) else None
     largest = float(before.nan_to_num(0, 0, 0).abs().max()) if before.numel() else 0.0
@@ -102,7 +104,7 @@ def _is_close(a: Any, b: Any, tolerance: float) -> bool:
 
 
 def permute_parts(tensor: Any, order: Ints, axis: int) -> Any:
-    """Its equal parts along an axis in another order."""
+    """Split an axis into equal parts, one for each element of ``order``, and reorder them."""
     import torch
 
     part_size = tensor.shape[axis] // len(order)

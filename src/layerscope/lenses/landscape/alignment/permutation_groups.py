@@ -1,27 +1,26 @@
-"""The groups of a network's hidden units, traced while a copy of it runs once on random weights.
+"""Groups of hidden units that can be permuted together, traced while a copy of the network runs on random weights.
 
-Every call of a torch function is classified by what it does with units, and nothing is guessed from its name: it is
-run again on inputs in which whole units changed places. Where the result is the old one with its parts in another
-order, these are numbered by the same units; where it is the old one, nothing is; otherwise the units are fixed and
-never permuted. So reshapes, heads of attention, rotary embeddings, pools and control flow need no rule of their own;
-linear maps, embeddings and fused attention, which make new units, have one.
+Each call of a torch function is classified by experiment instead of by name: the function is called again with whole
+units of its inputs permuted. If the result is permuted the same way, its parts belong to the same units. If the result
+is unchanged, it depends on no unit. Otherwise the units are fixed and never permuted. Reshapes, attention heads, rotary
+embeddings, pools and control flow therefore need no special cases. Only functions that create new units have one:
+linear maps, embeddings and fused attention.
 
 Terms, here and in ``hidden_units``:
 
 unit
-    what can change places with its like: one output of a linear map, or several that belong together, as those of an
-    attention head do. Every single output has an id of its own.
+    One output of a linear map, or several outputs that move together, such as those of an attention head. Every single
+    output has its own id.
 label
-    the id of the output that an entry of a tensor belongs to; ``NO_UNIT`` (−1) where it belongs to none. A tensor's
-    labels are an array of its shape, with one entry along each axis on which they do not change.
+    The id of the output that an entry of a tensor belongs to, or ``NO_UNIT`` (−1) if it belongs to none. The labels of
+    a tensor form an array of its shape, with size 1 along each axis on which they do not change.
 table
-    the ids of a group, (units, ids of each): a row per unit.
+    The ids of a group, (units, ids per unit), with one row per unit.
 group
-    units that share one order: one permutation of the rows of their table, applied to all of their places, leaves the
-    network's function as it is.
+    Units that share one order. Permuting the rows of their table in all of their places leaves the function unchanged.
 place
-    the entries of one axis of one parameter that a group's units number, (units, entries of each): the rows of a
-    weight that make them, the columns of the next one that read them.
+    The entries along one axis of one parameter that belong to a group, (units, entries per unit): for example the rows
+    of the weight that produces the units, and the columns of the next weight, which reads them.
 """
 
 from __future__ import annotations
@@ -61,24 +60,24 @@ HOMOGENEOUS = {
     "relu", "relu_", "leaky_relu", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "sum", "amax", "dropout", "dropout2d", "dropout3d",
 }  # fmt: skip
-LINEAR_MAPS = {  # name → (axis of the weight that is read, axis that is made)
+LINEAR_MAPS = {  # function name → (input axis, output axis) of the weight
     "linear": (1, 0), "conv1d": (1, 0), "conv2d": (1, 0), "conv3d": (1, 0), "conv_transpose1d": (0, 1),
     "conv_transpose2d": (0, 1), "conv_transpose3d": (0, 1), "addmm": (0, 1), "mm": (0, 1), "matmul": (0, 1),
     "__matmul__": (0, 1),
 }  # fmt: skip
-MAX_AXIS_CHOICES = 16  # combinations of axes, one of each input, that are tried for one call
+MAX_AXIS_CHOICES = 16  # combinations of axes, one for each input, tried for one call
 
 
 def trace_groups(model: Any, x: Any, forward: Forward | None = None) -> list[Group]:
-    """The groups of a model, in the order in which data meet them, those that are fixed too.
+    """Trace the permutation groups of a model, in the order in which the data reach them; fixed groups are included.
 
-    :param x: a few inputs.
-    :param forward: (model, x) → output, where it is not ``model(x)``.
-    :raises Unreadable: the model raises, or returns no tensor.
+    :param x: a small batch of inputs.
+    :param forward: function (model, x) → output, if calling ``model(x)`` is not enough.
+    :raises Unreadable: if the model raises an exception or does not return a tensor.
     """
     try:
         return _trace_groups(_randomized_copy(model).double(), x.double() if x.is_floating_point() else x, forward)
-    except Unreadable:  # a model that makes float32 of its own accord
+    except Unreadable:  # the model converts to float32 itself
         return _trace_groups(_randomized_copy(model).float(), x.float() if x.is_floating_point() else x, forward)
 
 
@@ -89,7 +88,7 @@ def _trace_groups(network: Any, x: Any, forward: Forward | None) -> list[Group]:
     trace = UnitTrace(network)
 
     class Watch(TorchFunctionMode):  # type: ignore[misc]
-        """Traces every call of a torch function."""
+        """Intercepts every call of a torch function."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return trace.run(func, args, kwargs or {})
@@ -97,16 +96,16 @@ def _trace_groups(network: Any, x: Any, forward: Forward | None) -> list[Group]:
     with torch.no_grad(), translate_errors("the model"), Watch():
         output = forward(network, x) if forward is not None else network(x)
     if not isinstance(output, torch.Tensor):
-        raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor: give forward=")
+        raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor: select one with forward=")
     trace.units.fix(trace.labels(output), "the model's output")
     for name, p in network.named_parameters():
         if name not in trace.used_parameters and p.is_floating_point():
-            trace.units.fix_matching_sizes(p.shape, f"{name} was not met in the run")
+            trace.units.fix_matching_sizes(p.shape, f"{name} was not used in the run")
     return [group for group in trace.units.groups() if group.places]
 
 
 def _randomized_copy(model: Any) -> Any:
-    """A copy with random weights, in float64: what a function does with units is not hidden by zeros and ones."""
+    """Copy a model with random float64 weights, so that zeros and ones cannot hide how a function treats units."""
     import torch
 
     with translate_errors("copying the model"):
@@ -122,24 +121,24 @@ def _randomized_copy(model: Any) -> Any:
 
 
 class UnitTrace:
-    """Which unit numbers each entry of each tensor, as far as the network has run."""
+    """Tracks which unit each entry of each tensor belongs to while the network runs."""
 
     def __init__(self, model: Any) -> None:
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.units = Units()
-        self.names = {id(tensor): name for name, tensor in state.items()}  # of parameters and buffers
-        self._labels: dict[int, Ints] = {}  # tensor → its labels, where it has any
-        self._alive: list[Any] = [*state.values()]  # an id is a tensor's as long as it lives
-        self._source_weights: dict[int, str] = {}  # tensors that come straight out of a linear map → its weight
-        self.used_parameters: set[str] = set()  # those that some function took
+        self.names = {id(tensor): name for name, tensor in state.items()}  # id of each parameter or buffer → name
+        self._labels: dict[int, Ints] = {}  # id of each tensor with units → its labels
+        self._alive: list[Any] = [*state.values()]  # kept alive, because Python reuses the ids of deleted tensors
+        self._source_weights: dict[int, str] = {}  # id of each output of a linear map → its weight
+        self.used_parameters: set[str] = set()  # names of the parameters that a function has read
         self._rng = np.random.default_rng(0)
 
     def labels(self, tensor: Any) -> Ints:
-        """Labels of all its entries."""
+        """Return the labels of a tensor."""
         return self._labels.get(id(tensor), np.full((1,) * tensor.dim(), NO_UNIT))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call a torch function, and trace units through it."""
+        """Call a torch function and trace units through it."""
         name = function_name(func)
         traced = [
             tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._labels or self._is_state(tensor)
@@ -164,7 +163,7 @@ class UnitTrace:
         return result
 
     def _is_state(self, tensor: Any) -> bool:
-        """Is it a parameter or a buffer of the model?"""
+        """Whether a tensor is a parameter or a buffer of the model."""
         return id(tensor) in self.names
 
     def _set_labels(self, tensor: Any, labels: Ints) -> None:
@@ -174,7 +173,7 @@ class UnitTrace:
             self._alive.append(tensor)
 
     def _labels_along(self, tensor: Any, axis: int) -> Ints:
-        """Labels along one axis; none, and their units are fixed, where they change along others."""
+        """Return the labels along one axis; if they vary along another axis, fix the units and return no labels."""
         labels = self.labels(tensor)
         if all(size == 1 for k, size in enumerate(labels.shape) if k != axis % tensor.dim()):
             return np.asarray(np.broadcast_to(labels.reshape(-1), (tensor.shape[axis],)))
@@ -183,13 +182,13 @@ class UnitTrace:
         if (rows == rows[0]).all():
             full = np.broadcast_to(labels, tensor.shape)
             return np.asarray(np.moveaxis(full, axis, -1).reshape(-1, tensor.shape[axis])[0])
-        self.units.fix(labels, "a linear map of several axes")
+        self.units.fix(labels, "a linear map over several axes")
         return np.full(tensor.shape[axis], NO_UNIT)
 
-    # --- what makes new units ----------------------------------------------------------------------------------
+    # --- functions that create new units ------------------------------------------------------------------------
 
     def _trace_linear_map(self, call: Call) -> bool:
-        """Is it a linear layer, a convolution or an embedding? Then its outputs are new units."""
+        """Trace a linear layer, a convolution or an embedding, which creates new units; False for other functions."""
         name, result = call.name, call.results[0]
         if name == "embedding" and self._is_state(call.argument(1, "weight")):
             weight = call.argument(1, "weight")
@@ -198,7 +197,7 @@ class UnitTrace:
             return True
         if name not in LINEAR_MAPS:
             return False
-        first = 1 if name == "addmm" else 0  # position of the input; addmm takes the bias before it
+        first = 1 if name == "addmm" else 0  # position of the input, which follows the bias in addmm
         x = call.argument(first, "mat1" if first else "input")
         weight = call.argument(first + 1, "mat2" if first else "weight")
         bias = call.args[0] if first else call.argument(2, "bias")
@@ -223,7 +222,7 @@ class UnitTrace:
     def _trace_grouped_convolution(
         self, weight: Any, bias: Any, labels: Ints, is_depthwise: bool, result: Any, axis: int
     ) -> None:
-        """A filter for each channel has the channel's unit; of others nothing is permuted."""
+        """Trace a convolution with groups: depthwise filters belong to their channel's unit; other units are fixed."""
         name = self.names[id(weight)]
         if is_depthwise:
             self.units.place(name, 0, labels)
@@ -232,7 +231,7 @@ class UnitTrace:
             return
         ids = self.units.number_axis(name, 0, weight.shape[0])
         self.units.place(name, 0, ids)
-        self.units.fix(np.concatenate([labels, ids]), "a convolution in groups")
+        self.units.fix(np.concatenate([labels, ids]), "a convolution with groups")
         self._set_labels(result, np.full((1,) * result.dim(), NO_UNIT))
 
     def _place_bias(self, bias: Any, ids: Ints) -> None:
@@ -240,8 +239,7 @@ class UnitTrace:
             self.units.place(self.names[id(bias)], 0, ids)
 
     def _trace_attention_heads(self, call: Call) -> bool:
-        """Is it attention in one call, as torch.nn.MultiheadAttention makes it? Then its heads are units: of three
-        projections, and of one that follows."""
+        """Trace fused attention (torch.nn.MultiheadAttention), with one unit per head; False for other functions."""
         if call.name != "multi_head_attention_forward":
             return False
         arguments = inspect.signature(call.func).bind(*call.args, **call.kwargs).arguments
@@ -264,10 +262,10 @@ class UnitTrace:
         self._set_labels(call.results[0], labels_on_axis(output_ids, call.results[0].dim(), -1))
         return True
 
-    # --- what moves units about, or computes with them -----------------------------------------------------------
+    # --- functions that move units or compute with them ----------------------------------------------------------
 
     def _classify_call(self, call: Call) -> None:
-        """Does it only move entries, compute with whole units, or mix them?"""
+        """Trace a call that moves entries or computes with whole units; fix the units if the call mixes them."""
         index_maps = trace_index_map(call)
         if index_maps is not None:
             moved = [tensor for tensor in call.inputs if tensor.is_floating_point()]
@@ -288,7 +286,7 @@ class UnitTrace:
                 self._labels.pop(id(result), None)
 
     def _trace_rearranged_parameter(self, call: Call, parameters: Sequence[Any]) -> None:
-        """A parameter is cut, turned or repeated before it is used: its last axis numbers units of its own."""
+        """Trace a parameter that is sliced, transposed or repeated before use; its last axis gets its own units."""
         index_maps = trace_index_map(call) if len(parameters) == 1 and parameters[0].dim() else None
         if index_maps is None:
             self._fix_units_of(parameters, call.name)
@@ -306,8 +304,10 @@ class UnitTrace:
                 self.units.lock_tensor(self.names[id(tensor)], why)
 
     def _trace_whole_units(self, call: Call) -> bool:
-        """Is there an axis of each labeled tensor on which its units can change places, so that those of the results
-        do, or nothing does? Then the results have them too."""
+        """Find one axis per labeled input along which permuting units permutes the results, or leaves them unchanged.
+
+        If there is one, label the results with the same units.
+        """
         labels = {key: self._labels[key] for key in call.before}
         codes = [collapse_constant_axes(self.units.unit_codes(array)) for array in labels.values()]
         choices = [[axis for axis, size in enumerate(array.shape) if size > 1] or [0] for array in codes]
@@ -328,8 +328,10 @@ class UnitTrace:
         return False
 
     def _permute_and_compare(self, call: Call, axes: Mapping[int, int], tables: Mapping[int, Ints]) -> bool:
-        """Call the function again with units in another order: the results must follow it, or stay. If so, units in
-        one row of these tables are tied, and the results get their labels."""
+        """Call the function again with permuted units, and check that the results are permuted alike or unchanged.
+
+        If so, tie the units in each row of the tables and label the results.
+        """
         order = self._draw_order(np.concatenate(list(tables.values()), 1))
         first = next(iter(axes))
         inputs = {id(tensor): tensor for tensor in call.inputs}
@@ -338,7 +340,7 @@ class UnitTrace:
         permuted |= {key: permute_parts(inputs[key], order, axis) for key, axis in parameter_axes.items()}
         try:
             results = call.repeat(permuted)
-        except Exception:  # whatever a function says to other inputs: it is not understood
+        except Exception:  # a function that rejects the permuted inputs cannot be traced
             return False
         result_axes = [
             permuted_axis(result, after, order, axes[first])
@@ -362,7 +364,7 @@ class UnitTrace:
     def _labels_of_result(
         self, call: Call, result: Any, result_axis: int, axes: Mapping[int, int], table: Ints
     ) -> Ints:  # fmt: skip
-        """Those of an input of its shape, which may tell more than the unit; else an id of each unit."""
+        """Reuse the labels of an input of the same shape, which can be finer than units; else use one id per unit."""
         for key, axis in axes.items():
             if axis == result_axis and call.before[key].shape == result.shape:
                 return self._labels[key]
@@ -371,7 +373,7 @@ class UnitTrace:
     def _parameters_along_axis(
         self, inputs: Mapping[int, Any], before: Mapping[int, Any], key: int, axis: int
     ) -> dict[int, int]:
-        """Parameters among the inputs, and the axis of each that lies along an axis of a tensor."""
+        """Find the parameters among the inputs that have an axis aligned with the given axis of a tensor."""
         axis_by_parameter, size = {}, before[key].shape[axis]
         for candidate, tensor in inputs.items():
             if candidate not in self.names or candidate in before or not tensor.dim() or not tensor.is_floating_point():
@@ -383,7 +385,7 @@ class UnitTrace:
         return axis_by_parameter
 
     def _draw_order(self, rows: Ints) -> Ints:
-        """Another order, in which rows change places only with those in which the same groups meet."""
+        """Draw a random order in which only rows with the same set of groups are exchanged."""
         order, kinds = np.arange(len(rows)), self.units.row_kinds(rows)
         for kind in np.unique(kinds):
             inside = np.flatnonzero(kinds == kind)

@@ -1,7 +1,8 @@
-"""Hidden units of one model in the order that fits another: the same function, as near as its units allow.
+"""Permutation alignment: permute the hidden units of one model so that it is as close as possible to another.
 
-Weight matching by coordinate descent: each group's best permutation, given those of the others, is a linear assignment
-(Ainsworth, Hayase & Srinivasa, ICLR 2023, "Git Re-Basin"). Groups are taken in the order in which data meet them.
+Weight matching uses coordinate descent: given the permutations of all other groups, the best permutation of one group
+is a linear assignment problem (Ainsworth, Hayase & Srinivasa, ICLR 2023, "Git Re-Basin"). Groups are visited in the
+order in which the data reach them.
 """
 
 from __future__ import annotations
@@ -24,38 +25,44 @@ from layerscope.sources.model_weights import Weights, check_same_tensors, load_i
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats, Ints
 
-MAX_SWEEPS = 100  # of coordinate descent over all groups
-TRACED_EXAMPLES = 8  # of the run in which groups are traced
-FLOAT64_TOLERANCE = 1e-6  # change of the output, over its spread, that rounding in float64 explains
-FLOAT32_TOLERANCE = 1e-4  # the same in float32, where a model cannot be run in float64
+MAX_SWEEPS = 100  # limit on sweeps of coordinate descent over all groups
+TRACED_EXAMPLES = 8  # examples in the run that traces the groups
+FLOAT64_TOLERANCE = 1e-6  # output change, relative to the spread, that float64 rounding can cause
+FLOAT32_TOLERANCE = 1e-4  # the same for models that run only in float32
 
 
 def align(
     model: Any, a: Any, b: Any, x: Any = None, *, method: str = "weights", restarts: int = 0, seed: int = 0,
     forward: Forward | None = None, groups: Sequence[Mapping[str, int]] | None = None,
 ) -> Alignment:  # fmt: skip
-    """Permute the hidden units of B so that its weights, or its activations, are nearest to A's.
+    """Permute the hidden units of B so that its weights, or its activations, match A's as closely as possible.
 
-    :param model: a live module of the architecture, which is run once; units behind what is not understood stay. None
-        for models of other frameworks: then ``groups`` are needed, and that B computes the same is not checked.
-    :param a, b: models: live, files, or arrays by name.
-    :param x: a few inputs: for that run, for the check that B computes the same, and for "activations".
-    :param restarts: more descents from random orders; the best is kept.
-    :param forward: (model, x) → output, where it is not ``model(x)``.
-    :param groups: of axes that one set of units numbers, where you know better than the trace: of each, the axis by the
-        tensor's name, {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}.
-    :raises UsageError: models of different kinds, an unknown method.
-    :raises Unreadable: the model raises.
+    :param model: a module of the architecture; a copy of it is run once. Units that cannot be traced keep their order.
+        Pass None for models of other frameworks; then ``groups`` is required and the outputs of B are not checked.
+    :param a, b: the models: live, files, or arrays by name.
+    :param x: a batch of inputs, used to trace the units, to check that the outputs of B are unchanged, and to match
+        activations.
+    :param method: "weights" maximizes the inner product of the weights; "activations" maximizes the correlation of the
+        units' outputs over ``x``.
+    :param restarts: number of additional descents from random permutations; the best result is returned.
+    :param seed: seed for the random permutations.
+    :param forward: function (model, x) → output, if calling ``model(x)`` is not enough.
+    :param groups: groups of axes that share their units, instead of traced ones. Each group maps tensor names to axes,
+        e.g. {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}.
+    :raises UsageError: if the models have different tensors, or an argument is invalid.
+    :raises Unreadable: if the model raises an exception.
     """
     if method not in ALIGNMENT_METHODS:
-        raise UnknownName("method of alignment", method, ALIGNMENT_METHODS)
+        raise UnknownName("alignment method", method, ALIGNMENT_METHODS)
     _check_arguments(model, x, restarts, groups, method)
     weights_a, weights_b = weights_of(a), weights_of(b)
     check_same_tensors([weights_a, weights_b], ["A", "B"])
     for name, weights in (("A", weights_a), ("B", weights_b)):
         bad = next((key for key, value in weights.items() if not np.isfinite(value).all()), None)
         if bad is not None:
-            raise UsageError(f"{bad} of {name} has values that are not finite")
+            raise UsageError(
+                f"align: {bad} of model {name} contains NaN or infinity; only finite weights can be aligned"
+            )
     network = None if model is None else copy_without_gradients(unwrapped(model))
     if groups is None:
         all_groups = trace_groups(network, x[:TRACED_EXAMPLES], forward)
@@ -73,7 +80,10 @@ def align(
     permuted = permute(weights_b, free, orders)
     change = math.nan if network is None else _relative_output_change(network, weights_b, permuted, x, run)
     if network is not None and not change <= FLOAT64_TOLERANCE:
-        raise UsageError(f"permuted, B computes something else (by {change:.1e}): its groups were not understood")
+        raise UsageError(
+            f"align: permuting B changed its outputs by {change:.1e} of their spread, so the traced units are wrong; "
+            "name them with groups="
+        )
     return Alignment(
         permuted, tuple(orders), len(free), tuple(sorted({group.fixed for group in all_groups if group.fixed})),
         _distance(weights_a, weights_b), _distance(weights_a, permuted), change, method,
@@ -86,24 +96,30 @@ def _trainable_only(weights: Weights) -> Weights:
 
 def _check_arguments(model: Any, x: Any, restarts: Any, groups: Any, method: str) -> None:
     """
-    :raises UsageError: inputs that are no tensor, a number of restarts that is none, groups that are no list.
+    :raises UsageError: if x is not a tensor, restarts is not a count, or groups is not a list of mappings.
     """
     if model is None:
         if groups is None or method != "weights":
-            raise UsageError("without a torch module align needs groups=, and goes by weights: it sees no activations")
+            raise UsageError(
+                'model=None: align needs groups= and method="weights", because only a torch module can be run'
+            )
     else:
         torch_parameters(model)
         if not hasattr(x, "is_floating_point") or not x.dim() or not len(x):
-            description = f"of {tuple(x.shape)}" if hasattr(x, "is_floating_point") else f"a {type(x).__name__}"
-            raise UsageError(f"x is a torch tensor of a few inputs, not {description}: forward= may make others of it")
+            is_tensor = hasattr(x, "is_floating_point")
+            found = f"a tensor of shape {tuple(x.shape)}" if is_tensor else f"of type {type(x).__name__}"
+            raise UsageError(f"x is {found}: pass a torch tensor with at least one example (forward= can convert it)")
     if not isinstance(restarts, int) or restarts < 0:
-        raise UsageError(f"restarts must be 0 or more, not {restarts!r}")
+        raise UsageError(f"restarts={restarts!r}: it must be an integer, 0 or more")
     if groups is not None and (isinstance(groups, Mapping) or not all(isinstance(g, Mapping) for g in groups)):
-        raise UsageError('groups is a list, a mapping for each: [{"fc1.weight": 0, "fc2.weight": 1}]')
+        raise UsageError(
+            f"groups is a {type(groups).__name__}: pass a list of mappings from tensor name to axis, e.g. "
+            '[{"fc1.weight": 0, "fc2.weight": 1}]'
+        )
 
 
 def permute(weights: Weights, groups: Sequence[Group], orders: Sequence[Ints]) -> dict[str, Array]:
-    """The same weights with the units of each group in a new order."""
+    """Return the weights with the units of each group in a new order."""
     permuted = dict(weights)
     for group, order in zip(groups, orders, strict=True):
         for place in group.places:
@@ -113,25 +129,29 @@ def permute(weights: Weights, groups: Sequence[Group], orders: Sequence[Ints]) -
 
 
 def _permute_place(tensor: Array, place: Place, order: Ints) -> Array:
-    """The entries of one axis, units in another order."""
+    """Reorder the entries of one axis so that its units are in the given order."""
     index = np.arange(tensor.shape[place.axis])
     index[place.index.reshape(-1)] = place.index[order].reshape(-1)
     return np.take(tensor, index, place.axis)
 
 
 def _group_from_axes(axes: Mapping[str, int], weights: Weights) -> Group:
-    """A group from the axes that a user names.
+    """Build a group from user-specified axes.
 
-    :raises UsageError: no such tensor or axis, or axes that have no common number of units.
+    :raises UsageError: if a tensor or axis does not exist, or the axes have no common number of units.
     """
     unknown = [name for name, axis in axes.items() if name not in weights or axis not in range(weights[name].ndim)]
     if unknown or not axes:
-        raise UsageError(f"groups: {unknown[0]!r} has no such axis" if unknown else "a group of no axes")
+        if not unknown:
+            raise UsageError('groups contains an empty group: each needs at least one axis, e.g. {"fc1.weight": 0}')
+        raise UsageError(
+            f"groups: there is no tensor {unknown[0]!r} with an axis {axes[unknown[0]]!r}; give {{tensor: axis}}"
+        )
     sizes = {name: weights[name].shape[axis] for name, axis in axes.items()}
     units = min(sizes.values())
     if any(size % units for size in sizes.values()):
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UsageError(f"groups: axes of one group have no common number of units: {listed}")
+        raise UsageError(f"groups: each axis size must be a multiple of the {units} units of its group: {listed}")
     places = [Place(name, axis, np.arange(sizes[name]).reshape(units, -1)) for name, axis in axes.items()]
     outputs = [place for place in places if place.axis == 0 and weights[place.tensor].ndim > 1]
     return Group(units, places, outputs[:1])
@@ -150,10 +170,10 @@ def _match_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: in
 
 
 def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints], free: Sequence[int]) -> float:
-    """Sweeps over some of the groups until none changes; the inner product ⟨A, PB⟩ of their places that was reached."""
+    """Sweep over the free groups until no permutation changes, and return the inner product ⟨A, PB⟩ reached."""
     from scipy.optimize import linear_sum_assignment
 
-    places_by_tensor: dict[str, list[tuple[int, Place]]] = {}  # tensor → (number of the group, place)
+    places_by_tensor: dict[str, list[tuple[int, Place]]] = {}  # tensor → (group number, place)
     for number, group in enumerate(groups):
         for place in group.places:
             places_by_tensor.setdefault(place.tensor, []).append((number, place))
@@ -183,7 +203,7 @@ def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]
 
 
 def _rows_by_unit(tensor: Array, place: Place) -> Floats:
-    """A row per unit."""
+    """Return the entries of a place as a matrix with one row per unit."""
     rows = np.moveaxis(np.asarray(tensor, np.float64), place.axis, 0)[place.index]
     return np.asarray(rows.reshape(len(place.index), -1))
 
@@ -191,7 +211,7 @@ def _rows_by_unit(tensor: Array, place: Place) -> Floats:
 def _match_activations(
     network: Any, a: Weights, b: Weights, x: Any, groups: Sequence[Group], run: Forward
 ) -> list[Ints]:
-    """Units whose outputs are most correlated over the inputs (Li et al. 2016); by weights where no module has them."""
+    """Match units by the correlation of their outputs (Li et al. 2016), or by weights if no module outputs them."""
     from scipy.optimize import linear_sum_assignment
 
     activations_a, activations_b = (_unit_outputs(network, weights, x, groups, run) for weights in (a, b))
@@ -206,7 +226,7 @@ def _match_activations(
 
 
 def _unit_outputs(network: Any, weights: Weights, x: Any, groups: Sequence[Group], run: Forward) -> list[Floats | None]:
-    """(rows, units) of each group: outputs of the modules that make it; positions, and entries of a unit, as rows."""
+    """Return the unit outputs of each group as (rows, units); examples, positions and entries of a unit are rows."""
     import torch
 
     output_by_module: dict[str, Any] = {}
@@ -245,23 +265,23 @@ def _standardize(rows: Floats) -> Floats:
 
 
 def _relative_output_change(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> float:
-    """Largest change of the output over its spread; in float32 scaled so that one tolerance serves both."""
+    """Largest output change relative to its spread; float32 results are scaled to the float64 tolerance."""
     import torch
 
     x = x.double() if x.is_floating_point() else x
     try:
         old, new = _outputs_with_both(network.double(), before, after, x, run)
-    except Unreadable:  # a model that makes float32 of its own accord
+    except Unreadable:  # the model converts to float32 itself
         x = x.float() if x.is_floating_point() else x
         old, new = _outputs_with_both(network.float(), before, after, x, run)
     spread = (old - old.mean(0)).abs().max() if len(old) > 1 else old.abs().max()
-    min_spread = 1e-3 * old.abs().max()  # of inputs that are all alike
+    min_spread = 1e-3 * old.abs().max()  # in case all inputs are equal
     change = (old - new).abs().max() / torch.maximum(spread, min_spread).clamp(min=1e-12)
     return float(change) if old.dtype == torch.float64 else float(change) * FLOAT64_TOLERANCE / FLOAT32_TOLERANCE
 
 
 def _outputs_with_both(network: Any, before: Weights, after: Weights, x: Any, run: Forward) -> tuple[Any, Any]:
-    """The outputs with both weights."""
+    """Run the network with each set of weights and return both outputs."""
     import torch
 
     outputs = []
@@ -273,7 +293,7 @@ def _outputs_with_both(network: Any, before: Weights, after: Weights, x: Any, ru
 
 
 def copy_without_gradients(model: Any) -> Any:
-    """A copy in evaluation mode whose parameters need no gradients."""
+    """Copy a model in evaluation mode with gradients disabled."""
     import copy
 
     with translate_errors("copying the model"):

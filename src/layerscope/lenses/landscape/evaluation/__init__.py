@@ -1,4 +1,4 @@
-"""Loss and accuracy at many points of parameter space: data, batch-norm policy, REPAIR, fast path, sessions.
+"""Evaluate the loss and accuracy at many points in weight space: data, batch-norm policy, REPAIR, fast paths, sessions.
 
-``torch_evaluator`` puts the parts together. What the points mean (a line, a plane) is in ``geometry``.
+``torch_evaluator`` combines these parts. The ``geometry`` package decides which points are evaluated.
 """

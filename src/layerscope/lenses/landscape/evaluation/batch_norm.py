@@ -1,7 +1,8 @@
-"""Batch norms at a point between models: by a policy their statistics are recomputed, mixed, kept, or each batch's own.
+"""Policies for the batch-norm statistics of a model between other models.
 
-"recompute": one pass over calibration inputs sets them. "batch": each batch by itself. "interpolate": mixed like
-weights, variances below zero set to zero and counted. "keep": the first model's.
+"recompute" recomputes them in one pass over the calibration inputs. "batch" normalizes each batch by its own
+statistics. "interpolate" interpolates them like weights; negative variances are set to zero and counted. "keep" uses
+the statistics of the first model.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from layerscope.tensor_names import strip_wrapper_prefixes
 
 
 class BatchNorms:
-    """The batch norms of a model that keep running statistics."""
+    """The batch norms of a model that track running statistics."""
 
     def __init__(self, model: Any) -> None:
         norms = {name: m for name, m in model.named_modules() if isinstance(m, torch_models.norm_classes())}
         tracked = {name: m for name, m in norms.items() if m.track_running_stats}
         self.tracked = list(tracked.values())
-        self.some_untracked = len(tracked) < len(norms)  # these know each batch alone
+        self.some_untracked = len(tracked) < len(norms)  # untracked norms always use batch statistics
         self.statistic_names = {
             strip_wrapper_prefixes(f"{name}.{statistic}".lstrip("."))
             for name in tracked
@@ -32,7 +33,7 @@ class BatchNorms:
 
     @contextmanager
     def training(self, momentum: float) -> Iterator[None]:
-        """Inside, they take each batch's own statistics, and store these (momentum 1) or keep their own (0)."""
+        """Use batch statistics inside the context; momentum 1 stores them, momentum 0 keeps the running statistics."""
         original = [(norm, norm.momentum) for norm in self.tracked]
         for norm in self.tracked:
             norm.momentum = momentum
@@ -46,47 +47,47 @@ class BatchNorms:
 
 
 class BatchNormPolicy:
-    """What the statistics of a model's batch norms are at a point Σ cᵢ·pointsᵢ."""
+    """Sets the batch-norm statistics of a model at a point Σ cᵢ·pointsᵢ."""
 
     def __init__(self, model: Any, policy: str) -> None:
         self.policy = policy
         self.norms = BatchNorms(model)
         self.buffers = {
             strip_wrapper_prefixes(k): v for k, v in model.named_buffers() if v.is_floating_point()
-        }  # all of the model's, by name
+        }  # name → every floating-point buffer of the model
 
     @property
     def stated(self) -> str:
-        """The policy, or "none" where there is nothing that it decides."""
+        """The policy, or "none" if the model has no running statistics."""
         return self.policy if self.norms.tracked else "none"
 
     @property
     def recomputes(self) -> bool:
-        """Does each point need a pass over the calibration inputs?"""
+        """Whether each point needs a pass over the calibration inputs."""
         return self.policy == "recompute" and bool(self.norms.tracked)
 
     @property
     def ties_examples(self) -> bool:
-        """Do the outputs depend on which examples are in a batch?"""
+        """Whether an example's output depends on the other examples in its batch."""
         return self.policy == "batch" or self.norms.some_untracked
 
     def recomputing(self) -> AbstractContextManager[None]:
-        """For the pass over the calibration inputs."""
+        """Context for the pass over the calibration inputs."""
         return self.norms.training(1.0) if self.policy == "recompute" else nullcontext()
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """For a pass over the data."""
+        """Context for a pass over the evaluation data."""
         return self.norms.training(0.0) if self.policy == "batch" else nullcontext()
 
     def mix(self, points: Sequence[Mapping[str, Any]], coefficients: Sequence[float]) -> int:
-        """Set all buffers to the mixture of those of the points; how many variances had to be clamped."""
+        """Set all buffers to the weighted sum of the points' buffers, and return the number of clamped variances."""
         clamped = 0
         for name, buffer in self.buffers.items():
             if not all(name in point for point in points):
                 continue
             is_statistic = name in self.norms.statistic_names
             if not is_statistic and all(torch_models.equal(points[0][name], point[name]) for point in points[1:]):
-                buffer.copy_(points[0][name])  # a mask that is −∞ here and there
+                buffer.copy_(points[0][name])  # exact copy: mixing a mask with −∞ entries would give NaN
                 continue
             if is_statistic and self.policy == "keep":
                 buffer.copy_(points[0][name])
@@ -99,7 +100,7 @@ class BatchNormPolicy:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Afterwards the buffers are what they were."""
+        """Restore the buffers when the context ends."""
         original = {name: buffer.clone() for name, buffer in self.buffers.items()}
         try:
             yield

@@ -1,6 +1,6 @@
-"""Layers that see only the data: linear in their weights, so that one output per model gives all of a line or a plane.
+"""Cache the outputs of first layers, which are linear in their weights, for a whole line or plane.
 
-Z(u, v) = (1−v)·Z_A + v·Z_C + u·(Z_B − Z_A): as many products as there are models, then one sum per point.
+Z(u, v) = (1−v)·Z_A + v·Z_C + u·(Z_B − Z_A), so one forward pass per model and one sum per point suffice.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from layerscope.errors import LayerscopeError
 from layerscope.live import torch_models
 from layerscope.live.call_trace import CallTrace, has_hooks
 
-SUM_TOLERANCE = 1e-9  # coefficients whose sum is nearer to 1 add up to it
-MAX_CACHE_BYTES = 1 << 29  # that the outputs may take
+SUM_TOLERANCE = 1e-9  # coefficients that sum to 1 within this tolerance are treated as affine
+MAX_CACHE_BYTES = 1 << 29  # limit on the memory for cached outputs
 
-Run = Callable[[Any], Any]  # the model on some inputs
-Outputs = dict[Any, list[list[Any]]]  # module → for each point, for each input: its output for all examples
-BatchKey = tuple[int, tuple[int, ...]]  # where a batch lies, and its shape
+Run = Callable[[Any], Any]  # runs the model on a batch of inputs
+Outputs = dict[Any, list[list[Any]]]  # module → for each point and each input tensor, the outputs for all examples
+BatchKey = tuple[int, tuple[int, ...]]  # memory address and shape of a batch
 
 
 def mix_into(out: Any, vectors: Sequence[Any], coefficients: Sequence[float]) -> Any:
-    """Σ cᵢ·vectorᵢ into ``out``; a vector with coefficient 0 does not count, and one with coefficient 1 is exact."""
+    """Write Σ cᵢ·vectorᵢ to ``out``; vectors with coefficient 0 are skipped, and coefficient 1 is exact."""
     used = [(c, vector) for c, vector in zip(coefficients, vectors, strict=True) if c != 0.0]
     if not used:
         return out.zero_()
@@ -38,18 +38,18 @@ def mix_into(out: Any, vectors: Sequence[Any], coefficients: Sequence[float]) ->
 
 @dataclass
 class CachedMixture:
-    """Which mixture of the cached outputs the layers give."""
+    """Selects the mixture of cached outputs that the layers return."""
 
     coefficients: list[float]
-    active: bool  # are there cached outputs, and are they given?
-    batch_key: BatchKey | None = None  # of what the model runs on
+    active: bool  # whether the layers return cached outputs
+    batch_key: BatchKey | None = None  # the batch that the model is running on
 
     def set(self, coefficients: Sequence[float]) -> None:
-        """Give this mixture from now on."""
+        """Select a mixture by its coefficients."""
         self.coefficients[:] = coefficients
 
     def agrees(self, run: Callable[[], Any]) -> bool:
-        """Does a run with the cached outputs give what one without them does?"""
+        """Whether runs with and without the cached outputs give the same result."""
         outputs = []
         for self.active in (False, True):
             try:
@@ -59,7 +59,7 @@ class CachedMixture:
         return torch_models.nearly_equal(*outputs)
 
     def before_run(self, x: Any) -> None:
-        """Remember which batch the model is about to run on."""
+        """Record the batch that the model is about to run on."""
         self.batch_key = _batch_key(x)
 
 
@@ -72,16 +72,17 @@ def cached_outputs(
     layers: Sequence[Any], run: Run, inputs: Sequence[tuple[Any, int]], place_point: Callable[[int], None], points: int,
     place_mixture: Callable[[Sequence[float]], Any],
 ) -> Iterator[CachedMixture]:  # fmt: skip
-    """Inside, the layers give mixtures of their outputs at the points; yields what chooses the mixture.
+    """Make layers return mixtures of their cached outputs; yields the object that selects the mixture.
 
-    What they give lasts until they are called again: a model's output may be a view of it.
+    A returned tensor is valid only until the layer is called again, and the model's output may be a view of it.
 
-    :param layers: what :func:`layers_fed_by_data` found.
-    :param inputs: (tensor, batch) each: all data that will be run through the model, and how many at once.
-    :param place_point: puts the weights of the k-th point into the model.
-    :param place_mixture: puts a mixture of these layers' weights into it, where one is needed after all.
+    :param layers: the layers found by :func:`layers_fed_by_data`.
+    :param inputs: all data that will be run through the model, as pairs (tensor, batch size).
+    :param place_point: function that loads the weights of point k into the model.
+    :param points: number of points.
+    :param place_mixture: function that loads a mixture of the layers' weights, for batches that are not cached.
     """
-    outer = {layer: layer.__dict__.pop("forward", None) for layer in layers}  # of a session around this one
+    outer = {layer: layer.__dict__.pop("forward", None) for layer in layers}  # set by an enclosing session
     mixture = CachedMixture([1.0] + [0.0] * (points - 1), False)
     outputs = _compute_outputs(layers, run, inputs, place_point, points) if points > 1 else {}
     batches = _locate_batches(inputs)
@@ -98,7 +99,7 @@ def cached_outputs(
 
 
 def _locate_batches(inputs: Sequence[tuple[Any, int]]) -> dict[BatchKey, tuple[int, int]]:
-    """Batch → (which input it is part of, its first example)."""
+    """Map each batch to (index of its input tensor, index of its first example)."""
     starts: dict[BatchKey, tuple[int, int]] = {}
     for number, (x, batch) in enumerate(inputs):
         for i in range(0, len(x), batch):
@@ -110,14 +111,15 @@ def _cached_forward(
     layer: Any, outputs: Sequence[Sequence[Any]], batches: dict[BatchKey, tuple[int, int]], mixture: CachedMixture,
     place_mixture: Callable[[Sequence[float]], Any],
 ) -> Callable[[Any], Any]:  # fmt: skip
-    """
-    :param outputs: of the layer, for each point, for each input.
+    """Build a forward function that mixes cached outputs.
+
+    :param outputs: outputs of the layer for each point and each input tensor.
     """
     import torch
 
     differences = [second - first for first, second in zip(outputs[0], outputs[1], strict=True)]
-    rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # what a row of a plane has in common
-    buffers: dict[int, Any] = {}  # what is given for so many examples: it stays in the cache
+    rows: dict[tuple[int, int, int], tuple[list[float], Any]] = {}  # partial sums shared by a row of a plane
+    buffers: dict[int, Any] = {}  # number of examples → reused output tensor, which stays in the CPU cache
     coefficients = mixture.coefficients
 
     def forward(x: Any) -> Any:
@@ -129,7 +131,7 @@ def _cached_forward(
             return type(layer).forward(layer, x)
         (number, start), count = batches[key], key[1][0]
         part = slice(start, start + count)
-        if 0.0 in coefficients[:2] or abs(sum(coefficients) - 1) > SUM_TOLERANCE:  # a part of 0 may be infinite
+        if 0.0 in coefficients[:2] or abs(sum(coefficients) - 1) > SUM_TOLERANCE:  # 0·∞ would be NaN
             parts = [output[number][part] for output in outputs]
             return mix_into(torch.empty_like(parts[0]), parts, coefficients)
         others, base = rows.get((number, start, count), ([math.nan], None))
@@ -146,8 +148,10 @@ def _cached_forward(
 
 
 def layers_fed_by_data(model: Any, run: Run, x: Any) -> list[Any]:
-    """Linear layers and convolutions that are called once, on the data themselves, with a weight of their own and no
-    hooks; looked for with two examples and with three, so that two frames are not taken for two examples."""
+    """Find linear layers and convolutions that are called once, on the data, and have no hooks or tied weights.
+
+    The search runs with two and with three examples, so that an axis of size two is not mistaken for the examples.
+    """
     with_two, with_three = (_fed_by(model, run, x[: min(count, len(x))]) for count in (2, 3))
     return [module for module in with_two if module in with_three]
 
@@ -163,12 +167,12 @@ def _fed_by(model: Any, run: Run, x: Any) -> list[Any]:
         calls[module] = calls.get(module, 0) + 1
         try:
             on_data = bool(arguments) and arguments[0].data_ptr() == x.data_ptr()
-        except RuntimeError:  # inside vmap nothing lies anywhere
+        except RuntimeError:  # tensors inside vmap have no memory address
             return
         pairs = zip(module._parameters.values(), parameters[module], strict=False)
         if not on_data or arguments[0].numel() != x.numel() or any(p is not q for p, q in pairs):
             return
-        if len(arguments[0]) == len(out) == len(x):  # rows are examples, not tokens or frames
+        if len(arguments[0]) == len(out) == len(x):  # the first axis counts examples, not tokens or frames
             fed.append(module)
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -188,7 +192,7 @@ def _fed_by(model: Any, run: Run, x: Any) -> list[Any]:
 def _compute_outputs(
     layers: Sequence[Any], run: Run, inputs: Sequence[tuple[Any, int]], place_point: Callable[[int], None], points: int
 ) -> Outputs:
-    """The outputs of the layers at every point; none where they cannot be computed, or are large."""
+    """Compute the outputs of the layers at every point; empty if this fails or exceeds ``MAX_CACHE_BYTES``."""
     outputs: Outputs = {layer: [] for layer in layers}
     try:
         sample = inputs[0][0][:2]
@@ -206,19 +210,19 @@ def _compute_outputs(
                 of_input = of_first if _is_head(x, inputs[0][0]) else _layer_outputs(run, layers, x, batch)
                 for layer in layers:
                     outputs[layer][-1].append(of_input[layer][: len(x)])
-    except (KeyError, LayerscopeError):  # a layer that some batch does not reach, a model that fails at an end
+    except (KeyError, LayerscopeError):  # some batch skips a layer, or the model fails at one of the points
         return {}
     return outputs
 
 
 def _is_head(x: Any, whole: Any) -> bool:
-    """Is one input the first examples of another?"""
+    """Whether one input consists of the first examples of another."""
     is_other = x is not whole and len(x) <= len(whole) and x.stride() == whole.stride()
     return is_other and _batch_key(x) == _batch_key(whole[: len(x)])
 
 
 def _layer_outputs(run: Run, layers: Sequence[Any], x: Any, batch: int) -> dict[Any, Any]:
-    """The outputs of these layers for all examples, whatever comes behind them; of those called once a batch."""
+    """Return the outputs of the layers for all examples, for layers that are called once per batch."""
     import torch
 
     parts: dict[Any, list[Any]] = {layer: [] for layer in layers}

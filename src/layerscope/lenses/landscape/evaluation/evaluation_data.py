@@ -1,4 +1,4 @@
-"""The data that an evaluator runs on: examples, labels, calibration inputs, and the loss over them."""
+"""Data of an evaluator: examples, labels and calibration inputs, with the loss computed on them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from layerscope.lenses.landscape.evaluation.value import Value
 from layerscope.live.losses import Loss
 from layerscope.live.user_code import translate_errors
 
-CALIBRATION_EXAMPLES = 512  # by which statistics are recomputed, where no calibration inputs are given
+CALIBRATION_EXAMPLES = 512  # evaluation examples that recompute statistics if no calibration inputs are given
 
 
 class EvaluationData:
-    """The same examples at every point: inputs x, labels y, calibration inputs, and the loss."""
+    """Inputs x, labels y, calibration inputs and the loss, identical for every evaluated point."""
 
     def __init__(self, data: Any, loss: Loss, device: Any, examples: int | None) -> None:
-        """
-        :param data: (x, y), or batches of them, which are put together.
-        :param examples: how many to draw, class by class; all where it is None.
-        :raises UsageError: no example, no pairs, or more examples than there are.
+        """Load the data to the device.
+
+        :param data: (x, y), or an iterable of such batches, which are concatenated.
+        :param loss: the loss function.
+        :param device: torch device for the data.
+        :param examples: number of examples to draw, stratified by class; all by default.
+        :raises UsageError: if there are no examples or no pairs, or fewer examples than requested.
         """
         self.loss, self.device = loss, device
         self.x, self.y = concatenate_batches(data, device)
         if examples is not None:
             self.x, self.y = draw_examples(self.x, self.y, examples)
         self._label_mask = loss.label_mask(self.y)
-        self._checked_shape: Any = None  # of outputs that are known to fit the labels
-        self.batch = len(self.x)  # examples at once
+        self._checked_shape: Any = None  # output shape that is known to fit the labels
+        self.batch = len(self.x)  # examples per forward pass
 
     def convert_inputs(self, data: Any, dtypes: set[str]) -> None:
-        """Convert inputs to the type of the parameters where ``data`` are NumPy arrays, whose own type is float64."""
+        """Convert inputs from NumPy arrays, which are float64 by default, to the dtype of the parameters."""
         import torch
 
         x = data[0] if isinstance(data, tuple) and data else None
@@ -44,9 +47,9 @@ class EvaluationData:
             self.x = self.x.to(getattr(torch, next(iter(dtypes))))
 
     def set_calibration(self, inputs: Any) -> None:
-        """Inputs for recomputed statistics; None takes the first examples of the data themselves.
+        """Set the inputs for recomputing statistics; None uses the first evaluation examples.
 
-        :raises UsageError: there are none.
+        :raises UsageError: if there are no inputs.
         """
         import torch
 
@@ -56,10 +59,10 @@ class EvaluationData:
         else:
             self.calibration = torch.as_tensor(inputs[0] if isinstance(inputs, tuple) else inputs).to(self.device)
         if not len(self.calibration):
-            raise UsageError("there are no calibration inputs")
+            raise UsageError("calibrate= is empty: pass a batch of training inputs, or None to use the evaluation data")
 
     def set_memory_format(self, channels_last: bool) -> None:
-        """Lay out inputs in memory as the parameters are; batches are slices of them."""
+        """Set the memory layout of all inputs; batches are slices of them."""
         import torch
 
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -75,15 +78,15 @@ class EvaluationData:
         return self.x[: self.batch]
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
-        """(inputs, labels) of each batch."""
+        """Iterate over (inputs, labels) of each batch."""
         return zip(self.x.split(self.batch), self.y.split(self.batch), strict=True)
 
     def labeled_count(self, losses: int) -> int:
-        """How many of so many losses count: ignored positions do not."""
+        """Return the number of losses without those at ignored label positions."""
         return losses if self._label_mask is None else int(self._label_mask.sum())
 
     def value_of(self, output: Any, clamped: int) -> Value:
-        """Mean loss, and accuracy where the labels are classes, of the outputs for all examples."""
+        """Compute the mean loss, and the accuracy if the labels are classes, from the outputs for all examples."""
         import torch
 
         losses = self.loss.values(output, self.y, is_checked=self._checked_shape == output.shape)
@@ -101,21 +104,21 @@ class EvaluationData:
 
 
 def check_batch(batch: Any) -> int | None:
-    """A number of examples at once, or None.
+    """Return the batch size as an int, or None.
 
-    :raises UsageError: it is no whole number of at least 1.
+    :raises UsageError: if it is not an integer of at least 1.
     """
     if batch is None:
         return None
     if not isinstance(batch, SupportsIndex) or isinstance(batch, bool) or index(batch) < 1:
-        raise UsageError(f"batch must be 1 or more, not {batch!r}")
+        raise UsageError(f"batch={batch!r}: the batch size must be an integer, 1 or more")
     return index(batch)
 
 
 def concatenate_batches(data: Any, device: Any) -> tuple[Any, Any]:
-    """(x, y) on the device, batches put together.
+    """Return (x, y) on the device, concatenating batches if necessary.
 
-    :raises UsageError: no example, or no pairs.
+    :raises UsageError: if there are no examples, or the data are not pairs of equal length.
     """
     import torch
 
@@ -123,28 +126,30 @@ def concatenate_batches(data: Any, device: Any) -> tuple[Any, Any]:
         with translate_errors("the data"):
             batches = list(data)
         if not batches or not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in batches):
-            raise UsageError("the data are (x, y), or batches of such pairs")
+            raise UsageError(f"data is a {type(data).__name__}: pass (x, y), or an iterable of batches (x, y)")
         with translate_errors("putting the batches together"):
             data = tuple(torch.cat([torch.as_tensor(batch[k]) for batch in batches]) for k in (0, 1))
     x, y = (torch.as_tensor(part).to(device) for part in data)
     if not len(x) or len(x) != len(y):
-        raise UsageError(f"the data are {len(x)} examples and {len(y)} labels")
+        raise UsageError(
+            f"data has {len(x)} examples and {len(y)} labels: pass one label for each of at least one example"
+        )
     return x, y
 
 
 def draw_examples(x: Any, y: Any, count: int) -> tuple[Any, Any]:
-    """So many examples, the same every time; of classes each in its share.
+    """Draw a reproducible subset of the examples, stratified by class if the labels are classes.
 
-    :raises UsageError: fewer than one, or more than there are.
+    :raises UsageError: if the count is below one or exceeds the number of examples.
     """
     import torch
 
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(x):
-        raise UsageError(f"examples must be between 1 and {len(x):,}, not {count!r}")
+        raise UsageError(f"examples={count!r}: it must be between 1 and {len(x):,}, the number of examples in the data")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     if y.dim() == 1 and not y.is_floating_point():
         classes = y.cpu()[order]
-        rank = torch.zeros(len(order), dtype=torch.float64)  # how far down its class each is, from 0 to 1
+        rank = torch.zeros(len(order), dtype=torch.float64)  # rank within the class, from 0 to 1
         for label in classes.unique():
             members = (classes == label).nonzero().reshape(-1)
             rank[members] = (torch.arange(len(members)) + 0.5).double() / len(members)

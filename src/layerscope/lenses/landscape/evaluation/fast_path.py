@@ -1,8 +1,8 @@
-"""The quickest way to run a model that gives what the plain way gives.
+"""Find the fastest way to run a model that gives the same results as a plain forward pass.
 
-Three things make a network faster without changing its numbers: images with channels last, ReLUs after 2 × 2 pools
-(:mod:`fast_pooling`), and first layers computed once for a whole line or plane (:mod:`cached_first_layers`). Each is
-compared with the plain way on a batch and dropped where it differs.
+Three techniques speed up a network without changing its results: the channels-last memory format, ReLUs moved after
+2 × 2 pools (:mod:`fast_pooling`), and cached first layers for a whole line or plane (:mod:`cached_first_layers`). Each
+is compared with the plain forward pass on one batch and dropped if the results differ.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from layerscope.live.user_code import Forward, translate_errors
 
 
 class FastPath:
-    """Runs a model; its parameters are views of one vector."""
+    """Runs a model on its fastest path, with all parameters as views of one vector."""
 
     def __init__(self, model: Any, forward: Forward | None) -> None:
         self.model, self.forward = model, forward
         self.vector = ParameterVector(model, channels_last=False)
-        self.mixture: CachedMixture | None = None  # of the session that is evaluating
+        self.mixture: CachedMixture | None = None  # set by the active session
         self._pooling = FastPooling()
-        self._cached_names: list[str] = []  # of the first layers whose outputs are cached
+        self._cached_names: list[str] = []  # names of the first layers with cached outputs
 
     def run(self, x: Any) -> Any:
-        """The model's output for some inputs, with the weights that it has now."""
+        """Run the model on a batch of inputs with its current weights."""
         if self.mixture is not None:
             self.mixture.before_run(x)
         with translate_errors("the model"), self._pooling.applied():
             return self.model(x) if self.forward is None else self.forward(self.model, x)
 
     def choose(self, trace: CallTrace, data: EvaluationData) -> None:
-        """Take the quickest way whose output on the first batch agrees with the plain one's."""
+        """Choose the fastest path that gives the same output on the first batch as a plain forward pass."""
         self._choose_layout(trace, data)
         layers = layers_fed_by_data(self.model, self.run, data.x)
         layers = [layer for layer in layers if self.vector.shares_nothing(layer)]
@@ -63,7 +63,7 @@ class FastPath:
 
     @property
     def cached_layers(self) -> list[Any]:
-        """Modules whose outputs are linear in the weights and see only the data."""
+        """First layers with cached outputs: linear in their weights and applied directly to the data."""
         modules = dict(self.model.named_modules())
         return [modules[name] for name in self._cached_names]
 
@@ -71,7 +71,7 @@ class FastPath:
         self.vector.place_last([p for layer in self.cached_layers for p in layer.parameters()])
 
     def on_copy(self, model: Any) -> FastPath:
-        """The same way for a copy of the model."""
+        """Return the same path for a copy of the model."""
         twin = FastPath(model, self.forward)
         twin.vector = ParameterVector(model, self.vector.channels_last)
         twin._pooling, twin._cached_names = self._pooling, self._cached_names

@@ -1,8 +1,8 @@
-"""Max pools of 2 × 2 on images with channels last, as no gradient needs them, and ReLUs after them.
+"""Faster 2 × 2 max pools for channels-last images without gradients, with ReLUs moved after the pool.
 
-A pool is two maxima, of rows and of columns, without the places of the maxima. max(relu(a), relu(b)) =
-relu(max(a, b)): the same numbers, a quarter of the ReLUs, less memory to go through. A view that a tensor with channels
-last cannot give is a copy.
+A pool becomes two element-wise maxima, over rows and then columns, without storing the positions of the maxima. As
+max(relu(a), relu(b)) = relu(max(a, b)), a ReLU before the pool can follow it: the results are equal, with a quarter of
+the ReLUs and less memory traffic. Calls of ``view`` that channels-last tensors do not support become copies.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from layerscope.live.call_trace import CallTrace, has_hooks
 
 @dataclass(frozen=True)
 class FastPooling:
-    """Which calls of a model are replaced."""
+    """Selects the calls of a model that are replaced by faster ones."""
 
-    active: bool = False  # has the model pools that could be faster, or views?
-    late_relus: frozenset[int] = frozenset()  # which of its ReLUs, by number, come after the pool that follows
+    active: bool = False  # whether the model has pools to speed up, or views
+    late_relus: frozenset[int] = frozenset()  # indices of the ReLUs that are moved after the next pool
 
     @classmethod
     def from_trace(cls, model: Any, trace: CallTrace) -> FastPooling:
-        """What one run of the model shows can be replaced."""
+        """Find replaceable calls in the trace of one run of the model."""
         if has_hooks(model):
-            return cls()  # they would see what comes out of a ReLU
+            return cls()  # hooks may see the output of a ReLU
         active = any(_is_half_pool(func, *arguments) or _is_view(func) for func, arguments, _ in trace.calls)
         return cls(active, _relus_before_pools(trace))
 
     def applied(self) -> AbstractContextManager[Any]:
-        """For one run of the model."""
+        """Context in which one run of the model uses the faster calls."""
         return _pooling_mode()(self.late_relus) if self.active else nullcontext()
 
 
 def _relus_before_pools(trace: CallTrace) -> frozenset[int]:
-    """The ReLUs whose input and output nothing takes but themselves and the pool that is called next."""
+    """Find the ReLUs followed directly by a pool, with no other function reading their input or output."""
     numbers, number, use_counts = set[int](), -1, trace.use_counts()
     following = [*trace.calls[1:], (None, ((), {}), None)]
     for (func, (args, _), result), (next_func, (next_args, next_kwargs), _) in zip(trace.calls, following, strict=True):
@@ -44,7 +44,7 @@ def _relus_before_pools(trace: CallTrace) -> frozenset[int]:
         is_relu = func in _relu_functions() and args and next_args and next_args[0] is result
         if not (is_relu and _is_half_pool(next_func, next_args, next_kwargs)):
             continue
-        expected = {2} if result is args[0] else {1}  # in place one tensor is both
+        expected = {2} if result is args[0] else {1}  # an in-place ReLU has one tensor as input and output
         if {use_counts[id(args[0])], use_counts[id(result)]} == expected and result is not trace.output:
             numbers.add(number)
     return frozenset(numbers)
@@ -67,7 +67,7 @@ def _pool_functions() -> frozenset[Any]:
 
 
 def _is_half_pool(func: Any, args: Any, kwargs: Any) -> bool:
-    """Is it a pool of windows of 2 × 2, side by side?"""
+    """Whether a call is a max pool with non-overlapping 2 × 2 windows."""
     if func not in _pool_functions():
         return False
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -97,26 +97,26 @@ def _pooling_mode() -> Any:
         is_image = len(shape) == 4 and min(shape[2:]) > 1 and not torch.is_grad_enabled()
         try:
             return is_image and bool(x.is_contiguous(memory_format=channels_last))
-        except RuntimeError:  # inside vmap nothing lies anywhere
+        except RuntimeError:  # tensors inside vmap have no memory layout
             return False
 
     class PoolingMode(TorchFunctionMode):  # type: ignore[misc]
-        """One run."""
+        """Replaces calls during one run of the model."""
 
         def __init__(self, late_relus: frozenset[int]) -> None:
             super().__init__()
             self.late_relus = late_relus
-            self.relu_count = 0  # so far
-            self.delayed: Any = None  # the input of a ReLU that was put off
+            self.relu_count = 0  # ReLUs called so far
+            self.delayed: Any = None  # input of a ReLU that is applied after the next pool
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             delayed, self.delayed = self.delayed, None
             if args and _is_half_pool(func, args, kwargs) and is_suitable(args[0]):
-                rows = torch.maximum(args[0][:, :, :-1:2], args[0][:, :, 1::2])  # an odd one out is left out
+                rows = torch.maximum(args[0][:, :, :-1:2], args[0][:, :, 1::2])  # drops an odd last row
                 pooled = torch.maximum(rows[:, :, :, :-1:2], rows[:, :, :, 1::2])
                 return pooled.relu_() if args[0] is delayed else pooled
-            if delayed is not None:  # the model takes another way than it did
+            if delayed is not None:  # the model runs differently than when it was traced
                 delayed.relu_()
             if func in relus:
                 self.relu_count += 1
@@ -127,7 +127,7 @@ def _pooling_mode() -> Any:
                 return func(*args, **kwargs)
             try:
                 return func(*args, **kwargs)
-            except RuntimeError:  # of channels that lie last there is none
+            except RuntimeError:  # a channels-last tensor has no such view
                 return args[0].reshape(*args[1:], **kwargs)
 
         def __exit__(self, *error: Any) -> None:

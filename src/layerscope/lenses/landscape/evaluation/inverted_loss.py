@@ -1,4 +1,4 @@
-"""Losses of an experiment."""
+"""Inverted cross entropy, a loss that is lowest for models that are always wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 
 def inverted_cross_entropy(output: Any, labels: Any) -> Any:
-    """−log(1 − p_y) of each example: a model that is never right has none of it. The loss of the abyss.
+    """Return −log(1 − p_y) for each example, a loss that is zero for a model that is always wrong.
 
-    In stable form: logsumexp of all logits less logsumexp of all but the label's.
+    It is computed in a numerically stable form: logsumexp of all logits minus logsumexp of all logits except the
+    label's.
     """
     import torch
 

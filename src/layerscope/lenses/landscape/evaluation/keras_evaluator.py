@@ -1,4 +1,4 @@
-"""Loss and accuracy of a Keras model at points of parameter space. The model is copied."""
+"""Evaluator for Keras models: loss and accuracy at points in weight space. It works on a copy of the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from layerscope.live.user_code import translate_errors
 from layerscope.sources.model_weights import Weights, check_same_tensors, combine, weights_of
 
 MOVING_STATISTICS = ("moving_mean", "moving_variance")
-NOISE_SETTINGS = ("rate", "stddev", "dropout", "recurrent_dropout")  # of layers that are random in training
+NOISE_SETTINGS = ("rate", "stddev", "dropout", "recurrent_dropout")  # attributes of layers that add noise
 
 
 class KerasEvaluator:
-    """Evaluates weights of one Keras architecture, as lines, planes and basins ask for."""
+    """Evaluates different weights of one Keras architecture on fixed data."""
 
     def __init__(
         self,
@@ -35,20 +35,24 @@ class KerasEvaluator:
         calibrate: Any = None,
         batch: int = 256,
     ) -> None:
-        """
-        :param data: (x, y), arrays.
-        :param loss: "cross_entropy" of whole labels, "mse" (½‖f − y‖²), or a function of outputs and labels, arrays,
-            with a value for each example.
-        :param logits: does the model give logits? Otherwise it gives probabilities.
-        :param bn: statistics of batch norms, as of :class:`~layerscope.TorchEvaluator`.
-        :raises UsageError: no data, an unknown policy or loss.
+        """Copy the model and prepare the data.
+
+        :param model: a Keras model of the architecture; it is copied.
+        :param data: (x, y) as arrays.
+        :param loss: "cross_entropy" for integer labels, "mse" (½‖f − y‖²), or a function of outputs and labels (arrays)
+            that returns one value for each example.
+        :param logits: whether the model outputs logits; otherwise it outputs probabilities.
+        :param bn: policy for batch-norm statistics, as for :class:`~layerscope.TorchEvaluator`.
+        :param calibrate: training inputs for "recompute"; by default the first 512 evaluation examples.
+        :param batch: number of examples per forward pass.
+        :raises UsageError: if there are no data, or the policy or loss is unknown.
         """
         if bn not in BATCH_NORM_POLICIES:
-            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+            raise UnknownName("batch-norm policy", bn, BATCH_NORM_POLICIES)
         if not callable(loss) and loss not in ("cross_entropy", "mse"):
             raise UnknownName("loss", str(loss), ("cross_entropy", "mse"))
         if not (isinstance(data, tuple) and len(data) == 2 and len(data[0]) == len(data[1]) > 0):
-            raise UsageError("the data are (x, y), as many of the one as of the other")
+            raise UsageError("data must be a tuple (x, y) of two arrays with the same number of examples, at least one")
         import keras
 
         with translate_errors("copying the model"):
@@ -59,7 +63,7 @@ class KerasEvaluator:
         self.loss, self.logits, self.bn, self.batch = loss, logits, bn, batch
         layers = list(self.model._flatten_layers() if hasattr(self.model, "_flatten_layers") else self.model.layers)
         self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        for layer in layers:  # none of the copy's passes is to be random, those in training mode neither
+        for layer in layers:  # disable noise, also for passes in training mode
             for setting in NOISE_SETTINGS:
                 if isinstance(getattr(layer, setting, None), float | int):
                     setattr(layer, setting, 0.0)
@@ -69,7 +73,7 @@ class KerasEvaluator:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What every result states."""
+        """Settings that every result reports: examples, loss, batch-norm policy and calibration."""
         policy = self.bn if self._norms else "none"
         facts: dict[str, Any] = {
             "examples": len(self.x),
@@ -77,25 +81,25 @@ class KerasEvaluator:
             "bn": policy,
         }
         if policy == "recompute":
-            source = " of the data themselves" if self._calibrates_on_itself else ""
+            source = " of the evaluation examples" if self._calibrates_on_itself else ""
             facts["calibration"] = f"{len(self.calibrate)}{source}"
         return facts
 
     @property
     def barrier_policies(self) -> tuple[str, ...]:
-        """Policies of batch norms that barriers are compared by."""
+        """Batch-norm policies under which loss barriers are measured and compared."""
         if not self._norms:
             return ("straight",)
         return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
 
     @property
     def labels(self) -> Any:
-        """Of the examples, an array."""
+        """Labels of the examples, as an array."""
         return self.y
 
     @property
     def fingerprint(self) -> bytes:
-        """Changes with the data, the calibration inputs, the loss, the policy and the architecture."""
+        """Hash of the data, calibration inputs, loss, batch-norm policy and architecture."""
         digest = hashlib.sha256(repr(sorted(self.about.items())).encode())
         for part in (self.x, self.y, self.calibrate):
             digest.update(np.ascontiguousarray(part).tobytes())
@@ -104,13 +108,13 @@ class KerasEvaluator:
         return digest.digest()
 
     def __call__(self, weights: Weights) -> Value:
-        """Loss, and accuracy where the labels are classes."""
+        """Return the loss, and the accuracy if the labels are classes."""
         with self.walk([weights]) as value_at:
             return value_at([1.0])
 
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
-        """coefficients → what is found at Σ cᵢ·pointsᵢ."""
+        """Yield a function that maps coefficients to the value at Σ cᵢ·pointsᵢ."""
         corners, model_weights = [weights_of(point) for point in points], weights_of(self.model)
         for number, point in enumerate(corners):
             known = {name: point[name] for name in model_weights if name in point}
@@ -119,12 +123,12 @@ class KerasEvaluator:
 
     @contextmanager
     def policy(self, bn: str) -> Iterator[None]:
-        """Inside, another policy of batch norms.
+        """Use another batch-norm policy inside the context.
 
-        :raises UnknownName: no such policy.
+        :raises UnknownName: if there is no such policy.
         """
         if bn not in (*BATCH_NORM_POLICIES, "straight"):
-            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+            raise UnknownName("batch-norm policy", bn, BATCH_NORM_POLICIES)
         original, self.bn = self.bn, bn if bn in BATCH_NORM_POLICIES else self.bn
         try:
             yield
@@ -132,7 +136,7 @@ class KerasEvaluator:
             self.bn = original
 
     def outputs(self) -> Any:
-        """Logits of all examples at the point that was evaluated last; of probabilities their logarithms."""
+        """Return the logits, or the log-probabilities, of all examples at the last evaluated point."""
         rows = self._output.reshape(-1, self._output.shape[-1])
         return rows if self.logits else np.log(np.maximum(rows, np.finfo(np.float64).tiny))
 
@@ -156,7 +160,7 @@ class KerasEvaluator:
         return self._value_of(self._output, clamped)
 
     def _apply_policy(self, weights: dict[str, Any], first: Mapping[str, Any]) -> int:
-        """Moving statistics by the policy; how many variances had to be clamped."""
+        """Set the moving statistics by the policy, and return the number of clamped variances."""
         clamped = 0
         for name in [name for name in weights if name.endswith(MOVING_STATISTICS)]:
             if self.bn == "keep":
@@ -168,7 +172,7 @@ class KerasEvaluator:
 
     @contextmanager
     def _norm_momentum(self, value: float | None) -> Iterator[None]:
-        """Inside, moving statistics become those of a pass in training mode (0), or stay (1)."""
+        """Set the momentum of batch norms: 0 stores the statistics of a training pass, 1 keeps the stored ones."""
         originals = [(layer, layer.momentum) for layer in self._norms]
         try:
             for layer in self._norms if value is not None else ():
@@ -193,7 +197,10 @@ class KerasEvaluator:
             return 0.5 * np.square(output - self.y.reshape(output.shape)).reshape(len(output), -1).sum(1)
         rows, labels = output.reshape(-1, output.shape[-1]), self.y.reshape(-1)
         if labels.min() < 0 or labels.max() >= rows.shape[1]:
-            raise UsageError(f"labels from {labels.min()} to {labels.max()}, and the model has {rows.shape[1]} outputs")
+            found = f"labels range from {labels.min()} to {labels.max()}"
+            raise UsageError(
+                f"{found}: a model with {rows.shape[1]} outputs needs labels from 0 to {rows.shape[1] - 1}"
+            )
         of_labels = rows[np.arange(len(rows)), labels]
         if self.logits:
             largest = rows.max(1)

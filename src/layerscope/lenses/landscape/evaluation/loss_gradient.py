@@ -1,4 +1,4 @@
-"""The gradient of the mean loss at a point; where batch-norm statistics are recomputed it flows through them too."""
+"""Gradient of the mean loss at a point, including the path through recomputed batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Statistics = dict[Any, tuple[Any, Any]]  # norm → (mean, variance) of each cha
 
 
 def mean_loss_gradient(path: FastPath, data: EvaluationData, batch_norm: BatchNormPolicy) -> dict[str, Any]:
-    """∂L/∂θ by name, tensors, of the mean loss over all examples, with the weights that the model has now."""
+    """Return ∂L/∂θ as tensors by name, for the mean loss over all examples at the model's current weights."""
     import torch
 
     vector, norms = path.vector, batch_norm.norms
@@ -42,10 +42,10 @@ def mean_loss_gradient(path: FastPath, data: EvaluationData, batch_norm: BatchNo
 
 @contextmanager
 def _differentiable_statistics(norms: Sequence[Any]) -> Iterator[None]:
-    """Inside, norms compute what they do anyway, and gradients flow through their statistics.
+    """Make batch-norm statistics differentiable inside the context, without changing the outputs.
 
-    A pass in training mode takes the statistics of its inputs, of several calls those of the last; later passes use
-    them.
+    A pass in training mode records the statistics of its inputs, and later passes use them. If a norm is called several
+    times, the last call counts.
     """
     statistics: Statistics = {}
     for norm in norms:
@@ -60,7 +60,7 @@ def _differentiable_statistics(norms: Sequence[Any]) -> Iterator[None]:
 def _differentiable_forward(norm: Any, statistics: Statistics) -> Callable[[Any], Any]:
     from torch.nn.modules.instancenorm import _InstanceNorm
 
-    by_example = isinstance(norm, _InstanceNorm)  # each example by itself; what is stored is their mean
+    by_example = isinstance(norm, _InstanceNorm)  # normalizes each example, stores the mean
 
     def forward(x: Any) -> Any:
         axes = [*range(2, x.dim()), *([] if by_example else [0])]

@@ -1,4 +1,4 @@
-"""The parameters of a model as views of one vector: a point of parameter space is one copy away."""
+"""All parameters of a model as views of one vector, so that setting all weights takes one copy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from layerscope.tensor_names import strip_wrapper_prefixes
 
 
 class ParameterVector:
-    """Where each parameter lies in the vector. Those that share memory are one."""
+    """Maps the parameters of a model to positions in one vector; tied parameters share a position."""
 
     def __init__(self, model: Any, channels_last: bool) -> None:
-        """
-        :param channels_last: kernels are stored out, h, w, in: small convolutions are several times faster so.
+        """Collect the parameters of a model.
+
+        :param model: the model.
+        :param channels_last: store kernels as (out, h, w, in), which makes small convolutions several times faster.
         """
         self.channels_last = channels_last
         self.parameters: dict[str, Any] = {}
-        self.tied: dict[str, list[Any]] = {}  # further parameters that are the same memory
-        self.names: dict[str, list[str]] = {}  # as the model itself calls them
+        self.tied: dict[str, list[Any]] = {}  # name → further parameters that share its memory
+        self.names: dict[str, list[str]] = {}  # name → all names of the parameter in the model
         first_names: dict[Any, str] = {}
         for name, p in model.named_parameters():
             key, plain = memory_key(p), strip_wrapper_prefixes(name)
@@ -38,22 +40,22 @@ class ParameterVector:
         self._views: list[tuple[Any, Any]] = []
 
     def all_tied(self, name: str) -> list[Any]:
-        """A parameter and those that are the same memory."""
+        """Return a parameter and all parameters that share its memory."""
         return [self.parameters[name], *self.tied.get(name, ())]
 
     def shares_nothing(self, module: Any) -> bool:
-        """Are a module's parameters those of no other?"""
+        """Whether a module has no tied parameters."""
         shared = [p for name in self.tied for p in self.all_tied(name)]
         return not any(p is q for p in module.parameters() for q in shared)
 
     def place_last(self, parameters: Collection[Any]) -> None:
-        """Put these parameters behind the others."""
+        """Move these parameters to the end of the vector."""
         last = [name for name, p in self.parameters.items() if any(p is q for q in parameters)]
         self.order = [*(name for name in self.parameters if name not in last), *last]
         self.early = sum(p.numel() for name, p in self.parameters.items() if name not in last)
 
     def flatten(self, point: Weights) -> Any:
-        """A point as a vector."""
+        """Convert weights by name to a vector."""
         import torch
 
         return torch.cat(
@@ -71,14 +73,14 @@ class ParameterVector:
 
     @staticmethod
     def retie(model: Any, copied: Any) -> None:
-        """Tie in a copy the parameters that are one memory in the model."""
+        """Tie the parameters of a copy that share memory in the original model."""
         first: dict[Any, Any] = {}
         for original, p in zip(model.parameters(), copied.parameters(), strict=True):
             p.data = first.setdefault(memory_key(original), p).data
 
     @contextmanager
     def attached(self, vector: Any | None = None) -> Iterator[None]:
-        """Inside, the parameters are views of a vector; without one, of a copy of themselves."""
+        """Make the parameters views of a vector inside the context; by default the vector is a copy of them."""
         import torch
 
         if vector is None:
@@ -101,7 +103,7 @@ class ParameterVector:
                 p.data = data
 
     def reattach(self) -> None:
-        """Make parameters views again where a model has given itself other weights, as max-norm layers do."""
+        """Make parameters views of the vector again if the model replaced them, as max-norm layers do."""
         for p, view in self._views:
             if p.data_ptr() != view.data_ptr() or p.stride() != view.stride():
                 p.data = view

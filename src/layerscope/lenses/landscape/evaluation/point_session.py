@@ -1,4 +1,4 @@
-"""A walk between points of parameter space: many mixtures Σ cᵢ·pointsᵢ evaluated faster than one by one."""
+"""Session that evaluates many mixtures Σ cᵢ·pointsᵢ of the same points, which is faster than one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layerscope.sources.model_weights import Weights
 
 
 class PointSession:
-    """Evaluates a model at mixtures of some points, while :meth:`opened`."""
+    """Evaluates a model at mixtures of given points while it is :meth:`opened`."""
 
     def __init__(
         self, path: FastPath, data: EvaluationData, batch_norm: BatchNormPolicy, repair: Repair | None,
@@ -28,7 +28,7 @@ class PointSession:
 
         self._path, self._data, self._batch_norm, self._repair = path, data, batch_norm, repair
         self._vectors = [path.vector.flatten(point) for point in points]
-        self._current = self._vectors[0].clone()  # the parameters where the session stands
+        self._current = self._vectors[0].clone()  # parameters of the current point
         self._statistics = [
             {k: torch.from_numpy(np.array(point[k])).to(data.device) for k in batch_norm.buffers if k in point}
             for point in points
@@ -37,7 +37,7 @@ class PointSession:
 
     @contextmanager
     def opened(self) -> Iterator[Callable[[Sequence[float]], Value]]:
-        """Yields coefficients → Value; afterwards the model is as it was, and an outer session goes on."""
+        """Yield a function from coefficients to values; then restore the model and resume an enclosing session."""
         import torch
 
         outer, self._path.mixture = self._path.mixture, None
@@ -51,7 +51,7 @@ class PointSession:
                 self._path.mixture = outer
 
     def evaluate(self, coefficients: Sequence[float]) -> Value:
-        """The value at Σ cᵢ·pointsᵢ."""
+        """Return the value at Σ cᵢ·pointsᵢ."""
         mixture = self._mixture
         assert mixture is not None
         self._path.mixture = mixture
@@ -64,7 +64,7 @@ class PointSession:
         return self._data.value_of(run_all(self._path, self._data, self._batch_norm), clamped)
 
     def _cached(self) -> Any:
-        """The first layers with their outputs computed once for each point."""
+        """Context in which the outputs of the first layers are computed once for each point and cached."""
         inputs = [(self._data.x, self._data.batch)]
         if self._repair is not None or self._batch_norm.recomputes:
             inputs.append((self._data.calibration, len(self._data.calibration)))
@@ -76,7 +76,7 @@ class PointSession:
         )  # fmt: skip
 
     def _agrees_with_plain(self, mixture: CachedMixture) -> bool:
-        """Do the cached outputs give what the layers themselves would, somewhere between the points?"""
+        """Whether cached outputs give the same result as the layers themselves, at one point between the others."""
         count = len(self._vectors)
         between = [2 * (k + 1) / (count * (count + 1)) for k in range(count)]
         mix_into(self._current, self._vectors, between)
@@ -85,7 +85,7 @@ class PointSession:
         return mixture.agrees(lambda: self._path.run(self._data.first_batch))
 
     def _calibrate(self, coefficients: Sequence[float]) -> None:
-        """One pass over the calibration data, all at once: pooled means and variances, and what REPAIR needs."""
+        """Run all calibration inputs in one batch to recompute batch-norm statistics and fit REPAIR."""
         if self._repair is None and not self._batch_norm.recomputes:
             return
         recomputing = self._batch_norm.recomputing() if self._batch_norm.recomputes else nullcontext()
@@ -95,7 +95,7 @@ class PointSession:
 
     @contextmanager
     def _repaired(self) -> Iterator[None]:
-        """Apply REPAIR, calibrated at the points."""
+        """Apply REPAIR inside the context, with target statistics measured at the given points."""
         if self._repair is None:
             yield
             return
@@ -109,10 +109,10 @@ class PointSession:
 
 
 def run_all(path: FastPath, data: EvaluationData, batch_norm: BatchNormPolicy) -> Any:
-    """The model's outputs for all examples."""
+    """Return the model's outputs for all examples."""
     import torch
 
     with batch_norm.evaluating():
         if len(data.x) <= data.batch:
             return path.run(data.x)
-        return torch.cat([path.run(x).clone() for x in data.x.split(data.batch)])  # first layers write in place
+        return torch.cat([path.run(x).clone() for x in data.x.split(data.batch)])  # layers reuse their output

@@ -1,4 +1,4 @@
-"""Evaluate many points, one after the other or by an engine; values can be stored, and points without one are holes."""
+"""Evaluate many points in order or in parallel, with optional storage. Points that fail are counted as holes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from layerscope.sources.model_weights import Weights, combine
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-Progress = Callable[[int, int, float], Any]  # (points done, of how many, seconds left)
-NOT_FINITE = "not finite"  # why a point has no value
-JOBS_PER_WORKER = 4  # of an engine
+Progress = Callable[[int, int, float], Any]  # (points done, total points, seconds left)
+NOT_FINITE = "not finite"  # reason for points with a NaN or infinite metric
+JOBS_PER_WORKER = 4  # pieces per worker, so that all workers finish at about the same time
 MAX_REASON_CHARS = 200
 
 
 @contextmanager
 def walking(corners: Sequence[Weights], evaluate: Any) -> Iterator[Callable[[Sequence[float]], Value]]:
-    """coefficients → Value, by the evaluator's own way where it has one."""
+    """Yield a function from coefficients to values, using the evaluator's ``walk`` method if it has one."""
     if hasattr(evaluate, "walk"):
         with evaluate.walk(corners) as value_at:
             yield value_at
@@ -47,7 +47,9 @@ def walking(corners: Sequence[Weights], evaluate: Any) -> Iterator[Callable[[Seq
         if isinstance(value, Value):
             return value
         if not isinstance(value, Mapping):
-            raise UsageError(f"evaluate returned a {type(value).__name__}, not metrics by name")
+            raise UsageError(
+                f"evaluate returned a {type(value).__name__}: it must return metrics by name, e.g. {{'loss': 0.1}}"
+            )
         return Value({str(k): float(v) for k, v in value.items()}, np.empty(0))
 
     yield evaluate_mixture
@@ -57,12 +59,17 @@ def evaluate_points(
     corners: Sequence[Weights], evaluate: Any, points: Sequence[Sequence[float]], progress: Progress | None,
     store: GridStore | None = None, engine: str | None = None,
 ) -> tuple[list[Value | None], dict[str, int]]:  # fmt: skip
-    """A value for each point Σ cᵢ·cornersᵢ, None where there is none; and how many have none, by reason.
+    """Evaluate each point Σ cᵢ·cornersᵢ; return the values, None for failures, and the number of failures by reason.
 
-    :param points: the coefficients of each.
-    :raises UsageError: none could be evaluated.
+    :param corners: the weights that are mixed.
+    :param evaluate: an evaluator, or a function from weights by name to metrics by name.
+    :param points: the coefficients of each point.
+    :param progress: called after each point with (points done, total points, seconds left).
+    :param store: storage for finished points.
+    :param engine: name of the engine for parallel evaluation; None evaluates points in order.
+    :raises UsageError: if no point can be evaluated.
     """
-    results: dict[int, tuple[Value | None, str]] = {}  # number of the point → (value, why there is none)
+    results: dict[int, tuple[Value | None, str]] = {}  # point number → (value, reason if there is none)
     start, stored = time.perf_counter(), 0
     if store is not None:
         results = {number: (value, "") for number in range(len(points)) if (value := store.get(number)) is not None}
@@ -87,11 +94,13 @@ def evaluate_points(
             holes[reason] = holes.get(reason, 0) + 1
     values = [results[number][0] for number in range(len(points))]
     if all(value is None for value in values):
-        raise UsageError(f"no point could be evaluated: {next(iter(holes), 'no reason given')}")
+        raise UsageError(
+            f"no point could be evaluated: {next(iter(holes), 'no reason was given')}; check the model and its data"
+        )
     return values, holes
 
 
-PointResult = tuple[int, Value | None, str]  # (number of the point, its value, why there is none)
+PointResult = tuple[int, Value | None, str]  # (point number, value, reason if there is none)
 
 
 def _evaluate_each(
@@ -118,7 +127,7 @@ def _evaluate_each(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some points of a grid, a job of an engine."""
+    """A subset of the points, evaluated as one job of an engine."""
 
     spec: SourceSpec
     numbers: tuple[int, ...]
@@ -128,7 +137,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _PieceEvaluator:
-    """What an engine runs: each piece has an evaluator of its own."""
+    """Callable that an engine runs; it evaluates each piece with a separate copy of the evaluator."""
 
     corners: Sequence[Weights]
     evaluate: Any
@@ -139,14 +148,17 @@ class _PieceEvaluator:
         return list(_evaluate_in_turn(self.corners, evaluate, self.points, piece.numbers))
 
     def check_picklable(self) -> None:
-        """
-        :raises UsageError: it cannot be sent to another process, and why.
+        """Check that the evaluator can be sent to another process.
+
+        :raises UsageError: if it cannot be pickled.
         """
         try:
             pickle.dumps(self)
-        except Exception as error:  # pickle and what is pickled raise anything
+        except Exception as error:  # pickling user code can raise any exception
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            raise UsageError(f"this evaluator cannot travel to other processes ({reason}): use threads") from None
+            raise UsageError(
+                f"engine='processes': the evaluator cannot be pickled ({reason}); use engine='threads'"
+            ) from None
 
 
 def _evaluate_in_turn(
@@ -162,26 +174,26 @@ def _evaluate_in_turn(
 def evaluate_or_explain(
     value_at: Callable[[Sequence[float]], Value], coefficients: Sequence[float]
 ) -> tuple[Value | None, str]:
-    """(the value, ""), or (None, why there is none)."""
+    """Return (value, "") for a point, or (None, reason) if its evaluation fails."""
     try:
         return value_at(coefficients), ""
     except UsageError:
         raise
     except LayerscopeError as error:
         return None, str(error)[:MAX_REASON_CHARS]
-    except Exception as error:  # one point that fails is a hole
+    except Exception as error:  # a failing point becomes a hole, so the others are still evaluated
         return None, f"{type(error).__name__}: {error}"[:MAX_REASON_CHARS]
 
 
 def metrics_of(values: Sequence[Value | None]) -> dict[str, Floats]:
-    """By name; where one of a point's metrics is not finite, it is a hole and has none."""
+    """Return arrays of metrics by name; a point with any metric that is not finite is NaN in all of them."""
     names = list(dict.fromkeys(name for value in values if value is not None for name in value.metrics))
     rows = [v.metrics if v is not None and all(map(math.isfinite, v.metrics.values())) else {} for v in values]
     return {name: np.array([metrics.get(name, math.nan) for metrics in rows], float) for name in names}
 
 
 def samples_of(values: Sequence[Value | None]) -> Floats:
-    """(points, examples) losses; empty where a point has none."""
+    """Return the losses (points, examples), or an empty array if some point has none."""
     samples = [value.samples for value in values if value is not None and len(value.samples)]
     return np.stack(samples) if len(samples) == len(values) else np.zeros((0, 0))
 
@@ -195,23 +207,24 @@ def clamped_of(values: Sequence[Value | None]) -> int:
 
 
 class GridStore:
-    """Values of points that are done, in a file that is written every few seconds."""
+    """Stores the values of finished points in a file, which is written every few seconds."""
 
     WRITE_INTERVAL = 5.0  # seconds
 
     def __init__(
         self, path: str | File, corners: Sequence[Weights], points: Sequence[Sequence[float]], evaluate: Any
     ) -> None:
-        """
-        :raises UsageError: the file holds another grid.
+        """Open the store.
+
+        :raises UsageError: if the file holds another grid.
         """
         self._results = ResultStore(
-            path, _fingerprint(corners, points, evaluate), contents="grid", interval=self.WRITE_INTERVAL,
-            mismatch="another grid: other models, points or evaluation",
+            path, _fingerprint(corners, points, evaluate), contents="grid points", interval=self.WRITE_INTERVAL,
+            mismatch="another grid, with different models, points or evaluation",
         )  # fmt: skip
 
     def get(self, number: int) -> Value | None:
-        """The stored value of a point, if there is one."""
+        """Return the stored value of a point, or None."""
         metrics = self._results.get(str(number))
         if metrics is None:
             return None
@@ -223,7 +236,7 @@ class GridStore:
             self._results.put(str(number), {name: finite_or_none(v) for name, v in value.metrics.items()})
 
     def flush(self) -> None:
-        """Write the file; it appears whole or not at all."""
+        """Write the file atomically."""
         self._results.flush()
 
 

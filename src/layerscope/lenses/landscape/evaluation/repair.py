@@ -1,7 +1,7 @@
-"""REPAIR for layers without a batch norm: averaged weights make units of less variance, which is given back.
+"""REPAIR for layers without batch norm: restore the variance that units lose when weights are averaged.
 
-Each unit is scaled and shifted so that over the calibration inputs its mean is Σ cᵢμᵢ and its standard deviation
-Σ cᵢσᵢ, layer after layer. Source: Jordan et al., ICLR 2023.
+Layer by layer, each unit is scaled and shifted so that its mean over the calibration inputs is Σ cᵢμᵢ and its standard
+deviation is Σ cᵢσᵢ, where i runs over the averaged models. Source: Jordan et al., ICLR 2023.
 """
 
 from __future__ import annotations
@@ -13,31 +13,37 @@ from typing import Any
 from layerscope.errors import UsageError
 from layerscope.live import torch_models
 
-Run = Callable[[Any], Any]  # the model, in one of its forms, on some inputs
-MIN_RELATIVE_SPREAD = 1e-12  # of the target's standard deviation: a unit that does not change is left alone
+Run = Callable[[Any], Any]  # runs the model on a batch of inputs
+MIN_RELATIVE_SPREAD = 1e-12  # relative to the target; units with less spread are constant and not rescaled
 
 
 class Repair:
-    """Layers whose units get back the mean and the spread that they have at the ends."""
+    """Corrects layers so that each unit has the interpolated mean and standard deviation of the end models."""
 
     def __init__(self, model: Any, run: Run, x: Any) -> None:
-        """
-        :param run: the model on inputs, of which ``x`` are a few.
-        :raises UsageError: no layer could be repaired.
+        """Find the layers to correct.
+
+        :param model: the model.
+        :param run: function that runs the model on inputs.
+        :param x: a small batch of inputs.
+        :raises UsageError: if REPAIR applies to no layer.
         """
         import torch
 
         with torch.no_grad():
             self.layers = _repairable_layers(model, run, x)
         if not self.layers:
-            raise UsageError("repair: there is no linear layer or convolution but before batch norms and at the end")
-        self._ends: list[dict[Any, tuple[Any, Any]]] = []  # of each point: layer → (means, standard deviations)
+            raise UsageError(
+                "repair=True: no linear layer or convolution qualifies; REPAIR skips the last one and those before a "
+                "batch norm, so use repair=False"
+            )
+        self._ends: list[dict[Any, tuple[Any, Any]]] = []  # for each point, layer → (means, standard deviations)
         self._corrections: dict[Any, tuple[Any, Any]] = {}  # layer → (scale, shift)
-        self._coefficients: Sequence[float] | None = None  # while corrections are fitted
+        self._coefficients: Sequence[float] | None = None  # set while corrections are fitted
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Inside, the layers give what is repaired."""
+        """Apply the corrections to the layers inside the context."""
         handles = [layer.register_forward_hook(self._correct) for layer in self.layers]
         try:
             yield
@@ -47,7 +53,7 @@ class Repair:
             self._ends, self._corrections, self._coefficients = [], {}, None
 
     def measure(self, run: Run, x: Any) -> None:
-        """Measure the units with the weights that the model has now: the next of the ends."""
+        """Measure the unit statistics at the model's current weights, as those of the next end model."""
         moments: dict[Any, tuple[Any, Any]] = {}
         handles = [
             layer.register_forward_hook(lambda layer, _, out: moments.update({layer: _moments(layer, out)}))
@@ -63,7 +69,7 @@ class Repair:
 
     @contextmanager
     def fitting(self, coefficients: Sequence[float]) -> Iterator[None]:
-        """A pass inside sets what each layer is scaled and shifted by; at the ends nothing is."""
+        """Fit the correction of each layer in the next forward pass; the end models need none."""
         is_end = 1.0 in coefficients and sum(c != 0.0 for c in coefficients) == 1
         self._corrections = {}
         self._coefficients = None if is_end else coefficients
@@ -92,14 +98,14 @@ class Repair:
 
 
 def _repairable_layers(model: Any, run: Run, x: Any) -> list[Any]:
-    """Linear layers and convolutions that are called once, neither the last to run nor straight before a batch norm."""
+    """Find linear layers and convolutions that are called once, except the last one and those before a batch norm."""
     from torch import nn
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     norms = torch_models.norm_classes()
-    outputs: dict[Any, list[tuple[int, int]]] = {}  # module → (tensor, how often it was changed in place) of each call
+    outputs: dict[Any, list[tuple[int, int]]] = {}  # module → (id, version) of the output tensor of each call
     normalized: set[tuple[int, int]] = set()
-    alive: list[Any] = []  # a tensor's id is its own as long as it lives
+    alive: list[Any] = []  # kept alive, because Python reuses the ids of deleted tensors
 
     def record(module: Any, arguments: Any, out: Any) -> None:
         if isinstance(module, norms):
@@ -125,14 +131,14 @@ def _unit_axis(layer: Any) -> int:
 
 
 def _moments(layer: Any, out: Any) -> tuple[Any, Any]:
-    """(mean, standard deviation) of each unit."""
+    """Return (means, standard deviations) of the units."""
     axis = _unit_axis(layer)
     rows = out.movedim(axis, -1).reshape(-1, out.shape[axis])
     return rows.mean(0), rows.std(0, correction=0)
 
 
 def _along_units(layer: Any, values: Any, out: Any) -> Any:
-    """A value per unit, shaped to be broadcast over an output."""
+    """Reshape one value per unit so that it broadcasts over a layer's output."""
     shape = [1] * out.dim()
     shape[_unit_axis(layer)] = -1
     return values.reshape(shape)

@@ -1,9 +1,9 @@
-"""Loss and accuracy of a PyTorch model at many points of parameter space. The user's own model is never touched.
+"""Evaluator for PyTorch models: loss and accuracy at many points in weight space. It works on a copy of the model.
 
-Any function weights → {metric: value} is an evaluator. This one is for PyTorch classifiers and regressors: the same
-examples at every point, no dropout, batch-norm statistics by a stated policy. It puts together what one file each does:
-the data and the loss (``evaluation_data``), batch norms (``batch_norm``), REPAIR (``repair``), the quickest way to run
-the model (``fast_path``), and walks between points (``point_session``).
+Any function from weights to {metric: value} can serve as an evaluator. This one is for PyTorch classifiers and
+regressors. It uses the same examples at every point, no dropout, and a stated policy for batch-norm statistics. Its
+parts are the data and loss (``evaluation_data``), batch norms (``batch_norm``), REPAIR (``repair``), the fastest way to
+run the model (``fast_path``), and sessions that evaluate many points (``point_session``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class TorchEvaluator:
-    """Evaluates weights of one architecture on data that stay the same."""
+    """Evaluates different weights of one PyTorch architecture on fixed data."""
 
     def __init__(
         self,
@@ -52,28 +52,32 @@ class TorchEvaluator:
         repair: bool = False,
         examples: int | None = None,
     ) -> None:
-        """
+        """Copy the model and prepare the data.
+
         :param model: a module of the architecture; it is copied.
-        :param data: (x, y), or batches of them, which are put together.
-        :param loss: "cross_entropy", "mse" (½‖f − y‖², summed over outputs), or a function of output and labels with a
-            value for each example.
-        :param bn: statistics of batch norms: "recompute" from ``calibrate``, "batch" (each batch by itself),
-            "interpolate" (mixed like weights; variances below zero are set to zero and counted), "keep" (the first
-            model's).
-        :param calibrate: inputs for "recompute": training data, not those that are evaluated. The first 512 of the
-            data themselves where none are given.
-        :param batch: examples at once; where none is given, so many that what lies between layers stays in the cache.
-        :param forward: (model, x) → output, where it is not ``model(x)``: ``lambda net, x: net(input_ids=x).logits``.
-        :param repair: between the models, units of layers without a batch norm get back the means and standard
-            deviations that they have at the ends, over ``calibrate`` (REPAIR, Jordan et al. 2023).
-        :param examples: so many of the data, drawn class by class; standard errors say what that costs.
-        :raises UsageError: no data, an unknown policy or device.
+        :param data: (x, y), or an iterable of such batches, which are concatenated.
+        :param loss: "cross_entropy", "mse" (½‖f − y‖², summed over outputs), or a function of output and labels that
+            returns one value for each example.
+        :param bn: policy for batch-norm statistics: "recompute" them from ``calibrate``, use those of each "batch",
+            "interpolate" them like weights (negative variances are set to zero and counted), or "keep" those of the
+            first model.
+        :param calibrate: inputs for "recompute" and REPAIR, preferably training data. The default is the first 512
+            evaluation examples.
+        :param batch: number of examples per forward pass. By default it is chosen so that activations fit in the CPU
+            cache.
+        :param device: torch device to run on; see :func:`layerscope.evaluator`.
+        :param forward: function (model, x) → output, if calling ``model(x)`` is not enough, e.g.
+            ``lambda net, x: net(input_ids=x).logits``.
+        :param repair: apply REPAIR (Jordan et al. 2023) to layers without a batch norm: between the models, each unit
+            gets the interpolated mean and standard deviation of the end models over ``calibrate``.
+        :param examples: number of examples to draw, stratified by class; standard errors show the loss of precision.
+        :raises UsageError: if there are no data, or the policy or device is unknown.
         """
         torch_parameters(model)
         import torch
 
         if bn not in BATCH_NORM_POLICIES:
-            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+            raise UnknownName("batch-norm policy", bn, BATCH_NORM_POLICIES)
         batch = check_batch(batch)
         self.device = torch_models.device_of(device)
         self._data = EvaluationData(data, Loss.of(loss), self.device, examples)
@@ -95,52 +99,52 @@ class TorchEvaluator:
 
     @property
     def x(self) -> Any:
-        """The inputs that are evaluated."""
+        """Inputs of the evaluation examples."""
         return self._data.x
 
     @property
     def y(self) -> Any:
-        """Their labels."""
+        """Labels of the evaluation examples."""
         return self._data.y
 
     @property
     def calibrate(self) -> Any:
-        """The inputs by which statistics are recomputed."""
+        """Inputs for recomputing batch-norm statistics."""
         return self._data.calibration
 
     @property
     def loss(self) -> Loss:
-        """The loss, example by example."""
+        """Loss function, with one value for each example."""
         return self._data.loss
 
     @property
     def batch(self) -> int:
-        """Examples at once."""
+        """Number of examples per forward pass."""
         return self._data.batch
 
     @property
     def bn(self) -> str:
-        """The policy of batch norms."""
+        """Policy for batch-norm statistics."""
         return self._batch_norm.policy
 
     @property
     def forward(self) -> Forward | None:
-        """(model, x) → output, where it is not ``model(x)``."""
+        """Function (model, x) → output, or None for ``model(x)``."""
         return self._path.forward
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """By name; those that are tied once."""
+        """Parameters by name; tied parameters appear once."""
         return self._path.vector.parameters
 
     @property
     def names(self) -> dict[str, list[str]]:
-        """What the model itself calls each parameter; of tied ones several names."""
+        """All names of each parameter in the model; tied parameters have several."""
         return self._path.vector.names
 
     @property
     def about(self) -> dict[str, Any]:
-        """What every result states."""
+        """Settings that every result reports: examples, loss, batch-norm policy, calibration and REPAIR."""
         policy = self._batch_norm.stated
         facts: dict[str, Any] = {"examples": len(self.x), "loss": self.loss.kind, "bn": policy}
         if policy == "batch":
@@ -148,25 +152,25 @@ class TorchEvaluator:
         if self._repair is not None:
             facts["repair"] = f"{len(self._repair.layers)} layers"
         if policy == "recompute" or self._repair is not None:
-            source = " of the data themselves" if self._data.calibrates_on_itself else ""
+            source = " of the evaluation examples" if self._data.calibrates_on_itself else ""
             facts["calibration"] = f"{len(self.calibrate)}{source}"
         return facts
 
     @property
     def barrier_policies(self) -> tuple[str, ...]:
-        """Policies of batch norms that barriers are compared by."""
+        """Batch-norm policies under which loss barriers are measured and compared."""
         if not self._batch_norm.norms.tracked:
             return ("straight",)
         return ("recompute", "interpolate") if self.bn == "recompute" else (self.bn,)
 
     @property
     def labels(self) -> Any:
-        """Of the examples, an array."""
+        """Labels of the examples, as a NumPy array."""
         return self.y.cpu().numpy()
 
     @property
     def fingerprint(self) -> bytes:
-        """Changes with the data, the calibration inputs, the loss, the policy and the function."""
+        """Hash of the data, calibration inputs, loss, batch-norm policy, model code and forward function."""
         loss = self.loss.function if self.loss.function is not None else self.loss.kind
         words = [repr(sorted(self.about.items())), repr(self.model), repr(torch_models.plain_attributes(self.model))]
         mixed = {*self._batch_norm.norms.statistic_names, *self._batch_norm.buffers} & set(self.model.state_dict())
@@ -174,13 +178,13 @@ class TorchEvaluator:
         return fingerprints.digest(words, (self.x, self.y, self.calibrate, *constants), (loss, self.forward))
 
     def __call__(self, weights: Weights) -> Value:
-        """Loss, and accuracy where the labels are classes."""
+        """Return the loss, and the accuracy if the labels are classes."""
         with self.walk([weights]) as at:
             return at([1.0])
 
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
-        """coefficients → what is found at Σ cᵢ·pointsᵢ: for many of them, faster than one by one."""
+        """Yield a function from coefficients to the value at Σ cᵢ·pointsᵢ; many calls are faster than one by one."""
         points = [weights_of(point) for point in points]
         self.check(points)
         session = PointSession(self._path, self._data, self._batch_norm, self._repair, points)
@@ -189,12 +193,12 @@ class TorchEvaluator:
 
     @contextmanager
     def policy(self, bn: str, repair: bool = False) -> Iterator[None]:
-        """Inside, another policy of batch norms, and of REPAIR.
+        """Use another batch-norm policy, and optionally REPAIR, inside the context.
 
-        :raises UnknownName: no such policy.
+        :raises UnknownName: if there is no such policy.
         """
         if bn not in (*BATCH_NORM_POLICIES, "straight"):
-            raise UnknownName("policy of batch norms", bn, BATCH_NORM_POLICIES)
+            raise UnknownName("batch-norm policy", bn, BATCH_NORM_POLICIES)
         original = self.bn, self._repair
         self._batch_norm.policy = bn if bn in BATCH_NORM_POLICIES else self.bn
         self._repair = self._build_repair() if repair else self._repair
@@ -204,7 +208,7 @@ class TorchEvaluator:
             self._batch_norm.policy, self._repair = original
 
     def twin(self) -> TorchEvaluator:
-        """The same on a copy of the model: for another thread."""
+        """Return an equal evaluator with its own copy of the model, for use in another thread."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model)
         ParameterVector.retie(self.model, twin.model)
@@ -215,11 +219,11 @@ class TorchEvaluator:
         return twin
 
     def run(self, x: Any) -> Any:
-        """What the model makes of some inputs, at the point where a walk stands."""
+        """Run the model on a batch of inputs at the current point of a walk."""
         return self._path.run(x)
 
     def outputs(self) -> Floats:
-        """What the model gives for all examples, (n, outputs), at the point where a walk stands."""
+        """Return the outputs (n, outputs) for all examples at the current point of a walk."""
         import torch
 
         with torch.no_grad():
@@ -227,7 +231,7 @@ class TorchEvaluator:
         return np.array(output.reshape(-1, output.shape[-1]).double().cpu().numpy())
 
     def gradient(self, weights: Weights) -> dict[str, Any]:
-        """∂L/∂θ of the mean loss over all examples, arrays by name."""
+        """Return the gradient ∂L/∂θ of the mean loss over all examples, as arrays by name."""
         with self.walk([weights]) as at:
             at([1.0])
             with self._batch_norm.evaluating():
@@ -235,7 +239,7 @@ class TorchEvaluator:
         return {name: np.asarray(torch_models.at_least_float32(g).cpu().numpy()) for name, g in gradient.items()}
 
     def unflat(self, vector: Any) -> dict[str, Any]:
-        """Arrays by name of a vector of all parameters one after the other, as those of the curvature are."""
+        """Split a vector of all parameters, such as a curvature eigenvector, into arrays by name."""
         parts = vector.split([p.numel() for p in self.parameters.values()])
         pairs = zip(self.parameters.items(), parts, strict=True)
         return {
@@ -244,8 +248,9 @@ class TorchEvaluator:
         }
 
     def check(self, points: Sequence[Weights]) -> None:
-        """
-        :raises UsageError: points of another architecture.
+        """Check that points belong to this evaluator's architecture.
+
+        :raises UsageError: if a point has tensors of other shapes.
         """
         shapes = {k: tuple(v.shape) for k, v in self.parameters.items()}
         model = {k: np.empty(shape) for k, shape in shapes.items()}
@@ -257,9 +262,9 @@ class TorchEvaluator:
         return Repair(self.model, self.run, self.x[:2])
 
     def _check_inputs(self) -> None:
-        """One pass over a few examples.
+        """Run the model on a few examples to check that it can be evaluated.
 
-        :raises UsageError: labels that do not fit, a model that changes what it is given, or is random.
+        :raises UsageError: if the labels do not fit, or if the model changes its inputs in place or is random.
         """
         output = torch_models.run_twice(self.run, self.x[:2])
         self.loss.values(output, self.y[:2])

@@ -1,4 +1,4 @@
-"""The value of one point of parameter space."""
+"""Result of evaluating one point in weight space."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """Metrics of one point, means over the examples; NaN where an output is not finite."""
+    """Metrics of one point, averaged over the examples; NaN if any output is not finite."""
 
     metrics: Mapping[str, float]
-    samples: Floats = field(repr=False)  # (n,) loss of each example; empty where the evaluator gives none
-    clamped: int = 0  # variances below zero that were set to zero
+    samples: Floats = field(repr=False)  # (n,) loss of each example; empty if unknown
+    clamped: int = 0  # number of negative variances that were set to zero

@@ -1,4 +1,4 @@
-"""Lines, planes, curves, basins, trajectories and distances: which points are evaluated, and what follows from them.
+"""Lines, planes, curves, basins, trajectories and distances: choose points, evaluate them and interpret the results.
 
-How a point is evaluated is in ``evaluation``; the pure formulas are in ``layerscope.numerics.parameter_geometry``.
+The ``evaluation`` package evaluates single points. Pure formulas are in ``layerscope.numerics.parameter_geometry``.
 """

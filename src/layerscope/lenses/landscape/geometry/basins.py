@@ -1,4 +1,4 @@
-"""Cluster models by the loss barrier between every two: as they are, with hidden units aligned, and with REPAIR."""
+"""Cluster models by the loss barriers between them: as they are, after aligning hidden units, and with REPAIR."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ if TYPE_CHECKING:
     from layerscope.array_types import Floats
     from layerscope.lenses.landscape.evaluation.value import Value
 
-TOLERANCE_ERRORS = 2.0  # standard errors of the evaluation that a barrier may have
-TOLERANCE_SHARE = 0.02  # of the ends' mean loss; Frankle et al. (ICML 2020) allow two points of accuracy
-PERMUTED_LOSS_TOLERANCE = 1e-3  # relative: float16, and sums in another order
-ALIGNMENT_INPUTS = 256  # examples of the evaluator that alignment runs on
+TOLERANCE_ERRORS = 2.0  # standard errors of the loss up to which a barrier counts as zero
+TOLERANCE_SHARE = 0.02  # share of the ends' mean loss; Frankle et al. (ICML 2020) use 2 % of accuracy
+PERMUTED_LOSS_TOLERANCE = 1e-3  # relative; covers float16 rounding and a different order of summation
+ALIGNMENT_INPUTS = 256  # number of the evaluator's examples that alignment uses
 
 
 def basins(
     models: Any, evaluate: Any, *, points: int = 11, aligning: bool = True, tolerance: float | None = None,
     sharp: bool = False, groups: Sequence[Mapping[str, int]] | None = None, progress: Progress | None = None,
 ) -> Basins:  # fmt: skip
-    """Which of these models are in one basin of the loss, so that they can be averaged?
+    """Find out which models share a basin of the loss (are linearly mode-connected) and can be averaged.
 
-    :param models: two or more, live or files; a mapping gives them names.
-    :param evaluate: a :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`, whose loss should be
-        the one that they were trained on; or any function of weights by name that gives metrics with a "loss".
-    :param points: of each line between two of them.
-    :param aligning: try permuted copies too where raw lines have a barrier, and these with REPAIR where one is left.
-    :param tolerance: barrier of the loss that still is none; by default the larger of two standard errors of the
-        evaluation and 2 % of the ends' mean loss.
-    :param groups: for alignment, what :func:`align` takes: without it only PyTorch models are aligned.
-    :param sharp: measure the sharpness of each model too, some hundred evaluations.
-    :raises UsageError: fewer than two models, or of different kinds.
+    :param models: two or more models, live or files; a mapping names them.
+    :param evaluate: a :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`, preferably with the
+        training loss; or any function from weights by name to metrics by name, including "loss".
+    :param points: number of points evaluated on each line between two models.
+    :param aligning: also align the hidden units of pairs with a loss barrier, and apply REPAIR if a barrier remains.
+    :param tolerance: loss barriers up to this value count as zero. The default is two standard errors of the loss or
+        2 % of the models' mean loss, whichever is larger.
+    :param sharp: also measure the sharpness of each model, which takes about a hundred evaluations per model.
+    :param groups: permutation groups for :func:`align`; without them only PyTorch models are aligned.
+    :param progress: called after each line with (lines done, total lines, seconds left or NaN).
+    :raises UsageError: if there are fewer than two models, or their tensors differ.
     """
     if not isinstance(points, int) or points < 3:
-        raise UsageError(f"points must be 3 or more, not {points!r}: a barrier lies between the ends")
+        raise UsageError(f"points={points!r}: points must be 3 or more, so that one lies between the two ends")
     if tolerance is not None and not tolerance >= 0:
-        raise UsageError(f"tolerance is a barrier of the loss, 0 or more: not {tolerance!r}")
+        raise UsageError(f"tolerance={tolerance!r}: the tolerance is a loss barrier and must be 0 or more")
     weights_by_name = {name: weights_of(model) for name, model in name_models(models).items()}
     names, weights = tuple(weights_by_name), list(weights_by_name.values())
     check_same_tensors(weights, names)
@@ -98,15 +99,15 @@ def basins(
 
 @dataclass(frozen=True)
 class Stage:
-    """A way in which barriers are measured: models as they are, aligned, or aligned and repaired."""
+    """One way of measuring barriers: models as they are, aligned, or aligned with REPAIR."""
 
     name: str
-    policy: str  # of batch norms
+    policy: str  # batch-norm policy
     repair: bool = False
-    previous: str = ""  # the stage whose barriers stand where this one measures none, or a higher one
+    previous: str = ""  # stage to fall back on for pairs that this one does not improve
 
     def applied_to(self, evaluate: Any) -> AbstractContextManager[None]:
-        """Inside, the evaluator evaluates so."""
+        """Return a context in which the evaluator uses this stage's settings."""
         if not hasattr(evaluate, "policy"):
             return nullcontext()
         context = evaluate.policy(self.policy, repair=True) if self.repair else evaluate.policy(self.policy)
@@ -114,7 +115,7 @@ class Stage:
 
 
 class _Barriers:
-    """Lines between every two models, and their barriers, stage by stage."""
+    """Measured lines and loss barriers between all pairs of models, for each stage."""
 
     def __init__(
         self, weights: Mapping[str, Any], evaluate: Any, points: int, progress: Progress | None, count: int
@@ -126,7 +127,7 @@ class _Barriers:
         self._points, self._progress, self._count, self._done = points, progress, count, 0
 
     def measure(self, stage: Stage, i: int, j: int, end: Any) -> None:
-        """Evaluate the line from the i-th model to the j-th, in whose place ``end`` may stand."""
+        """Evaluate the line from model i to ``end``, which is model j or a permuted copy of it."""
         ends = self.names[i], self.names[j]
         if stage.name not in self.barriers:
             self._begin(stage)
@@ -156,14 +157,14 @@ def _align_pairs(
     measured: _Barriers, first: str, max_barrier: float, groups: Sequence[Mapping[str, int]] | None,
     ends: Mapping[str, Mapping[str, float]],
 ) -> tuple[str, str]:  # fmt: skip
-    """Measure the pairs that have a barrier with their units aligned, and repaired where one is left.
+    """Align the pairs with a loss barrier and measure them again; apply REPAIR to those that still have one.
 
-    Returns (the last stage that was measured, why alignment stopped there).
+    Returns (name of the last measured stage, reason why alignment stopped there).
     """
     evaluate, names, weights = measured.evaluate, measured.names, measured.weights
     is_live = hasattr(evaluate, "model") and hasattr(evaluate, "forward")
     if not is_live and groups is None:
-        return "", "without groups= only PyTorch models are"
+        return "", "only PyTorch models can be aligned without groups="
     model, x, forward = (evaluate.model, evaluate.x[:ALIGNMENT_INPUTS], evaluate.forward) if is_live else (None,) * 3
     aligned = Stage("aligned", first, previous=first)
     repaired = Stage("repaired", first, repair=True, previous=aligned.name)
@@ -185,18 +186,20 @@ def _align_pairs(
             for i, j in still_apart:
                 measured.measure(repaired, i, j, permuted[i, j])
                 last = repaired.name
-        except LayerscopeError:  # there is no layer to repair
+        except LayerscopeError:  # the model has no layer that REPAIR applies to
             pass
     return last, ""
 
 
 def _check_loss_unchanged(evaluate: Any, permuted: Any, loss: float, name: str) -> None:
     """
-    :raises UsageError: a permuted model has another loss than it had.
+    :raises UsageError: if permuting a model changes its loss.
     """
     new_loss = _evaluate_mean(evaluate, [permuted]).metrics["loss"]
     if not math.isclose(new_loss, loss, rel_tol=PERMUTED_LOSS_TOLERANCE, abs_tol=PERMUTED_LOSS_TOLERANCE):
-        raise UsageError(f"permuted, {name} has a loss of {new_loss:.6g}, not {loss:.6g}: the groups are not all")
+        raise UsageError(
+            f"permuting {name} changes its loss from {loss:.6g} to {new_loss:.6g}; add the missing axes to groups="
+        )
 
 
 def _classifies(evaluate: Any, ends: Mapping[str, Mapping[str, float]]) -> bool:
@@ -204,26 +207,28 @@ def _classifies(evaluate: Any, ends: Mapping[str, Mapping[str, float]]) -> bool:
 
 
 def _evaluate_mean(evaluate: Any, models: Sequence[Any]) -> Value:
-    """The value at the mean of some models' weights.
+    """Evaluate the average of several models' weights.
 
-    :raises UsageError: it has none.
+    :raises UsageError: if the evaluation fails.
     """
     with walking(models, evaluate) as at:
         value, reason = evaluate_or_explain(at, [1 / len(models)] * len(models))
     if value is None:
-        raise UsageError(f"a model could not be evaluated: {reason}")
+        raise UsageError(
+            f"basins: evaluating a model, or the average of several, failed: {reason}; check the models and the data"
+        )
     return value
 
 
 def _empty_matrix(count: int) -> Floats:
-    """NaN, and zeros on the diagonal."""
+    """Create a square matrix of NaN with zeros on the diagonal."""
     matrix = np.full((count, count), math.nan)
     np.fill_diagonal(matrix, 0.0)
     return matrix
 
 
 def _default_tolerance(lines: Mapping[Any, Line], ends: Mapping[str, Mapping[str, float]]) -> float:
-    """Two standard errors of the loss of one model, or 2 % of the ends' mean loss."""
+    """Two standard errors of one model's loss or 2 % of the mean loss of the models, whichever is larger."""
     errors = [
         row.std(ddof=1) / math.sqrt(len(row)) for line in lines.values() for row in line.samples[:1] if len(row) > 1
     ]
@@ -232,7 +237,7 @@ def _default_tolerance(lines: Mapping[Any, Line], ends: Mapping[str, Mapping[str
 
 
 def _clusters(names: Sequence[str], barriers: Floats, max_barrier: float) -> tuple[tuple[str, ...], ...]:
-    """Groups in which every two are without a barrier (complete linkage), largest first."""
+    """Group models so that no pair in a group has a barrier (complete linkage); the largest group comes first."""
     from scipy.cluster.hierarchy import fcluster
 
     finite = np.where(np.isfinite(barriers), np.maximum(barriers, 0.0), 1e6 * (max_barrier or 1.0))
@@ -248,7 +253,7 @@ def _pair_facts(
     measured: _Barriers, lines: Mapping[tuple[str, str], Line], first: str, max_barrier: float,
     ends: Mapping[str, Mapping[str, float]], mean: Mapping[str, float],
 ) -> Pairs:  # fmt: skip
-    """What the rules judge."""
+    """Collect the facts that the rules judge."""
     facts = []
     for i, j in index_pairs(len(measured.names)):
         names = measured.names[i], measured.names[j]
@@ -260,14 +265,14 @@ def _pair_facts(
 
 
 def _finite_or_infinite(value: float) -> float:
-    """A barrier that could not be measured stands above all others."""
+    """Treat a barrier that could not be measured as infinite."""
     return float(value) if math.isfinite(value) else math.inf
 
 
 def _finite_metrics(value: Value, name: str) -> dict[str, float]:
     """
-    :raises UsageError: the loss is not finite.
+    :raises UsageError: if the loss is not finite.
     """
     if not math.isfinite(value.metrics.get("loss", math.nan)):
-        raise UsageError(f"{name}: its own loss is not finite, there is no basin to look for")
+        raise UsageError(f"{name}: its own loss is not finite, so it lies in no basin; leave this model out")
     return dict(value.metrics)

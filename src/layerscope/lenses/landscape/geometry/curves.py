@@ -1,4 +1,4 @@
-"""Curved paths of low loss between two models: a Bézier curve or a chain whose bends are trained.
+"""Curved paths of low loss between two models: Bézier curves or polygonal chains with trained control points.
 
 Source: Garipov et al., NeurIPS 2018, "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs".
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def coefficients(t: float, points: int, kind: str) -> list[float]:
-    """What each of A, the bends and B has at t: Bernstein's polynomials, or hats between neighbours."""
+    """Weights of A, the bends and B at t: Bernstein polynomials, or linear interpolation between neighbors."""
     if kind == "bezier":
         n = points - 1
         return [math.comb(n, k) * (1 - t) ** (n - k) * t**k for k in range(points)]
@@ -40,22 +40,30 @@ def connect(
     a: Any, b: Any, evaluate: TorchEvaluator, train: Any, *, kind: str = "bezier", bends: int = 1, steps: int = 600,
     lr: float = 0.03, batch: int = 128, points: int = 25, seed: int = 0, names: tuple[str, str] = ("A", "B"),
 ) -> Curve:  # fmt: skip
-    """Train a curve of low loss from A to B, and evaluate it beside the straight line.
+    """Train a curve of low loss from A to B and compare it with the straight line.
 
-    :param train: (x, y) of training; the evaluator's data should be others.
-    :param kind: "bezier", or "chain" of straight pieces; with so many ``bends``.
-    :param steps: of SGD with momentum 0.9 on the loss at a point of the curve drawn uniformly; rate ``lr``.
-    :raises UsageError: models of different kinds, or numbers that are none.
+    :param a, b: the models at the ends: live, files, or arrays by name.
+    :param evaluate: a :class:`~layerscope.TorchEvaluator`, preferably with data that are not used for training.
+    :param train: training data, (x, y) or batches of such pairs.
+    :param kind: "bezier" for a Bézier curve, or "chain" for straight segments.
+    :param bends: number of trained control points between A and B.
+    :param steps: number of SGD steps (momentum 0.9), each on the loss at a random point of the curve.
+    :param lr: learning rate of SGD.
+    :param batch: number of training examples per step.
+    :param points: number of points evaluated on the curve and on the line.
+    :param seed: seed for all random numbers.
+    :param names: names of the two models.
+    :raises UsageError: if the models have different tensors, or an argument is invalid.
     """
     if kind not in CURVE_KINDS:
         raise UnknownName("kind of curve", kind, CURVE_KINDS)
     if not isinstance(evaluate, TorchEvaluator):
-        raise UsageError(f"a curve is trained through a TorchEvaluator, not a {type(evaluate).__name__}")
+        raise UsageError(f"connect got a {type(evaluate).__name__}: training a curve needs a TorchEvaluator")
     for name, value, minimum in (("bends", bends, 1), ("steps", steps, 1), ("batch", batch, 1), ("points", points, 3)):
         if not isinstance(value, int) or value < minimum:
-            raise UsageError(f"{name} must be a whole number, {minimum} or more: not {value!r}")
+            raise UsageError(f"{name}={value!r}: {name} must be an integer, {minimum} or more")
     if not (isinstance(lr, int | float) and 0 < lr < math.inf):
-        raise UsageError(f"lr must be above 0, not {lr!r}")
+        raise UsageError(f"lr={lr!r}: the learning rate must be a finite number above 0")
     ends = [weights_of(a), weights_of(b)]
     check_same_tensors(ends, names)
     shares = [k / (bends + 1) for k in range(1, bends + 1)]
@@ -77,9 +85,9 @@ def _train_inner_points(
     evaluate: TorchEvaluator, points: Sequence[Weights], data: Any, coefficients_at: Callable[[float], list[float]],
     steps: int, lr: float, batch: int, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The inner points after SGD on the loss at Σ cᵢ(t)·pointsᵢ, t uniform; the model is in training mode.
+    """Train the inner points by SGD on the loss at Σ cᵢ(t)·pointsᵢ for uniform t, with the model in training mode.
 
-    :raises UsageError: the loss is no longer finite.
+    :raises UsageError: if the loss becomes NaN or infinite.
     """
     import torch
     from torch.func import functional_call
@@ -98,7 +106,7 @@ def _train_inner_points(
     network, forward = copy.deepcopy(evaluate.model).train(), evaluate.forward
 
     class NetworkWithForward(torch.nn.Module):  # type: ignore[misc]
-        """The network with its forward, as functional_call takes it."""
+        """Combines the network and its forward function into one module, as functional_call requires."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -120,7 +128,7 @@ def _train_inner_points(
             output = functional_call(module, parameters, (x[chosen],))
         loss = evaluate.loss.values(output, y[chosen]).mean()
         if not bool(loss.isfinite()):
-            raise UsageError(f"the curve's loss is not finite at step {step}: a smaller lr than {lr!r}")
+            raise UsageError(f"lr={lr!r}: the loss of the curve is not finite at step {step}; try a smaller lr")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -131,7 +139,7 @@ def _train_inner_points(
 
 
 def _relative_length(corners: Any, kind: str, pieces: int = 40) -> float:
-    """Length of the curve over the distance of its ends."""
+    """Length of the curve divided by the distance between its ends."""
     names = trainable_names(corners[0])
     rows = np.stack([np.concatenate([np.asarray(p[k], np.float64).reshape(-1) for k in names]) for p in corners])
     products: Floats = rows @ rows.T

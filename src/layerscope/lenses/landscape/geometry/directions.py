@@ -1,6 +1,6 @@
-"""Directions through one model: random ones normalised filter by filter, eigenvectors of the Hessian, a trajectory's.
+"""Planes around one model, along random directions, Hessian eigenvectors or the path of its training run.
 
-A plane around a model is a :class:`~layerscope.records.landscape.planes.Plane` through it and two points one step away.
+Such a plane is a :class:`~layerscope.records.landscape.planes.Plane` through the model and one step in each direction.
 """
 
 from __future__ import annotations
@@ -33,24 +33,28 @@ from layerscope.sources.model_weights import (
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
 
-RANDOM_WALK_SHARES = (6 / math.pi**2, 6 / (4 * math.pi**2))  # of its variance in its first two directions
-MIN_SECOND_SHARE = 1e-9  # share of the variance below which a path has no second direction
+RANDOM_WALK_SHARES = (6 / math.pi**2, 6 / (4 * math.pi**2))  # variance in a random walk's first two directions
+MIN_SECOND_SHARE = 1e-9  # below this share of the variance the path counts as straight
 
 
 def random_direction(
     model: Any, *, norm: str = "filter", vectors: bool = False, seed: int = 0, number: int = 0
 ) -> dict[str, Array]:
-    """A Gaussian direction, scaled like the weights: one step perturbs every filter by its own norm.
+    """Draw a Gaussian direction scaled like the weights, so that one step changes every filter by its own norm.
 
-    Drawn tensor by tensor from the seed and its name, so that another layer does not reshuffle the rest. Filters are
-    slices along the first axis (out); tensors of one axis (biases, norms) stay unless ``vectors``. Source: Li et al.,
-    NeurIPS 2018, "Visualizing the Loss Landscape of Neural Nets", §4.
+    Each tensor is drawn from the seed and its name, so adding a layer does not change the other tensors. Filters are
+    slices along the first axis (outputs). Source: Li et al., NeurIPS 2018, "Visualizing the Loss Landscape of Neural
+    Nets", §4.
 
-    :param norm: "filter", "layer" (tensor by tensor), "global", or "none".
-    :raises UnknownName: another normalisation.
+    :param model: a live model, a file, or arrays by name.
+    :param norm: what is normalized: each "filter", each "layer" (tensor), all weights ("global"), or "none".
+    :param vectors: also perturb tensors with one axis (biases, norms), which otherwise stay unchanged.
+    :param seed: seed for the random numbers.
+    :param number: index of the direction; each index gives another direction for the same seed.
+    :raises UnknownName: if there is no such normalization.
     """
     if norm not in DIRECTION_NORMS:
-        raise UnknownName("normalisation", norm, DIRECTION_NORMS)
+        raise UnknownName("normalization", norm, DIRECTION_NORMS)
     weights, direction = weights_of(model), {}
     for name, tensor in weights.items():
         if name.endswith(RUNNING_STATISTICS) or (tensor.ndim < 2 and not vectors):
@@ -66,7 +70,7 @@ def random_direction(
 
 
 def _scale_like(tensor: Array, noise: Floats, norm: str) -> Floats:
-    """Noise with the lengths of a tensor, filter by filter or as a whole."""
+    """Scale noise to the norms of a tensor, for each filter or as a whole."""
     if norm in ("none", "global"):
         return noise
     axes = tuple(range(1, tensor.ndim)) if norm == "filter" else None
@@ -77,7 +81,7 @@ def _scale_like(tensor: Array, noise: Floats, norm: str) -> Floats:
 
 
 def _length(weights: Weights, direction: Weights) -> float:
-    """‖weights‖ over the tensors in which the direction is not zero."""
+    """Norm of the weights over the tensors that the direction changes."""
     return math.sqrt(
         sum(float(np.square(np.asarray(weights[k], np.float64)).sum()) for k in weights if np.any(direction[k]))
     )
@@ -88,11 +92,18 @@ def plane_around(
     v: tuple[float, float, int] | None = None, seed: int = 0, progress: Progress | None = None, store: Any = None,
     engine: str | None = None,
 ) -> Plane:  # fmt: skip
-    """The plane through a model along two directions; ``u`` and ``v`` as for :func:`~layerscope.plane`, v as u.
+    """Evaluate the plane through a model along two directions.
 
-    :param directions: a normalisation of two random ones ("filter", "layer", …), which are orthogonalised before it;
-        or two directions, arrays by name (:meth:`~layerscope.TorchEvaluator.unflat` of the curvature's vectors).
-    :raises UsageError: not two directions.
+    :param model: the model: live, a file, or arrays by name.
+    :param evaluate: an evaluator, or any function from weights by name to metrics by name.
+    :param directions: a normalization ("filter", "layer", …) for two random directions; or two directions as arrays by
+        name, e.g. eigenvectors of the curvature from :meth:`~layerscope.TorchEvaluator.unflat`.
+    :param u, v: (first, last, number of points) as for :func:`~layerscope.plane`; v defaults to u.
+    :param seed: seed for random directions.
+    :param progress: called after each point with (points done, total points, seconds left).
+    :param store: file in which finished points are saved, so that an interrupted call can resume.
+    :param engine: evaluate points in parallel, as for :func:`~layerscope.line`.
+    :raises UsageError: if there are not exactly two directions.
     """
     weights = weights_of(model)
     if isinstance(directions, str):
@@ -102,7 +113,7 @@ def plane_around(
         pair = [weights_of(direction) for direction in directions]
         names = ("model", "first", "second")
         if len(pair) != 2:
-            raise UsageError(f"a plane takes two directions, not {len(pair)}")
+            raise UsageError(f"directions= has {len(pair)} items: a plane needs exactly two directions")
     ends = [combine([weights, _fill_with_zeros(direction, weights)], [1.0, 1.0]) for direction in pair]
     v = u if v is None else v
     return plane(weights, ends[0], ends[1], evaluate, u=u, v=v, names=names, progress=progress, store=store,
@@ -110,34 +121,39 @@ def plane_around(
 
 
 def _fill_with_zeros(direction: Weights, weights: Weights) -> dict[str, Array]:
-    """With zeros for the tensors that it leaves alone."""
+    """Extend a direction with zeros for the tensors that it does not mention."""
     unknown = [name for name in direction if name not in weights]
     if unknown:
-        raise UsageError(f"a direction has {unknown[0]}, which the model has not")
+        raise UsageError(
+            f"directions= has a tensor {unknown[0]!r} that the model does not have; use the names of its tensors"
+        )
     return {name: np.asarray(direction.get(name, np.zeros_like(value))) for name, value in weights.items()}
 
 
 def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -> Trajectory:
-    """The path of a run: distances from the start, and its principal plane by the T × T Gram matrix.
+    """Measure the path of a training run: distances from the start, and the plane of its two principal components.
 
-    A random walk in many dimensions has 6/(π²k²) of its variance in its k-th direction, 61 % and 15 %: a plane that
-    explains no more shows no structure. Source: Antognini & Sohl-Dickstein, NeurIPS 2018.
+    A random walk in many dimensions has a share 6/(π²k²) of its variance in its k-th direction: 61 %, then 15 %. A
+    plane that explains no more than that shows no structure. Source: Antognini & Sohl-Dickstein, NeurIPS 2018.
 
-    :raises UsageError: fewer than three checkpoints, or of different kinds.
+    :param checkpoints: three or more models in the order of training.
+    :param names: one name for each checkpoint; the default is its index.
+    :raises UsageError: if there are fewer than three checkpoints, or their tensors differ.
     """
     points = [weights_of(checkpoint) for checkpoint in checkpoints]
     if len(points) < 3:
-        raise UsageError(f"a trajectory has three checkpoints or more, not {len(points)}")
+        raise UsageError(f"checkpoints= has {len(points)} items: a trajectory needs three checkpoints or more")
     point_names = tuple(names or (str(i) for i in range(len(points))))
     if len(point_names) != len(points):
-        raise UsageError(f"{len(points)} checkpoints and {len(point_names)} names")
+        raise UsageError(f"names= has {len(point_names)} names for {len(points)} checkpoints: pass one for each")
     check_same_tensors(points, point_names)
     tensor_names = trainable_names(points[0])
     flat = np.stack(
         [np.concatenate([np.asarray(p[name], np.float64).reshape(-1) for name in tensor_names]) for p in points]
     )
     if not np.isfinite(flat).all():
-        raise UsageError("a checkpoint has values that are not finite")
+        bad = [name for name, row in zip(point_names, flat, strict=True) if not np.isfinite(row).all()]
+        raise UsageError(f"checkpoint {bad[0]} contains NaN or infinity: leave it out")
     rows = flat - flat[-1]
     mixes, shares = parameter_geometry.principal(parameter_geometry.gram(list(rows)))
     axes = mixes @ rows
@@ -160,19 +176,24 @@ def plane_of_path(
     checkpoints: Sequence[Any], evaluate: Any, *, points: int = 21, margin: float = 0.25,
     names: Sequence[str] | None = None, progress: Progress | None = None, store: Any = None,
 ) -> Plane:  # fmt: skip
-    """The plane of most of a run's variance, through its last checkpoint, with its path and how true the plane is.
+    """Evaluate the principal plane of a training run, through its last checkpoint, and project the run onto it.
 
-    One step of u or v is one unit of weights. Where the path leaves the plane the contour is not its loss: the record
-    has both, and LS308 says where they differ.
+    One step of u or v is one unit of weights. Where the run leaves the plane, its loss differs from the contours. The
+    result contains both losses, and finding LS308 reports a large difference.
 
-    :param checkpoints: three or more, in order.
-    :param margin: room around the path, of its extent.
-    :raises UsageError: fewer than three, or of different kinds; a path of one direction.
+    :param checkpoints: three or more models in the order of training.
+    :param evaluate: an evaluator, or any function from weights by name to metrics by name.
+    :param points: number of points along each axis of the plane.
+    :param margin: margin around the path, as a share of its larger extent.
+    :param names: one name for each checkpoint; the default is its index.
+    :param progress: called after each point with (points done, total points, seconds left).
+    :param store: file in which finished points are saved, so that an interrupted call can resume.
+    :raises UsageError: if there are fewer than three checkpoints, their tensors differ, or they lie on a line.
     """
     path = trajectory(checkpoints, names)
     last = weights_of(checkpoints[-1])
     if not (path.shares > MIN_SECOND_SHARE).all():
-        raise UsageError("the checkpoints lie on a line: layerscope.line shows it")
+        raise UsageError("the checkpoints lie on a line, so they span no plane: use layerscope.line")
     low, high = path.coordinates.min(0), path.coordinates.max(0)
     room = margin * max(high - low)
     u, v = ((float(a - room), float(b + room), points) for a, b in zip(low, high, strict=True))
@@ -206,7 +227,7 @@ def _loss_or_nan(value: Any) -> float:
 
 
 def _unflatten(vector: Floats, like: Weights, names: Sequence[str]) -> dict[str, Array]:
-    """Arrays by name of a vector of some tensors one after the other; zeros of the others."""
+    """Split a vector into arrays by name; tensors that it does not contain are zero."""
     arrays, start = {name: np.zeros_like(value) for name, value in like.items()}, 0
     for name in names:
         end = start + like[name].size

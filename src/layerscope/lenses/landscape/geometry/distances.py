@@ -1,4 +1,4 @@
-"""How far models are from each other in parameter space, and how far fresh initialisation alone would put them."""
+"""Distances between models in weight space, compared with the distance expected between untrained models."""
 
 from __future__ import annotations
 
@@ -39,15 +39,18 @@ def distances(
     module: Any = None,
     x: Any = None,
 ) -> Distances:
-    """Distances between any number of models, from files or live, in one pass and without a framework for files.
+    """Measure the distances between all pairs of models, reading each tensor once; files need no framework.
 
-    :param models: two or more of what :func:`~layerscope.analyze` takes; a mapping gives them names.
-    :param select: which tensors count: "learned", "weights" (two axes or more), "all" (statistics too), or a glob.
-    :param partial: leave out tensors that not all have alike, and say which, instead of refusing.
-    :param origin: the model that all others started from: distances from it, and cosines of the ways from it.
-    :param module: a live module of the architecture, with a few inputs ``x``: distances without scale, and without
-        scale and order of units, are added. All weights are held at once then.
-    :raises UsageError: fewer than two models, or other tensors in them.
+    :param models: two or more models, each in any form that :func:`~layerscope.analyze` accepts; a mapping names them.
+    :param select: tensors to compare: "learned", "weights" (two or more axes), "all" (also running statistics), or a
+        glob pattern.
+    :param partial: skip tensors that some model lacks or has in another shape, and list them, instead of raising.
+    :param origin: the model from which all others were trained. Adds the distances from it, and the cosines between the
+        weight updates.
+    :param module: a module of the architecture. Adds distances without scale, and without scale and permutation of the
+        hidden units. This holds all weights in memory at once.
+    :param x: a batch of inputs for ``module``; required with it.
+    :raises UsageError: if there are fewer than two models, or their tensors differ.
     """
     targets = name_models(models)
     without = _distances_of_canonical_forms(targets, module, x) if module is not None else {}
@@ -63,10 +66,13 @@ def distances(
             vectors = read[:count]
             with np.errstate(over="ignore", invalid="ignore"):
                 full_gram = parameter_geometry.gram(read)
-            if not np.isfinite(np.diagonal(full_gram)).all():  # a square tells without another pass
+            if not np.isfinite(np.diagonal(full_gram)).all():  # the squared norms reveal NaN and infinity
                 bad = [model for model, v in zip(opened.names, read, strict=True) if not np.isfinite(_sum_of_maxima(v))]
-                reason = f"of {', '.join(bad)} has values that are not finite" if bad else "has squares beyond float64"
-                raise UsageError(f"{name} {reason}")
+                reason = (
+                    f"of {', '.join(bad)} has values that are not finite" if bad
+                    else "has values too large to square in float64"
+                )  # fmt: skip
+                raise UsageError(f"{name} {reason}; exclude the tensor with select=")
             tensor_products = full_gram[:count, :count]
             tensor_squares = parameter_geometry.squared_distances(tensor_products)
             for i, j in parameter_geometry.unresolved_pairs(tensor_products):
@@ -106,7 +112,7 @@ def _origin_name(origin: Any) -> str:
 
 
 def judge_distances(distances: Distances) -> tuple[Finding, ...]:
-    """LS306 and LS307."""
+    """Apply the rules LS306 and LS307 to a set of distances."""
     symmetric = distances.matrix("symmetric")
     apart = [
         Apart((a, b), float(symmetric[i, j]), distances.parts(a, b)[0], distances.share_above_chance(i, j))
@@ -117,7 +123,7 @@ def judge_distances(distances: Distances) -> tuple[Finding, ...]:
 
 
 def _unused_name(targets: Mapping[str, Any]) -> str:
-    """A name that no model has."""
+    """Return a name for the origin that no model has."""
     name = "the origin"
     while name in targets:
         name += "'"
@@ -125,9 +131,9 @@ def _unused_name(targets: Mapping[str, Any]) -> str:
 
 
 def _distances_of_canonical_forms(targets: Mapping[str, Any], module: Any, x: Any) -> dict[str, Floats]:
-    """Symmetric distances of canonical forms, and of these aligned pair by pair: upper bounds of the true minimum."""
+    """Return symmetric distances of canonical forms, before and after alignment; both are upper bounds."""
     if x is None:
-        raise UsageError("distances without scale and order need a few inputs: x=…")
+        raise UsageError("module= was given without x=: pass a batch of inputs as x= to run the module on")
     forms = [canonical(module, model, x) for model in targets.values()]
     matrix_by_kind = {kind: np.zeros((len(forms), len(forms))) for kind in ("scale", "order")}
     for i, j in index_pairs(len(forms)):
@@ -142,7 +148,7 @@ def _distances_of_canonical_forms(targets: Mapping[str, Any], module: Any, x: An
 
 
 def _squared_distance(a: Any, b: Any) -> float:
-    """‖a − b‖², a block at a time."""
+    """Compute ‖a − b‖² in float64, one block at a time to save memory."""
     total = 0.0
     for start in range(0, a.size, parameter_geometry.BLOCK_ENTRIES):
         block = slice(start, start + parameter_geometry.BLOCK_ENTRIES)
@@ -151,7 +157,7 @@ def _squared_distance(a: Any, b: Any) -> float:
 
 
 def _sum_of_maxima(vector: Any) -> float:
-    """A number that is finite where all entries are."""
+    """Return a number that is finite if and only if all entries are finite."""
     if not vector.size:
         return 0.0
     return sum(

@@ -1,4 +1,4 @@
-"""The expected distance of two freshly initialized models of the same shapes."""
+"""Expected distance between two freshly initialized models with the same tensor shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INITS = ("torch", "he", "xavier")
 
 
 def input_counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Inputs of each unit of a module, by the module's name: what its bias is drawn by too."""
+    """Return the fan-in of each module by name; initializers use it for the weight and the bias."""
     counts: dict[str, int] = {}
     for name, tensor in tensors.items():
         if len(tensor.shape) >= 2 and tensor.ref.axes:
@@ -21,10 +21,10 @@ def input_counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def expected_squared_distance(tensor: Tensor, init: str, fans: Mapping[str, int]) -> float:
-    """E‖a − b‖² of two fresh copies of a tensor: twice its entries' variance, summed.
+    """Return E‖a − b‖² for two independent initializations of a tensor: twice the variance, summed over its entries.
 
-    torch: U(±1/√fan_in) of weights and biases, N(0, 1) of embeddings, constants of norms; he: N(0, 2/fan_in); xavier:
-    variance 2/(fan_in + fan_out), biases zero.
+    torch: U(±1/√fan_in) for weights and biases, N(0, 1) for embeddings, constants for norms. he: N(0, 2/fan_in) for
+    weights, zero biases. xavier: variance 2/(fan_in + fan_out) for weights, zero biases.
     """
     module = tensor.name.rpartition(".")[0]
     size = math.prod(tensor.shape)

@@ -1,4 +1,4 @@
-"""How different models are as functions: predictions, probabilities, representations."""
+"""Differences between models in function space: predictions, probabilities and logits."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from layerscope.sources.several_models import index_pairs
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
 
-MIN_PROBABILITY = 1e-12  # added before logarithms
-IGNORED_LABEL = -100  # of examples that have none
+MIN_PROBABILITY = 1e-12  # added to probabilities before taking logarithms
+IGNORED_LABEL = -100  # label that PyTorch uses for positions to ignore
 DISTANCE_NAMES = ("disagreement", "normalised", "js", "logits", "cka")
 
 
 def function_distance(a: Any, b: Any, evaluate: Any) -> FunctionDistance:
-    """How different two classifiers are on the evaluator's data.
+    """Compare the predictions of two classifiers on the evaluator's data.
 
-    :param evaluate: :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`.
-    :raises UsageError: outputs that are not finite.
+    :param a, b: the models: live, files, or arrays by name.
+    :param evaluate: a :class:`~layerscope.TorchEvaluator` or :class:`~layerscope.KerasEvaluator`.
+    :raises UsageError: if the outputs contain NaN or infinity.
     """
     logits_a, logits_b = outputs([a, b], evaluate)
     return between(logits_a, logits_b, evaluate.labels.reshape(-1))
 
 
 def outputs(models: Sequence[Any], evaluate: Any) -> list[Floats]:
-    """(n, classes) of each model: its logits."""
+    """Return the logits (n, classes) of each model."""
     logits = []
     for model in models:
         with evaluate.walk([weights_of(model)]) as value_at:
@@ -43,12 +44,12 @@ def outputs(models: Sequence[Any], evaluate: Any) -> list[Floats]:
 
 
 def between(a: Floats, b: Floats, y: Any) -> FunctionDistance:
-    """The distances from both models' logits (n, classes) and the labels (n,); without rows that have none (−100)."""
+    """Compare two models by their logits (n, classes) and the labels (n,), skipping ignored labels (−100)."""
     if y.dtype.kind in "iu" and (y == IGNORED_LABEL).any():
         a, b, y = (part[y != IGNORED_LABEL] for part in (a, b, y))
     for logits in (a, b):
         if not np.isfinite(logits).all():
-            raise UsageError("a model's outputs are not finite: it has no predictions to compare")
+            raise UsageError("a model's outputs are not finite, so its predictions cannot be compared: leave it out")
     p, q = _softmax(a), _softmax(b)
     middle = (p + q) / 2
     js = 0.5 * (_kl(p, middle) + _kl(q, middle))
@@ -68,7 +69,7 @@ def between(a: Floats, b: Floats, y: Any) -> FunctionDistance:
 
 
 def matrices(models: Sequence[Any], evaluate: Any) -> dict[str, Floats]:
-    """Every distance of every two models, (M, M) each."""
+    """Return each kind of distance for all pairs of models as a matrix (M, M)."""
     logits, y = outputs(models, evaluate), evaluate.labels.reshape(-1)
     matrix_by_name = {name: np.full((len(models), len(models)), float(name == "cka")) for name in DISTANCE_NAMES}
     for i, j in index_pairs(len(models)):
@@ -87,5 +88,5 @@ def _kl(p: Floats, q: Floats) -> Floats:
 
 
 def summary(distance: FunctionDistance) -> Mapping[str, float]:
-    """As numbers by name."""
+    """Return the distances as numbers by name."""
     return {name: float(getattr(distance, name)) for name in DISTANCE_NAMES}

@@ -1,4 +1,4 @@
-"""How sharp a minimum is: how the loss rises around a model, on average and in the worst direction that was found."""
+"""Sharpness of a minimum: how much the loss increases around a model, on average and in the worst direction found."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Slope
 from layerscope.sources.model_weights import RUNNING_STATISTICS, combine, weights_of
 
-BASIN_RISE = math.log(2)  # rise of the loss that ends a basin
-MAX_WIDTH = 8.0  # filter norms
+BASIN_RISE = math.log(2)  # increase of the loss at which the width is measured
+MAX_WIDTH = 8.0  # largest measured width, in filter norms
 ASCENT_STEPS = 10
 BISECTION_STEPS = 8
 MAX_WIDTH_DIRECTIONS = 4  # random directions along which the width is measured
@@ -28,21 +28,28 @@ def sharpness(
     model: Any, evaluate: TorchEvaluator, *, sigma: float = 0.05, rho: float = 0.05, epsilon: float = 1e-3,
     draws: int = 8, seed: int = 0,
 ) -> Sharpness:  # fmt: skip
-    """Average, worst-direction and width measures of the loss around a model.
+    """Measure the increase of the loss around a model: average, along the gradient, worst case, and basin width.
 
-    :param sigma: relative noise of the average; ``draws`` antithetic pairs of it.
-    :param rho: radius of the step along the gradient.
-    :param epsilon: half-side of the box in which the worst rise is sought, by ten steps of projected sign ascent.
-    :raises UsageError: a radius that is not above zero.
+    :param model: the model: live, a file, or arrays by name.
+    :param evaluate: a :class:`~layerscope.TorchEvaluator`.
+    :param sigma: standard deviation of the noise for the average, relative to each weight.
+    :param rho: length of the step along the gradient.
+    :param epsilon: size of the box searched for the worst increase, by ten steps of projected sign ascent.
+    :param draws: number of antithetic pairs of noise for the average.
+    :param seed: seed for all random numbers.
+    :raises UsageError: if an argument is not positive, or the evaluator cannot compute gradients.
     """
     if min(sigma, rho, epsilon) <= 0 or draws < 1:
-        raise UsageError(f"sigma, rho and epsilon must be above 0 and draws at least 1: {sigma!r}, {rho!r}, {draws!r}")
+        given = f"sigma={sigma!r}, rho={rho!r}, epsilon={epsilon!r}, draws={draws!r}"
+        raise UsageError(f"{given}: sigma, rho and epsilon must be above 0, and draws at least 1")
     if not hasattr(evaluate, "gradient"):
-        raise UsageError(f"sharpness needs gradients, which a {type(evaluate).__name__} has not: TorchEvaluator")
+        raise UsageError(f"sharpness needs gradients, but got a {type(evaluate).__name__}: pass a TorchEvaluator")
     weights = weights_of(model)
     base = evaluate(weights).metrics["loss"]
     if not math.isfinite(base):
-        raise UsageError("the model's own loss is not finite: there is no sharpness")
+        raise UsageError(
+            "the model's own loss is not finite, so its sharpness is undefined: check the weights and the data"
+        )
     rng = np.random.default_rng(seed)
     rises = []
     for _ in range(draws):
@@ -80,7 +87,7 @@ def _norm(arrays: Mapping[str, Any]) -> float:
 
 
 def _worst_rise(weights: Any, evaluate: TorchEvaluator, base: float, epsilon: float) -> float:
-    """Projected ascent along the signs of the gradient, inside |δᵢ| ≤ ε(|θᵢ| + 1)."""
+    """Find a large increase in percent by projected sign-gradient ascent within |δᵢ| ≤ ε(|θᵢ| + 1)."""
     current, best = dict(weights), 0.0
     for _ in range(ASCENT_STEPS):
         gradient = evaluate.gradient(current)
@@ -97,7 +104,7 @@ def _worst_rise(weights: Any, evaluate: TorchEvaluator, base: float, epsilon: fl
 
 
 def _relative_noise(rng: np.random.Generator, name: str, value: Any) -> Any:
-    """Gaussian noise of each weight's own size; none of statistics."""
+    """Draw Gaussian noise scaled by the size of each weight; running statistics get none."""
     noise = rng.standard_normal(value.shape)
     return np.zeros_like(value) if name.endswith(RUNNING_STATISTICS) else (np.abs(value) * noise).astype(value.dtype)
 
@@ -107,7 +114,7 @@ def _add(weights: Any, step: Any) -> dict[str, Any]:
 
 
 def _half_width(weights: Any, evaluate: TorchEvaluator, base: float, seed: int, number: int) -> float:
-    """Mean of both sides, by doubling and bisection."""
+    """Find the half-width along one random direction by doubling and bisection; average both sides."""
     direction = random_direction(weights, seed=seed, number=number)
     with walking([weights, combine([weights, direction], [1.0, 1.0])], evaluate) as value_at:
         sides = []
