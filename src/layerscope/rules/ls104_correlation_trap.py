@@ -44,10 +44,11 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
         return None
     m = layer.metrics
     mean, largest = float(m["rand_num_spikes"]), int(m["max_traps"])
-    message = f"{mean:.3g} correlation trap{'' if mean == 1 else 's'} per shuffle"
+    lies = "eigenvalue lies" if mean == 1 else "eigenvalues lie"
+    message = f"Even after the weights are shuffled, {mean:.3g} {lies} beyond the edge of a random matrix"
     message += f" (at most {largest})" * (largest != mean)
     if "trap_size" in m:
-        message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge of the random bulk"
-    message += ". Single weights are far larger than the others, often after too high a learning rate. "
-    message += f"Inspect these weights: {m['trap_entries']}." if "trap_entries" in m else "Inspect the largest weights."
+        message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge"
+    message += ": a correlation trap. Single weights are far larger than the others, often after too high a learning "
+    message += f"rate. Inspect {m['trap_entries']}." if "trap_entries" in m else "rate. Inspect the largest weights."
     return Verdict(message, m["rand_num_spikes"], 0)
