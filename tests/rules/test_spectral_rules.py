@@ -135,7 +135,7 @@ def test_a_trap_is_named_with_its_place_and_size(rng: np.random.Generator) -> No
     (finding,) = [f for f in report.findings if f.code == "LS104"]
     assert "1 eigenvalue lies beyond the edge of a random matrix" in finding.message
     assert "[7, 9] = 50" in finding.message
-    assert "times the edge of the random bulk" in finding.message
+    assert "times the edge: a correlation trap" in finding.message
     assert "LS104" not in codes(layerscope.analyze({"w.weight": w}), "w.weight")
 
 
