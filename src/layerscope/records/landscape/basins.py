@@ -113,8 +113,11 @@ class Basins(Viewable):
                 )
         joined = self.aligned or self.clusters
         if len(joined) > 1:
-            still = ", which alignment does not join" if "aligned" in self.barriers else ""
-            sentences.append(f"Do not average models from different basins{still}: {format_basins(joined)}.")
+            first = next(iter(self.barriers))
+            left = _format_height(float(np.nanmax(self.barriers.get("aligned", self.barriers[first]))))
+            before = f" ({_format_height(float(np.nanmax(self.barriers[first])))} before)"
+            still = f"; after alignment a loss barrier of {left} remains{before}" if "aligned" in self.barriers else ""
+            sentences.append(f"Do not average models from different basins, {format_basins(joined)}{still}.")
         return sentences
 
     def plot(self, way: str = "", ax: Any = None) -> Any:

@@ -14,6 +14,7 @@ from layerscope.records.landscape.distances import Distances
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
 from layerscope.text import format_number, plural, printable
+from layerscope.views.landscape import basins_headline
 from layerscope.views.page import page_parts
 from layerscope.views.page.page_parts import Cell, Column, Row, Section
 from layerscope.views.plots import landscape_pictures
@@ -155,9 +156,7 @@ def _finding_sentences(findings: Sequence[Any]) -> list[str]:
 
 
 def _basin_sentences(record: Basins) -> list[str]:
-    members = [", ".join(printable(name, MAX_NAME_CHARS) for name in group) for group in record.clusters]
-    groups = "; ".join(f"{{{names}}}" for names in members)
-    sentences = [f"{plural(len(record.names), 'model')} in {plural(len(record.clusters), 'basin')}: {groups}."]
+    sentences = [basins_headline(record.clusters)]
     sentences += [printable(line, 400) for line in record.advice()] + _finding_sentences(record.findings)
     mean = ", ".join(f"{printable(k, 40)} {v:.4g}" for k, v in record.mean.items())
     sentences += [
