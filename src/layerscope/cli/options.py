@@ -68,7 +68,8 @@ matrix_options = (
     click.option(
         "--stacked",
         is_flag=True,
-        help="Analyze one matrix that stacks all layers, each as (W − median) / median absolute deviation.",
+        help="Analyze the whole model as one matrix: its layers, each as (W − median) / median absolute deviation, "
+        "padded with zeros to the same width and stacked.",
     ),
 )
 output_options = (

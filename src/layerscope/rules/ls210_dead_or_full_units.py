@@ -38,7 +38,16 @@ def neurons(layer: LayerReport, settings: Settings) -> Verdict | None:
     units, examples = int(facts["units"]), int(facts["examples"])
     message = (
         f"Of {units:,} units, {layer.metrics['dying']} are never active and {layer.metrics['full']} always active in "
-        f"{examples:,} examples (limit: {limit:.0%}). Units that are never active cannot learn; units that are always "
-        "active are linear. Measure on more examples, then try a lower learning rate or normalization before the ReLU."
+        f"{examples:,} examples (limit: {limit:.0%} of the units). "
     )
+    if layer.metrics["dying"] == units:
+        message += (
+            "No unit passes its input on, so training cannot repair this layer. Initialize it again, and train with a "
+            "lower learning rate or normalization before the ReLU."
+        )
+    else:
+        message += (
+            "Units that are never active cannot learn; units that are always active are linear. Measure on more "
+            "examples, then try a lower learning rate or normalization before the ReLU."
+        )
     return Verdict(message, max(shares.values()), limit)

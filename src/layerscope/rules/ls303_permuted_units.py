@@ -1,4 +1,4 @@
-"""Rule LS303: aligning hidden units removes the loss barrier between models."""
+"""Rule LS303: aligning hidden units lowers the loss barrier between models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layerscope.rules.landscape_facts import Pairs
 
 @rule(
     "LS303",
-    "aligning hidden units removes the barrier",
+    "aligning hidden units lowers the barrier",
     severity="info",
     needs=(),
     over="landscape",

@@ -29,8 +29,7 @@ from layerscope.cli.options import evaluation_options
     "--tolerance",
     type=float,
     metavar="LOSS",
-    help="Treat loss barriers below this as zero.  [default: 2 standard errors of the loss, or 2 % of it if that is "
-    "more]",
+    help="Treat loss barriers below this as zero.  [default: the larger of 2 standard errors and 2 % of the mean loss]",
 )
 def basins(
     models: tuple[str, ...], points: int, no_align: bool, sharpness: bool, tolerance: float | None, **options: Any
