@@ -7,7 +7,6 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -55,10 +54,10 @@ def _user_modules_of_one_run() -> Iterator[None]:
     before = set(sys.modules)
     with mock.patch.object(sys, "path", [*folders, *sys.path]):
         yield
-    temporary = Path(tempfile.gettempdir()).resolve()
+    users = [*(Path(folder).resolve() for folder in folders), Path.cwd()]  # a test's own folders hold no package
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None)
-        if file and temporary in Path(file).resolve().parents:
+        if file and Path(file).resolve().parent in users:
             del sys.modules[name]
 
 

@@ -26,7 +26,8 @@ from layerscope.records.sources import SourceSpec
 from layerscope.rules.judging import judge
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
-from layerscope.tensor_names import Selector, select, strip_wrapper_prefixes
+from layerscope.tensor_names import Selector, strip_wrapper_prefixes
+from layerscope.tensor_names import select as select_layers
 
 DEFAULT_ENGINE = "threads"
 MAX_MEMORY_SHARE = 0.8  # share of the free memory that may be used by the layers measured in parallel
@@ -39,6 +40,7 @@ def analyze(
     base: Any = None,
     intra: bool = False,
     stacked: bool = False,
+    select: str = "",
     settings: Settings | None = None,
     engine: str | None = None,
     progress: Any = None,
@@ -54,6 +56,7 @@ def analyze(
         the model to add it to, which gives W + s·B·A.
     :param intra: analyze products of consecutive layers instead of the layers.
     :param stacked: analyze one matrix of all layers instead of the layers.
+    :param select: analyze only this part of a checkpoint, e.g. "ema" for the averaged copy that is skipped otherwise.
     :param settings: settings for measuring and judging.
     :param engine: "threads" (default), "serial" or "processes".
     :param progress: True for a progress bar in the terminal or notebook; a tqdm class to use its bar; or a function,
@@ -65,19 +68,19 @@ def analyze(
     engine = engine or DEFAULT_ENGINE
     saved = _load_saved_report(target)
     if saved is not None:
-        _check_saved_options(saved, base is not None or intra or stacked, options)
+        _check_saved_options(saved, base is not None or intra or stacked or bool(select), options)
         scheduling.engine_named(engine)
         changed = (settings or saved.settings).changed(**options) if settings or options else None
         return rejudge(_select_rows(saved, layers), changed)
     settings = (settings or Settings()).changed(**options)
     fitting.check_families(settings.fits)
     selectors = _to_list(layers)
-    request = _describe_request(target, selectors, base, intra, stacked)
-    target = _compose_target(target, base, intra, stacked)
+    request = _describe_request(target, selectors, base, intra, stacked, select)
+    target = _compose_target(target, base, intra, stacked, select)
     run = scheduling.engine_named(engine)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     with opening.opened_source(target) as source:
-        refs = select(list(source.layers()), selectors)
+        refs = select_layers(list(source.layers()), selectors)
         _check_heads(target, refs, settings)
         memory = _usable_memory()
         jobs, unmeasured = pipeline.plan(source.spec, refs, settings, memory)
@@ -108,6 +111,7 @@ def describe(
     base: Any = None,
     intra: bool = False,
     stacked: bool = False,
+    select: str = "",
     settings: Settings | None = None,
     **options: Any,
 ) -> Report:
@@ -117,11 +121,11 @@ def describe(
     """
     saved = _load_saved_report(target)
     if saved is not None:
-        _check_saved_options(saved, base is not None or intra or stacked, options)
+        _check_saved_options(saved, base is not None or intra or stacked or bool(select), options)
         return _select_rows(saved, layers)
     settings = (settings or Settings()).changed(**options)
-    with opening.opened_source(_compose_target(target, base, intra, stacked)) as source:
-        refs = select(list(source.layers()), layers)
+    with opening.opened_source(_compose_target(target, base, intra, stacked, select)) as source:
+        refs = select_layers(list(source.layers()), layers)
         rows = [pipeline.skipped_layer(ref, ref.skipped) for ref in pipeline.report_rows(refs, settings)]
         return Report(_report_metadata(source.spec, settings, "none", 0), tuple(rows))
 
@@ -133,6 +137,7 @@ def plan(
     base: Any = None,
     intra: bool = False,
     stacked: bool = False,
+    select: str = "",
     settings: Settings | None = None,
     **options: Any,
 ) -> tuple[list[Job], list[LayerReport]]:
@@ -141,8 +146,8 @@ def plan(
     Jobs are sorted by cost, largest first. The parameters are those of :func:`analyze`.
     """
     settings = (settings or Settings()).changed(**options)
-    with opening.opened_source(_compose_target(target, base, intra, stacked)) as source:
-        jobs, unmeasured = pipeline.plan(source.spec, select(list(source.layers()), layers), settings)
+    with opening.opened_source(_compose_target(target, base, intra, stacked, select)) as source:
+        jobs, unmeasured = pipeline.plan(source.spec, select_layers(list(source.layers()), layers), settings)
     return scheduling.biggest_first(jobs), unmeasured
 
 
@@ -264,7 +269,7 @@ def _measure_pair(
     run = scheduling.engine_named(engine)
     try:
         with opening.opened_source(Delta(target, base)) as source:
-            jobs = pipeline.plan_distances(source.spec, select(list(source.layers()), layers), settings)
+            jobs = pipeline.plan_distances(source.spec, select_layers(list(source.layers()), layers), settings)
             results = run(measure, jobs, workers=_worker_count(settings, jobs), memory=_usable_memory())
             result_by_name = {job.refs[0].name: result for job, result in results}
     except (Unreadable, NoLayerMatches):  # no layer in common; the comparison has a warning for this
@@ -288,10 +293,10 @@ def _symmetric_matrix(lower: list[list[float | None]]) -> Matrix:
     return tuple(tuple(0.0 if i == j else lower[max(i, j)][min(i, j)] for j in size) for i in size)
 
 
-def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
+def _compose_target(target: Any, base: Any, intra: bool, stacked: bool, part: str = "") -> Any:
     """Build the target to analyze: a weight update, a merged adapter, products, a stack, or the model itself."""
     from layerscope.sources.adapters import adapted_model
-    from layerscope.sources.composed import products, stacks, update
+    from layerscope.sources.composed import chosen, products, stacks, update
     from layerscope.sources.readers import lora
 
     if intra and stacked:
@@ -299,6 +304,8 @@ def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
             "intra and stacked cannot be combined: choose intra for products of layers, "
             "or stacked for one matrix of all layers"
         )
+    if part:
+        target = chosen.Chosen(target, part)
     if base is not None:
         merges_adapter = lora.is_adapter(target) and not lora.is_adapter(base)
         target = adapted_model.Merged(target, base) if merges_adapter else update.Delta(target, base)
@@ -308,12 +315,14 @@ def _compose_target(target: Any, base: Any, intra: bool, stacked: bool) -> Any:
 
 
 def _describe_request(
-    target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool
+    target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool, part: str
 ) -> dict[str, Any]:
     """Return the arguments of the call apart from the settings, so that the analysis can be repeated from a report."""
     request: dict[str, Any] = {"layers": layers} if layers is not None else {}
-    if base is not None or intra or stacked:
+    if base is not None or intra or stacked or part:
         request["target"] = targets.name_of(target)
+    if part:
+        request["select"] = part
     if base is not None:
         request["base"] = targets.name_of(base)
     request |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
@@ -338,7 +347,9 @@ def _load_saved_report(target: Any) -> Report | None:
 
 def _check_saved_options(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
     if composed:
-        raise UsageError("base, intra and stacked need the weights, but a saved report has none; give the model itself")
+        raise UsageError(
+            "base, intra, stacked and select need the weights, but a saved report has none; give the model itself"
+        )
     report.settings.check_measured(options)
 
 
@@ -347,7 +358,7 @@ def _select_rows(report: Report, layers: Iterable[Selector] | Selector | None) -
     selectors = _to_list(layers)
     if selectors is None:
         return report
-    refs = select([row.ref for row in report.rows], selectors)
+    refs = select_layers([row.ref for row in report.rows], selectors)
     rows = [
         pipeline.skipped_layer(ref, ref.skipped) if ref.skipped and not row.skipped else row
         for ref, row in zip(refs, report.rows, strict=True)

@@ -44,6 +44,11 @@ matrix_options = (
         "the base model with the adapter added.",
     ),
     click.option(
+        "--select",
+        metavar="PART",
+        help="Analyze only this part of a checkpoint, e.g. ema for the averaged copy that is skipped otherwise.",
+    ),
+    click.option(
         "--conv",
         type=click.Choice(CONV_MATRICES),
         help="Treat a convolution as one matrix per kernel position (slices), or as one matrix (flat).  "
@@ -137,8 +142,10 @@ def matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def arrangement_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Select the options that ``analyze``, ``describe`` and ``plan`` take as arguments (base, intra, stacked)."""
-    return {name: options[name] for name in ("base", "intra", "stacked") if options[name] not in (None, False)}
+    """Select the options that ``analyze``, ``describe`` and ``plan`` take as arguments (base, select, …)."""
+    return {
+        name: options[name] for name in ("base", "select", "intra", "stacked") if options[name] not in (None, False)
+    }
 
 
 def selectors(layers: tuple[str, ...]) -> list[str] | None:

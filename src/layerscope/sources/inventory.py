@@ -1,17 +1,20 @@
-"""Names of checkpoint entries that hold optimizer state, in each format.
+"""What each tensor of a checkpoint is, if it is not a weight: decided from structure and names, without reading values.
 
-An entry with such a name is not a weight of the model and is ignored. The module imports nothing from the package, so
-that the child process that reads HDF5 files starts quickly.
+Optimizer state, second copies of the model (EMA, teachers), buffers, lookup tables and adapter factors are listed with
+the reason and never analyzed as weights. The module imports nothing from the package, so that the child process that
+reads HDF5 files starts quickly.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 
 # Keys on the path to an array: at any level in a pytree, a dict or a Flax file, at the first level in Orbax.
 JAX_OPTIMIZER_KEYS = frozenset({"opt_state"})
 KERAS_OPTIMIZER_GROUPS = ("optimizer", "optimizer_weights")  # top-level groups of an HDF5 file
 TORCH_OPTIMIZER_PREFIX = "optim"  # of a key in a pickled checkpoint, unless its value is a tensor
+TORCH_OPTIMIZER_TABLE = frozenset({"state", "param_groups"})  # keys of the state dict of a torch optimizer
 DCP_OPTIMIZER_PREFIXES = ("optim", "optimizer")  # of a full name in a distributed checkpoint
 TENSORFLOW_OPTIMIZER_PREFIXES = ("optimizer/", "_optimizer/")  # of a key in a tensor bundle
 TENSORFLOW_OPTIMIZER_ATTRIBUTE = "/.OPTIMIZER"  # anywhere in such a key: a slot variable stored next to its variable
@@ -20,3 +23,92 @@ TENSORFLOW_OPTIMIZER_NAME = re.compile(  # names of slot variables and counters 
     r"|adam_[mv]|beta[12]_power|global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)(:0)?$",
     re.DOTALL,
 )
+
+SEPARATORS = re.compile(r"[./]")
+MAX_WORDS = 24  # of a name that are looked at
+MAX_NAME_CHARS = 2_000
+OPTIMIZER_LEAVES = frozenset((
+    "exp_avg", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "max_exp_avg_sq", "exp_avg_diff", "exp_inf",
+    "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "adam_m", "adam_v",
+))  # fmt: skip
+MOMENTS = ("mu", "nu")  # of Optax: two trees with the leaves of the parameters
+COPY_WORD = re.compile(
+    r"(.*_)?(ema|teacher|averaged|swa|shadow|momentum_(encoder|model|net)|target_(net|network|encoder|model)|encoder_k)"
+    r"(_.*)?|moving_average",
+)
+MIN_COPY_SHARE = 0.9  # share of a copy's tensors that must have an original
+BUFFER_WORDS = frozenset((
+    "queue", "pe", "pos_enc", "causal_mask", "attn_mask", "attention_mask", "mask", "masked_bias", "tril",
+    "inv_freq", "freqs_cis", "cos_cached", "sin_cached", "anchors", "relative_position_index",
+    "relative_coords_table", "position_ids", "token_type_ids",
+))  # fmt: skip
+STATE_SPACE_WORDS = frozenset({"A_log", "A_logs"})
+FACTOR = re.compile(r"lora_(up|down|mid)|hada_[wt][12](_[ab])?|lokr_[wt][12](_[ab])?|oft_(blocks|diag)|dora_scale")
+
+Reason = tuple[str, str]  # (kind, reason), as a row that is skipped has them
+
+
+def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
+    """Name → (kind, reason) of the tensors that are no weights; names that are not returned may be weights.
+
+    :param shapes: shape of every tensor of the model, by name.
+    """
+    words = {name: SEPARATORS.split(name[:MAX_NAME_CHARS], maxsplit=MAX_WORDS) for name in shapes}
+    found: dict[str, Reason] = dict(_optimizer_state(words))
+    rest = {name: parts for name, parts in words.items() if name not in found}
+    for name, parts in rest.items():
+        last = parts[-1] if parts[-1] != "weight" or len(parts) < 2 else parts[-2]
+        if len(shapes[name]) < 2:
+            continue
+        if parts[-1] in BUFFER_WORDS:
+            found[name] = "buffer", f"a buffer by its name ({parts[-1]}): not learned"
+        elif parts[-1] in STATE_SPACE_WORDS:
+            found[name] = "state space", "a state-space parameter: it multiplies no inputs"
+        elif FACTOR.fullmatch(last):
+            found[name] = "factor", "an adapter factor, not a weight of its own"
+    found.update(_second_copies({name: parts for name, parts in rest.items() if name not in found}, shapes))
+    return found
+
+
+def is_optimizer_table(table: Mapping[object, object]) -> bool:
+    """Is it the state dict of a torch optimizer?"""
+    return table.keys() >= TORCH_OPTIMIZER_TABLE
+
+
+def _optimizer_state(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Reason]]:
+    """Tensors whose names are those of optimizer state: Adam's moments, momentum buffers, Optax's two trees."""
+    folders = {tuple(parts[:-1]) for parts in words.values() if parts[-1] in OPTIMIZER_LEAVES}
+    paths = {tuple(parts) for parts in words.values()}
+    for name, parts in words.items():
+        in_state = len(parts) > 2 and parts[-2].isdecimal() and tuple(parts[:-1]) in folders
+        moments = [i for i, word in enumerate(parts) if word in MOMENTS]
+        has_twin = any(
+            (*parts[:i], MOMENTS[1 - MOMENTS.index(parts[i])], *parts[i + 1 :]) in paths for i in moments[:1]
+        )
+        if parts[-1] in OPTIMIZER_LEAVES or in_state or (has_twin and len(parts) > 1):
+            yield name, ("optimizer", "optimizer state, not a weight")
+
+
+def _second_copies(
+    words: Mapping[str, Sequence[str]], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Reason]]:
+    """Tensors below a module called ema, teacher, … whose originals of the same shape are in the file too."""
+    copies: dict[tuple[str, ...], list[str]] = {}
+    for name, parts in words.items():
+        place = next((i for i, word in enumerate(parts[:-1]) if COPY_WORD.fullmatch(word)), None)
+        if place is not None:
+            copies.setdefault(tuple(parts[: place + 1]), []).append(name)
+    if not copies:
+        return
+    inside = {name for names in copies.values() for name in names}
+    endings: set[tuple[str, tuple[int, ...]]] = set()
+    for name, parts in words.items():
+        if name not in inside:
+            endings.update(("".join(parts[i:]), shapes[name]) for i in range(len(parts)))
+    for place_words, names in copies.items():
+        tails = {name: "".join(words[name][len(place_words) :]) for name in names}  # LDM leaves the dots out
+        known = [name for name in names if (tails[name], shapes[name]) in endings]
+        if known and len(known) >= MIN_COPY_SHARE * len(names):
+            prefix = ".".join(place_words)
+            reason = f"a second copy of the model below {prefix!r}; analyze it alone with --select {prefix}"
+            yield from ((name, ("copy", reason)) for name in names)

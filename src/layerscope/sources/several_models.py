@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SELECTIONS = ("learned", "weights", "all")
 CONSTANT_SUFFIXES = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
+NOT_LEARNED_KINDS = ("buffer", "scalar", "ingredient", "copy", "optimizer", "factor")
 MAX_NAMED_TENSORS = 4  # tensors named in an error message
 
 
@@ -47,9 +48,7 @@ def tensors_of(source: Any) -> dict[str, Tensor]:
         if name in tensor_by_name or not is_floating or ref.kind == "tied":
             continue
         is_causal_mask = name.endswith(".attn.bias") and len(ref.shape) == 4  # GPT-2's causal mask, a triangle of ones
-        is_learned = (
-            ref.kind not in ("buffer", "scalar") and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
-        )
+        is_learned = ref.kind not in NOT_LEARNED_KINDS and not name.endswith(CONSTANT_SUFFIXES) and not is_causal_mask
         whole_ref = replace(ref, part=None, expert=None)
         tensor_by_name[name] = Tensor(
             name, tuple(ref.shape) if ref.part is None and ref.expert is None else (), ref.dtype, is_learned, whole_ref

@@ -252,11 +252,12 @@ def test_a_memo_index_from_nowhere_is_not_allocated(tmp_path: Path) -> None:
         layerscope.analyze(tmp_path / "memo.pt")
 
 
-def test_parametrised_weights_in_a_file_are_named_ingredients(tmp_path: Path) -> None:
+def test_parametrised_weights_in_a_file_are_formed(tmp_path: Path) -> None:
     net = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(60, 80))
     torch.save(net.state_dict(), tmp_path / "m.pt")
     report = layerscope.analyze(tmp_path / "m.pt")
-    assert {row.ref.kind for row in report.rows} == {"bias", "ingredient"}
+    assert [(row.name, row.ref.kind) for row in report.rows if not row.skipped] == [("weight", "dense")]
+    assert {row.ref.kind for row in report.rows if row.skipped} == {"bias", "ingredient"}
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -41,6 +41,7 @@ class Variable:
     equation: str = ""  # of an einsum
     gates: str = ""  # "lstm", "gru", "rnn"
     fault: str = ""
+    not_weight: tuple[str, str] | None = None  # (kind, reason) of what the inventory knows to be no weight
 
     @property
     def variable(self) -> str:
@@ -106,6 +107,8 @@ def lay_out_variable(variable: Variable) -> VariableLayout:
 def _skip_reason(v: Variable) -> tuple[str, str] | None:
     if v.fault:
         return "tensor", v.fault
+    if v.not_weight:
+        return v.not_weight
     skip = skip_reason(v.shape, v.dtype)
     if skip:
         return skip

@@ -48,6 +48,7 @@ class TensorInfo:
     how: str = ""  # how it is read, for people
     axes: str = ""  # of experts, where how it is stored says so
     part_of: str = ""  # the tensor that it is an ingredient of
+    not_weight: tuple[str, str] | None = None  # (kind, reason) of what the inventory knows to be no weight
 
 
 def layers_of(
@@ -148,6 +149,10 @@ def _skip_part_of_another(tensor: TensorInfo, shapes: Shapes, config: Config) ->
     return [_skip(tensor, "ingredient", f"part of {tensor.part_of}")] if tensor.part_of else None
 
 
+def _skip_not_weight(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    return [_skip(tensor, *tensor.not_weight)] if tensor.not_weight else None
+
+
 def _skip_unreadable(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
     kind = "quantized" if "quantized" in tensor.fault else "tensor"
     return [_skip(tensor, kind, tensor.fault)] if tensor.fault else None
@@ -200,6 +205,7 @@ Rule = Callable[[TensorInfo, Shapes, Config], list[LayerRef] | None]
 RULES: tuple[Rule, ...] = (  # the first that does not return None decides; each may rely on those before it
     _skip_part_of_another,
     _skip_unreadable,
+    _skip_not_weight,
     _skip_no_matrix,
     _skip_parametrization,
     _split_recurrent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ from layerscope.errors import Unreadable
 from layerscope.numerics.matrices import pick
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import SourceSpec
+from layerscope.sources.inventory import not_weights
 from layerscope.sources.layouts.keras_flax_kernels import Variable, VariableLayout, lay_out_variable
 from layerscope.sources.layouts.layer_order import in_model_order
-from layerscope.sources.layouts.torch_names import TensorInfo, layers_of, number_layers
+from layerscope.sources.layouts.parametrized_weights import form_weights
+from layerscope.sources.layouts.torch_names import FLOATS, TensorInfo, layers_of, number_layers
 from layerscope.sources.quantization.stored_codes import decode_tensors
 
 if TYPE_CHECKING:
@@ -49,14 +52,24 @@ class StateDict(Tensors):
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.tensors, fetch = decode_tensors(list(tensors), fetch, config or {})
+        formed, fetch = form_weights(list(tensors), fetch)
+        decoded, fetch = decode_tensors(formed, fetch, config or {})
+        others = _not_weights(info for info in decoded if not info.part_of)
+        self.tensors = [
+            replace(info, not_weight=others[info.name]) if info.name in others else info for info in decoded
+        ]
+        self.config = config
         super().__init__(spec, layers_of(self.tensors, config), fetch)
 
 
 def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
     """Create a source from named tensors: in Flax's layout if there are kernels and no weights, else in PyTorch's."""
     infos = list(infos)
-    variables = [Variable(info.name, info.shape, info.dtype, fault=info.fault) for info in infos]
+    others = _not_weights(infos)
+    variables = [
+        Variable(info.name, info.shape, info.dtype, fault=info.fault, not_weight=others.get(info.name))
+        for info in infos
+    ]
     last_words = {variable.variable for variable in variables}
     if not last_words & {"kernel", "embedding"} or "weight" in last_words:
         return StateDict(spec, infos, fetch)
@@ -65,7 +78,10 @@ def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Call
 
 def source_from_flax(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
     """Create a source from the tensors of a file that only Flax writes."""
-    return source_from_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in infos), fetch)
+    infos = list(infos)
+    others = _not_weights(infos)
+    variables = (Variable(i.name, i.shape, i.dtype, fault=i.fault, not_weight=others.get(i.name)) for i in infos)
+    return source_from_variables(spec, variables, fetch)
 
 
 def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callable[[str], Array]) -> Tensors:
@@ -76,6 +92,11 @@ def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch
         return laid_by_name[name].arrange(fetch(name))
 
     return Tensors(spec, (ref for laid in laid_by_name.values() for ref in laid.refs), fetch_arranged)
+
+
+def _not_weights(infos: Iterable[TensorInfo]) -> dict[str, tuple[str, str]]:
+    """What the inventory says of the floating-point tensors; others are no weights by their dtype."""
+    return not_weights({info.name: info.shape for info in infos if FLOATS.match(info.dtype)})
 
 
 def check_index(target: Path, listed: Mapping[str, Path], file_by_tensor: Mapping[str, Path]) -> None:

@@ -122,6 +122,9 @@ def collect_modules(content: Any) -> dict[str, StandIn]:
 def _apply_module_state(ref: LayerRef, module: StandIn | None) -> LayerRef:
     """Add the groups, transposition and attention heads of a pickled module to a row."""
     state = module.state if module is not None else {}
+    buffers = state.get("_buffers")
+    if isinstance(buffers, Mapping) and ref.tensor.rpartition(".")[2] in buffers and not ref.skipped:
+        return replace(ref, kind="buffer", axes="", part=None, skipped="a buffer: not learned")
     groups, heads = state.get("groups"), state.get("num_heads")
     if ref.kind in GROUPABLE and isinstance(groups, int) and len(ref.axes) > 2:
         axes = "io" + ref.axes[2:] if state.get("transposed") is True else ref.axes

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from layerscope.errors import Refused, Unreadable
-from layerscope.sources.inventory import TORCH_OPTIMIZER_PREFIX
+from layerscope.sources.inventory import TORCH_OPTIMIZER_PREFIX, is_optimizer_table
 from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.pickle_check import check_pickle
 
@@ -343,6 +343,8 @@ def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
             yield prefix.removesuffix("."), value
             continue
         table = value.parts() if isinstance(value, StandIn) else value
+        if isinstance(table, Mapping) and is_optimizer_table(table):
+            continue
         items = list(enumerate(table)) if isinstance(table, list | tuple) else table
         items = list(items.items()) if isinstance(items, Mapping) else items
         if not isinstance(items, list) or len(above) > max_depth or id(value) in above:

@@ -1,0 +1,144 @@
+"""Weights that a module computes from several stored tensors: formed as the module's forward pass uses them.
+
+PyTorch stores a pruned, weight-normalized or spectrally normalized weight as its ingredients. Each scheme is recognized
+by the names and shapes of the ingredients; the weight takes their place and the ingredients are listed as its parts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from layerscope.sources.layouts.torch_names import TensorInfo
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+Fetch = Callable[[str], Any]
+PARAMETRIZED = re.compile(r"(?P<owner>.*\.|)parametrizations\.(?P<name>\w+)\.original(?P<first>0?)$", re.DOTALL)
+
+
+class Formed(NamedTuple):
+    """A weight that is computed from stored tensors."""
+
+    name: str
+    ingredients: tuple[str, ...]  # the first has the shape of the weight
+    form: Callable[..., Array]  # from the ingredients, in their order
+    how: str
+
+
+def form_weights(tensors: list[TensorInfo], fetch: Fetch) -> tuple[list[TensorInfo], Fetch]:
+    """Replace the ingredients of every known parametrization by the weight.
+
+    :return: the tensors, and a function that fetches one of them by name.
+    """
+    infos = {info.name: info for info in tensors}
+    recipes = {recipe.name: recipe for recipe in _recipes(infos) if recipe.name not in infos}
+    if not recipes:
+        return tensors, fetch
+    weight_of = {name: recipe.name for recipe in recipes.values() for name in recipe.ingredients}
+    formed: list[TensorInfo] = []
+    for info in tensors:
+        owner = weight_of.get(info.name)
+        if owner is None:
+            formed.append(info)
+            continue
+        recipe = recipes[owner]
+        if info.name == recipe.ingredients[0]:
+            formed.append(TensorInfo(owner, info.shape, info.dtype, fault=info.fault, how=recipe.how))
+        formed.append(replace(info, storage=None, part_of=owner))
+
+    def fetch_formed(name: str) -> Any:
+        recipe = recipes.get(name)
+        return fetch(name) if recipe is None else recipe.form(*(np.asarray(fetch(part)) for part in recipe.ingredients))
+
+    return formed, fetch_formed
+
+
+def masked(original: Array, mask: Array) -> Array:
+    """W = orig ⊙ mask (torch.nn.utils.prune)."""
+    return np.asarray(original * mask.astype(original.dtype))
+
+
+def weight_normalized(direction: Array, magnitude: Array) -> Array:
+    """W = g·v/‖v‖, with the norm over the axes on which g has size 1 (Salimans and Kingma 2016)."""
+    wide = _widen(direction)
+    axes = tuple(i for i, size in enumerate(np.shape(magnitude)) if size == 1) if np.size(magnitude) > 1 else None
+    norm = np.sqrt(np.square(wide).sum(axis=axes, keepdims=True))
+    return np.asarray((_widen(magnitude) * wide / norm).astype(direction.dtype))
+
+
+def spectrally_normalized(original: Array, u: Array, v: Array) -> Array:
+    """W = orig / (uᵀ·orig·v) with the stored singular vectors (Miyato et al. 2018).
+
+    The matrix has the outputs as rows: axis 0, or axis 1 of a transposed convolution, whichever has the size of u.
+    """
+    wide = _widen(original)
+    axis = 0 if len(u) == original.shape[0] else 1
+    matrix = np.moveaxis(wide, axis, 0).reshape(len(u), -1)
+    return np.asarray((wide / (_widen(u) @ matrix @ _widen(v))).astype(original.dtype))
+
+
+def _widen(array: Array) -> Array:
+    """The array in at least float32, in which these formulas are computed."""
+    return np.asarray(array.astype(np.result_type(array.dtype, np.float32), copy=False))
+
+
+def _recipes(infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
+    for name, info in infos.items():
+        if name.endswith("_orig"):
+            yield from _recipe_of_original(name, info, infos)
+        elif name.endswith("_v"):
+            stem = name.removesuffix("_v")
+            if _is_norm(infos.get(f"{stem}_g"), info) and f"{stem}_orig" not in infos:
+                yield Formed(stem, (name, f"{stem}_g"), weight_normalized, "g·v/‖v‖ (weight norm)")
+        elif match := PARAMETRIZED.match(name):
+            yield from _recipe_of_parametrization(match, info, infos)
+
+
+def _recipe_of_original(name: str, info: TensorInfo, infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
+    """Pruning and the spectral norm of torch.nn.utils, which rename the weight to weight_orig."""
+    stem = name.removesuffix("_orig")
+    mask, u, v = (infos.get(f"{stem}_{part}") for part in ("mask", "u", "v"))
+    if mask is not None and mask.shape == info.shape:
+        yield Formed(stem, (name, mask.name), masked, "orig ⊙ mask (pruned)")
+    elif u is not None and v is not None and _is_spectral(info, u, v):
+        yield Formed(stem, (name, u.name, v.name), spectrally_normalized, "orig/(uᵀ·orig·v) (spectral norm)")
+
+
+def _recipe_of_parametrization(
+    match: re.Match[str], info: TensorInfo, infos: Mapping[str, TensorInfo]
+) -> Iterator[Formed]:
+    """Weight norm and spectral norm of torch.nn.utils.parametrizations."""
+    target = f"{match['owner']}{match['name']}"
+    folder = f"{match['owner']}parametrizations.{match['name']}"
+    if match["first"]:
+        direction = infos.get(f"{folder}.original1")
+        if direction is not None and _is_norm(info, direction):
+            yield Formed(target, (direction.name, info.name), weight_normalized, "g·v/‖v‖ (weight norm)")
+        return
+    u, v = (infos.get(f"{folder}.0._{part}") for part in "uv")
+    if u is not None and v is not None and _is_spectral(info, u, v):
+        yield Formed(target, (info.name, u.name, v.name), spectrally_normalized, "orig/(uᵀ·orig·v) (spectral norm)")
+
+
+def _is_norm(magnitude: TensorInfo | None, direction: TensorInfo) -> bool:
+    """Is it the g of weight norm: as many axes as v, each of size 1 or that of v, or a single number?"""
+    if magnitude is None or len(direction.shape) < 2:
+        return False
+    if math.prod(magnitude.shape) == 1:
+        return True
+    pairs = zip(magnitude.shape, direction.shape, strict=False)
+    return len(magnitude.shape) == len(direction.shape) and all(a in (1, b) for a, b in pairs)
+
+
+def _is_spectral(original: TensorInfo, u: TensorInfo, v: TensorInfo) -> bool:
+    """Do u and v have the lengths of the two sides of the matrix?"""
+    if len(original.shape) < 2 or len(u.shape) != 1 or len(v.shape) != 1:
+        return False
+    return u.shape[0] in original.shape[:2] and u.shape[0] * v.shape[0] == math.prod(original.shape)
