@@ -6,6 +6,8 @@ A selector that begins with "-" or "!", or a negative index, excludes the layers
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -62,39 +64,80 @@ def _module_name(ref: LayerRef) -> str:
     return ref.tensor.removesuffix(".weight")
 
 
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model._orig_mod.")  # from DistributedDataParallel and torch.compile
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model._orig_mod.")
+# of DistributedDataParallel, torch.compile, DeepSpeed and Lightning, FSDP, and a compiled Lightning model
+INNER_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+MAX_PREFIX_WORDS = 4  # words of a prefix that is tried
+MIN_PREFIX_SHARE = 0.5  # share of a model's names that must have a prefix before it is tried
+Keys = dict[str, str]
 
 
-def matching_keys(*models: Sequence[str]) -> list[dict[str, str]]:
+def matching_keys(*models: Sequence[str]) -> list[Keys]:
     """Return, for each model, name → key, such that layers of different models with equal keys match.
 
-    The key is the name without the prefixes of training wrappers. If no names match then, the models may come from
-    formats that add a common prefix or use slashes. In this case slashes become dots, and the prefix that all names of
-    a model share is removed, provided that at least half of the layers then match.
+    The key is the name without the prefixes of training wrappers. Formats, frameworks and heads add a prefix to the
+    names (``bert.``, ``model.language_model.``) or write slashes for dots: the prefixes are removed that make most
+    names equal, if more names match than with fewer changes.
     """
     keys = [{name: strip_wrapper_prefixes(name) for name in names} for names in models]
-    if len(keys) < 2 or set.intersection(*(set(key_by_name.values()) for key_by_name in keys)):
+    if len(keys) < 2 or not all(keys):
         return keys
-    stripped = [_strip_common_prefix(names) for names in models]
-    common = set.intersection(*(set(key_by_name.values()) for key_by_name in stripped))
+    best, matched = keys, _count_matches(keys)
+    if matched == min(len(set(key_by_name.values())) for key_by_name in keys):
+        return keys
+    dotted = [{name: key.replace("/", ".") for name, key in key_by_name.items()} for key_by_name in keys]
+    for first in _prefix_forms(dotted[0]):
+        forms = [first, *(max(_prefix_forms(other), key=lambda form: _overlap(form, first)) for other in dotted[1:])]
+        count = _count_matches(forms)
+        if count > matched:
+            best, matched = forms, count
+    return best if _is_enough(best, keys) else keys
+
+
+def _is_enough(best: Sequence[Keys], keys: Sequence[Keys]) -> bool:
+    """Do names match without a change, or in at least two layers and half of the smaller model?"""
+    common = set.intersection(*(set(form.values()) for form in best))
     layers = {key.rpartition(".")[0] for key in common}
-    is_enough = len(layers) > 1 and 2 * len(common) >= min(len(key_by_name) for key_by_name in stripped)
-    return stripped if is_enough else keys
+    smallest = min(len(key_by_name) for key_by_name in keys)
+    return _count_matches(keys) > 0 or (len(layers) > 1 and 2 * len(common) >= smallest)
 
 
-def _strip_common_prefix(names: Sequence[str]) -> dict[str, str]:
-    words_by_name = {name: strip_wrapper_prefixes(name).replace("/", ".").split(".") for name in names}
-    shared = 0
-    while (
-        all(len(parts) > shared + 1 for parts in words_by_name.values())
-        and len({p[shared] for p in words_by_name.values()}) == 1
-    ):
-        shared += 1
-    return {name: ".".join(parts[shared:]) for name, parts in words_by_name.items()}
+def _count_matches(models: Sequence[Keys]) -> int:
+    return len(set.intersection(*(set(key_by_name.values()) for key_by_name in models)))
+
+
+def _overlap(one: Keys, other: Keys) -> int:
+    return len(set(one.values()) & set(other.values()))
+
+
+def _prefix_forms(keys: Keys) -> list[Keys]:
+    """The keys as they are, and without each prefix that many of them share, unless names collide then."""
+    counts: Counter[str] = Counter()
+    for key in keys.values():
+        words = key.split(".")[:-1][:MAX_PREFIX_WORDS]
+        counts.update(".".join(words[: i + 1]) + "." for i in range(len(words)))
+    prefixes = [
+        prefix
+        for prefix, count in counts.items()
+        if count >= max(2, MIN_PREFIX_SHARE * len(keys)) and not any(word.isdecimal() for word in prefix.split("."))
+    ]
+    forms = [keys]
+    for prefix in sorted(prefixes, key=len):
+        form = {name: key.removeprefix(prefix) for name, key in keys.items()}
+        if len(set(form.values())) == len(set(keys.values())):
+            forms.append(form)
+    return forms
 
 
 def strip_wrapper_prefixes(name: str) -> str:
-    """Remove the prefixes that training wrappers add to a name."""
-    for wrapper in WRAPPER_PREFIXES:
-        name = name.removeprefix(wrapper)
+    """Remove the prefixes that training wrappers add to a name, in any nesting."""
+    return _strip_prefixes(INNER_WRAPPERS.sub("", _strip_prefixes(name)))
+
+
+def _strip_prefixes(name: str) -> str:
+    before = None
+    while name != before:
+        before = name
+        for wrapper in WRAPPER_PREFIXES:
+            name = name.removeprefix(wrapper)
     return name

@@ -16,7 +16,7 @@ from layerscope.errors import UsageError
 from layerscope.records.comparison import letters
 from layerscope.records.layers import LayerRef
 from layerscope.sources import opening
-from layerscope.tensor_names import strip_wrapper_prefixes
+from layerscope.tensor_names import matching_keys, strip_wrapper_prefixes
 from layerscope.text import distinct_paths, plural
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class OpenedModels:
         self._stack = ExitStack()
         try:
             self._sources = [self._stack.enter_context(opening.opened_source(model)) for model in models.values()]
-            tensors_by_model = [tensors_of(source) for source in self._sources]
+            tensors_by_model = _with_matching_names([tensors_of(source) for source in self._sources])
             selected = [select_names(tensors, select) for tensors in tensors_by_model]
             common = [name for name in selected[0] if all(name in names for names in selected)]
             unshared = sorted({name for names in selected for name in names} - set(common))
@@ -128,6 +128,15 @@ class OpenedModels:
         """Yield every common tensor: its name and its values in each model."""
         for name in self.tensors:
             yield name, self.read(name)
+
+
+def _with_matching_names(tensors_by_model: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The tensors of each model under the names by which :func:`matching_keys` matches them."""
+    keys = matching_keys(*(list(tensors) for tensors in tensors_by_model))
+    return [
+        {key_by_name[name]: tensor for name, tensor in tensors.items()}
+        for key_by_name, tensors in zip(keys, tensors_by_model, strict=True)
+    ]
 
 
 def _describe_difference(

@@ -18,7 +18,8 @@ import pytest
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
 from layerscope.sources.opening import open_target
-from layerscope.sources.storage.pickle_reader import ALLOWED_GLOBALS, unpickle
+from layerscope.sources.storage.pickle_reader import unpickle
+from layerscope.sources.storage.torch_rebuilds import ALLOWED_GLOBALS
 from tests.nets import FORMATS, Net, field, table
 from tests.requirements import require
 

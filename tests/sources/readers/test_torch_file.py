@@ -14,6 +14,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
+from layerscope.sources.opening import open_target
 from layerscope.sources.readers.torch_zip import TensorZip
 from layerscope.sources.storage.extents import whole_file
 from tests.requirements import require
@@ -271,3 +272,37 @@ def test_dtypes_without_a_storage_class_read_as_torch_reads_them(tmp_path: Path,
     [ref] = source.layers()
     assert ref.dtype == dtype
     np.testing.assert_array_equal(source.read(ref).astype(np.float32), tensor.to(torch.float32).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
+def test_sparse_meta_and_nested_tensors_have_a_row(tmp_path: Path) -> None:
+    dense = torch.randn(60, 50) * (torch.rand(60, 50) < 0.1)
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)])
+    state = {
+        "coo.weight": dense.to_sparse(), "csr.weight": dense.to_sparse_csr(), "csc.weight": dense.to_sparse_csc(),
+        "half.weight": dense.bfloat16().to_sparse(), "meta.weight": torch.empty(9, 9, device="meta"),
+        "nested.weight": nested, "twice.weight": torch.sparse_coo_tensor([[0, 0], [1, 1]], [2.0, 3.0], (4, 3)),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "m.pt")
+    source = open_target(tmp_path / "m.pt")
+    refs = {ref.name: ref for ref in source.layers()}
+    assert refs.keys() == state.keys()
+    for name in ("coo.weight", "csr.weight", "twice.weight"):
+        np.testing.assert_array_equal(source.read(refs[name]), state[name].to_dense().numpy())
+        assert "sparse" in refs[name].how
+    expected = dense.bfloat16().float().numpy()
+    np.testing.assert_array_equal(np.asarray(source.read(refs["half.weight"])).astype(np.float32), expected)
+    reasons = {name: ref.skipped for name, ref in refs.items() if ref.skipped}
+    assert reasons.keys() == {"csc.weight", "meta.weight", "nested.weight"}
+    assert "to_dense" in reasons["csc.weight"]
+    assert "without values" in reasons["meta.weight"]
+
+
+@pytest.mark.parametrize("place", [-1, 60])
+def test_indices_of_a_sparse_tensor_stay_inside(tmp_path: Path, place: int) -> None:
+    sparse = torch.eye(60).to_sparse()
+    sparse._indices()[0, 0] = place
+    torch.save({"w": sparse}, tmp_path / "m.pt")
+    with pytest.raises(Unreadable, match="indices outside its shape"):
+        source = open_target(tmp_path / "m.pt")
+        source.read(next(iter(source.layers())))

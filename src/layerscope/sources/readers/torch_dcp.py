@@ -17,7 +17,8 @@ from layerscope.sources.storage.dtypes import MAX_AXES, as_dtype
 from layerscope.sources.storage.extents import Extent, whole_file
 from layerscope.sources.storage.paths import is_folder, path_inside, size_of
 from layerscope.sources.storage.pickle_check import MAX_PICKLE_BYTES
-from layerscope.sources.storage.pickle_reader import StandIn, Tensor, unpickle
+from layerscope.sources.storage.pickle_objects import StandIn, Tensor
+from layerscope.sources.storage.pickle_reader import unpickle
 from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from layerscope.sources.storage.dtypes import as_dtype, is_size
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.json_text import parse_json
 from layerscope.sources.storage.paths import is_file
-from layerscope.sources.storage.pickle_reader import Storage, Tensor, walk_tensors
+from layerscope.sources.storage.pickle_objects import Storage, Tensor
+from layerscope.sources.storage.pickle_reader import walk_tensors
 from layerscope.sources.storage.zip_archive import Archive, zip_names
 from layerscope.sources.targets import make_spec
 

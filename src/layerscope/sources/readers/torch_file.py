@@ -18,7 +18,8 @@ from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.readers.torch_zip import open_checkpoint
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file, size_of
-from layerscope.sources.storage.pickle_reader import StandIn, Tensor, walk_tensors
+from layerscope.sources.storage.pickle_objects import StandIn, Tensor
+from layerscope.sources.storage.pickle_reader import walk_tensors
 from layerscope.sources.storage.zip_archive import zip_names
 from layerscope.sources.targets import make_spec
 

@@ -12,7 +12,8 @@ from layerscope.sources.layouts.torch_names import TensorInfo
 from layerscope.sources.storage.dtypes import as_dtype
 from layerscope.sources.storage.extents import Extent
 from layerscope.sources.storage.pickle_check import MAX_PICKLE_BYTES
-from layerscope.sources.storage.pickle_reader import Storage, Tensor, unpickle
+from layerscope.sources.storage.pickle_objects import Storage, Tensor
+from layerscope.sources.storage.pickle_reader import unpickle
 from layerscope.sources.storage.zip_archive import Archive
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ class _Checkpoint(ABC):
         """Describe a tensor: its shape, dtype, identity and why it cannot be read, if so."""
         fault = tensor.fault or ("expanded: it repeats the same numbers" if tensor.expanded else "")
         where = (str(self.extent.path), self.extent.start, *tensor.identity)
-        return TensorInfo(name, tensor.shape, tensor.dtype, where, fault)
+        how = "sparse, read as a dense tensor" if tensor.sparse and not fault else ""
+        return TensorInfo(name, tensor.shape, tensor.dtype, where, fault, how)
 
     def read(self, tensor: Tensor) -> Array:
-        """Map the values of one tensor."""
+        """Map the values of one tensor; a sparse tensor is made dense."""
+        if tensor.sparse:
+            return self._make_dense(tensor)
         dtype = as_dtype(tensor.dtype)
         extent, start = self.locate_storage(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
@@ -57,6 +61,26 @@ class _Checkpoint(ABC):
             return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
         bits = flat.view(f"u{dtype.itemsize}")  # as_strided supports only NumPy's built-in types
         return np.lib.stride_tricks.as_strided(bits, tensor.shape, strides, writeable=False).view(dtype)
+
+    def _make_dense(self, tensor: Tensor) -> Array:
+        *places, values = (np.asarray(self.read(part)) for part in tensor.sparse)
+        indices = tuple(places[0]) if len(places) == 1 else _csr_indices(places[0], places[1])
+        sizes = zip(indices, tensor.shape, strict=False)
+        if len(indices) != len(tensor.shape) or any(len(x) and not 0 <= x.min() <= x.max() < n for x, n in sizes):
+            raise Unreadable(
+                f"{self.extent.path}: damaged: a sparse tensor has indices outside its shape; save it again"
+            )
+        dense = np.zeros(tensor.shape, np.result_type(values.dtype, np.float32) if values.dtype != bool else bool)
+        np.add.at(dense, indices, values.astype(dense.dtype))  # entries that are stored twice add up
+        return dense.astype(values.dtype)
+
+
+def _csr_indices(rows: Array, columns: Array) -> tuple[Array, ...]:
+    """Row and column of each value from the pointers to the beginnings of the rows; () if they do not fit."""
+    counts = np.diff(rows)
+    if len(rows) == 0 or rows[0] != 0 or counts.min(initial=0) < 0 or rows[-1] != len(columns):
+        return ()
+    return np.repeat(np.arange(len(counts)), counts), columns
 
 
 class TensorZip(_Checkpoint):

@@ -10,7 +10,8 @@ from layerscope.sources.readers.state_dict import StateDict
 from layerscope.sources.readers.torch_zip import TensorZip
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file
-from layerscope.sources.storage.pickle_reader import Tensor, walk_tensors
+from layerscope.sources.storage.pickle_objects import Tensor
+from layerscope.sources.storage.pickle_reader import walk_tensors
 from layerscope.sources.storage.zip_archive import zip_names
 from layerscope.sources.targets import make_spec
 

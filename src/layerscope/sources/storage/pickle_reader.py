@@ -8,44 +8,28 @@ functions of the standard library (e.g. ``os.system``) is malicious and is refus
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources.inventory import TORCH_OPTIMIZER_PREFIX, is_optimizer_table
-from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.pickle_check import check_pickle
+from layerscope.sources.storage.pickle_objects import (
+    DTYPE_BY_STORAGE_CLASS,
+    STORAGE_DTYPES,
+    TORCH_DTYPES,
+    StandIn,
+    Storage,
+    Table,
+    Tensor,
+)  # fmt: skip
+from layerscope.sources.storage.torch_rebuilds import ALLOWED_GLOBALS, AllowedCall
 
 MAX_ENTRIES = 1 << 20  # visited below one object
 MAX_KEY_CHARS = 1 << 12  # entries with longer keys are skipped
-DTYPE_BY_STORAGE_CLASS = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-}
-STORAGE_DTYPES = {*DTYPE_BY_STORAGE_CLASS.values()}
-TORCH_DTYPES = {  # torch.<name>, if a pickle names a dtype instead of a storage class
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "uint16",
-    "uint32", "uint64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-}  # fmt: skip
 PLAIN_BUILTINS = (
     "set", "frozenset", "list", "tuple", "dict", "str", "int", "float", "complex", "bool", "bytearray", "slice",
 )  # fmt: skip
@@ -53,115 +37,6 @@ DATA_MODULES = {  # standard-library modules with classes that only hold data
     "_codecs", "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "numbers", "pathlib", "pathlib._local", "re", "types", "typing", "uuid", "zoneinfo",
 }  # fmt: skip
-
-
-class Immutable:
-    """Base of objects that a pickle may create but not modify."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError("the pickle modifies a read-only object")
-
-
-@dataclass(frozen=True)
-class Storage(Immutable):
-    """A block of numbers in the file."""
-
-    key: str
-    dtype: str
-    count: int
-
-
-@dataclass(frozen=True)
-class Tensor(Immutable):
-    """A tensor as its pickle describes it."""
-
-    storage: Storage
-    offset: int  # entries
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # entries
-    fault: str = ""  # why it cannot be read as numbers
-    dtype_override: str = ""  # dtype, if its storage is untyped bytes
-
-    @property
-    def dtype(self) -> str:
-        """The numpy-style name of its dtype."""
-        return self.dtype_override or self.storage.dtype
-
-    @property
-    def expanded(self) -> bool:
-        """Whether it repeats numbers, i.e. has more entries than its storage."""
-        width = _bytes_per_entry(self.dtype_override) if self.dtype_override else 1
-        return math.prod(self.shape) > self.storage.count // width
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """A key that is equal for tensors with the same memory and shape."""
-        return (self.storage.key, self.offset, self.shape, self.strides)
-
-
-class StandIn:
-    """A placeholder for an object of an unknown class; it stores the class name, arguments and state."""
-
-    kind = ""  # "module.Class"
-
-    def __new__(cls, *args: Any, **keywords: Any) -> StandIn:  # noqa: ARG004
-        instance = super().__new__(cls)
-        instance.args = args
-        instance.state = {}
-        instance.items = {}
-        return instance
-
-    args: tuple[Any, ...]
-    state: Mapping[Any, Any]
-    other_state: Any = None  # a state that is not a mapping
-    items: dict[Any, Any]  # entries of a class that is itself a mapping or a list
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        """Ignore the arguments, which ``__new__`` stores in ``args``."""
-
-    def __call__(self, *args: Any) -> StandIn:
-        return StandIn(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        """Store the state without copying it; a later state replaces an earlier one."""
-        if isinstance(state, tuple) and len(state) == 2 and any(isinstance(part, Mapping) for part in state):
-            state = next(part for part in state if isinstance(part, Mapping) and part) if any(state) else {}
-        if isinstance(state, Mapping):
-            self.state = state
-        else:
-            self.other_state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-    def append(self, value: Any) -> None:
-        """Store one more value, as a list does."""
-        self.items[len(self.items)] = value
-
-    def extend(self, values: Any) -> None:
-        """Store a group of values as one entry."""
-        self.items[len(self.items)] = values  # not copied: repeated copies could grow without limit
-
-    def add(self, value: Any) -> None:
-        """Store one more value, as a set does."""
-        self.append(value)
-
-    def parts(self) -> Mapping[Any, Any]:
-        """Return its contents by name: of a module the parameters, buffers and children, else all items and state."""
-        module_tables = ("_parameters", "_buffers", "_modules")
-        if not any(isinstance(self.state.get(name), Mapping) for name in module_tables):
-            return {**self.items, **self.state}
-        tables = [table for name in module_tables if isinstance(table := self.state.get(name), Mapping)]
-        return {key: value for table in tables for key, value in table.items()}
-
-
-class Table(OrderedDict[Any, Any]):
-    """An OrderedDict that a pickle may fill but not modify otherwise."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state: state dicts store version numbers there, which are not needed."""
 
 
 def unpickle(where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
@@ -240,92 +115,8 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(key, Storage(key, dtype, count))
 
 
-def _rebuild_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
-    shape, strides = tuple(shape), tuple(strides)
-    sizes = [offset, *shape, *strides]
-    is_possible = isinstance(storage, Storage) and len(shape) == len(strides) <= MAX_AXES
-    if not is_possible or not all(isinstance(x, int) and 0 <= x < 1 << 62 for x in sizes):
-        raise ValueError("a tensor has impossible sizes")
-    if math.prod(shape) and offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) >= storage.count:
-        raise ValueError("a tensor is larger than its storage")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _rebuild_tensor_v3(storage: Storage, offset: int, shape: Any, strides: Any, *further_arguments: Any) -> Tensor:
-    """Rebuild a tensor with a dtype that has no storage class; its storage counts bytes."""
-    dtype = next((x for x in further_arguments if isinstance(x, str) and x in TORCH_DTYPES), "")
-    if not isinstance(storage, Storage) or not dtype:
-        raise ValueError("a tensor has an unknown dtype")
-    typed_storage = Storage(storage.key, storage.dtype, storage.count // _bytes_per_entry(dtype))
-    tensor = _rebuild_tensor(typed_storage, offset, shape, strides)
-    return Tensor(storage, tensor.offset, tensor.shape, tensor.strides, dtype_override=dtype)
-
-
-def _bytes_per_entry(dtype: str) -> int:
-    digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
-    return max(1, int(digits or 8) // 8)
-
-
-def _rebuild_quantized_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
-    tensor = _rebuild_tensor(storage, offset, shape, strides)
-    return Tensor(
-        tensor.storage, tensor.offset, tensor.shape, tensor.strides, "quantized with torch.quantization, not decoded"
-    )
-
-
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
-    """Return the plain tensor that a tensor subclass is made from."""
-    return function(*args) if isinstance(function, AllowedCall) and isinstance(args, tuple) else StandIn()
-
-
-def _make_size(sizes: Any = ()) -> tuple[Any, ...]:
-    is_plain = isinstance(sizes, tuple | list) and len(sizes) <= MAX_AXES
-    if not is_plain or not all(isinstance(size, int) for size in sizes):
-        raise ValueError("torch.Size is made from something other than integers")
-    return tuple(sizes)
-
-
 def _is_short_key(key: str | int) -> bool:
     return len(key) <= MAX_KEY_CHARS if isinstance(key, str) else abs(key) < 1 << 62
-
-
-def _return_none(*_: Any) -> None:
-    return None
-
-
-class AllowedCall(Immutable):
-    """A function that a pickle may call, wrapped so that it has no attributes to set."""
-
-    __slots__ = ("function",)
-    function: Any
-
-    def __init__(self, function: Any) -> None:
-        object.__setattr__(self, "function", function)
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise ValueError("the pickle modifies a read-only object")
-
-
-REBUILD_CALLS = {name: AllowedCall(function) for name, function in {
-    "_rebuild_tensor": _rebuild_tensor, "_rebuild_tensor_v2": _rebuild_tensor, "_rebuild_tensor_v3": _rebuild_tensor_v3,
-    "_rebuild_qtensor": _rebuild_quantized_tensor, "_rebuild_parameter": _rebuild_parameter,
-    "_rebuild_parameter_with_state": _rebuild_parameter,
-}.items()}  # fmt: skip
-ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
-    **{("torch._utils", name): call for name, call in REBUILD_CALLS.items()},
-    ("torch._tensor", "_rebuild_from_type_v2"): AllowedCall(_rebuild_subclass),
-    ("torch", "Size"): AllowedCall(_make_size),
-    ("torch", "device"): AllowedCall(_return_none),
-    ("torch.serialization", "_get_layout"): AllowedCall(_return_none),
-    ("torch.storage", "UntypedStorage"): "uint8",
-}
 
 
 def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
