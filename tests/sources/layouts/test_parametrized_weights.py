@@ -91,6 +91,27 @@ def test_a_file_gives_the_module_s_own_weight(tmp_path: Path, name: str, kind: s
     assert [row.name for row in layerscope.analyze(file, min_evals=5).rows if not row.skipped] == ["0.weight"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_live_model_gives_the_weight_of_its_forward_pass(name: str) -> None:
+    torch.manual_seed(0)
+    net = MODELS[name]()
+    source = open_target(net)
+    usable = {ref.name: ref for ref in source.layers() if not ref.skipped}
+    assert list(usable) == ["0.weight"]
+    found = np.asarray(source.read(usable["0.weight"]))
+    np.testing.assert_allclose(found, net[0].weight.detach().numpy(), rtol=2e-3 if "16" in name else 2e-6, atol=1e-7)
+
+
+def test_a_pruned_weight_follows_its_parameter() -> None:
+    net = pruned()
+    with torch.no_grad():
+        net[0].weight_orig.mul_(3)  # the module's own copy is renewed in the next forward pass only
+    report = layerscope.analyze(net, min_evals=5)
+    expected = np.linalg.svd((net[0].weight_orig * net[0].weight_mask).detach().numpy(), compute_uv=False)[0] ** 2
+    assert report.layers["0.weight"].metrics["lambda_max"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_distances_are_those_of_the_effective_weights(tmp_path: Path) -> None:
     models = {}
     for seed in (1, 2):

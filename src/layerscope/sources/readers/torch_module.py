@@ -142,9 +142,36 @@ def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
             and isinstance(getattr(owner, normalized_name, None), type(tensor.data))
         ):
             yield normalized_name, getattr(owner, normalized_name), "computed by weight_norm"
+        formed = _formed_by_hooks(owner, local)
+        if formed is not None:
+            yield formed
         yield local, tensor, ""
     for local, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
         yield local, tensor, BUFFER
+
+
+def _formed_by_hooks(owner: Any, local: str) -> tuple[str, Any, str] | None:
+    """The weight that pruning or the old spectral norm forms from ``weight_orig`` before each forward pass.
+
+    It is computed here, because the module's own copy may be older than the parameters.
+    """
+    stem = local.removesuffix("_orig")
+    original = owner._parameters.get(local)
+    mask, u, v = (owner._buffers.get(f"{stem}_{part}") for part in ("mask", "u", "v"))
+    if stem == local or original is None or not hasattr(owner, stem):
+        return None
+    if mask is not None and mask.shape == original.shape:
+        return stem, lambda: original.detach() * mask, "orig ⊙ mask (pruned)"
+    if u is not None and v is not None:
+        hooks = [h for h in owner._forward_pre_hooks.values() if getattr(h, "name", "") == stem and hasattr(h, "dim")]
+        axis = hooks[0].dim if hooks else 0
+
+        def normalize() -> Any:
+            matrix = original.detach().movedim(axis, 0).flatten(1)
+            return original.detach() / (u @ matrix @ v)
+
+        return stem, normalize, "orig/(uᵀ·orig·v) (spectral norm)"
+    return None
 
 
 def _make_compute(owner: Any, local: str) -> Any:
@@ -177,7 +204,9 @@ def _lay_out(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -
     unfit = skip_reason(info.shape, info.dtype)
     if unfit:
         return [replace(ref, kind=unfit[0], skipped=unfit[1])]
-    if ".parametrizations." in f".{info.name}" or (local.endswith(("_v", "_g")) and hasattr(owner, local[:-2])):
+    if ".parametrizations." in f".{info.name}" or (
+        local.endswith(("_v", "_g", "_orig")) and hasattr(owner, local.rpartition("_")[0])
+    ):
         return [replace(ref, kind="ingredient", skipped="part of a parametrized weight")]
     if len(info.shape) < 2 or ("weight" not in local and "proj" not in local):
         return _lay_out_by_name(owner, local, info, config)
