@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import layerscope
-from layerscope.errors import UsageError
+from layerscope.errors import Unreadable, UsageError
 from layerscope.sources.inventory import not_weights
 from tests.command_line import cli
 from tests.requirements import require
@@ -124,3 +124,54 @@ def test_select_needs_tensors_by_name() -> None:
         layerscope.analyze({"a.w": np.ones((3, 3)), "b.w": np.ones((3, 3))}, select="c")
     report = layerscope.describe({"a.w": np.ones((3, 3)), "b.w": np.ones((3, 3))}, select="b")
     assert [row.name for row in report.rows] == ["b.w"]
+
+
+@pytest.mark.parametrize("names", [("lora_down.weight", "lora_up.weight"), ("lora.down.weight", "lora.up.weight")])
+def test_kohya_s_adapters_are_formed(tmp_path: Path, names: tuple[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    down, up = rng.standard_normal((16, 80)).astype(np.float32), rng.standard_normal((60, 16)).astype(np.float32)
+    tensors = {f"lora_unet_x_to_q.{names[0]}": down, f"lora_unet_x_to_q.{names[1]}": up}
+    save_file({**tensors, "lora_unet_x_to_q.alpha": np.array(8.0, np.float32)}, tmp_path / "kohya.safetensors")
+    report = layerscope.analyze(tmp_path / "kohya.safetensors", min_evals=5)
+    (row,) = [row for row in report.rows if not row.skipped]
+    assert (row.name, row.ref.shape, row.ref.rank) == ("lora_unet_x_to_q.lora", (60, 80), 16)
+    expected = np.linalg.svd(8 / 16 * up.astype(np.float64) @ down, compute_uv=False)[:16] ** 2
+    np.testing.assert_allclose(np.sort(row.spectrum.evals), np.sort(expected), rtol=1e-6)
+    save_file(tensors, tmp_path / "plain.safetensors")
+    plain = layerscope.analyze(tmp_path / "plain.safetensors", min_evals=5)
+    assert plain.layers[row.name].metrics["lambda_max"] == pytest.approx(4 * row.metrics["lambda_max"])
+    assert "states no alpha" in plain.layers[row.name].ref.how
+
+
+def test_gguf_adapters_are_formed_and_imatrix_files_named(tmp_path: Path) -> None:
+    gguf = require("gguf")
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 40)).astype(np.float32), rng.standard_normal((30, 4)).astype(np.float32)
+    for kind in ("adapter", "imatrix"):
+        writer = gguf.GGUFWriter(tmp_path / f"{kind}.gguf", "llama")
+        writer.add_string("general.type", kind)
+        writer.add_float32("adapter.lora.alpha", 8.0)
+        writer.add_tensor("blk.0.attn_q.weight.lora_a", a)
+        writer.add_tensor("blk.0.attn_q.weight.lora_b", b)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    report = layerscope.analyze(tmp_path / "adapter.gguf", min_evals=2)
+    (row,) = [row for row in report.rows if not row.skipped]
+    expected = np.linalg.svd(8 / 4 * b.astype(np.float64) @ a, compute_uv=False)[0] ** 2
+    assert row.metrics["lambda_max"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(Unreadable, match="an importance matrix"):
+        layerscope.describe(tmp_path / "imatrix.gguf")
+
+
+def test_bfloat16_in_npz(tmp_path: Path) -> None:
+    ml_dtypes: Any = require("ml_dtypes")
+    weight = np.random.default_rng(0).standard_normal((60, 50)).astype(ml_dtypes.bfloat16)
+    np.savez(tmp_path / "m.npz", **{"fc.weight": weight})
+    report = layerscope.analyze(tmp_path / "m.npz")
+    assert report.layers["fc.weight"].ref.dtype == "bfloat16"
+    expected = np.linalg.svd(weight.astype(np.float64), compute_uv=False)[0] ** 2
+    assert report.layers["fc.weight"].metrics["lambda_max"] == pytest.approx(expected, rel=1e-6)

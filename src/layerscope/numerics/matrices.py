@@ -10,7 +10,7 @@ import numpy as np
 from layerscope.numerics.lazy_rows import Rows
 
 if TYPE_CHECKING:
-    from layerscope.array_types import Array
+    from layerscope.array_types import Array, Floats
     from layerscope.records.layers import LayerRef, Part
 
 
@@ -164,3 +164,11 @@ def windows(stack: Array, size: int, across: int = 10) -> Array:
     return np.concatenate(
         [stack[:, row : row + 2 * size, column : column + size] for row in rows for column in columns]
     )
+
+
+def low_rank_core(a: Array, b: Array, scale: float) -> Floats:
+    """Return an r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ from QR decompositions of B and Aᵀ."""
+    r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
+    with np.errstate(over="ignore", invalid="ignore"):
+        core: Floats = scale * (r_b @ r_a.T)
+    return core

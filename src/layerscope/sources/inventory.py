@@ -43,7 +43,10 @@ BUFFER_WORDS = frozenset((
     "relative_coords_table", "position_ids", "token_type_ids",
 ))  # fmt: skip
 STATE_SPACE_WORDS = frozenset({"A_log", "A_logs"})
-FACTOR = re.compile(r"lora_(up|down|mid)|hada_[wt][12](_[ab])?|lokr_[wt][12](_[ab])?|oft_(blocks|diag)|dora_scale")
+FACTOR = re.compile(
+    r"lora_(up|down|mid|[ABab])|lora_embedding_[AB]|hada_[wt][12](_[ab])?|lokr_[wt][12](_[ab])?|oft_(blocks|diag)|"
+    r"dora_scale"
+)
 
 Reason = tuple[str, str]  # (kind, reason), as a row that is skipped has them
 
@@ -57,15 +60,14 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
     found: dict[str, Reason] = dict(_optimizer_state(words))
     rest = {name: parts for name, parts in words.items() if name not in found}
     for name, parts in rest.items():
-        last = parts[-1] if parts[-1] != "weight" or len(parts) < 2 else parts[-2]
         if len(shapes[name]) < 2:
             continue
         if parts[-1] in BUFFER_WORDS:
             found[name] = "buffer", f"a buffer by its name ({parts[-1]}): not learned"
         elif parts[-1] in STATE_SPACE_WORDS:
             found[name] = "state space", "a state-space parameter: it multiplies no inputs"
-        elif FACTOR.fullmatch(last):
-            found[name] = "factor", "an adapter factor, not a weight of its own"
+        elif any(FACTOR.fullmatch(word) for word in parts[-3:]):
+            found[name] = "factor", "an adapter factor, not a weight; the folder of a PEFT adapter gives the product"
     found.update(_second_copies({name: parts for name, parts in rest.items() if name not in found}, shapes))
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from layerscope import analysis
 from layerscope.errors import UnknownName, UsageError
+from layerscope.numerics.matrices import low_rank_core
 from layerscope.records.report import Report
 from layerscope.sources.adapters import lora_factors
 from layerscope.sources.layouts.torch_names import TensorInfo
@@ -45,11 +46,7 @@ def analyze_adapters(
             base_weight = base.array().astype(np.float64)
             matrices_by_kind = {"base": base_weight, "lora_W_plus_AB": base_weight + update, **matrices_by_kind}
         for kind, matrix in matrices_by_kind.items():
-            core = (
-                lora_factors.low_rank_core(a, b, scale)
-                if kind == "lora_BA" and factors.rank <= min(update.shape)
-                else matrix
-            )
+            core = low_rank_core(a, b, scale) if kind == "lora_BA" and factors.rank <= min(update.shape) else matrix
             arrays[f"{factors.label}.{kind}.weight"] = core
             matrices.append((f"{factors.label}.{kind}", kind, update.shape))
     if not arrays:

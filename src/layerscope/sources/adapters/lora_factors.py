@@ -117,14 +117,6 @@ def adapter_row(factors: Factors, scale: float) -> LayerRef:
     return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
 
 
-def low_rank_core(a: Array, b: Array, scale: float) -> Floats:
-    """Return an r × r matrix with the singular values of s·B·A: s·R_B·R_Aᵀ from QR decompositions of B and Aᵀ."""
-    r_a, r_b = (np.asarray(np.linalg.qr(x.astype(np.float64), mode="r")) for x in (a.T, b))
-    with np.errstate(over="ignore", invalid="ignore"):
-        core: Floats = scale * (r_b @ r_a.T)
-    return core
-
-
 def full_product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:
     """Return s·B·A in float64, in the layout of the module's weight."""
     x, y = a.astype(np.float64), b.astype(np.float64)

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from layerscope.numerics.matrices import low_rank_core
 from layerscope.sources.layouts.torch_names import TensorInfo
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 Fetch = Callable[[str], Any]
+LORA_DOWN = re.compile(
+    r"(?P<stem>.+)\.lora(?P<join>[_.])(?P<down>down\.weight|a)$", re.DOTALL
+)  # kohya's and GGUF's names
+UPS = {"down.weight": "up.weight", "a": "b"}
 PARAMETRIZED = re.compile(r"(?P<owner>.*\.|)parametrizations\.(?P<name>\w+)\.original(?P<first>0?)$", re.DOTALL)
 
 
@@ -30,15 +35,20 @@ class Formed(NamedTuple):
     ingredients: tuple[str, ...]  # the first has the shape of the weight
     form: Callable[..., Array]  # from the ingredients, in their order
     how: str
+    shape: tuple[int, ...] = ()  # () is that of the first ingredient
+    rank: int = 0  # of a product of adapter factors
 
 
-def form_weights(tensors: list[TensorInfo], fetch: Fetch) -> tuple[list[TensorInfo], Fetch]:
+def form_weights(
+    tensors: list[TensorInfo], fetch: Fetch, lora_alpha: float | None = None
+) -> tuple[list[TensorInfo], Fetch]:
     """Replace the ingredients of every known parametrization by the weight.
 
+    :param lora_alpha: alpha of LoRA adapters, where the file states one for all of them.
     :return: the tensors, and a function that fetches one of them by name.
     """
     infos = {info.name: info for info in tensors}
-    recipes = {recipe.name: recipe for recipe in _recipes(infos) if recipe.name not in infos}
+    recipes = {recipe.name: recipe for recipe in _recipes(infos, lora_alpha) if recipe.name not in infos}
     if not recipes:
         return tensors, fetch
     weight_of = {name: recipe.name for recipe in recipes.values() for name in recipe.ingredients}
@@ -50,7 +60,11 @@ def form_weights(tensors: list[TensorInfo], fetch: Fetch) -> tuple[list[TensorIn
             continue
         recipe = recipes[owner]
         if info.name == recipe.ingredients[0]:
-            formed.append(TensorInfo(owner, info.shape, info.dtype, fault=info.fault, how=recipe.how))
+            shape, dtype = recipe.shape or info.shape, "float64" if recipe.rank else info.dtype
+            derived = "lora" if recipe.rank else ""
+            formed.append(
+                TensorInfo(owner, shape, dtype, fault=info.fault, how=recipe.how, rank=recipe.rank, derived=derived)
+            )
         formed.append(replace(info, storage=None, part_of=owner))
 
     def fetch_formed(name: str) -> Any:
@@ -89,7 +103,7 @@ def _widen(array: Array) -> Array:
     return np.asarray(array.astype(np.result_type(array.dtype, np.float32), copy=False))
 
 
-def _recipes(infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
+def _recipes(infos: Mapping[str, TensorInfo], lora_alpha: float | None) -> Iterator[Formed]:
     for name, info in infos.items():
         if name.endswith("_orig"):
             yield from _recipe_of_original(name, info, infos)
@@ -99,6 +113,8 @@ def _recipes(infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
                 yield Formed(stem, (name, f"{stem}_g"), weight_normalized, "g·v/‖v‖ (weight norm)")
         elif match := PARAMETRIZED.match(name):
             yield from _recipe_of_parametrization(match, info, infos)
+        elif match := LORA_DOWN.match(name):
+            yield from _recipe_of_adapter(match, info, infos, lora_alpha)
 
 
 def _recipe_of_original(name: str, info: TensorInfo, infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
@@ -125,6 +141,30 @@ def _recipe_of_parametrization(
     u, v = (infos.get(f"{folder}.0._{part}") for part in "uv")
     if u is not None and v is not None and _is_spectral(info, u, v):
         yield Formed(target, (info.name, u.name, v.name), spectrally_normalized, "orig/(uᵀ·orig·v) (spectral norm)")
+
+
+def _recipe_of_adapter(
+    match: re.Match[str], down: TensorInfo, infos: Mapping[str, TensorInfo], lora_alpha: float | None
+) -> Iterator[Formed]:
+    """The update alpha/r · up · down of a LoRA adapter outside PEFT, read as a core with its singular values."""
+    up, alpha = (
+        infos.get(f"{match['stem']}.lora{match['join']}{UPS[match['down']]}"),
+        infos.get(f"{match['stem']}.alpha"),
+    )
+    if up is None or len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+        return
+    rank, shape = down.shape[0], (up.shape[0], down.shape[1])
+    if rank > min(shape) or (alpha is not None and math.prod(alpha.shape) != 1):
+        return
+
+    def core(a: Array, b: Array, stored_alpha: Array | None = None) -> Array:
+        scale = lora_alpha if stored_alpha is None else float(np.asarray(stored_alpha).reshape(()))
+        return low_rank_core(a, b, 1.0 if scale is None else scale / rank)
+
+    is_known = alpha is not None or lora_alpha is not None
+    how = f"alpha/{rank} · up · down" if is_known else f"up · down of rank {rank}; the file states no alpha"
+    ingredients = (down.name, up.name, *([alpha.name] if alpha is not None else []))
+    yield Formed(f"{match['stem']}.lora", ingredients, core, how, shape, rank)
 
 
 def _is_norm(magnitude: TensorInfo | None, direction: TensorInfo) -> bool:

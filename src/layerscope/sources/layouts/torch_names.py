@@ -49,6 +49,8 @@ class TensorInfo:
     axes: str = ""  # of experts, where how it is stored says so
     part_of: str = ""  # the tensor that it is an ingredient of
     not_weight: tuple[str, str] | None = None  # (kind, reason) of what the inventory knows to be no weight
+    rank: int = 0  # of a low-rank product that is read as its (rank, rank) core
+    derived: str = ""  # what it is if not a weight of the model: "lora"
 
 
 def layers_of(
@@ -220,7 +222,10 @@ def _matrix_ref(tensor: TensorInfo) -> LayerRef:
     kind, axes = _kind_and_axes(tensor.name, tensor.shape)
     ungrouped = kind in GROUPABLE and tensor.shape[1] < tensor.shape[0]
     how = join_descriptions(tensor.how, "read as one group, because the file does not name groups" if ungrouped else "")
-    return LayerRef(0, tensor.name, tensor.shape, tensor.axes or axes, tensor.dtype, kind, tensor=tensor.name, how=how)
+    return LayerRef(
+        0, tensor.name, tensor.shape, tensor.axes or axes, tensor.dtype, "lora" if tensor.derived == "lora" else kind,
+        tensor=tensor.name, how=how, rank=tensor.rank, derived=tensor.derived,
+    )  # fmt: skip
 
 
 def _split_fused(ref: LayerRef, config: Config) -> list[LayerRef]:

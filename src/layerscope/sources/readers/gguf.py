@@ -46,6 +46,11 @@ def open(target: Path) -> StateDict:
             places[name] = (extent, header.data, entry)
     if not places:
         raise Unreadable(f"{target}: the GGUF file contains no tensors (only a vocabulary?); pass a file with weights")
+    if headers[0].metadata.get("general.type") == "imatrix":
+        raise Unreadable(
+            f"{target}: an importance matrix (imatrix), which holds statistics of activations for quantization and no "
+            "weights; pass the model"
+        )
     tensors = [_describe_tensor(target, name, *place) for name, place in places.items()]
     _check_no_overlap(target, places)
 
@@ -140,4 +145,10 @@ def _config_from_metadata(header: Header) -> dict[str, Any]:
         config_key: metadata.get(f"{architecture}.{gguf_key}")
         for config_key, gguf_key in gguf_key_by_config_key.items()
     }
-    return {"model_type": "gguf", **{name: value for name, value in values.items() if isinstance(value, int)}}
+    alpha = metadata.get("adapter.lora.alpha")
+    adapter = {"lora_alpha": float(alpha)} if isinstance(alpha, int | float) and math.isfinite(alpha) else {}
+    return {
+        "model_type": "gguf",
+        **adapter,
+        **{name: value for name, value in values.items() if isinstance(value, int)},
+    }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerscope.errors import Absent, Unreadable
+from layerscope.numerics.matrices import low_rank_core
 from layerscope.records.layers import LayerRef
 from layerscope.sources.adapters import dora_magnitude, lora_factors
 from layerscope.sources.adapters.adapted_model import Merged, MergedSource
@@ -92,7 +93,7 @@ class AdapterSource:
             return self.weights.read(ref)
         a, b = (self.weights.fetch(factors.tensors[which].name) for which in "AB")
         scale = self.scales[factors.label]
-        return lora_factors.low_rank_core(a, b, scale) if ref.rank else lora_factors.full_product(factors, a, b, scale)
+        return low_rank_core(a, b, scale) if ref.rank else lora_factors.full_product(factors, a, b, scale)
 
     def merged(self, factors: Factors, weight: Array, transposed: bool) -> Array:
         """W + s·B·A in float64, renormalized with DoRA's magnitudes if there are any."""

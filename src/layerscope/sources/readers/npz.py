@@ -14,7 +14,7 @@ import numpy as np
 from layerscope.errors import Refused, Unreadable
 from layerscope.sources.layouts.torch_names import TensorInfo
 from layerscope.sources.readers.state_dict import StateDict
-from layerscope.sources.storage.dtypes import MAX_AXES
+from layerscope.sources.storage.dtypes import MAX_AXES, as_dtype
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file
 from layerscope.sources.storage.zip_archive import Archive, open_zip, zip_names
@@ -55,7 +55,7 @@ def open(target: Path) -> StateDict:
         try:
             with open_zip(whole_file(target)) as archive, archive.open(members[f"{name}.npy"]) as member:
                 array: Array = np.lib.format.read_array(member, allow_pickle=False)
-                return array
+                return array.view(as_dtype("bfloat16")) if _is_bfloat16(array.dtype) else array
         except NPZ_ERRORS as error:
             raise Unreadable(f"{target}: damaged or truncated .npz file: {error}; save or copy it again") from None
 
@@ -111,4 +111,12 @@ def _describe_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
                 f"{info.filename} claims shape {str(shape)[:80]} of dtype {dtype}, but holds "
                 f"{info.file_size - member.tell():,} bytes of values"
             )
-    return TensorInfo(info.filename.removesuffix(".npy"), shape, dtype.name)
+    name = info.filename.removesuffix(".npy")
+    if _is_bfloat16(dtype):
+        return TensorInfo(name, shape, "bfloat16", how="two bytes without a dtype, read as bfloat16")
+    return TensorInfo(name, shape, dtype.name)
+
+
+def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Is it the dtype under which NumPy stores bfloat16: two bytes of no type?"""
+    return dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None

@@ -52,7 +52,7 @@ class StateDict(Tensors):
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        formed, fetch = form_weights(list(tensors), fetch)
+        formed, fetch = form_weights(list(tensors), fetch, (config or {}).get("lora_alpha"))
         decoded, fetch = decode_tensors(formed, fetch, config or {})
         others = _not_weights(info for info in decoded if not info.part_of)
         self.tensors = [
