@@ -46,10 +46,13 @@ def test_every_share_is_that_of_all_products_sorted(
         assert product_kappa(a, b, share) == brute(a, b, share)
 
 
+EIGENVALUES = st.just(0.0) | st.floats(1e-150, 1e6)  # products are normal numbers: subnormal ones have fewer bits
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=12),
-    st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=12),
+    st.lists(EIGENVALUES, min_size=1, max_size=12),
+    st.lists(EIGENVALUES, min_size=1, max_size=12),
     st.data(),
 )
 def test_any_product_is_found_to_the_last_bit(a: list[float], b: list[float], data: st.DataObject) -> None:

@@ -281,13 +281,7 @@ def _verdict_lines(report: Report, verbose: int, width: int) -> list[Text]:
     severities = {code: SEVERITIES.index(headline.worst_severity(group)) for code, group in findings_by_code.items()}
     codes = sorted(severities, key=lambda code: (-severities[code], code))
     if not any(severities.values()):
-        no_warning = "No problems found in these spectra."
-        codes_text = (
-            conditioning_summary.describe_no_warning(report)
-            if conditioning_summary.conditioning_options(report)
-            else no_warning
-        )
-        lines = [Text(""), Text(codes_text, style="bold")]
+        lines = [Text(""), Text(headline.summary_sentences(report)[0], style="bold")]
     else:
         lines = [Text(""), Text("Verdicts", style="bold")]
     for code in codes:

@@ -208,7 +208,8 @@ def test_dying_and_full_units_are_counted_by_hand(place: str) -> None:
     assert (alone.metrics["dying"], alone.metrics["full"]) == (3, 3)  # of one example every unit is one or the other
     assert report.layers["b.weight"].absent["dying"] == "no ReLU follows the layer"
     (finding,) = [f for f in report.findings if f.code == "LS210"]
-    assert finding.message.startswith("Of 6 units, 2 are never active and 2 always active in 3 examples (limit: 10%).")
+    observed = "Of 6 units, 2 are never active and 2 always active in 3 examples (limit: 10% of the units)."
+    assert finding.message.startswith(observed)
     zeros = int((report.layers["a.weight"].parts["gradient"].spectrum.evals == 0).sum())
     assert zeros >= 2  # a dying unit is an exact zero of its own gradients
     assert int(report.layers["b.weight"].metrics["rank_x"]) <= 4  # and of the next layer's inputs

@@ -83,11 +83,15 @@ class Basins(Viewable):
         for group in self.clusters:
             if len(group) < 2:
                 continue
-            mean, best = self.means[group]["loss"], min(self.ends[name]["loss"] for name in group)
-            losses = f"the average has loss {mean:.4g}, the best single model {best:.4g}"
-            gain = "" if mean < best else ", so averaging does not improve the loss"
+            mean, best = self.means[group]["loss"], min(group, key=lambda name: self.ends[name]["loss"])
+            lowest, members = self.ends[best]["loss"], _enumerate_names(group)
             none_exceeds = f"no loss barrier exceeds {self.tolerance:.3g}"
-            sentences.append(f"{_enumerate_names(group)} can be averaged: {none_exceeds}; {losses}{gain}.")
+            if mean < lowest:
+                losses = f"the average has loss {mean:.4g}, the best single model {lowest:.4g}"
+                sentences.append(f"{members} can be averaged: {none_exceeds}; {losses}.")
+            else:
+                losses = f"their average has loss {mean:.4g} and {best} alone {lowest:.4g}"
+                sentences.append(f"{members} share a basin ({none_exceeds}), but use {best}: {losses}.")
         for group in self.aligned:
             inside = [cluster for cluster in self.clusters if set(cluster) <= set(group)]
             if len(inside) < 2:
