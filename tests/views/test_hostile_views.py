@@ -111,13 +111,13 @@ def show_everywhere(report: Report) -> None:
             json.dumps(marks.picture_to_json(picture), allow_nan=False)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(PATHS), EVIL), min_size=1, max_size=3), st.booleans())
 def test_a_tampered_report_is_refused_or_shown(changes: list[tuple[tuple[Any, ...], Any]], with_spectra: bool) -> None:
     tampered(PLAIN, changes, SPECTRA if with_spectra else {})
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.sampled_from(paths(json.loads(OF_LEARNING))), EVIL), min_size=1, max_size=3), st.booleans()
 )

@@ -277,7 +277,7 @@ def reports(report: Report, net: dict[str, np.ndarray]) -> dict[str, Report]:
     return {
         "one": many(1),
         "few": report,
-        "500": many(500),
+        "200": many(200),
         "no fits": layerscope.analyze({"small.weight": np.eye(4), "tiny.weight": np.ones((3, 2))}),
         "zero": layerscope.analyze({"zero.weight": np.zeros((60, 60))}),
         "empty": Report(report.meta, ()),
@@ -296,7 +296,7 @@ def reports(report: Report, net: dict[str, np.ndarray]) -> dict[str, Report]:
     [
         "one",
         "few",
-        "500",
+        "200",
         "no fits",
         "zero",
         "empty",
@@ -362,9 +362,9 @@ def test_what_cannot_be_drawn_is_said(report: Report, reports: dict[str, Report]
     with pytest.raises(UsageError, match="no layer called 'heavy.weigt'; did you mean 'heavy.weight'"):
         report.plot("esd", "heavy.weigt")
     with pytest.raises(
-        UsageError, match="esd: 500 plots requested, but one figure takes at most 12; choose layers with -l"
+        UsageError, match="esd: 200 plots requested, but one figure takes at most 12; choose layers with -l"
     ):
-        reports["500"].plot("esd")
+        reports["200"].plot("esd")
     with pytest.raises(UsageError, match="shows a whole model"):
         report.plot("phases", "heavy.weight")
     with pytest.raises(UsageError, match="did you mean 'alpha_by_depth'"):
