@@ -15,6 +15,7 @@ from layerscope.records.landscape.basins import format_basins
 from layerscope.text import elide, plural, printable
 from layerscope.views import aligned_columns
 from layerscope.views.aligned_columns import Cell
+from layerscope.views.short_names import short_names
 
 if TYPE_CHECKING:
     from layerscope.records.findings import Finding
@@ -69,7 +70,7 @@ def print_matrix(console: Console, names: Sequence[str], values: Any, head: str,
 
     Where full names take too much width, the columns are headed by letters that the rows explain.
     """
-    shown = [elide(printable(name), MAX_NAME_CHARS) for name in names[:MAX_MATRIX_MODELS]]
+    shown = short_names([printable(name) for name in names[:MAX_MATRIX_MODELS]], MAX_NAME_CHARS).names
     numbers = [[_format_number(float(values[i][j]), fmt) for j in range(len(shown))] for i in range(len(shown))]
     rows = [[Cell(label), *map(Cell, row)] for label, row in zip(shown, numbers, strict=True)]
     heads = [head, *shown]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from layerscope.text import elide
@@ -68,7 +68,7 @@ def common_beginning(names: Sequence[str]) -> str:
     for name in set(names):
         ends = [match.end() for match in WORDS.finditer(name.partition("[")[0])]
         counts.update(name[:end] for end in ends[:MAX_WORDS] if not any(c.isdecimal() for c in name[:end]))
-    worthwhile = [prefix for prefix, count in counts.items() if 2 * count >= len(names)]
+    worthwhile = [prefix for prefix, count in counts.items() if count >= max(2, len(names) / 2)]
     return max(worthwhile, key=lambda prefix: (len(prefix) - 1) * counts[prefix], default="")
 
 
@@ -78,25 +78,34 @@ def _leave_out_words(names: Sequence[str], max_chars: int) -> list[str]:
     form_by_name: dict[str, str] = {}
     for name in dict.fromkeys(names):
         if len(name) > max_chars:
-            fitting = [form for form in _forms(name, max_chars) if len(form) <= max_chars]
-            form_by_name[name] = next((form for form in fitting if form not in used), (fitting or [name])[0])
+            whole = [_first_form(name, separators, max_chars, used) for separators in (WORDS, FINER_WORDS)]
+            cut = [form for form in _cut_forms(name, max_chars) if form not in used]
+            form_by_name[name] = max(filter(None, whole), key=len, default="") or (cut or [elide(name, max_chars)])[0]
             used[form_by_name[name]] += 1
     return [form_by_name.get(name, name) for name in names]
 
 
-def _forms(name: str, max_chars: int) -> Iterator[str]:
-    """Shorter forms of a name: without leading words, without words after the number, at last without letters."""
-    for separators in (WORDS, FINER_WORDS):
-        words = _split(name, separators)
-        numbers = [i for i, word in enumerate(words[:-1]) if any(c.isdecimal() for c in word)]
-        others = [i for i in range(len(words) - 1) if i not in numbers]
-        for order in (others, others[::-1]):
-            for count in range(1, len(order) + 1):
-                yield _join(words, set(order[:count]))
-        for count in range(1, len(numbers)):  # of a deep name the last number stays
-            yield _join(words, {*others, *numbers[:count]})
-    yield elide(name, max_chars)
-    yield f"{GAP}{name[1 - max_chars :]}"
+def _first_form(name: str, separators: re.Pattern[str], max_chars: int, used: Mapping[str, int]) -> str:
+    """The first form of whole words that fits and that no other name has, or ""."""
+    fitting = (form for form in _word_forms(name, separators) if len(form) <= max_chars and form not in used)
+    return next(fitting, "")
+
+
+def _word_forms(name: str, separators: re.Pattern[str]) -> Iterator[str]:
+    """Shorter forms of a name: without leading words, without words after the number, without the first numbers."""
+    words = _split(name, separators)
+    numbers = [i for i, word in enumerate(words[:-1]) if any(c.isdecimal() for c in word)]
+    others = [i for i in range(len(words) - 1) if i not in numbers]
+    for order in (others, others[::-1]):
+        for count in range(1, len(order) + 1):
+            yield _join(words, set(order[:count]))
+    for count in range(1, len(numbers)):  # of a deep name the last number stays
+        yield _join(words, {*others, *numbers[:count]})
+
+
+def _cut_forms(name: str, max_chars: int) -> list[str]:
+    """Forms that cut a word, for names of which no whole word fits."""
+    return [elide(name, max_chars), f"{GAP}{name[1 - max_chars :]}"]
 
 
 def _split(name: str, separators: re.Pattern[str]) -> list[str]:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from layerscope import registry
 from layerscope.records.report import Report
-from layerscope.text import distinct_paths, elide, format_number, plural, printable
+from layerscope.text import distinct_paths, format_number, plural, printable
 from layerscope.views import aligned_columns, headline
 from layerscope.views.aligned_columns import Cell, Step
 from layerscope.views.short_names import short_names
@@ -36,7 +36,9 @@ def print_side_by_side(reports: Sequence[Report], console: Console, names: Seque
     names = names or distinct_paths([str(report.meta["target"]) for report in reports])
     heads, *rows = median_rows(reports, names)
     cells = [[Cell(text) for text in row] for row in rows]
-    shown = [heads[0], *(elide(name, MAX_NAME_CHARS) for name in heads[1:])]
+    label_width = max(len(row[0]) for row in rows)
+    longest = max(MAX_NAME_CHARS, (console.width - label_width) // len(reports) - 1)
+    shown = [heads[0], *short_names(heads[1:], longest).names]
     console.print(Text(f"{plural(len(reports), 'model')} side by side (medians over layers)", style="bold"))
     if aligned_columns.is_too_wide(shown, cells, console.width):
         _print_row_per_model(reports, console, names)
