@@ -12,6 +12,7 @@ import pytest
 import layerscope
 from layerscope.errors import Unreadable, UsageError
 from layerscope.sources.inventory import not_weights
+from layerscope.views.rerun_command import report_command
 from tests.command_line import cli
 from tests.requirements import require
 
@@ -73,6 +74,11 @@ def test_a_second_copy_is_skipped_and_can_be_chosen(tmp_path: Path) -> None:
     assert [row.name for row in chosen.rows] == [ema]
     ratio = chosen.layers[ema].metrics["lambda_max"] / report.layers[name].metrics["lambda_max"]
     assert ratio == pytest.approx(4.0, rel=1e-5)
+    chosen.save(tmp_path / "r.layerscope")
+    again = layerscope.load(tmp_path / "r.layerscope")
+    assert report_command(again).endswith("--select=ema")
+    others = layerscope.analyze(tmp_path / "sd.ckpt", select="ema", engine="processes")
+    assert [row.metrics for row in others.rows] == [row.metrics for row in again.rows]
     done = cli("analyze", tmp_path / "sd.ckpt", "--select", "model_ema", "-f", "csv")
     assert ema in done.stdout
     wrong = cli("analyze", tmp_path / "sd.ckpt", "--select", "emma")

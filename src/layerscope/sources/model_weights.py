@@ -38,9 +38,11 @@ def weights_of(model: Any) -> dict[str, Array]:
     if hasattr(model, "state_dict") and hasattr(model, "named_parameters"):
         return weights_of(model.state_dict())
     with opening.opened_source(model) as source:
+        formed = getattr(source, "formed", ())  # a live model has the ingredients as its parameters, as the file has
         return {
             name: _widen(_with_shape(np.asarray(source.read(tensor.ref)), tensor.shape))
             for name, tensor in tensors_of(source).items()
+            if tensor.ref.tensor not in formed
         }
 
 

@@ -55,7 +55,7 @@ def _format_call(function: str, reports: Sequence[Report], extra: Sequence[str])
     if options is not None and not live:
         options += [word for layer in arguments.get("layers", ()) for word in ("-l", str(layer))]
         options += [f"--{name}" for name in ("intra", "stacked") if arguments.get(name)]
-        options += ["--select", arguments["select"]] if "select" in arguments else []
+        options += [f"--select={arguments['select']}"] if "select" in arguments else []
         options += ["--base", _escape_leading_dash(arguments["base"])] if "base" in arguments else []
         line = shlex.join(["layerscope", function, *map(_escape_leading_dash, targets), *options, *extra])
         if line.isprintable() and len(line) <= MAX_COMMAND_CHARS:

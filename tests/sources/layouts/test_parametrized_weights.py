@@ -125,6 +125,18 @@ def test_distances_are_those_of_the_effective_weights(tmp_path: Path) -> None:
     assert files.matrix("l2")[0, 1] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_file_and_a_live_model_have_the_same_parameters(tmp_path: Path) -> None:
+    from layerscope.sources.model_weights import weights_of
+
+    net = nn.Sequential(NEW(nn.Linear(6, 4)))
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    stored, live = weights_of(tmp_path / "m.pt"), weights_of(net)
+    assert stored.keys() == live.keys()
+    data = torch.randn(20, 6), torch.randint(4, (20,))
+    evaluate = layerscope.TorchEvaluator(net, data)
+    assert layerscope.line(tmp_path / "m.pt", net, evaluate, points=3).barrier().value == pytest.approx(0, abs=1e-6)
+
+
 def test_ingredients_that_do_not_fit_are_left_alone() -> None:
     shapes = {"a.weight_orig": (6, 5), "a.weight_mask": (5, 6), "b.weight_orig": (6, 5), "b.weight_u": (4,),
               "b.weight_v": (5,), "c.proj_v": (6, 5), "c.proj_g": (6, 5, 1), "d.weight": (6, 5),

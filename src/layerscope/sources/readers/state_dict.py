@@ -52,7 +52,9 @@ class StateDict(Tensors):
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        formed, fetch = form_weights(list(tensors), fetch, (config or {}).get("lora_alpha"))
+        stored = list(tensors)
+        formed, fetch = form_weights(stored, fetch, (config or {}).get("lora_alpha"))
+        self.formed = {info.name for info in formed} - {info.name for info in stored}  # weights that are not stored
         decoded, fetch = decode_tensors(formed, fetch, config or {})
         others = _not_weights(info for info in decoded if not info.part_of)
         self.tensors = [
