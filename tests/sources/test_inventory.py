@@ -11,6 +11,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import Unreadable, UsageError
+from layerscope.records.layers import UNSURE
 from layerscope.sources.inventory import not_weights
 from layerscope.views.rerun_command import report_command
 from tests.command_line import cli
@@ -181,3 +182,38 @@ def test_bfloat16_in_npz(tmp_path: Path) -> None:
     assert report.layers["fc.weight"].ref.dtype == "bfloat16"
     expected = np.linalg.svd(weight.astype(np.float64), compute_uv=False)[0] ** 2
     assert report.layers["fc.weight"].metrics["lambda_max"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fc.keep", "m", "attn.allowed", "conv.sparsity"])
+def test_a_matrix_of_zeros_and_ones_is_a_mask_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(0)
+    mask = (rng.random((60, 50)) > 0.5).astype(np.float32)
+    weight = rng.normal(size=(60, 50)).astype(np.float32)
+    for save in (np.savez, lambda path, **arrays: require("torch").save(_as_tensors(arrays), path)):
+        path = tmp_path / f"model{'.npz' if save is np.savez else '.pt'}"
+        save(path, **{"fc.weight": weight, name: mask})
+        rows = {row.name: row for row in layerscope.describe(path).rows}
+        assert rows[name].ref.kind == "mask"
+        assert "by its values" in rows[name].skipped
+        assert not rows["fc.weight"].skipped
+
+
+def _as_tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    torch: Any = require("torch")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def test_almost_a_mask_is_a_matrix() -> None:
+    almost = np.ones((3000, 500), np.float32)
+    almost[0, 0], almost[-1, -1] = 0, 0.5
+    assert analyzed({"m": almost}) == ["m"]
+    assert analyzed({"zero": np.zeros((60, 50)), "one": np.ones((60, 50))}) == ["zero", "one"]
+
+
+def test_a_name_that_does_not_say_weight_is_shown_as_unsure() -> None:
+    rng = np.random.default_rng(0)
+    report = layerscope.analyze({"fc.weight": rng.normal(size=(60, 50)), "bank": rng.normal(size=(60, 50))})
+    assert {row.name: row.ref.how for row in report.rows} == {"fc.weight": "", "bank": UNSURE}
+    assert "Unsure whether it is a weight, by name: bank" in repr(report)
+    alone = layerscope.describe({"a": rng.normal(size=(60, 50)), "second": rng.normal(size=(60, 50))})
+    assert not any(row.ref.how == UNSURE for row in alone.rows if row.name == "a")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Value = float | int | str
 NOT_SELECTED = "not selected"  # why a layer that a user left out was skipped
+UNSURE = "unsure whether a weight: its name does not say so"  # how a matrix is read that may be something else
 
 
 @dataclass(frozen=True)

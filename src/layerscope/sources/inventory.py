@@ -8,7 +8,7 @@ reads HDF5 files starts quickly.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # Keys on the path to an array: at any level in a pytree, a dict or a Flax file, at the first level in Orbax.
 JAX_OPTIMIZER_KEYS = frozenset({"opt_state"})
@@ -48,6 +48,12 @@ FACTOR = re.compile(
     r"dora_scale"
 )
 
+WEIGHT_WORD = re.compile(  # what the last word of a weight's name may be
+    r"(.*_)?(weights?|kernel|matrix|proj(ection)?\d*|embed\w*|emb|embd|token|lm_head|head|fc\d*|w\d*|w[a-z]|[a-zA-Z]|qkv)"
+    r"(_?(q|k|v|ih|hh|hr)(_l\d+)?(_reverse)?)?|query_key_value|(gate|up|down)(_up)?|array|tensor|lora",
+    re.IGNORECASE,
+)
+
 Reason = tuple[str, str]  # (kind, reason), as a row that is skipped has them
 
 
@@ -65,11 +71,20 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
         if parts[-1] in BUFFER_WORDS:
             found[name] = "buffer", f"a buffer by its name ({parts[-1]}): not learned"
         elif parts[-1] in STATE_SPACE_WORDS:
-            found[name] = "state space", "a state-space parameter: it multiplies no inputs"
+            found[name] = "state space", "a state-space parameter by its name: it multiplies no inputs"
         elif any(FACTOR.fullmatch(word) for word in parts[-3:]):
-            found[name] = "factor", "an adapter factor, not a weight; the folder of a PEFT adapter gives the product"
+            found[name] = (
+                "factor",
+                "an adapter factor by its name; the folder of a PEFT adapter gives the product",
+            )
     found.update(_second_copies({name: parts for name, parts in rest.items() if name not in found}, shapes))
     return found
+
+
+def without_weight_names(names: Iterable[str]) -> set[str]:
+    """The names that do not say that the tensor is a weight: their last word is none of those that weights have."""
+    last_words = ((name, SEPARATORS.split(name[-MAX_NAME_CHARS:])[-1]) for name in names)
+    return {name for name, word in last_words if WEIGHT_WORD.fullmatch(word) is None}
 
 
 def is_optimizer_table(table: Mapping[object, object]) -> bool:
@@ -88,7 +103,7 @@ def _optimizer_state(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, 
             (*parts[:i], MOMENTS[1 - MOMENTS.index(parts[i])], *parts[i + 1 :]) in paths for i in moments[:1]
         )
         if parts[-1] in OPTIMIZER_LEAVES or in_state or (has_twin and len(parts) > 1):
-            yield name, ("optimizer", "optimizer state, not a weight")
+            yield name, ("optimizer", "optimizer state by its name, not a weight")
 
 
 def _second_copies(
@@ -112,5 +127,5 @@ def _second_copies(
         known = [name for name in names if (tails[name], shapes[name]) in endings]
         if known and len(known) >= MIN_COPY_SHARE * len(names):
             prefix = ".".join(place_words)
-            reason = f"a second copy of the model below {prefix!r}; analyze it alone with --select {prefix}"
+            reason = f"a second copy of the model, by its names and shapes; analyze it alone with --select {prefix}"
             yield from ((name, ("copy", reason)) for name in names)

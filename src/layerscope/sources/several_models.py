@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SELECTIONS = ("learned", "weights", "all")
 CONSTANT_SUFFIXES = ("inv_freq", "position_ids", "attn.masked_bias", "relative_position_index")  # never learned
-NOT_LEARNED_KINDS = ("buffer", "scalar", "ingredient", "copy", "optimizer", "factor")
+NOT_LEARNED_KINDS = ("buffer", "scalar", "ingredient", "copy", "optimizer", "factor", "mask", "quantized")
 MAX_NAMED_TENSORS = 4  # tensors named in an error message
 
 
@@ -87,6 +87,9 @@ class OpenedModels:
         self._stack = ExitStack()
         try:
             self._sources = [self._stack.enter_context(opening.opened_source(model)) for model in models.values()]
+            if not partial:
+                for name, source in zip(self.names, self._sources, strict=True):
+                    _check_decoded(name, source)
             tensors_by_model = _with_matching_names([tensors_of(source) for source in self._sources])
             selected = [select_names(tensors, select) for tensors in tensors_by_model]
             common = [name for name in selected[0] if all(name in names for names in selected)]
@@ -128,6 +131,19 @@ class OpenedModels:
         """Yield every common tensor: its name and its values in each model."""
         for name in self.tensors:
             yield name, self.read(name)
+
+
+def _check_decoded(name: str, source: Any) -> None:
+    """Check that every quantized weight of a model is decoded.
+
+    :raises UsageError: one is not; the message names it.
+    """
+    for ref in source.layers():
+        if ref.kind == "quantized":
+            raise UsageError(
+                f"{name}: {ref.tensor} is {ref.skipped}; pass the model in a format that is decoded, "
+                "or partial=True to compare the other tensors"
+            )
 
 
 def _with_matching_names(tensors_by_model: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from layerscope import registry
 from layerscope.records.findings import SEVERITIES, Finding
-from layerscope.records.layers import LayerReport
+from layerscope.records.layers import UNSURE, LayerReport
 from layerscope.records.report import Report
 from layerscope.rules.tail_evidence import accepted, doubt
 from layerscope.settings import Settings
@@ -248,6 +248,12 @@ def _summary_lines(report: Report) -> list[Text]:
     if counts_by_reason and not learning:
         reasons = ", ".join(f"{count} {why}" for why, count in sorted(counts_by_reason.items()))
         lines.append(Text(f"{plural(sum(counts_by_reason.values()), 'layer')} not counted in the median: {reasons}"))
+    unsure = [row.name for row in report.rows if UNSURE in row.ref.how and not row.skipped]
+    if unsure:
+        names = ", ".join(printable(name, 60) for name in unsure[:MAX_NAMED_LAYERS])
+        more = ", …" if len(unsure) > MAX_NAMED_LAYERS else ""
+        whether = "whether it is a weight" if len(unsure) == 1 else "whether they are weights"
+        lines.append(Text(f"Unsure {whether}, by name: {names}{more} (--layers=-NAME leaves a layer out)"))
     settings = report.settings
     doubts = Counter(
         doubt(x, settings) for x in report.rows if "alpha" in x.metrics and "power_law" in x.parts["weight"].fits

@@ -265,3 +265,44 @@ def test_a_folder_with_a_quantised_model_is_analysed_with_its_config(tmp_path: P
     assert row.ref.heads == 4
     exact = np.linalg.svd((codes - 8).astype(float), compute_uv=False)[0] ** 2
     assert row.metrics["lambda_max"] == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale_name", ["weights_scaling_factor", "scale_weight"])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_fp8_scales_of_tensorrt_llm_and_comfyui(rng: np.random.Generator, scale_name: str, per_row: bool) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    weight = rng.normal(size=(256, 128)) * 0.03
+    scale = rng.uniform(0.005, 0.02, (256, 1) if per_row else ()).astype(np.float32)
+    codes = (weight / scale).astype(ml_dtypes.float8_e4m3fn)
+    stored = {"mlp.fc.weight": codes, f"mlp.fc.{scale_name}": scale, "mlp.fc.activation_scaling_factor": np.float32(3)}
+    ref, decoded = opened(stored)["mlp.fc.weight"]
+    assert ref.skipped == ""
+    np.testing.assert_allclose(decoded, codes.astype(np.float64) * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["strange_scaling", "weights_block_scaling_factor", "absmax", "qmap", "zeros"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8"])
+def test_unknown_scales_stop_the_reading(rng: np.random.Generator, name: str, dtype: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    codes = (rng.normal(size=(64, 32)) * 20).astype(getattr(ml_dtypes, dtype, np.int8))
+    rows = opened({"fc.weight": codes, f"fc.{name}": np.ones((64, 4), np.float32), "ln.weight": np.ones(64)})
+    assert {row for row, (ref, _) in rows.items() if ref.kind == "quantized"} == {"fc.weight", f"fc.{name}"}
+    assert name in rows["fc.weight"][0].skipped
+    beside_known = {"fc.weight": codes, "fc.weight_scale": np.ones((64, 1), np.float32), f"fc.{name}": np.ones(64)}
+    assert name in opened(beside_known)["fc.weight"][0].skipped
+
+
+def test_a_scale_elsewhere_in_the_model_does_not_matter(rng: np.random.Generator) -> None:
+    rows = opened({"text_projection": rng.normal(size=(60, 50)), "logit_scale": np.ones(()), "head.weight": np.eye(50)})
+    assert [name for name, (ref, _) in rows.items() if not ref.skipped] == ["text_projection", "head.weight"]
+
+
+def test_distances_of_codes_that_are_not_decoded_are_refused(rng: np.random.Generator) -> None:
+    codes = rng.integers(-100, 100, (64, 32)).astype(np.int8)
+    weights = rng.normal(size=(50, 64))
+    model = {"fc.weight": codes, "fc.qmap": np.ones((64, 4)), "head.weight": weights}
+    other = {**model, "fc.qmap": np.zeros((64, 4)), "head.weight": weights + 1}
+    with pytest.raises(layerscope.errors.UsageError, match=r"fc\.weight is quantized"):
+        layerscope.distances({"a": model, "b": other})
+    distances = layerscope.distances({"a": model, "b": other}, partial=True)
+    assert distances.matrix("l2")[0, 1] == pytest.approx(np.sqrt(weights.size))  # the code table is not counted

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Fetch = Callable[[str], Any]
 Config = Mapping[str, Any]
 SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
+FLOAT8_SCALES = ("scale_weight", "weights_scaling_factor")  # of ComfyUI and TensorRT-LLM
 STATE_PART = "state."  # prefix of the part that holds a bitsandbytes quant_state, before its kind
 BLOCK = 128  # rows and columns of DeepSeek's FP8 blocks
 NVFP4_BLOCK, MXFP4_BLOCK = 16, 32
@@ -192,7 +193,8 @@ def _mark_transposed(weight: Weight) -> Weight:
 
 def scaled(parts: Parts) -> Weight:
     """Decode FP8 or int8 codes with one scale per tensor, row, group of a row, or square block."""
-    name = next(part for part in SCALES if part in parts.infos)
+    name, *others = (part for part in (*SCALES, *FLOAT8_SCALES) if part in parts.infos)
+    _require(not others, f"it has two kinds of scales, {name} and {', '.join(others)}")
     shape, scales, dtype = parts.shape("weight"), parts.shape(name), parts.infos["weight"].dtype
     count = math.prod(scales)
     if len(shape) == 3:

@@ -43,13 +43,11 @@ def decode_tensors(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> t
     for parts in _group_by_module(tensors, fetch, settings):
         scheme = next((scheme for scheme in SCHEMES if scheme.matches(parts)), None)
         if scheme is None:
-            reason = _undecoded_reason(parts)
-            if reason:
-                matrices = (info for info in parts.infos.values() if len(info.shape) > 1 and not _is_plain_weight(info))
-                undecoded |= {info.name: reason for info in matrices}
+            undecoded |= _undecoded_reasons(parts)
             continue
         name, codes = scheme.name(parts), parts.infos[scheme.codes]
         try:
+            scheme.check_understood(parts)
             weight = scheme.decode(parts)
             weights[name] = weight
             info = TensorInfo(name, weight.shape, "float32", how=weight.how, axes=weight.axes)
@@ -106,8 +104,13 @@ SUFFIXES = (
     "qweight", "qzeros", "scales", "g_idx", "biases", "SCB", "weight_format", "weight", "weight_scale_inv",
     "weight_scale", "weight_scale_2", "weight_global_scale", "weight_zero_point", "weight_packed", "weight_shape",
     "weight_g_idx", "weight_offset", "scale", "qscale_weight", "qscale_act", "input_scale", "input_global_scale",
-    "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
+    "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map", *schemes.FLOAT8_SCALES,
 )  # fmt: skip
+SCALING_WORDS = ("scal", "zero", "absmax", "qmap", "quant_map")  # in the name of a tensor that forms the weight
+ACTIVATION_PARTS = frozenset((  # scales and zero points of activations, which do not form the weight
+    "input_scale", "input_global_scale", "input_zero_point", "output_scale", "output_zero_point", "scale_input",
+    "activation_scaling_factor", "qscale_act", "k_scale", "v_scale", "q_scale", "kv_cache_scaling_factor",
+))  # fmt: skip
 
 
 def _group_by_module(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> Iterator[Parts]:
@@ -162,6 +165,7 @@ class Scheme:
     decode: Callable[[Parts], Weight]
     dtypes: tuple[str, ...] = ("*",)  # globs for the dtype of the codes
     any_of: tuple[str, ...] = ()  # globs; at least one must match a part
+    optional: tuple[str, ...] = ()  # parts that change the weight and need not be there
     name: Callable[[Parts], str] = _weight_name  # returns the name of the weight
 
     def matches(self, parts: Parts) -> bool:
@@ -173,31 +177,61 @@ class Scheme:
             and any(fnmatchcase(parts.infos[self.codes].dtype, glob) for glob in self.dtypes)
         )
 
+    def check_understood(self, parts: Parts) -> None:
+        """Check that the scheme knows every part that may be a scale, a zero point or a code table.
 
+        :raises Mismatch: a part is unknown; the weight read without it would be wrong.
+        """
+        known = (self.codes, *self.required, *self.any_of, *self.optional)
+        unknown = [name for name in _scaling_parts(parts) if not any(fnmatchcase(name, glob) for glob in known)]
+        if unknown:
+            raise Mismatch(f"the meaning of {', '.join(sorted(unknown))[:80]} beside it is unknown")
+
+
+def _scaling_parts(parts: Parts) -> list[str]:
+    """The parts that may be scales, zero points or code tables of the weight, by their names."""
+    return [
+        name
+        for name in parts.infos
+        if name not in ACTIVATION_PARTS and any(word in name.lower() for word in SCALING_WORDS)
+    ]
+
+
+ZERO_POINT = ("weight_zero_point",)
 SCHEMES = (  # the first matching scheme decodes
     Scheme(
-        "weight", ("weight.absmax", "weight.quant_map"), schemes.bitsandbytes_4bit, any_of=(f"{schemes.STATE_PART}*",)
+        "weight", ("weight.absmax", "weight.quant_map"), schemes.bitsandbytes_4bit, any_of=(f"{schemes.STATE_PART}*",),
+        optional=("weight.nested_absmax", "weight.nested_quant_map"),
     ),
     Scheme("weight", ("SCB",), schemes.bitsandbytes_8bit, ("int8",)),
     Scheme("qweight", ("qzeros", "scales"), schemes.gptq_or_awq),
     Scheme("blocks", ("scales",), schemes.mxfp4, ("uint8",), name=_module_name),
-    Scheme("weight_packed", ("weight_scale",), schemes.compressed_tensors, ("int32",)),
-    Scheme("weight_packed", ("weight_scale",), schemes.fp4, ("uint8",)),
+    Scheme("weight_packed", ("weight_scale",), schemes.compressed_tensors, ("int32",), optional=ZERO_POINT),
+    Scheme("weight_packed", ("weight_scale",), schemes.fp4, ("uint8",), optional=("weight_global_scale",)),
     Scheme("weight", ("scales", "biases"), schemes.mlx, ("uint32",)),
     Scheme("weight", ("weight_scale_2",), schemes.fp4, ("uint8",), any_of=schemes.SCALES),
-    Scheme("weight", (), schemes.scaled, ("float8*", "int8"), any_of=schemes.SCALES, name=_parameter_name),
-)
+    Scheme(
+        "weight", (), schemes.scaled, ("float8*", "int8"), any_of=schemes.SCALES, optional=ZERO_POINT,
+        name=_parameter_name,
+    ),
+    Scheme("weight", (), schemes.scaled, ("float8*",), any_of=schemes.FLOAT8_SCALES),
+)  # fmt: skip
 
 
-def _undecoded_reason(parts: Parts) -> str:
-    """Return why codes are not decoded, or "" if no part looks like codes."""
-    weight = parts.infos.get("weight")
-    has_scales = any("scale" in part for part in parts.infos.keys() - {"weight"})
-    if weight is not None and weight.dtype.startswith("float8") and has_scales:
-        return "quantized as float8 with unknown scales, not decoded"
-    codes = [info for info in parts.infos.values() if info.dtype in CODE_DTYPES and len(info.shape) > 1]
-    method = _undecoded_scheme(parts, codes[0]) if codes else ""
-    return f"quantized with {method}, not decoded" if method else ""
+def _undecoded_reasons(parts: Parts) -> dict[str, str]:
+    """Name → why it is not decoded, of the codes of an unknown scheme and of the tensors that belong to them."""
+    codes = [info for info in parts.infos.values() if _may_be_codes(info) and len(info.shape) > 1]
+    scaling = _scaling_parts(parts)
+    belonging = {info.name for info in [*codes, *(parts.infos[part] for part in scaling)]}
+    method = _undecoded_scheme(parts, codes[0]) if codes and "int" in codes[0].dtype else ""
+    if method:
+        belonging |= {i.name for i in parts.infos.values() if len(i.shape) > 1 and not _is_plain_weight(i)}
+        return dict.fromkeys(belonging, f"quantized with {method}, not decoded")
+    if not codes or not scaling:
+        return {}
+    form = "as float8" if codes[0].dtype.startswith("float8") else f"as {codes[0].dtype}"
+    reason = f"quantized {form} with unknown scales ({', '.join(sorted(scaling))[:80]}), not decoded"
+    return dict.fromkeys(belonging, reason)
 
 
 def _undecoded_scheme(parts: Parts, codes: TensorInfo) -> str:

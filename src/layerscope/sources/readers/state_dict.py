@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.numerics.matrices import pick
-from layerscope.records.layers import LayerRef
+from layerscope.records.layers import UNSURE, LayerRef
 from layerscope.records.sources import SourceSpec
-from layerscope.sources.inventory import not_weights
+from layerscope.sources.inventory import not_weights, without_weight_names
 from layerscope.sources.layouts.keras_flax_kernels import Variable, VariableLayout, lay_out_variable
 from layerscope.sources.layouts.layer_order import in_model_order
 from layerscope.sources.layouts.parametrized_weights import form_weights
 from layerscope.sources.layouts.torch_names import FLOATS, TensorInfo, layers_of, number_layers
+from layerscope.sources.mask_values import MASK, is_mask
 from layerscope.sources.quantization.stored_codes import decode_tensors
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
+
+
+WEIGHT_ENDINGS = ("weight", "kernel", "_proj")  # of names that settle what a tensor is, so that no value is read
 
 
 class Tensors:
@@ -56,10 +60,7 @@ class StateDict(Tensors):
         formed, fetch = form_weights(stored, fetch, (config or {}).get("lora_alpha"))
         self.formed = {info.name for info in formed} - {info.name for info in stored}  # weights that are not stored
         decoded, fetch = decode_tensors(formed, fetch, config or {})
-        others = _not_weights(info for info in decoded if not info.part_of)
-        self.tensors = [
-            replace(info, not_weight=others[info.name]) if info.name in others else info for info in decoded
-        ]
+        self.tensors = _take_inventory(decoded, fetch)
         self.config = config
         super().__init__(spec, layers_of(self.tensors, config), fetch)
 
@@ -94,6 +95,30 @@ def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch
         return laid_by_name[name].arrange(fetch(name))
 
     return Tensors(spec, (ref for laid in laid_by_name.values() for ref in laid.refs), fetch_arranged)
+
+
+def _take_inventory(infos: list[TensorInfo], fetch: Callable[[str], Array]) -> list[TensorInfo]:
+    """Mark the tensors that are no weights, by structure, names and values, and those of which it is not sure."""
+    others = _not_weights(info for info in infos if not info.part_of)
+    possible = [
+        info.name
+        for info in infos
+        if len(info.shape) > 1
+        and FLOATS.match(info.dtype)
+        and info.name not in others
+        and not (info.part_of or info.fault)
+    ]
+    unsure = without_weight_names(possible)
+    others |= {name: MASK for name in possible if not name.endswith(WEIGHT_ENDINGS) and is_mask(fetch, name)}
+    is_named = len(unsure) < len(possible)  # names mean something in this file
+    marked = []
+    for info in infos:
+        if info.name in others:
+            info = replace(info, not_weight=others[info.name])
+        elif info.name in unsure and is_named and not info.how:
+            info = replace(info, how=UNSURE)
+        marked.append(info)
+    return marked
 
 
 def _not_weights(infos: Iterable[TensorInfo]) -> dict[str, tuple[str, str]]:

@@ -146,6 +146,8 @@ def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
         if formed is not None:
             yield formed
         yield local, tensor, ""
+    if type(owner).__module__.startswith("torch.ao.nn") and callable(getattr(owner, "weight", None)):
+        yield "weight", owner.weight, ""
     for local, tensor in owner.named_buffers(recurse=False, remove_duplicate=False):
         yield local, tensor, BUFFER
 

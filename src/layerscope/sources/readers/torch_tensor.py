@@ -16,7 +16,9 @@ def describe_tensor(name: str, tensor: Any) -> TensorInfo:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
         return TensorInfo(name, (), "nested")
-    if tensor.is_quantized or tensor.layout.__str__() != "torch.strided":
+    if has_codes(tensor):
+        return TensorInfo(name, tuple(tensor.shape), "float32", how="decoded from its codes")
+    if tensor.layout.__str__() != "torch.strided":
         dtype = f"{tensor.layout} {dtype}".removeprefix("torch.")
     return TensorInfo(
         name,
@@ -24,6 +26,13 @@ def describe_tensor(name: str, tensor: Any) -> TensorInfo:
         dtype,
         memory_identity(tensor),
         "expanded: it repeats the same numbers" if is_expanded(tensor) else "",
+    )
+
+
+def has_codes(tensor: Any) -> bool:
+    """Whether it is quantized: by PyTorch itself, or as one of torchao's classes."""
+    return bool(tensor.is_quantized) or (
+        type(tensor).__module__.startswith("torchao.") and hasattr(tensor, "dequantize")
     )
 
 
@@ -48,6 +57,8 @@ def to_numpy(tensor: Any) -> Array:
     if tensor.device.type == "meta":
         raise Absent("on the meta device: it has a shape but no values; load the weights first")
     tensor = tensor.detach().cpu()
+    if has_codes(tensor):
+        tensor = tensor.dequantize().float()
     if tensor.dtype == torch.bfloat16 or str(tensor.dtype).startswith("torch.float8"):
         import ml_dtypes
 

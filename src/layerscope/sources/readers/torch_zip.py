@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from layerscope.sources.storage.zip_archive import Archive
 if TYPE_CHECKING:
     from layerscope.array_types import Array
 
+HOW_FORMED = {"sparse": "sparse, read as a dense tensor", "affine": "decoded from {}: (code − zero point) · scale"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first value in files of torch.save before torch 1.6
 MAX_STORAGES = 1 << 20
 
@@ -43,13 +45,16 @@ class _Checkpoint(ABC):
         """Describe a tensor: its shape, dtype, identity and why it cannot be read, if so."""
         fault = tensor.fault or ("expanded: it repeats the same numbers" if tensor.expanded else "")
         where = (str(self.extent.path), self.extent.start, *tensor.identity)
-        how = "sparse, read as a dense tensor" if tensor.sparse and not fault else ""
-        return TensorInfo(name, tensor.shape, tensor.dtype, where, fault, how)
+        how = "" if fault else HOW_FORMED.get(tensor.form, "").format(tensor.dtype)
+        dtype = "float32" if how and tensor.form == "affine" else tensor.dtype
+        return TensorInfo(name, tensor.shape, dtype, where, fault, how)
 
     def read(self, tensor: Tensor) -> Array:
         """Map the values of one tensor; a sparse tensor is made dense."""
-        if tensor.sparse:
+        if tensor.form == "sparse":
             return self._make_dense(tensor)
+        if tensor.form == "affine" and tensor.parts:
+            return self._decode_affine(tensor)
         dtype = as_dtype(tensor.dtype)
         extent, start = self.locate_storage(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
@@ -63,7 +68,7 @@ class _Checkpoint(ABC):
         return np.lib.stride_tricks.as_strided(bits, tensor.shape, strides, writeable=False).view(dtype)
 
     def _make_dense(self, tensor: Tensor) -> Array:
-        *places, values = (np.asarray(self.read(part)) for part in tensor.sparse)
+        *places, values = (np.asarray(self.read(part)) for part in tensor.parts)
         indices = tuple(places[0]) if len(places) == 1 else _csr_indices(places[0], places[1])
         sizes = zip(indices, tensor.shape, strict=False)
         if len(indices) != len(tensor.shape) or any(len(x) and not 0 <= x.min() <= x.max() < n for x, n in sizes):
@@ -73,6 +78,32 @@ class _Checkpoint(ABC):
         dense = np.zeros(tensor.shape, np.result_type(values.dtype, np.float32) if values.dtype != bool else bool)
         np.add.at(dense, indices, values.astype(dense.dtype))  # entries that are stored twice add up
         return dense.astype(values.dtype)
+
+    def _decode_affine(self, tensor: Tensor) -> Array:
+        """(codes − zero point) · scale, with a scale per tensor, per entry of an axis, or per block of codes."""
+        codes, *others = (np.asarray(self.read(replace(part, form="", parts=()))) for part in tensor.parts)
+        scale = _spread(others[0], codes.shape, tensor.axis) if others else np.float32(tensor.scale)
+        zero = _spread(others[1], codes.shape, tensor.axis) if len(others) > 1 else np.float32(tensor.zero)
+        return np.asarray((codes.astype(np.float32) - zero) * scale)
+
+
+def _spread(part: Array, shape: tuple[int, ...], axis: int | None) -> Array:
+    """Repeat scales or zero points until each code has its own.
+
+    :raises Unreadable: their shape does not fit the codes.
+    """
+    sizes = part.shape
+    if axis is not None:
+        sizes = tuple(len(part) if i == axis else 1 for i in range(len(shape)))
+    elif part.size == 1:
+        sizes = (1,) * len(shape)
+    if len(sizes) != len(shape) or any(n == 0 or m % n for n, m in zip(sizes, shape, strict=True)):
+        raise Unreadable(f"its scales of shape {part.shape} do not match its codes of shape {shape}")
+    spread = part.astype(np.float32).reshape(sizes)
+    for i, (n, m) in enumerate(zip(sizes, shape, strict=True)):
+        if n not in (1, m):
+            spread = np.repeat(spread, m // n, axis=i)
+    return spread
 
 
 def _csr_indices(rows: Array, columns: Array) -> tuple[Array, ...]:

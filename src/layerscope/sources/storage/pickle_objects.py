@@ -21,9 +21,9 @@ DTYPE_BY_STORAGE_CLASS = {
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
 }
 STORAGE_DTYPES = {*DTYPE_BY_STORAGE_CLASS.values()}
 TORCH_DTYPES = {  # torch.<name>, if a pickle names a dtype instead of a storage class
@@ -60,7 +60,12 @@ class Tensor(Immutable):
     strides: tuple[int, ...]  # entries
     fault: str = ""  # why it cannot be read as numbers
     dtype_override: str = ""  # dtype, if its storage is untyped bytes
-    sparse: tuple[Tensor, ...] = ()  # of a sparse tensor: indices (COO), or row pointers and columns (CSR), and values
+    form: str = ""  # "sparse" or "affine": how it is formed from its parts
+    parts: tuple[Tensor, ...] = ()
+    # sparse: indices (COO), or row pointers and columns (CSR), and values; affine: codes, scales, zero points
+    scale: float = 1.0  # of all codes of an affine tensor, beside the scales in its parts
+    zero: float = 0.0
+    axis: int | None = None  # along which scales in a vector belong to the codes
 
     @property
     def dtype(self) -> str:
@@ -70,7 +75,7 @@ class Tensor(Immutable):
     @property
     def expanded(self) -> bool:
         """Whether it repeats numbers, i.e. has more entries than its storage."""
-        if self.sparse:
+        if self.form:
             return False
         width = bytes_per_entry(self.dtype_override) if self.dtype_override else 1
         return math.prod(self.shape) > self.storage.count // width
@@ -78,7 +83,7 @@ class Tensor(Immutable):
     @property
     def identity(self) -> tuple[Any, ...]:
         """A key that is equal for tensors with the same memory and shape."""
-        return (self.storage.key, self.offset, self.shape, self.strides, tuple(part.identity for part in self.sparse))
+        return (self.storage.key, self.offset, self.shape, self.strides, tuple(part.identity for part in self.parts))
 
 
 class StandIn:

@@ -115,6 +115,12 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(key, Storage(key, dtype, count))
 
 
+def _unpack_name(name: str) -> str:
+    """The name of a weight or bias that torch.ao stores as a pair: fc.weight for fc._packed_params._packed_params.0."""
+    stem, pair, place = name.rpartition("_packed_params._packed_params.")
+    return stem + ("weight", "bias")[int(place)] if pair and place in ("0", "1") else name
+
+
 def _is_short_key(key: str | int) -> bool:
     return len(key) <= MAX_KEY_CHARS if isinstance(key, str) else abs(key) < 1 << 62
 
@@ -131,7 +137,7 @@ def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
     while pending:
         prefix, value, above = pending.pop()
         if isinstance(value, Tensor):
-            yield prefix.removesuffix("."), value
+            yield _unpack_name(prefix.removesuffix(".")), value
             continue
         table = value.parts() if isinstance(value, StandIn) else value
         if isinstance(table, Mapping) and is_optimizer_table(table):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.pickle_objects import TORCH_DTYPES, Immutable, StandIn, Storage, Tensor, bytes_per_entry
 
+SCALED_SUBCLASSES = ("Int8Tensor", "Float8Tensor", "PlainAQTTensorImpl")  # of torchao: codes, scale, zero point
+INTEGER_ZERO_POINTS = 1  # torchao's ZeroPointDomain.INT
+NOT_DECODED = "quantized as torchao's {}, not decoded"
+SHARD = (
+    "one rank's part of a distributed tensor (DTensor); save the full state dict with get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True)), or pass a checkpoint of torch.distributed.checkpoint"
+)
 MAX_DENSE_ENTRIES = 1 << 26  # entries of a sparse tensor that is read as a dense one
 
 
@@ -48,11 +57,18 @@ def _rebuild_tensor_v3(storage: Storage, offset: int, shape: Any, strides: Any, 
     return Tensor(storage, tensor.offset, tensor.shape, tensor.strides, dtype_override=dtype)
 
 
-def _rebuild_quantized_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
+def _rebuild_quantized_tensor(
+    storage: Storage, offset: int, shape: Any, strides: Any, quantizer: Any = (), *_: Any
+) -> Tensor:
+    """Rebuild a quantized tensor: (codes − zero point) · scale, per tensor or along one axis."""
     tensor = _rebuild_tensor(storage, offset, shape, strides)
-    return Tensor(
-        tensor.storage, tensor.offset, tensor.shape, tensor.strides, "quantized with torch.quantization, not decoded"
-    )
+    _, scale, zero, *axes = quantizer if isinstance(quantizer, tuple) and len(quantizer) in (3, 4) else ("", "", "")
+    if isinstance(scale, float) and isinstance(zero, int) and not axes:
+        return replace(tensor, form="affine", parts=(tensor,), scale=scale, zero=float(zero))
+    fits = isinstance(scale, Tensor) and isinstance(zero, Tensor) and len(axes) == 1 and axes[0] in range(len(shape))
+    if fits and scale.shape == zero.shape == (tensor.shape[axes[0]],):
+        return replace(tensor, form="affine", parts=(tensor, scale, zero), axis=axes[0])
+    return replace(tensor, fault="quantized with torch.quantization in a way that is not decoded")
 
 
 def _rebuild_sparse_tensor(layout: Any, data: Any, *_: Any) -> Tensor:
@@ -70,7 +86,7 @@ def _rebuild_sparse_tensor(layout: Any, data: Any, *_: Any) -> Tensor:
         fault = f"a sparse tensor ({str(layout)[:40]}) that is not read; save it with .to_dense()"
     elif math.prod(shape) > MAX_DENSE_ENTRIES:
         fault = f"a sparse tensor with more than {MAX_DENSE_ENTRIES:,} entries, which is not read as a dense one"
-    return Tensor(values.storage, 0, shape, (0,) * len(shape), fault, values.dtype_override, sparse=parts)
+    return Tensor(values.storage, 0, shape, (0,) * len(shape), fault, values.dtype_override, "sparse", parts)
 
 
 def _rebuild_meta_tensor(dtype: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -97,9 +113,37 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
-    """Return the plain tensor that a tensor subclass is made from."""
-    return function(*args) if isinstance(function, AllowedCall) and isinstance(args, tuple) else StandIn()
+def _rebuild_subclass(function: Any, kind: Any, args: Any, state: Any = None, *_: Any) -> Any:
+    """Return the tensor that a tensor subclass is made from: a plain one, or what a wrapper holds in its state."""
+    if not isinstance(function, AllowedCall) or not isinstance(args, tuple):
+        return StandIn()
+    if function is not WRAPPER_CALL:
+        return function(*args)
+    name = str(getattr(kind, "kind", "")).rpartition(".")[2][:60]
+    shape = _make_size(args[2]) if len(args) > 2 else ()
+    tables = state if isinstance(state, tuple) else (state,)  # (state, slots) of a class with slots
+    parts = {key: value for table in tables if isinstance(table, Mapping) for key, value in table.items()}
+    inner = parts.get("tensor_impl")
+    if isinstance(inner, Tensor) and inner.form == "affine":  # AffineQuantizedTensor of older versions of torchao
+        domain = getattr(parts.get("zero_point_domain"), "args", (INTEGER_ZERO_POINTS,))
+        return inner if domain == (INTEGER_ZERO_POINTS,) else replace(inner, fault=NOT_DECODED.format(name))
+    local = parts.get("_local_tensor")
+    if isinstance(local, Tensor):
+        is_whole = local.shape == shape
+        return local if is_whole else replace(local, shape=shape, strides=(0,) * len(shape), fault=SHARD)
+    pieces = [parts.get(key) for key in ("qdata" if "qdata" in parts else "int_data", "scale", "zero_point")]
+    is_scaled = name in SCALED_SUBCLASSES and parts.get("act_pre_scale") is None
+    if is_scaled and isinstance(pieces[0], Tensor) and isinstance(pieces[1], Tensor):
+        return replace(pieces[0], form="affine", parts=tuple(piece for piece in pieces if isinstance(piece, Tensor)))
+    first = next((part for part in parts.values() if isinstance(part, Tensor)), None)
+    if first is None:
+        return StandIn()
+    return replace(first, shape=shape, strides=(0,) * len(shape), fault=NOT_DECODED.format(name))
+
+
+def _rebuild_wrapper(*_: Any) -> StandIn:
+    """A wrapper is rebuilt from its state (:func:`_rebuild_subclass`), never from its arguments alone."""
+    return StandIn()
 
 
 def _make_size(sizes: Any = ()) -> tuple[Any, ...]:
@@ -120,9 +164,11 @@ REBUILD_CALLS = {name: AllowedCall(function) for name, function in {
     "_rebuild_sparse_csr_tensor": _rebuild_sparse_tensor, "_rebuild_nested_tensor": _rebuild_nested_tensor,
     "_rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
 }.items()}  # fmt: skip
+WRAPPER_CALL = AllowedCall(_rebuild_wrapper)
 ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     **{("torch._utils", name): call for name, call in REBUILD_CALLS.items()},
     ("torch._tensor", "_rebuild_from_type_v2"): AllowedCall(_rebuild_subclass),
+    ("torch._utils", "_rebuild_wrapper_subclass"): WRAPPER_CALL,
     ("torch", "Size"): AllowedCall(_make_size),
     ("torch", "device"): AllowedCall(_return_none),
     ("torch.serialization", "_get_layout"): AllowedCall(_layout_name),

@@ -1,0 +1,36 @@
+"""Masks, recognized by their values: matrices of zeros and ones whose names do not say that they are weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from layerscope.array_types import Array
+
+PROBED_ENTRIES = 1 << 12  # read first; those of almost every weight hold another value
+CHUNK_ENTRIES = 1 << 20
+MASK = ("mask", "a mask by its values (only zeros and ones): not learned")
+
+
+def is_mask(fetch: Callable[[str], Any], name: str) -> bool:
+    """Does the tensor hold nothing but zeros and ones, and both of them?
+
+    It is read up to the first other value. A tensor that cannot be read is none; reading it later says why.
+    """
+    try:
+        flat: Array = np.asarray(fetch(name)).reshape(-1)
+    except Exception:  # whatever a damaged file causes
+        return False
+    has_zeros = has_ones = False
+    start, size = 0, PROBED_ENTRIES
+    while start < flat.size:
+        part = flat[start : start + size]
+        zeros, ones = int((part == 0).sum()), int((part == 1).sum())
+        if zeros + ones != part.size:
+            return False
+        has_zeros, has_ones = has_zeros or zeros > 0, has_ones or ones > 0
+        start, size = start + size, CHUNK_ENTRIES
+    return has_zeros and has_ones
