@@ -64,9 +64,18 @@ def _module_name(ref: LayerRef) -> str:
     return ref.tensor.removesuffix(".weight")
 
 
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model._orig_mod.")
-# of DistributedDataParallel, torch.compile, DeepSpeed and Lightning, FSDP, and a compiled Lightning model
-INNER_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+WRAPPER_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "_forward_module.",
+    "_fsdp_wrapped_module.",
+    "model._orig_mod.",
+    "base_model.model.",
+)
+# of DistributedDataParallel, torch.compile, DeepSpeed and Lightning, FSDP, a compiled Lightning model, and PEFT
+INNER_WRAPPERS = re.compile(
+    r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|modules_to_save\.\w+)\."
+)
 MAX_PREFIX_WORDS = 4  # words of a prefix that is tried
 MIN_PREFIX_SHARE = 0.5  # share of a model's names that must have a prefix before it is tried
 Keys = dict[str, str]

@@ -77,6 +77,7 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
                 "factor",
                 "an adapter factor by its name; the folder of a PEFT adapter gives the product",
             )
+    found.update(_adapted_bases(words))
     found.update(_second_copies({name: parts for name, parts in rest.items() if name not in found}, shapes))
     return found
 
@@ -104,6 +105,15 @@ def _optimizer_state(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, 
         )
         if parts[-1] in OPTIMIZER_LEAVES or in_state or (has_twin and len(parts) > 1):
             yield name, ("optimizer", "optimizer state by its name, not a weight")
+
+
+def _adapted_bases(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Reason]]:
+    """Weights below ``base_layer``, as PEFT calls the original layer, with adapter factors beside them."""
+    adapted = {tuple(parts[:i]) for parts in words.values() for i, word in enumerate(parts) if FACTOR.fullmatch(word)}
+    reason = "the base of an adapted weight, whose scale the file does not state; save model.merge_and_unload()"
+    for name, parts in words.items():
+        if "base_layer" in parts and tuple(parts[: parts.index("base_layer")]) in adapted:
+            yield name, ("factor", reason)
 
 
 def _second_copies(

@@ -64,7 +64,8 @@ class MergedSource:
         unplaced = [
             replace(ref, skipped=ref.skipped or "the base model has no layer for it")
             for ref in adapter.layers()
-            if ref.skipped or _find_module(self._base_module(ref), stems) not in adapted
+            if (ref.skipped and ref.tensor not in adapter.factors)
+            or _find_module(self._base_module(ref), stems) not in adapted
         ]
         self._layers = number_layers([*rows, *unplaced])
 
@@ -79,7 +80,7 @@ class MergedSource:
         if factors is None:
             return pick(self.adapter.weights.fetch(self._replaced_layers[stem].tensor), ref)
         weight = self.base.read(replace(ref, part=None))
-        return take(self.adapter.merged(factors, weight, ref.axes == "io"), ref.part)
+        return take(self.adapter.merged(factors, weight, ref.axes == "io", ref.expert), ref.part)
 
     def _base_module(self, ref: LayerRef) -> str:
         factors = self.adapter.factors.get(ref.tensor)
@@ -91,8 +92,11 @@ class MergedSource:
         stem = ref.tensor.removesuffix(".weight")
         factors = self._factors_by_module.get(stem)
         if factors is not None:
+            if factors.experts and ref.expert is None:
+                return replace(ref, skipped="the adapter adapts a stack of experts, but the base model has none here")
             shape = factors.shape if ref.axes != "io" else factors.shape[::-1]
-            if ref.part is None and shape != ref.shape:
+            fits = shape == ref.shape or (factors.experts > 0 and shape[::-1] == ref.shape)
+            if ref.part is None and not fits:
                 return replace(ref, skipped=f"its shape is {ref.shape}, but the adapter's is {shape}")
             how = f"plus {self.adapter.scales[factors.label]:.4g}·B·A of rank {factors.rank}"
             return replace(ref, dtype="float64", how=", ".join(filter(None, (ref.how, how))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ class Factors:
     stem: str  # the module's name in the base model
     adapter: str  # "" or the adapter's name
     embedding: bool = False
+    experts: int = 0  # of a parameter that holds a stack of experts
     tensors: dict[str, TensorInfo] = field(default_factory=dict)  # "A", "B", "magnitude"
 
     @property
@@ -41,8 +42,8 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The rank r, the number of rows of A."""
-        return self.tensors["A"].shape[0]
+        """The rank r, the number of rows of A (per expert)."""
+        return self.tensors["A"].shape[0] // (self.experts or 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,22 +100,30 @@ def group_factors(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[Te
     return list(factors_by_module.values()), others
 
 
-def adapter_row(factors: Factors, scale: float) -> LayerRef:
-    """Return the row of one adapter: an r × r core for two-dimensional factors, the full kernel for convolutions."""
+def adapter_rows(factors: Factors, scale: float) -> list[LayerRef]:
+    """Return the row of one adapter, or one per expert.
+
+    It is an r × r core for two-dimensional factors, and the full kernel for convolutions.
+    """
     name, info = factors.label, next(iter(factors.tensors.values()))
     fault = factors.fault()
     if fault:
-        return LayerRef(0, name, info.shape, "", info.dtype, "lora", tensor=name, skipped=fault)
+        return [LayerRef(0, name, info.shape, "", info.dtype, "lora", tensor=name, skipped=fault)]
     shape, rank = factors.shape, factors.rank
     how = f"{scale:.4g}·B·A of rank {rank}"
     if "magnitude" in factors.tensors:
         how += ", without DoRA magnitudes"
+    row = LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how, derived="lora")
     if len(shape) == 4:
-        return LayerRef(0, name, shape, "oihw", "float64", "lora", tensor=name, how=how, derived="lora")
+        return [replace(row, axes="oihw")]
     if rank > min(shape):
-        how += f", above the matrix's maximum ({min(shape)}), formed in full"
-        return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, how=how, derived="lora")
-    return LayerRef(0, name, shape, "oi", "float64", "lora", tensor=name, rank=rank, how=how, derived="lora")
+        row = replace(row, how=f"{how}, above the matrix's maximum ({min(shape)}), formed in full")
+    else:
+        row = replace(row, rank=rank)
+    if not factors.experts:
+        return [row]
+    stem, _, last = name.rpartition("experts.")
+    return [replace(row, name=f"{stem}experts.{e}.{last}", expert=e) for e in range(factors.experts)]
 
 
 def full_product(factors: Factors, a: Array, b: Array, scale: float) -> Floats:

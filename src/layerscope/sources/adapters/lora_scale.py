@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from layerscope.sources.adapters.lora_factors import Factors
+from layerscope.sources.layouts.parametrized_weights import ScaleOf
+
+DIFFUSERS_METADATA = "lora_adapter_metadata"  # key in the header of a safetensors file
 
 
-def scale_from_config(config: Mapping[str, Any]) -> Callable[[Factors], float]:
+def scale_from_config(config: Mapping[str, Any]) -> ScaleOf:
     """Return a function that gives the scale of each module, according to adapter_config.json.
 
     The scale is lora_alpha / r, or lora_alpha / √r for rsLoRA, where r is the rank of the stored factors. An entry of
@@ -27,11 +30,35 @@ def scale_from_config(config: Mapping[str, Any]) -> Callable[[Factors], float]:
             raise ValueError(f"{key} is {value!r:.40}, but must be a finite number")
     alpha_by_module = {_module_name(key): float(value) for key, value in alphas.items()}
 
-    def scale_of(factors: Factors) -> float:
-        matches = [key for key in alpha_by_module if factors.stem == key or factors.stem.endswith(f".{key}")]
+    def scale_of(stem: str, rank: int) -> float:
+        matches = [key for key in alpha_by_module if stem == key or stem.endswith(f".{key}")]
         alpha = alpha_by_module[matches[0]] if matches else float(config["lora_alpha"])
-        rank = 1 if factors.fault() else factors.rank
         return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+    return scale_of
+
+
+def scale_from_metadata(metadata: Mapping[str, Any]) -> ScaleOf:
+    """Return a function that gives the scale of each module of a file that diffusers wrote.
+
+    The settings of each component stand in the header, under names such as ``unet.lora_alpha``; files of older
+    versions have none, and the scale is 1.
+
+    :raises ValueError: the settings are no JSON object, or invalid.
+    """
+    text = metadata.get(DIFFUSERS_METADATA)
+    settings = json.loads(text) if isinstance(text, str) else {}
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{DIFFUSERS_METADATA} is not a JSON object")
+    configs: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        component, _, option = key.partition(".")
+        configs.setdefault(component, {})[option] = value
+    scales = {component: scale_from_config(config) for component, config in configs.items()}
+
+    def scale_of(stem: str, rank: int) -> float:
+        component = stem.partition(".")[0]
+        return scales[component](stem, rank) if component in scales else 1.0
 
     return scale_of
 

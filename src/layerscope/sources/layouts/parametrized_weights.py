@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 Fetch = Callable[[str], Any]
-LORA_DOWN = re.compile(
-    r"(?P<stem>.+)\.lora(?P<join>[_.])(?P<down>down\.weight|a)$", re.DOTALL
-)  # kohya's and GGUF's names
-UPS = {"down.weight": "up.weight", "a": "b"}
+ScaleOf = Callable[[str, int], float]  # (module, rank of its factors) → scale of a LoRA adapter
+LORA_PAIRS = (  # how the names of the two factors end: kohya, diffusers of all versions, GGUF and mlx-lm
+    (".lora_down.weight", ".lora_up.weight"), (".lora.down.weight", ".lora.up.weight"),
+    ("_lora.down.weight", "_lora.up.weight"), (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    (".lora_a", ".lora_b"), (".lora.a", ".lora.b"),
+)  # fmt: skip
+PEFT_PAIR = (".lora_A.weight", ".lora_B.weight")  # only where the file's kind gives their scale
 PARAMETRIZED = re.compile(r"(?P<owner>.*\.|)parametrizations\.(?P<name>\w+)\.original(?P<first>0?)$", re.DOTALL)
 
 
@@ -40,15 +43,15 @@ class Formed(NamedTuple):
 
 
 def form_weights(
-    tensors: list[TensorInfo], fetch: Fetch, lora_alpha: float | None = None
+    tensors: list[TensorInfo], fetch: Fetch, lora_scale: ScaleOf | None = None
 ) -> tuple[list[TensorInfo], Fetch]:
     """Replace the ingredients of every known parametrization by the weight.
 
-    :param lora_alpha: alpha of LoRA adapters, where the file states one for all of them.
+    :param lora_scale: the scale of LoRA factors, where the kind of the file gives it.
     :return: the tensors, and a function that fetches one of them by name.
     """
     infos = {info.name: info for info in tensors}
-    recipes = {recipe.name: recipe for recipe in _recipes(infos, lora_alpha) if recipe.name not in infos}
+    recipes = {recipe.name: recipe for recipe in _recipes(infos, lora_scale) if recipe.name not in infos}
     if not recipes:
         return tensors, fetch
     weight_of = {name: recipe.name for recipe in recipes.values() for name in recipe.ingredients}
@@ -103,7 +106,9 @@ def _widen(array: Array) -> Array:
     return np.asarray(array.astype(np.result_type(array.dtype, np.float32), copy=False))
 
 
-def _recipes(infos: Mapping[str, TensorInfo], lora_alpha: float | None) -> Iterator[Formed]:
+def _recipes(infos: Mapping[str, TensorInfo], lora_scale: ScaleOf | None) -> Iterator[Formed]:
+    pairs = LORA_PAIRS if lora_scale is None else (*LORA_PAIRS, PEFT_PAIR)
+    endings = tuple(down for down, _ in pairs)
     for name, info in infos.items():
         if name.endswith("_orig"):
             yield from _recipe_of_original(name, info, infos)
@@ -113,8 +118,11 @@ def _recipes(infos: Mapping[str, TensorInfo], lora_alpha: float | None) -> Itera
                 yield Formed(stem, (name, f"{stem}_g"), weight_normalized, "g·v/‖v‖ (weight norm)")
         elif match := PARAMETRIZED.match(name):
             yield from _recipe_of_parametrization(match, info, infos)
-        elif match := LORA_DOWN.match(name):
-            yield from _recipe_of_adapter(match, info, infos, lora_alpha)
+        elif name.endswith(endings):
+            down, up = next(pair for pair in pairs if name.endswith(pair[0]))
+            yield from _recipe_of_adapter(
+                name.removesuffix(down), info, infos.get(name.removesuffix(down) + up), infos, lora_scale
+            )
 
 
 def _recipe_of_original(name: str, info: TensorInfo, infos: Mapping[str, TensorInfo]) -> Iterator[Formed]:
@@ -144,27 +152,39 @@ def _recipe_of_parametrization(
 
 
 def _recipe_of_adapter(
-    match: re.Match[str], down: TensorInfo, infos: Mapping[str, TensorInfo], lora_alpha: float | None
+    stem: str,
+    down: TensorInfo,
+    up: TensorInfo | None,
+    infos: Mapping[str, TensorInfo],
+    lora_scale: ScaleOf | None,
 ) -> Iterator[Formed]:
-    """The update alpha/r · up · down of a LoRA adapter outside PEFT, read as a core with its singular values."""
-    up, alpha = (
-        infos.get(f"{match['stem']}.lora{match['join']}{UPS[match['down']]}"),
-        infos.get(f"{match['stem']}.alpha"),
-    )
-    if up is None or len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
+    """The update s · up · down of a LoRA adapter outside PEFT, read as a core with its singular values.
+
+    The scale is alpha/r with a stored alpha, or the rule of the file. mlx-lm stores both factors transposed.
+    """
+    alpha = infos.get(f"{stem}.alpha")
+    if up is None or len(down.shape) != 2 or len(up.shape) != 2 or (alpha is not None and math.prod(alpha.shape) != 1):
         return
-    rank, shape = down.shape[0], (up.shape[0], down.shape[1])
-    if rank > min(shape) or (alpha is not None and math.prod(alpha.shape) != 1):
+    (rank, inputs), (outputs, up_rank) = down.shape, up.shape
+    is_transposed = rank != up_rank or rank > min(inputs, outputs)
+    if is_transposed:
+        (inputs, rank), (up_rank, outputs) = down.shape, up.shape
+    if rank != up_rank or not 0 < rank <= min(inputs, outputs):
         return
 
     def core(a: Array, b: Array, stored_alpha: Array | None = None) -> Array:
-        scale = lora_alpha if stored_alpha is None else float(np.asarray(stored_alpha).reshape(()))
-        return low_rank_core(a, b, 1.0 if scale is None else scale / rank)
+        scale = 1.0 if lora_scale is None else lora_scale(stem, rank)
+        if stored_alpha is not None:
+            scale = float(np.asarray(stored_alpha).reshape(())) / rank
+        return low_rank_core(a.T, b.T, scale) if is_transposed else low_rank_core(a, b, scale)
 
-    is_known = alpha is not None or lora_alpha is not None
-    how = f"alpha/{rank} · up · down" if is_known else f"up · down of rank {rank}; the file states no alpha"
+    how = f"up · down of rank {rank}; the file states no alpha"
+    if alpha is not None:
+        how = f"alpha/{rank} · up · down"
+    elif lora_scale is not None:
+        how = f"{lora_scale(stem, rank):.4g} · up · down of rank {rank}"
     ingredients = (down.name, up.name, *([alpha.name] if alpha is not None else []))
-    yield Formed(f"{match['stem']}.lora", ingredients, core, how, shape, rank)
+    yield Formed(f"{stem}.lora", ingredients, core, how, (outputs, inputs), rank)
 
 
 def _is_norm(magnitude: TensorInfo | None, direction: TensorInfo) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from layerscope.errors import Unreadable
 from layerscope.numerics.lazy_rows import lazy_rows
+from layerscope.sources.layouts.parametrized_weights import ScaleOf
 from layerscope.sources.layouts.torch_names import TensorInfo
 from layerscope.sources.quantization.gguf_types import PLAIN_DTYPES, decodable_types, decode, look_up_type
 from layerscope.sources.readers.gguf_header import MAGIC, Entry, Header, read_header
@@ -57,7 +58,8 @@ def open(target: Path) -> StateDict:
     def fetch(name: str) -> Array:
         return _read_tensor(*places[name])
 
-    return StateDict(make_spec(target, "gguf", portable=True), tensors, fetch, _config_from_metadata(headers[0]))
+    spec, config = make_spec(target, "gguf", portable=True), _config_from_metadata(headers[0])
+    return StateDict(spec, tensors, fetch, config, _scale_of_adapter(headers[0]))
 
 
 def _list_parts(target: Path) -> list[Path]:
@@ -145,10 +147,12 @@ def _config_from_metadata(header: Header) -> dict[str, Any]:
         config_key: metadata.get(f"{architecture}.{gguf_key}")
         for config_key, gguf_key in gguf_key_by_config_key.items()
     }
-    alpha = metadata.get("adapter.lora.alpha")
-    adapter = {"lora_alpha": float(alpha)} if isinstance(alpha, int | float) and math.isfinite(alpha) else {}
-    return {
-        "model_type": "gguf",
-        **adapter,
-        **{name: value for name, value in values.items() if isinstance(value, int)},
-    }
+    return {"model_type": "gguf", **{name: value for name, value in values.items() if isinstance(value, int)}}
+
+
+def _scale_of_adapter(header: Header) -> ScaleOf | None:
+    """The scale alpha/r of a LoRA adapter, if the file states alpha."""
+    alpha = header.metadata.get("adapter.lora.alpha")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return None
+    return lambda _, rank: float(alpha) / rank

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
+from layerscope.sources.adapters.lora_scale import scale_from_metadata
+from layerscope.sources.layouts.parametrized_weights import ScaleOf
 from layerscope.sources.layouts.torch_names import TensorInfo
-from layerscope.sources.readers.safetensors_header import Entry, looks_like_header, read_header
+from layerscope.sources.readers.safetensors_header import Entry, looks_like_header, read_header, read_metadata
 from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.storage.dtypes import as_dtype
 from layerscope.sources.storage.extents import Extent
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 PORTABLE = True
 MAX_INDEX_BYTES = 64 << 20
+DIFFUSERS_LORA = re.compile(r"pytorch_lora_weights.*\.safetensors$")
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
@@ -40,11 +44,16 @@ def open(target: Path) -> StateDict:
 
 
 def open_files(
-    target: Path, files: list[Path], config: dict[str, Any] | None, listed: Mapping[str, Path] | None = None
+    target: Path,
+    files: list[Path],
+    config: dict[str, Any] | None,
+    listed: Mapping[str, Path] | None = None,
+    lora_scale: ScaleOf | None = None,
 ) -> StateDict:
     """Open several files as one source.
 
     :param listed: the file of each tensor as an index states it, checked against the files.
+    :param lora_scale: the scale of LoRA factors, where the kind of the file gives it.
     """
     entries: dict[str, tuple[Path, Entry]] = {}
     for file in files:
@@ -62,7 +71,16 @@ def open_files(
         return read_entry(file, entry)
 
     tensors = [TensorInfo(name, entry.shape, entry.dtype) for name, (_, entry) in entries.items()]
-    return StateDict(make_spec(target, "safetensors", portable=True), tensors, fetch, config)
+    if any(DIFFUSERS_LORA.match(file.name) for file in files):
+        lora_scale = _scale_of_diffusers(files[0])
+    return StateDict(make_spec(target, "safetensors", portable=True), tensors, fetch, config, lora_scale)
+
+
+def _scale_of_diffusers(file: Path) -> ScaleOf:
+    try:
+        return scale_from_metadata(read_metadata(file))
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise Unreadable(f"{file}: cannot read the scale of the adapter in its header: {error}") from None
 
 
 def read_shard_index(index: Path) -> dict[str, Path]:

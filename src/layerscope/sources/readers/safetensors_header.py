@@ -57,6 +57,21 @@ def read_header(path: Path) -> dict[str, Entry]:
     :raises Unreadable: the file is truncated or not JSON; two tensors have one name; the offsets are negative, overlap,
         leave gaps or do not end with the file; or the size of a tensor is not shape × dtype.
     """
+    header, base, size = _read_table(path)
+    header.pop("__metadata__", None)
+    entries = {name: _parse_entry(path, name, value, base) for name, value in header.items()}
+    _check_tiling(path, entries, base, size)
+    return entries
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata of the header: text by name, as the program that wrote the file left it."""
+    metadata = _read_table(path)[0].get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_table(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return (header, byte at which the tensors begin, size of the file)."""
     extent = whole_file(path)
     size, prefix = extent.length, extent.read(0, 8)
     if len(prefix) < 8:
@@ -78,11 +93,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         ) from None
     if not isinstance(header, dict):
         raise Unreadable(f"{path}: the safetensors header is not a JSON object; save or download the file again")
-    header.pop("__metadata__", None)
-    base = 8 + length
-    entries = {name: _parse_entry(path, name, value, base) for name, value in header.items()}
-    _check_tiling(path, entries, base, size)
-    return entries
+    return header, 8 + length, size
 
 
 def looks_like_header(path: Path) -> bool:

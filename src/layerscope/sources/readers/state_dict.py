@@ -14,7 +14,7 @@ from layerscope.records.sources import SourceSpec
 from layerscope.sources.inventory import not_weights, without_weight_names
 from layerscope.sources.layouts.keras_flax_kernels import Variable, VariableLayout, lay_out_variable
 from layerscope.sources.layouts.layer_order import in_model_order
-from layerscope.sources.layouts.parametrized_weights import form_weights
+from layerscope.sources.layouts.parametrized_weights import ScaleOf, form_weights
 from layerscope.sources.layouts.torch_names import FLOATS, TensorInfo, layers_of, number_layers
 from layerscope.sources.mask_values import MASK, is_mask
 from layerscope.sources.quantization.stored_codes import decode_tensors
@@ -55,9 +55,10 @@ class StateDict(Tensors):
         tensors: Iterable[TensorInfo],
         fetch: Callable[[str], Array],
         config: Mapping[str, Any] | None = None,
+        lora_scale: ScaleOf | None = None,
     ) -> None:
         stored = list(tensors)
-        formed, fetch = form_weights(stored, fetch, (config or {}).get("lora_alpha"))
+        formed, fetch = form_weights(stored, fetch, lora_scale)
         self.formed = {info.name for info in formed} - {info.name for info in stored}  # weights that are not stored
         decoded, fetch = decode_tensors(formed, fetch, config or {})
         self.tensors = _take_inventory(decoded, fetch)

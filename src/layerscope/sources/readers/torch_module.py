@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import SourceSpec
+from layerscope.sources.adapters.live_adapters import (
+    AdaptedTensor,
+    adapted_tensors,
+    innermost,
+    is_adapted,
+    unused_parts,
+)
 from layerscope.sources.layouts import transposed_projections
 from layerscope.sources.layouts.fused_projections import fused_parts, with_heads
 from layerscope.sources.layouts.layer_order import in_model_order
@@ -79,13 +86,19 @@ class Module:
         refs: list[LayerRef] = []
         row_by_memory: dict[Any, int] = {}
         config: dict[str, Any] = getattr(getattr(root, "config", None), "to_dict", dict)()
+        unused = unused_parts(root)
         for path, owner in root.named_modules():
             if ".parametrizations." in f".{path}.":
                 continue  # listed with the module that owns them
-            for local, tensor, how in _iterate_tensors(owner):
+            reason = unused.get(path, "")
+            for local, tensor, how in _iterate_tensors(owner, bool(reason)):
                 name = f"{path}.{local}" if path else local
+                if reason:
+                    info = describe_tensor(name, tensor() if callable(tensor) else tensor)
+                    refs.append(LayerRef(0, name, info.shape, "", info.dtype, "factor", tensor=name, skipped=reason))
+                    continue
                 # a parametrized tensor is computed again when read; only its shape is used here
-                info = describe_tensor(name, tensor() if callable(tensor) else tensor)
+                info = describe_tensor(name, _template(tensor))
                 original_row = (
                     row_by_memory.get(info.storage) if info.storage is not None and not callable(tensor) else None
                 )
@@ -101,7 +114,7 @@ class Module:
                 if how == BUFFER:
                     rows = _describe_buffer(info)
                 else:
-                    rows = [replace(ref, how=ref.how or how) for ref in _lay_out(owner, local, info, config)]
+                    rows = [replace(ref, how=ref.how or how) for ref in _lay_out(innermost(owner), local, info, config)]
                 refs += [_add_heads(with_heads(ref, config), root, owner, path) for ref in rows]
         return refs
 
@@ -127,8 +140,20 @@ def _add_heads(ref: LayerRef, root: Any, owner: Any, path: str) -> LayerRef:
     return ref
 
 
-def _iterate_tensors(owner: Any) -> Iterator[tuple[str, Any, str]]:
-    """Yield (name, tensor or function that computes it, description) for one module, without its children."""
+def _template(tensor: Any) -> Any:
+    """A tensor of the same shape and type, computed only if none is at hand."""
+    if isinstance(tensor, AdaptedTensor):
+        return tensor.template
+    return tensor() if callable(tensor) else tensor
+
+
+def _iterate_tensors(owner: Any, as_stored: bool = False) -> Iterator[tuple[str, Any, str]]:
+    """Yield (name, tensor or function that computes it, description) for one module, without its children.
+
+    An adapted layer of PEFT yields the tensors of the layer inside it, unless they are wanted as stored.
+    """
+    if is_adapted(owner) and not as_stored:
+        yield from adapted_tensors(owner)
     parametrized = getattr(owner, "parametrizations", {})
     for local in parametrized:
         yield local, _make_compute(owner, local), "computed by its parametrization"
