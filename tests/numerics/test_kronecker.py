@@ -17,14 +17,13 @@ from layerscope.numerics.kronecker import (
     percentile_rank,
     product_kappa,
     rank,
-    zero_negligible,
 )
 
 SHARES = (1, 20, 33.3, 50, 80, 99.9, 100)
 
 
 def brute(a: np.ndarray, b: np.ndarray, share: float) -> float:
-    every = np.sort(np.multiply.outer(zero_negligible(a), zero_negligible(b)).ravel())
+    every = np.sort(np.multiply.outer(a, b).ravel())
     value = every[-percentile_rank(share, len(every))]
     return every[-1] / value if value > 0 else math.inf
 
@@ -89,6 +88,26 @@ def test_zeros_make_it_infinite_and_nothing_makes_it_nan() -> None:
 def test_two_small_factors_that_are_not_zero_make_a_product_that_is_not() -> None:
     a = np.array([1e-9, 1.0])
     assert product_kappa(a, a) == pytest.approx(1e18)
+
+
+def test_products_are_ranked_before_any_eigenvalue_counts_as_zero() -> None:
+    a, b = np.array([1.0] * 8 + [1e-3] * 32 + [7e-6] * 24), np.array([1.0] * 32 + [1e-3] * 32)
+    eps = float(np.finfo(np.float32).eps)
+    assert product_kappa(a, b, 50, eps, eps) == pytest.approx(1 / 7e-6)
+    assert product_kappa(a, b, 50) == pytest.approx(1 / 7e-6)
+
+
+@pytest.mark.parametrize("rows", [21, 40, 63])
+@pytest.mark.parametrize("spread", [0, 2])
+def test_rounding_error_of_sums_in_float32_is_no_eigenvalue(rows: int, spread: int, rng: np.random.Generator) -> None:
+    d = 64
+    x = (rng.normal(size=(rows, d)) * np.logspace(0, -spread, d)).astype(np.float32)
+    gram = x.T @ x
+    assert gram.dtype == np.float32
+    evals, eps = np.linalg.eigvalsh(gram.astype(np.float64)), float(np.finfo(np.float32).eps)
+    for share in (10, 50, 90, 100):
+        is_in_rank = percentile_rank(share, d * d) <= rows * d
+        assert math.isfinite(product_kappa(evals, np.ones(d), share, eps)) == is_in_rank
 
 
 def test_the_effective_rank_counts_equal_directions() -> None:

@@ -116,6 +116,8 @@ def coherence(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
     noise. The bound of 1 holds for the empirical Fisher matrix and for conv="expand" only.
     """
     _require_one_group(learning)
+    if "shared" in learning:
+        raise Absent("the weight is used elsewhere too, and the layer's rows do not bound that part of its gradient")
     if "bounded" not in learning:
         raise Absent('with several positions per example it is bounded for conv="expand" only')
     bound = math.sqrt(
@@ -263,11 +265,9 @@ def _kappa_of_gradient(share: int) -> Callable[..., float]:
 def _kappa_of_product(share: int) -> Callable[..., float]:
     def kappa(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
         _require_one_group(learning)
-        eps = max(learning["input_eps"], learning["gradient_eps"])
-        return _require_finite(
-            kronecker.product_kappa(_require_complete(input).evals, _require_complete(gradient).evals, share, eps),
-            share,
-        )
+        factors = (_require_complete(input).evals, _require_complete(gradient).evals)
+        value = kronecker.product_kappa(*factors, share, learning["input_eps"], learning["gradient_eps"])
+        return _require_finite(value, share)
 
     return kappa
 

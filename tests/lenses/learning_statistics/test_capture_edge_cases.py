@@ -107,25 +107,40 @@ def test_equal_tokens_are_fully_coherent() -> None:
         assert m["coherence"] == pytest.approx(1.0)
 
 
-def test_a_weight_that_is_used_elsewhere_has_the_gradient_of_its_layer() -> None:
-    class Tied(nn.Module):
-        def __init__(self, tied: bool) -> None:
+@pytest.mark.parametrize("use", ["embedding", "transposed", "twice", "second head"])
+@pytest.mark.parametrize("fisher", ["empirical", "mc"])
+def test_a_weight_that_is_used_elsewhere_has_its_whole_gradient(use: str, fisher: str) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
             super().__init__()
-            self.emb, self.head = nn.Embedding(12, 6), nn.Linear(6, 12, bias=False)
-            if tied:
+            self.emb, self.head = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+            self.square = nn.Linear(6, 6, bias=False)
+            if use == "embedding":
                 self.head.weight = self.emb.weight
+            self.other = nn.Linear(6, 9, bias=False)
+            if use == "second head":
+                self.other.weight = self.head.weight
 
         def forward(self, x: Any) -> Any:
-            return self.head(torch.tanh(self.emb(x)).mean(1))
+            hidden = torch.tanh(self.emb(x))
+            if use == "transposed":
+                hidden = torch.tanh(nn.functional.linear(self.head(hidden), self.head.weight.T))
+            if use == "twice":
+                hidden = torch.tanh(self.square(torch.tanh(self.square(hidden))))
+            return self.head(hidden) + (self.other(hidden.sin()) if use == "second head" else 0)
 
-    tied, apart = Tied(True).double(), Tied(False).double()
-    with torch.no_grad():
-        apart.emb.weight.copy_(tied.emb.weight)
-        apart.head.weight.copy_(tied.emb.weight)
-    batch = torch.randint(12, (30, 4)), torch.randint(12, (30,))
-    tied_report, apart_report = (layerscope.conditioning(net, batch) for net in (tied, apart))
-    head = next(row for row in tied_report.rows if "domination" in row.metrics)
-    assert head.metrics["domination"] == pytest.approx(apart_report.layers["head.weight"].metrics["domination"])
+    torch.manual_seed(5)
+    net = Shared().double()
+    batches = [(torch.randint(9, (40,)), torch.randint(9, (40,))) for _ in range(2)]
+    report = layerscope.conditioning(net, batches, fisher=fisher)
+    loss = sum(nn.functional.cross_entropy(net(x), y, reduction="sum") for x, y in batches) / 80
+    loss.backward()
+    name = "square.weight" if use == "twice" else "head.weight"
+    weight, metrics = net.get_parameter(name), report.layers[name].metrics
+    sigma = float(torch.linalg.matrix_norm(weight.grad, 2))
+    assert metrics["grad_sigma_max"] == pytest.approx(sigma, rel=1e-9)
+    assert metrics["domination"] == pytest.approx(sigma / float(torch.linalg.matrix_norm(weight.detach(), 2)), rel=1e-9)
+    assert ("coherence" in metrics) == (use in ("twice", "second head"))
 
 
 def test_a_layer_without_a_bias_gets_none() -> None:

@@ -136,18 +136,44 @@ def _capture_batch(
 
 
 def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> None:
-    """Run the backward pass of the loss; hooks compute gradients of linear weights, autograd those of convolutions."""
+    """Run the backward pass of the loss, and add up the gradients of all weights.
+
+    The hooks compute those of linear weights, which saves autograd the work. Autograd computes those of convolutions,
+    and of weights that are also used elsewhere, e.g. by a tied embedding: the hooks see only the calls of the layer.
+    """
     import torch
 
-    convolutions = [layer for layer in layers if kind_of(layer.module) != "linear"]
-    targets = [*(layer.module.weight for layer in convolutions), *state.output_edges]
+    shared = _used_elsewhere(loss, layers, state)
+    for layer in layers:
+        layer.is_shared = layer.is_shared or layer.name in shared
+    state.by_autograd = [layer for layer in layers if kind_of(layer.module) != "linear" or layer.is_shared]
+    targets = [*(layer.module.weight for layer in state.by_autograd), *state.output_edges]
     if not targets:
         return
     with translate_errors("the backward pass"):
         gradients = torch.autograd.grad(loss, targets, retain_graph=True, allow_unused=True)
-    for layer, gradient in zip(convolutions, gradients, strict=False):
+    for layer, gradient in zip(state.by_autograd, gradients, strict=False):
         if gradient is not None:
             add_gradient(layer, gradient.detach().flatten(1))
+
+
+def _used_elsewhere(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> set[str]:
+    """Names of the weights that the graph of the loss uses more often than their layers were called."""
+    linear = {id(layer.module.weight): layer.name for layer in layers if kind_of(layer.module) == "linear"}
+    uses = dict.fromkeys(linear.values(), 0)
+    seen, pending = {loss.grad_fn}, [loss.grad_fn]
+    while pending:
+        for node, _ in pending.pop().next_functions:
+            name = linear.get(id(getattr(node, "variable", None)))
+            if name is not None:
+                uses[name] += 1
+            if node is not None and node not in seen:
+                seen.add(node)
+                pending.append(node)
+    for layer, _, _ in state.calls:
+        if layer.name in uses:
+            uses[layer.name] -= 1
+    return {name for name, count in uses.items() if count > 0}
 
 
 def measurable(module: Any) -> bool:

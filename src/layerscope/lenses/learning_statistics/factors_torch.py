@@ -149,6 +149,7 @@ class FactorsSource:
             **self._training_facts,
             **units,
             **({"bounded": 1.0} if entry.conv == "expand" or entry.positions == entry.calls else {}),
+            **({"shared": 1.0} if entry.is_shared else {}),
             **_group_facts(entry, self.examples),
             **_norm_facts(entry.norm),
             **self._known_facts.get(entry.name, {}),

@@ -21,7 +21,8 @@ class LayerStatistics:
     conv: str
     inputs: list[FactorSum] = field(default_factory=list)
     gradients: list[FactorSum] = field(default_factory=list)
-    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples, for the calls of this layer
+    weight_gradient: Any = None  # Σ ∂ℓ/∂W over the examples
+    is_shared: bool = False  # is the weight used elsewhere too, e.g. by a tied embedding?
     positions: int = 0  # number of positions of one example, summed over calls
     calls: int = 0
     outputs: int = 0  # number of outputs of the model
@@ -75,6 +76,7 @@ class CaptureState:
     calls: list[tuple[LayerStatistics, Any, int]] = field(default_factory=list)  # (layer, input, version of input)
     layer_by_tensor: dict[int, LayerStatistics] = field(default_factory=dict)  # id of a tensor → layer of its units
     referenced: list[Any] = field(default_factory=list)  # keeps these tensors alive, so that ids stay unique
+    by_autograd: list[LayerStatistics] = field(default_factory=list)  # layers whose weight gradient autograd computes
     last_output: tuple[LayerStatistics | None, Any] = (None, None)  # (last layer with an output, its memory)
 
     def begin_batch(self, batch: int) -> None:
@@ -88,7 +90,7 @@ class CaptureState:
         self._forget_tensors()
 
     def _forget_tensors(self) -> None:
-        self.last_output = (None, None)
+        self.last_output, self.by_autograd = (None, None), []
         self.output_edges, self.calls, self.layer_by_tensor, self.referenced = [], [], {}, []
 
     def end_forward(self) -> None:
@@ -151,7 +153,7 @@ def _record_output_gradient(
 ) -> None:
     """Add the output gradient of one call of a module to the sums."""
     rows = gradient_rows(module, gradient.detach()).to(_sum_dtype(gradient))
-    if Phase.WEIGHT_GRADIENT in state.phase and kind_of(module) == "linear":
+    if Phase.WEIGHT_GRADIENT in state.phase and not any(layer is other for other in state.by_autograd):
         if x._version != version:
             layer.problem = "its input is overwritten in place before the backward pass"
             return
