@@ -14,6 +14,7 @@ import pytest
 
 import layerscope
 from layerscope.errors import Refused, TargetError, Unreadable
+from layerscope.sources import opening
 from layerscope.sources.opening import open_target
 from layerscope.sources.readers.torch_zip import TensorZip
 from layerscope.sources.storage.extents import whole_file
@@ -306,3 +307,82 @@ def test_indices_of_a_sparse_tensor_stay_inside(tmp_path: Path, place: int) -> N
     with pytest.raises(Unreadable, match="indices outside its shape"):
         source = open_target(tmp_path / "m.pt")
         source.read(next(iter(source.layers())))
+
+
+def read_all(path: Path) -> dict[str, np.ndarray]:
+    with opening.opened_source(path) as source:
+        return {ref.name: np.array(source.read(ref)) for ref in source.layers() if not ref.skipped}
+
+
+DTYPES = ["float32", "float64", "float16", "bfloat16"]
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["model.pkl", "model.pt"])
+def test_state_dicts_written_by_pickle_dump(tmp_path: Path, name: str, dtype: str, protocol: int) -> None:
+    weights = {"fc.weight": torch.randn(96, 64).to(getattr(torch, dtype)), "fc.bias": torch.zeros(96)}
+    weights["head.weight"] = weights["fc.weight"][10:70, :50]  # a part of the same storage
+    (tmp_path / name).write_bytes(pickle.dumps(weights, protocol=protocol))
+    found = read_all(tmp_path / name)
+    assert list(found) == ["fc.weight", "head.weight"]
+    for key, array in found.items():
+        np.testing.assert_array_equal(array.astype(np.float64), weights[key].double().numpy())
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2"])
+def test_numpy_arrays_in_pickles_and_checkpoints(tmp_path: Path, dtype: str, order: str, protocol: int) -> None:
+    array = np.asarray(np.random.default_rng(0).normal(size=(60, 50)), dtype, order=order)  # type: ignore[call-overload]
+    content = {"fc.weight": array, "names": np.array(["a", "b"], object), "big": array.astype(">f8"), "epoch": 3}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    torch.save({"model": content}, tmp_path / "model.pt", pickle_protocol=protocol)
+    for name in ("model.pkl", "model.pt"):
+        [(key, found)] = read_all(tmp_path / name).items()
+        assert key == "fc.weight"
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("content", ["list", "tuple", "params"])
+def test_lists_of_tensors_are_named_by_their_place(tmp_path: Path, content: str) -> None:
+    tensors = [torch.randn(96, 64), torch.randn(60, 96)]
+    torch.save(
+        {"list": tensors, "tuple": tuple(tensors), "params": {"params": tensors}}[content], tmp_path / "model.pt"
+    )
+    found = read_all(tmp_path / "model.pt")
+    assert list(found) == ["0", "1"]
+    np.testing.assert_array_equal(found["1"], tensors[1].numpy())
+
+
+def test_tables_beside_the_model_are_listed_and_copies_of_it_skipped(tmp_path: Path) -> None:
+    def weights() -> dict[str, Any]:
+        return {"fc.weight": torch.randn(96, 64), "fc.bias": torch.zeros(96)}
+
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.randn(60, 60))])
+    optimizer.param_groups[0]["params"][0].grad = torch.randn(60, 60)
+    optimizer.step()
+    state = {"net": weights(), "best": weights(), "critic": {"fc2.weight": torch.randn(60, 64)}}
+    torch.save({**state, "sgd": optimizer.state_dict(), "epoch": 3}, tmp_path / "model.pt")
+    rows = {row.name: row for row in layerscope.describe(tmp_path / "model.pt").rows}
+    assert list(rows) == ["fc.weight", "fc.bias", "best.fc.weight", "best.fc.bias", "critic.fc2.weight"]
+    assert [name for name, row in rows.items() if not row.skipped] == ["fc.weight", "critic.fc2.weight"]
+    assert "--select best" in rows["best.fc.weight"].skipped
+    chosen = layerscope.analyze(tmp_path / "model.pt", select="best")
+    assert [row.name for row in chosen.rows if not row.skipped] == ["best.fc.weight"]
+
+
+@pytest.mark.parametrize("damage", ["short", "text", "other"])
+def test_damaged_storages_of_pickle_dump_are_refused(tmp_path: Path, damage: str) -> None:
+    raw = pickle.dumps({"fc.weight": torch.randn(60, 50)}, protocol=4)
+    at = raw.index(bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"))
+    if damage == "short":  # the pickle states one number more than there is
+        raw = raw.replace(b"M\xb8\x0b", b"M\xb9\x0b")
+    elif damage == "text":
+        raw = raw[:at] + b"x" * 15 + raw[at + 15 :]
+    else:
+        raw = raw.replace(b"_load_from_bytes", b"_load_from_bites")
+    (tmp_path / "model.pkl").write_bytes(raw)
+    with pytest.raises(Unreadable, match="damaged pickle"):
+        read_all(tmp_path / "model.pkl")

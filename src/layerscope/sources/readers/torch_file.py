@@ -20,6 +20,7 @@ from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file, size_of
 from layerscope.sources.storage.pickle_objects import StandIn, Tensor
 from layerscope.sources.storage.pickle_reader import walk_tensors
+from layerscope.sources.storage.pickled_arrays import as_tensor
 from layerscope.sources.storage.zip_archive import zip_names
 from layerscope.sources.targets import make_spec
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PORTABLE = True
 SUFFIXES = (".pt", ".pth", ".bin", ".th", ".ckpt")
 MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights", "params", "ema")
+SECOND_COPY = "a second copy of the model, by its structure; analyze it alone with --select {}"
 MAX_NESTING_DEPTH = 4  # levels of nesting searched for tensors
 MAX_MODULE_PATH_CHARS = 4000  # characters in the path of a module
 MAX_MODULE_DEPTH = 64  # levels of modules in modules
@@ -61,12 +63,13 @@ def open_files(
     places: dict[str, Path] = {}
     for file in files:
         checkpoint = _open_checkpoint_file(file)
-        modules |= collect_modules(_find_model(file, checkpoint.content))
-        for name, tensor in named_tensors(file, checkpoint.content):
+        modules |= collect_modules(_find_model(file, checkpoint.content)[0])
+        for name, tensor, copy_reason in named_tensors(file, checkpoint.content):
             if name in checkpoint_and_tensor:
                 raise Unreadable(f"{target}: two tensors are called {name!r}; names must be unique")
             checkpoint_and_tensor[name], places[name] = (checkpoint, tensor), file
-            tensors.append(checkpoint.describe(name, tensor))
+            info = checkpoint.describe(name, tensor)
+            tensors.append(replace(info, not_weight=("copy", copy_reason)) if copy_reason else info)
 
     check_index(target, listed or {}, places)
 
@@ -93,15 +96,24 @@ def is_pickle(path: Path) -> bool:
     return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
-def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for the model in a checkpoint.
+def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor, str]]:
+    """Yield (name, tensor, why it is no weight) for the model in a checkpoint, then for the tables beside it.
 
-    The state dict may be nested, or the only item of a list.
+    The state dict may be nested, or the only item of a list. The names of the other tables begin with their key; a
+    table with the same names and shapes as the model is a second copy of it.
 
     :raises Unreadable: there are no tensors.
     """
-    model = _find_model(path, content)
-    yield from walk_tensors(model, MAX_MODULE_DEPTH if isinstance(model, StandIn) else MAX_NESTING_DEPTH)
+    content, others = _find_model(path, content)
+    depth = MAX_MODULE_DEPTH if isinstance(content, StandIn) else MAX_NESTING_DEPTH
+    model = dict(walk_tensors(content, depth))
+    yield from ((name, tensor, "") for name, tensor in model.items())
+    shapes = {name: tensor.shape for name, tensor in model.items()}
+    for key, table in others.items():
+        tensors = {name: tensor for name, tensor in walk_tensors({key: table}, depth) if name not in model}
+        is_copy = {name.removeprefix(f"{key}."): tensor.shape for name, tensor in tensors.items()} == shapes
+        reason = SECOND_COPY.format(key[:60]) if is_copy else ""
+        yield from ((name, tensor, reason) for name, tensor in tensors.items())
 
 
 def collect_modules(content: Any) -> dict[str, StandIn]:
@@ -139,31 +151,39 @@ def _apply_module_state(ref: LayerRef, module: StandIn | None) -> LayerRef:
     return ref
 
 
-def _find_model(path: Path, content: Any) -> Any:
+def _find_model(path: Path, content: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the table of the model's tensors, and the tables beside it by key."""
     found = f"no dict within {MAX_NESTING_DEPTH} levels of nesting"
+    others: dict[str, Any] = {}
     for _ in range(MAX_NESTING_DEPTH):
-        if isinstance(content, list | tuple) and len(content) == 1:
-            content = content[0]
-            continue
+        if isinstance(content, list | tuple):
+            if len(content) != 1:
+                content = dict(enumerate(content))
+            else:
+                content = content[0]
+                continue
         if isinstance(content, StandIn) and any(walk_tensors(content, MAX_MODULE_DEPTH)):
-            return content
+            return content, others
         if not isinstance(content, Mapping):
             break
-        if any(isinstance(value, Tensor) and len(value.shape) > 1 for value in content.values()):
-            return content
+        if any((tensor := as_tensor(value)) is not None and len(tensor.shape) > 1 for value in content.values()):
+            return content, others
         nested_keys = [
             key for key in MODEL_KEYS if isinstance(content.get(key), Mapping | list | tuple | StandIn) and content[key]
         ]
         if not nested_keys:
             # a flat dict of vectors is a model; numbers (an accuracy, a step) are not
             if any(walk_tensors(content, MAX_NESTING_DEPTH)):
-                return content
-            keys = [key for key in content if isinstance(key, str)][:6]
+                return content, others
+            keys = [str(key) for key in content][:6]
             found = f"found the keys {', '.join(key[:40] for key in keys)!r}" if content else "found an empty dict"
             break
+        tables = {key: value for key, value in content.items() if isinstance(value, Mapping | list | tuple | StandIn)}
+        others |= {key: table for key, table in tables.items() if isinstance(key, str) and key != nested_keys[0]}
         content = content[nested_keys[0]]
-    if isinstance(content, Tensor):
-        return {"tensor": content}
+    tensor = as_tensor(content)
+    if tensor is not None:
+        return {"tensor": tensor}, others
     raise Unreadable(
         f"{path}: no tensors found ({found}); "
         f"expected a state dict, at the top or under one of the keys {', '.join(MODEL_KEYS)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 HOW_FORMED = {"sparse": "sparse, read as a dense tensor", "affine": "decoded from {}: (code − zero point) · scale"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first value in files of torch.save before torch 1.6
+LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickle of that value
+MAX_STREAM_BYTES = 4 << 30  # of a pickle that holds its numbers
 MAX_STORAGES = 1 << 20
 
 
@@ -56,11 +59,15 @@ class _Checkpoint(ABC):
         if tensor.form == "affine" and tensor.parts:
             return self._decode_affine(tensor)
         dtype = as_dtype(tensor.dtype)
-        extent, start = self.locate_storage(tensor.storage)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         if tensor.offset < 0 or min(tensor.strides, default=0) < 0:
             raise Unreadable(f"{self.extent.path}: damaged: a tensor reaches beyond its storage; save the file again")
-        flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
+        count = last - tensor.offset + 1 if math.prod(tensor.shape) else 0
+        if tensor.storage.raw is not None:
+            flat = np.frombuffer(tensor.storage.raw, dtype, count, tensor.offset * dtype.itemsize)
+        else:
+            extent, start = self.locate_storage(tensor.storage)
+            flat = extent.array(dtype, start + tensor.offset * dtype.itemsize, (last - tensor.offset + 1,))
         strides = tuple(s * dtype.itemsize for s in tensor.strides)
         if dtype.isbuiltin == 1:
             return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
@@ -149,15 +156,25 @@ class TensorZip(_Checkpoint):
 
 
 class TensorStream(_Checkpoint):
-    """A file of torch.save before torch 1.6: magic number, protocol, system, content, keys, then the storages."""
+    """A file of torch.save before torch 1.6: magic number, protocol, system, content, keys, then the storages.
+
+    A file of pickle.dump has the content alone, with the numbers of each tensor in it.
+    """
 
     def __init__(self, extent: Extent) -> None:
         super().__init__(extent)
         path = extent.path
+        if extent.length > MAX_STREAM_BYTES and not extent.read(0, 32).startswith(LEGACY_START):
+            raise Unreadable(
+                f"{path}: a file of pickle.dump with {extent.length:,} bytes, which would be read whole "
+                f"(at most {MAX_STREAM_BYTES:,}); save the state dict with torch.save or safetensors"
+            )
         with extent.open() as file:
+            self._storage_starts: dict[str, int] = {}
             magic = unpickle(path, file)
-            if magic != LEGACY_MAGIC:  # another pickle, whose tensors may have no storage
-                raise Unreadable(f"{path}: a pickle that torch.save did not write; save a state dict with torch.save")
+            if magic != LEGACY_MAGIC:  # written by pickle.dump, with the numbers inside
+                self.content = magic
+                return
             storages: dict[str, Storage] = {}
             _, system, self.content, keys = (unpickle(path, file, storages) for _ in range(4))
             if not isinstance(keys, list) or len(keys) > MAX_STORAGES:
@@ -168,7 +185,6 @@ class TensorStream(_Checkpoint):
             if isinstance(system, dict) and system.get("little_endian") is False:
                 raise Unreadable(f"{path}: its tensors are big-endian; save them on a little-endian machine")
             position = file.tell()
-        self._storage_starts: dict[str, int] = {}
         for key in keys:
             count_bytes = extent.read(position, 8)
             storage = storages.get(key) if isinstance(key, str) else None

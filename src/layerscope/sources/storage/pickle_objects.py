@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DTYPE_BY_STORAGE_CLASS = {
@@ -48,6 +48,7 @@ class Storage(Immutable):
     key: str
     dtype: str
     count: int
+    raw: bytes | None = field(default=None, repr=False, compare=False)  # the numbers, where the pickle holds them
 
 
 @dataclass(frozen=True)

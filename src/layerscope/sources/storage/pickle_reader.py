@@ -12,6 +12,7 @@ import pickle
 import sys
 from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from layerscope.errors import Refused, Unreadable
@@ -25,7 +26,9 @@ from layerscope.sources.storage.pickle_objects import (
     Storage,
     Table,
     Tensor,
+    bytes_per_entry,
 )  # fmt: skip
+from layerscope.sources.storage.pickled_arrays import array_class, as_tensor
 from layerscope.sources.storage.torch_rebuilds import ALLOWED_GLOBALS, AllowedCall
 
 MAX_ENTRIES = 1 << 20  # visited below one object
@@ -39,22 +42,25 @@ DATA_MODULES = {  # standard-library modules with classes that only hold data
 }  # fmt: skip
 
 
-def unpickle(where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+def unpickle(
+    where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | None = None, is_inner: bool = False
+) -> Any:
     """Return the content of one pickle.
 
     :param raw: the pickle, or a file object, which is left at the end of the pickle.
     :param storages: collects the storages that the pickle names.
+    :param is_inner: it stands inside another pickle, and may hold none itself.
     :raises Refused: the pickle asks for a function that could run code.
     :raises Unreadable: the pickle is damaged, or built to exhaust its reader.
     """
     try:
         if isinstance(raw, bytes):
             check_pickle(raw)
-            return _Unpickler(io.BytesIO(raw), storages).load()
+            return _Unpickler(io.BytesIO(raw), storages, is_inner).load()
         at = raw.tell()
         check_pickle(raw)
         raw.seek(at)
-        return _Unpickler(raw, storages).load()
+        return _Unpickler(raw, storages, is_inner).load()
     except Refused as refused:
         raise Refused(f"{where}: {refused}") from None
     except MemoryError:
@@ -64,8 +70,11 @@ def unpickle(where: Any, raw: bytes | BinaryIO, storages: dict[str, Storage] | N
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, storages: dict[str, Storage] | None) -> None:
+    def __init__(self, file: BinaryIO, storages: dict[str, Storage] | None, is_inner: bool = False) -> None:
         super().__init__(file, encoding="latin1")  # decodes Python 2's strings
+        self.is_inner = is_inner
+        self.inner_storages: dict[int, tuple[bytes, Storage]] = {}  # by the id of their bytes, which stay alive here
+        self.load_storage = AllowedCall(self._load_storage)
         self.storages = {} if storages is None else storages
         self.stand_in_classes: dict[tuple[str, str], type[StandIn]] = {}
         self.ordered_dict, self.copied_entries = AllowedCall(self._make_table), 0
@@ -75,6 +84,10 @@ class _Unpickler(pickle.Unpickler):
             return ALLOWED_GLOBALS[module, name]
         if (module, name) == ("collections", "OrderedDict"):
             return self.ordered_dict
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return self.load_storage
+        if (array := array_class(module, name)) is not None:
+            return array
         if module in ("torch", "torch.storage") and name in DTYPE_BY_STORAGE_CLASS:
             return DTYPE_BY_STORAGE_CLASS[name]
         if module == "torch" and name in TORCH_DTYPES:
@@ -100,6 +113,14 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError(f"more than {MAX_ENTRIES:,} entries are copied to OrderedDicts")
         return Table(entries)
 
+    def _load_storage(self, raw: Any) -> Storage:
+        """Find the storage of a tensor that pickle.dump wrote: a file of torch.save before 1.6, as bytes."""
+        if not isinstance(raw, bytes) or self.is_inner:
+            raise ValueError("a storage is made from something other than bytes")
+        if id(raw) not in self.inner_storages:
+            self.inner_storages[id(raw)] = raw, _parse_storage(raw, len(self.inner_storages))
+        return self.inner_storages[id(raw)][1]
+
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) < 2:
             raise ValueError("unknown persistent id")
@@ -113,6 +134,18 @@ class _Unpickler(pickle.Unpickler):
         if len(pid) > 5 and pid[5] is not None:
             raise ValueError("a storage is a view of another (torch before 0.4); save it again with a newer torch")
         return self.storages.setdefault(key, Storage(key, dtype, count))
+
+
+def _parse_storage(raw: bytes, number: int) -> Storage:
+    file = io.BytesIO(raw)
+    _, _, _, storage, keys = (unpickle("storage", file, is_inner=True) for _ in range(5))
+    start = file.tell()
+    if not isinstance(storage, Storage) or keys != [storage.key] or storage.count < 0:
+        raise ValueError("bytes that should hold one storage do not")
+    size = storage.count * bytes_per_entry(storage.dtype if storage.dtype != "bool" else "uint8")
+    if len(raw) != start + 8 + size:
+        raise ValueError(f"a storage has {len(raw) - start - 8:,} bytes, but its pickle states {size:,}")
+    return replace(storage, key=f"inner{number}", raw=raw[start + 8 :])
 
 
 def _unpack_name(name: str) -> str:
@@ -136,8 +169,9 @@ def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
     pending: list[tuple[str, Any, tuple[int, ...]]] = [("", content, ())]
     while pending:
         prefix, value, above = pending.pop()
-        if isinstance(value, Tensor):
-            yield _unpack_name(prefix.removesuffix(".")), value
+        tensor = as_tensor(value)
+        if tensor is not None:
+            yield _unpack_name(prefix.removesuffix(".")), tensor
             continue
         table = value.parts() if isinstance(value, StandIn) else value
         if isinstance(table, Mapping) and is_optimizer_table(table):
@@ -153,5 +187,5 @@ def walk_tensors(content: Any, max_depth: int) -> Iterator[tuple[str, Tensor]]:
         for key, entry in reversed(items):
             if not isinstance(key, str | int) or not _is_short_key(key):
                 continue
-            if isinstance(entry, Tensor) or not str(key).startswith(TORCH_OPTIMIZER_PREFIX):
+            if as_tensor(entry) is not None or not str(key).startswith(TORCH_OPTIMIZER_PREFIX):
                 pending.append((f"{prefix}{key}.", entry, inner))

@@ -153,6 +153,13 @@ def _make_size(sizes: Any = ()) -> tuple[Any, ...]:
     return tuple(sizes)
 
 
+def _encode(text: Any = "", encoding: Any = "latin1") -> Any:
+    """The bytes that a pickle of protocol 2 holds as text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes are encoded in another way than Python does")
+    return text.encode("latin1")
+
+
 def _return_none(*_: Any) -> None:
     return None
 
@@ -170,6 +177,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("torch._tensor", "_rebuild_from_type_v2"): AllowedCall(_rebuild_subclass),
     ("torch._utils", "_rebuild_wrapper_subclass"): WRAPPER_CALL,
     ("torch", "Size"): AllowedCall(_make_size),
+    ("_codecs", "encode"): AllowedCall(_encode),
     ("torch", "device"): AllowedCall(_return_none),
     ("torch.serialization", "_get_layout"): AllowedCall(_layout_name),
     ("torch.storage", "UntypedStorage"): "uint8",
