@@ -72,6 +72,11 @@ def as_huggingface(net: Net, folder: Path) -> Any:
     return folder
 
 
+def as_one_of_its_parts(net: Net, folder: Path) -> str:
+    torch.save(net.state_dict(), folder / "mp_rank_00_model_states.pt")
+    return str(folder)
+
+
 def as_torch_file(net: Net, folder: Path) -> Any:
     torch.save(net.state_dict(), folder / "net.pt")
     return folder / "net.pt"
@@ -414,6 +419,7 @@ SAME_NAMES: dict[str, tuple[str, Writer]] = {  # name → (source, writer); rows
     "legacy torch file": ("torch_file", as_legacy_torch_file),
     "whole module": ("torch_file", as_whole_module),
     "lightning": ("torch_file", as_lightning),
+    "tensor parallel": ("tensor_parallel", as_one_of_its_parts),
     "torchscript": ("torchscript", as_torchscript),
     "torch export": ("torch_export", as_exported),
     "torch dcp": ("torch_dcp", as_dcp),

@@ -54,6 +54,12 @@ WEIGHT_WORD = re.compile(  # what the last word of a weight's name may be
     re.IGNORECASE,
 )
 
+FLAT_PARAMETER = re.compile(r"_?flat_param(eter)?(_\d+)?")
+FLAT_REASON = (
+    "a flat parameter of FSDP: many tensors in one vector, without their shapes; save the model with "
+    "StateDictType.FULL_STATE_DICT, or pass a checkpoint of torch.distributed.checkpoint"
+)
+
 Reason = tuple[str, str]  # (kind, reason), as a row that is skipped has them
 
 
@@ -66,6 +72,8 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
     found: dict[str, Reason] = dict(_optimizer_state(words))
     rest = {name: parts for name, parts in words.items() if name not in found}
     for name, parts in rest.items():
+        if FLAT_PARAMETER.fullmatch(parts[-1]):
+            found[name] = "flat", FLAT_REASON
         if len(shapes[name]) < 2:
             continue
         if parts[-1] in BUFFER_WORDS:

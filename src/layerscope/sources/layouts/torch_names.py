@@ -29,6 +29,9 @@ CONVOLUTION_NAME = re.compile(
 )  # what three axes need to be one
 MAX_WORD_CHARS = 200  # longer words are not matched: matching them is quadratic
 GATES = {4: ("lstm", "ifgo"), 3: ("gru", "rzn"), 1: ("rnn", "")}
+ZERO_PLACEHOLDER = (
+    "no entries: DeepSpeed ZeRO-3 leaves such placeholders; put the weights together with zero_to_fp32.py"
+)
 GROUPABLE = ("conv1d", "conv2d", "conv3d")
 CONV = {3: ("conv1d", "oiw"), 4: ("conv2d", "oihw"), 5: ("conv3d", "oidhw")}
 
@@ -161,6 +164,8 @@ def _skip_unreadable(tensor: TensorInfo, shapes: Shapes, config: Config) -> list
 
 
 def _skip_no_matrix(tensor: TensorInfo, shapes: Shapes, config: Config) -> list[LayerRef] | None:
+    if tensor.shape == (0,) and tensor.name.endswith("weight"):
+        return [_skip(tensor, "empty", ZERO_PLACEHOLDER)]
     skip = skip_reason(tensor.shape, tensor.dtype) or _vector_kind(tensor.name, tensor.shape)
     return [_skip(tensor, *skip)] if skip else None
 

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from layerscope.errors import TargetNotFound, Unreadable, did_you_mean
-from layerscope.sources.readers import flax_msgpack, gguf, keras_file, lora, npz, onnx, safetensors, tflite, torch_file
+from layerscope.sources.readers import (
+    flax_msgpack,
+    gguf,
+    keras_file,
+    lora,
+    npz,
+    onnx,
+    safetensors,
+    tensor_parallel,
+    tflite,
+    torch_file,
+)
+from layerscope.sources.readers.module_list import join_modules, module_folders
 from layerscope.sources.readers.state_dict import Tensors
 from layerscope.sources.storage.json_text import read_json
 from layerscope.sources.storage.paths import is_folder, path_inside
@@ -43,13 +55,28 @@ def accepts(target: Any) -> bool:
     return (
         is_folder(target)
         and not lora.is_adapter(target)
-        and bool(_list_weight_files(target) or _list_other_files(target))
+        and not tensor_parallel.accepts(target)
+        and bool(_list_weight_files(target) or _list_other_files(target) or _modules_with_weights(target))
     )
 
 
 def open(target: Path | str) -> Tensors:
-    """Read the headers of the only model in the folder."""
+    """Read the headers of the only model in the folder, with the modules that modules.json lists."""
     folder = find_snapshot(target) if isinstance(target, str) else target
+    paths = _modules_with_weights(folder)
+    if paths == [""] or not paths:
+        return _open_folder(target, folder)
+    sources = {path: _open_folder(folder / path, folder / path) for path in paths}
+    spec = replace(next(iter(sources.values())).spec, target=target, note=f"{len(sources)} modules")
+    return join_modules(spec, sources)
+
+
+def _modules_with_weights(folder: Path) -> list[str]:
+    """The folders of modules.json that hold weights."""
+    return [p for p in module_folders(folder) if _list_weight_files(folder / p) or _list_other_files(folder / p)]
+
+
+def _open_folder(target: Path | str, folder: Path) -> Tensors:
     if _list_weight_files(folder):
         files, module, listed = _select_model_files(folder)
         source: Tensors = module.open_files(folder, files, _read_config(folder), listed)
