@@ -18,7 +18,7 @@ RANKS = {
     "array_types": 0, "choices": 0, "errors": 0, "text": 0, "validation": 0,
     "registry": 1, "settings": 1, "numerics": 1,
     "records": 2,
-    "tensor_names": 3, "progress_bars": 3,
+    "gguf_names": 2, "tensor_names": 3, "progress_bars": 3,
     "sources": 4, "fits": 4, "engines": 4,
     "live": 5, "metrics": 5,
     "pipeline": 6, "rules": 6, "edit": 6, "persistence": 6,

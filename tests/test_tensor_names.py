@@ -75,3 +75,23 @@ def test_compare_distances_and_base_match_alike(tmp_path: Path) -> None:
     )
     delta = layerscope.describe(tuned, base=plain)
     assert sum(not row.skipped for row in delta.rows) == len(BERT)
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_the_counters_of_keras_begin_again(separator: str) -> None:
+    def names(first: int, count: int) -> list[str]:
+        layers = [f"dense_{i}" if i else "dense" for i in range(first, first + count)]
+        return [
+            f"{layer}{separator}{part}" for layer in [f"conv2d_{first + 3}", *layers] for part in ("kernel", "bias")
+        ]
+
+    ours, theirs = matching_keys(names(0, 3), names(9, 3))
+    assert list(ours.values()) == list(theirs.values())
+    assert len(set(ours.values())) == 8
+
+
+def test_counters_of_models_with_other_layers_are_not_guessed() -> None:
+    ours, theirs = matching_keys(["dense_1.kernel", "dense_2.kernel"], ["dense_4.kernel", "dense_5.kernel", "x.kernel"])
+    assert list(ours.values()) == list(theirs.values())[:2]  # the same two layers, and one more
+    ours, theirs = matching_keys(["dense_1.kernel", "dense_2.kernel"], ["dense_4.kernel", "relu_5.kernel"])
+    assert not set(ours.values()) & set(theirs.values())

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from layerscope.errors import NoLayerMatches, did_you_mean
+from layerscope.gguf_names import gguf_keys, is_gguf
 from layerscope.records.layers import NOT_SELECTED, LayerRef
 
 Selector = int | str
@@ -78,6 +79,9 @@ INNER_WRAPPERS = re.compile(
 )
 MAX_PREFIX_WORDS = 4  # words of a prefix that is tried
 MIN_PREFIX_SHARE = 0.5  # share of a model's names that must have a prefix before it is tried
+COUNTED = re.compile(r"(?P<base>[a-z][a-z0-9_]*?[a-z0-9])(_(?P<number>\d{1,6}))?")  # a layer that Keras names
+WORDS = re.compile(r"([./])")
+MAX_WORD_CHARS = 200
 Keys = dict[str, str]
 
 
@@ -86,14 +90,19 @@ def matching_keys(*models: Sequence[str]) -> list[Keys]:
 
     The key is the name without the prefixes of training wrappers. Formats, frameworks and heads add a prefix to the
     names (``bert.``, ``model.language_model.``) or write slashes for dots: the prefixes are removed that make most
-    names equal, if more names match than with fewer changes.
+    names equal, if more names match than with fewer changes. Beside a GGUF file, the names of other models become those
+    that llama.cpp gives them. The counters of Keras (``dense_3``) begin at one again.
     """
     keys = [{name: strip_wrapper_prefixes(name) for name in names} for names in models]
     if len(keys) < 2 or not all(keys):
         return keys
+    keys = _in_terms_of_gguf(keys)
     best, matched = keys, _count_matches(keys)
     if matched == min(len(set(key_by_name.values())) for key_by_name in keys):
         return keys
+    counted = [_without_counters(key_by_name) for key_by_name in keys]
+    if _count_matches(counted) == min(map(len, counted)):  # the same layers, counted from another number
+        return counted
     dotted = [{name: key.replace("/", ".") for name, key in key_by_name.items()} for key_by_name in keys]
     for first in _prefix_forms(dotted[0]):
         forms = [first, *(max(_prefix_forms(other), key=lambda form: _overlap(form, first)) for other in dotted[1:])]
@@ -101,6 +110,41 @@ def matching_keys(*models: Sequence[str]) -> list[Keys]:
         if count > matched:
             best, matched = forms, count
     return best if _is_enough(best, keys) else keys
+
+
+def _in_terms_of_gguf(keys: list[Keys]) -> list[Keys]:
+    """The keys, those of other models as they are called in the GGUF files among the models."""
+    are_gguf = [is_gguf(key_by_name.values()) for key_by_name in keys]
+    if len(set(are_gguf)) == 1:
+        return keys
+    gguf_names = sorted(
+        {key for key_by_name, is_it in zip(keys, are_gguf, strict=True) if is_it for key in key_by_name.values()}
+    )
+    translated = []
+    for key_by_name, is_it in zip(keys, are_gguf, strict=True):
+        names = {} if is_it else gguf_keys(list(key_by_name.values()), gguf_names)
+        translated.append({name: names.get(key, key) for name, key in key_by_name.items()})
+    return translated
+
+
+def _without_counters(keys: Keys) -> Keys:
+    """The keys with the counters of each kind of layer (dense_3, dense_4) replaced by their order, 0, 1, …
+
+    They stay as they are where two keys would become one.
+    """
+    numbers: dict[str, set[int]] = {}
+    for key in keys.values():
+        for word in WORDS.split(key)[::2]:
+            if match := COUNTED.fullmatch(word[:MAX_WORD_CHARS]):
+                numbers.setdefault(match["base"], set()).add(int(match["number"] or 0))
+    places = {(base, number): place for base, found in numbers.items() for place, number in enumerate(sorted(found))}
+
+    def recount(word: str) -> str:
+        match = COUNTED.fullmatch(word[:MAX_WORD_CHARS])
+        return f"{match['base']}#{places[match['base'], int(match['number'] or 0)]}" if match else word
+
+    counted = {name: "".join(map(recount, WORDS.split(key))) for name, key in keys.items()}
+    return counted if len(set(counted.values())) == len(set(keys.values())) else keys
 
 
 def _is_enough(best: Sequence[Keys], keys: Sequence[Keys]) -> bool:

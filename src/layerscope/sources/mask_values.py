@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PROBED_ENTRIES = 1 << 12  # read first; those of almost every weight hold another value
+MIN_ENTRIES = 64  # a smaller matrix of zeros and ones may be a weight
 CHUNK_ENTRIES = 1 << 20
 MASK = ("mask", "a mask by its values (only zeros and ones): not learned")
 
@@ -23,6 +24,8 @@ def is_mask(fetch: Callable[[str], Any], name: str) -> bool:
     try:
         flat: Array = np.asarray(fetch(name)).reshape(-1)
     except Exception:  # whatever a damaged file causes
+        return False
+    if flat.size < MIN_ENTRIES:
         return False
     has_zeros = has_ones = False
     start, size = 0, PROBED_ENTRIES

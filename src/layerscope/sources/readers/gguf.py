@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PORTABLE = True
+INTERLEAVED_ARCHITECTURES = (  # those for which llama.cpp's conversion permutes the rows of q and k
+    "llama", "baichuan", "xverse", "deci", "internlm2", "minicpm", "granite", "granitemoe", "olmo", "arctic",
+    "bailingmoe", "smollm3", "arcee",
+)  # fmt: skip
 SPLIT_FILE_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
@@ -55,10 +59,13 @@ def open(target: Path) -> StateDict:
     tensors = [_describe_tensor(target, name, *place) for name, place in places.items()]
     _check_no_overlap(target, places)
 
-    def fetch(name: str) -> Array:
-        return _read_tensor(*places[name])
-
     spec, config = make_spec(target, "gguf", portable=True), _config_from_metadata(headers[0])
+    heads = _interleaved_heads(headers[0], config)
+
+    def fetch(name: str) -> Array:
+        count = next((count for ending, count in heads.items() if name.endswith(ending)), 0)
+        return _read_tensor(*places[name], count)
+
     return StateDict(spec, tensors, fetch, config, _scale_of_adapter(headers[0]))
 
 
@@ -117,20 +124,47 @@ def _check_no_overlap(target: Path, places: Mapping[str, tuple[Extent, int, Entr
             )
 
 
-def _read_tensor(extent: Extent, data: int, entry: Entry) -> Array:
+def _read_tensor(extent: Extent, data: int, entry: Entry, heads: int = 0) -> Array:
+    """The values of a tensor; with ``heads``, the two halves of each head's rows are no longer interleaved.
+
+    llama.cpp interleaves the rows of q and k, 0, d/2, 1, d/2 + 1, …, for its rotary embedding. Here they stand in
+    Hugging Face's order again.
+    """
     ggml_type, (block, size) = look_up_type(entry.code)
     start = data + entry.offset
-    if ggml_type in PLAIN_DTYPES:
-        return extent.array(as_dtype(PLAIN_DTYPES[ggml_type]), start, entry.shape)
     shape = (math.prod(entry.shape[:-1]), entry.shape[-1])
-    row_bytes = shape[1] // block * size
-    codes = extent.array(np.dtype(np.uint8), start, (shape[0], row_bytes))
+    is_interleaved = heads > 0 and len(entry.shape) < 3 and entry.shape[0] % (2 * heads) == 0
+    rows_per_head = entry.shape[0] // heads if is_interleaved else 0
+    if ggml_type in PLAIN_DTYPES:
+        stored: Array = extent.array(as_dtype(PLAIN_DTYPES[ggml_type]), start, entry.shape)
+        return _halves_apart(stored, rows_per_head) if rows_per_head else stored
+    codes = extent.array(np.dtype(np.uint8), start, (shape[0], shape[1] // block * size))
 
     def decode_rows(first: int, stop: int) -> Array:
-        return decode(codes[first:stop], ggml_type).reshape(-1, shape[1])
+        if not rows_per_head:
+            return decode(codes[first:stop], ggml_type).reshape(-1, shape[1])
+        begin, end = first // rows_per_head * rows_per_head, -(-stop // rows_per_head) * rows_per_head
+        whole_heads = decode(codes[begin:end], ggml_type).reshape(-1, shape[1])
+        return _halves_apart(whole_heads, rows_per_head)[first - begin : stop - begin]
 
     decoded_rows = lazy_rows(shape, np.float32, decode_rows)
     return decoded_rows if len(entry.shape) == 2 else np.asarray(decoded_rows).reshape(entry.shape)  # type: ignore[return-value]
+
+
+def _halves_apart(rows: Array, rows_per_head: int) -> Array:
+    """Rows 0, 2, 4, … of each head, then rows 1, 3, 5, …"""
+    heads = rows.reshape(-1, rows_per_head // 2, 2, *rows.shape[1:])
+    apart: Array = heads.swapaxes(1, 2).reshape(rows.shape)
+    return apart
+
+
+def _interleaved_heads(header: Header, config: dict[str, Any]) -> dict[str, int]:
+    """End of a tensor's name → its number of heads, of the tensors whose rows llama.cpp interleaved."""
+    if header.metadata.get("general.architecture") not in INTERLEAVED_ARCHITECTURES:
+        return {}
+    heads = config.get("num_attention_heads", 0)
+    key_heads = config.get("num_key_value_heads", heads)
+    return {f".attn_{which}.{part}": n for which, n in (("q", heads), ("k", key_heads)) for part in ("weight", "bias")}
 
 
 def _config_from_metadata(header: Header) -> dict[str, Any]:
