@@ -119,10 +119,124 @@ def test_qlinear_operators_carry_their_own_scales(tmp_path: Path, rng: np.random
     assert rows(path)["w"].axes == "oihw"
 
 
-@pytest.mark.parametrize("op", ["MatMulInteger", "MatMulNBits"])
-def test_what_is_not_decoded_is_refused_by_name(tmp_path: Path, op: str) -> None:
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ("QAttention", "quantized with QAttention, not decoded"),
+        ("MatMulInteger", "quantized with MatMulInteger, but its scales are computed in the graph"),
+        ("MatMulNBits", "quantized with MatMulNBits, but its codes of shape (80, 60) do not fit its attributes"),
+    ],
+)
+def test_what_is_not_decoded_is_refused_by_name(tmp_path: Path, op: str, reason: str) -> None:
     path = saved(tmp_path, [make_node(op, ["x", "w"], ["y"])], {"w": np.ones((80, 60), np.uint8)})
-    assert rows(path)["w"].skipped == f"quantized with {op}, not decoded"
+    assert rows(path)["w"].skipped == reason
+
+
+def dynamic(op: str, scale_first: bool, **attributes: Any) -> list[Any]:
+    """What ONNX Runtime's quantize_dynamic writes in place of one MatMul or Conv."""
+    factors = ["w_scale", "x_scale"] if scale_first else ["x_scale", "w_scale"]
+    return [
+        make_node("DynamicQuantizeLinear", ["x"], ["x_q", "x_scale", "x_zero"]),
+        make_node("Mul", factors, ["scales"]),
+        make_node(op, ["x_q", "w_quantized", "x_zero", "w_zero"], ["y_q"], **attributes),
+        make_node("Cast", ["y_q"], ["y_cast"], to=1),
+        make_node("Mul", ["y_cast", "scales"][:: -1 if scale_first else 1], ["y"]),
+    ]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("op", ["MatMulInteger", "ConvInteger"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_dynamic_quantization_of_onnx_runtime(
+    tmp_path: Path, rng: np.random.Generator, op: str, dtype: str, per_channel: bool
+) -> None:
+    shape, axis = ((64, 60), 1) if op == "MatMulInteger" else ((60, 8, 3, 3), 0)
+    sizes: tuple[int, ...] = (60,) if per_channel else ()
+    codes = rng.integers(-127 if dtype == "int8" else 0, 127, shape).astype(dtype)
+    scale, zero = rng.random(sizes).astype(np.float32), rng.integers(0, 9, sizes).astype(dtype)
+    stored_scale = scale.reshape(1, 60, 1, 1) if per_channel and op == "ConvInteger" else scale
+    constants = {"w_quantized": codes, "w_scale": stored_scale, "w_zero": zero}
+    path = saved(tmp_path, dynamic(op, per_channel), constants)
+    wide = [part.reshape([-1 if i == axis else 1 for i in range(len(shape))]) for part in (scale, zero)]
+    expected = (codes.astype(np.float64) - wide[1]) * wide[0]
+    ref = rows(path)["w"]
+    assert (ref.axes, ref.shape) == ("io" if axis else "oihw", shape)
+    np.testing.assert_allclose(np.asarray(open_target(path).read(ref)), expected, rtol=1e-5, atol=1e-6)
+    assert [row.name for row in layerscope.analyze(path, min_evals=5).rows if not row.skipped] == ["w"]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zero_points", ["none", "packed", "float"])
+@pytest.mark.parametrize("columns", [64, 50])
+def test_block_wise_quantization(
+    tmp_path: Path, rng: np.random.Generator, bits: int, zero_points: str, columns: int
+) -> None:
+    outputs, block = 60, 16
+    blocks = -(-columns // block)
+    codes = rng.integers(0, 2**bits, (outputs, blocks, block))
+    scales = rng.random((outputs, blocks)).astype(np.float32)
+    zeros = rng.integers(0, 2**bits, (outputs, blocks))
+
+    def pack(values: np.ndarray) -> np.ndarray:
+        per_byte = 8 // bits
+        padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % per_byte)])
+        groups = padded.reshape(*padded.shape[:-1], -1, per_byte)
+        packed = sum(groups[..., i] << (bits * i) for i in range(per_byte))
+        return np.asarray(packed).astype(np.uint8)
+
+    constants = {"w": pack(codes), "s": scales.reshape(-1)}
+    if zero_points == "packed":
+        constants["z"] = pack(zeros)
+    elif zero_points == "float":
+        constants["z"] = zeros.astype(np.float32)
+    else:
+        zeros = np.full_like(zeros, 2 ** (bits - 1))
+    inputs = ["x", *constants]
+    node = make_node(
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft", K=columns, N=outputs, bits=bits, block_size=16
+    )
+    path = saved(tmp_path, [node], constants)
+    expected = ((codes - zeros[..., None]) * scales[..., None]).reshape(outputs, -1)[:, :columns]
+    ref = rows(path)["w"]
+    assert (ref.axes, ref.shape) == ("oi", (outputs, columns))
+    np.testing.assert_allclose(np.asarray(open_target(path).read(ref)), expected, rtol=1e-5)
+    assert all(row.skipped for name, row in rows(path).items() if name != "w")
+
+
+def with_functions(folder: Path, calls: dict[str, list[Any]], constants: dict[str, np.ndarray]) -> Path:
+    opset = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    functions = [
+        onnx.helper.make_function("own", name, ["a", "b"], ["c"], nodes, opset) for name, nodes in calls.items()
+    ]
+    tensors = [make_tensor(array, name) for name, array in constants.items()]
+    node = make_node(next(iter(calls)), ["x", "w"], ["y"], domain="own")
+    graph = onnx.helper.make_graph([node], "g", [], [], tensors)
+    model = onnx.helper.make_model(graph, functions=functions, opset_imports=opset)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return folder / "m.onnx"
+
+
+def test_functions_of_the_model_show_how_weights_are_used(tmp_path: Path, rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((80, 60)).astype(np.float32)
+    inner = [make_node("Transpose", ["b"], ["t"], perm=[1, 0]), make_node("MatMul", ["a", "t"], ["c"])]
+    calls = {"Linear": [make_node("Inner", ["a", "b"], ["c"], domain="own")], "Inner": inner}
+    path = with_functions(tmp_path, calls, {"w": weight})
+    ref = rows(path)["w"]
+    assert ref.axes == "oi"
+    np.testing.assert_array_equal(np.asarray(open_target(path).read(ref)), weight)
+
+
+@pytest.mark.parametrize("form", ["circle", "bomb"])
+def test_functions_that_never_end_are_refused(tmp_path: Path, form: str) -> None:
+    if form == "circle":
+        calls = {"A": [make_node("B", ["a", "b"], ["c"], domain="own")]}
+        calls["B"] = [make_node("A", ["a", "b"], ["c"], domain="own")]
+    else:
+        names = [f"F{i}" for i in range(14)]
+        twice = [[make_node(name, ["a", "b"], [f"c{k}"], domain="own") for k in range(20)] for name in names[1:]]
+        calls = dict(zip(names, [*twice, [make_node("MatMul", ["a", "b"], ["c"])]], strict=True))
+    with pytest.raises(Unreadable, match="function"):
+        rows(with_functions(tmp_path, calls, {"w": np.ones((60, 50), np.float32)}))
 
 
 def test_scales_that_the_graph_computes_are_not_guessed(tmp_path: Path) -> None:

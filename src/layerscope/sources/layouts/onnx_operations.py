@@ -22,6 +22,7 @@ from layerscope.sources.layouts.torch_names import (
     skip_reason,
     split_ref,
 )
+from layerscope.sources.quantization.onnx_codes import BLOCKWISE, CODE_SLOTS
 from layerscope.sources.readers.onnx_graph import (
     BIAS_SLOTS,
     NORM_OPERATIONS,
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 GATES = {"LSTM": ("lstm", "iofg"), "GRU": ("gru", "zrh"), "RNN": ("rnn", "")}  # in ONNX's order; ONNX calls g c
 RECURRENT_WEIGHT_NAMES = ("", "weight_ih", "weight_hh")  # by input slot of a recurrent operation
 NUMBERED_NAME = re.compile(r"(onnx::|val_|const_|Constant_?)?[A-Za-z]*_?\d+$|.*const_fold|.*__\d+$")
-CODE_SLOTS = {"QLinearConv": (3,), "QLinearMatMul": (0, 3), "QGemm": (0, 3)}  # input slots that hold quantized codes
-UNDECODED_OPS = (
-    "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits", "MatMulIntegerToFloat", "MatMulBnb4",
-    "GatherBlockQuantized", "QAttention", "DynamicQuantizeLSTM",
-)  # fmt: skip
+FLOAT_OPERATIONS = {  # quantized operation → the one that it computes
+    "QLinearConv": "Conv", "ConvInteger": "Conv", "QLinearMatMul": "MatMul", "MatMulInteger": "MatMul",
+    "DynamicQuantizeMatMul": "MatMul", "MatMulIntegerToFloat": "MatMul", "QGemm": "Gemm", "FusedMatMul": "MatMul",
+    "FusedConv": "Conv",
+}  # fmt: skip
+UNDECODED_OPS = ("MatMulBnb4", "GatherBlockQuantized", "QAttention", "DynamicQuantizeLSTM")
+SCALES = "quantization scales or zero points"
 IN_PROJ_BIAS = "in_proj_bias"
 PIECEWISE_OPS = (
     *RESHAPING_OPERATIONS,
@@ -151,7 +154,9 @@ def _skip_reason(ref: LayerRef, use: Use | None) -> tuple[str, str] | None:
     if use is not None and use.op in UNDECODED_OPS:
         return "quantized", f"quantized with {use.op}, not decoded"
     if use is not None and use.slot and use.op in ("DequantizeLinear", "QuantizeLinear"):
-        return "ingredient", "quantization scales or zero points"
+        return "ingredient", SCALES
+    if use is not None and use.op in (*CODE_SLOTS, BLOCKWISE) and use.slot not in (*CODE_SLOTS.get(use.op, (1,)), 0):
+        return "ingredient", SCALES
     skip = skip_reason(ref.shape, ref.dtype)
     if skip:
         return skip
@@ -168,11 +173,15 @@ def _skip_reason(ref: LayerRef, use: Use | None) -> tuple[str, str] | None:
 def _rows_by_operation(ref: LayerRef, arrival: Arrival) -> Rows:
     """Return the rows of a constant by its operation, with axes in stored order; none for an unknown operation."""
     use = arrival.use
-    op = use.op.removeprefix("QLinear").removeprefix("Fused").removeprefix("Q")
+    op = FLOAT_OPERATIONS.get(use.op, use.op)
     layout = LAYOUTS.get(op)
     if layout is None:
         return NO_ROWS
     return layout(ref, arrival, op, 1 if use.op in CODE_SLOTS and use.slot == 3 else use.slot)
+
+
+def _lay_out_blockwise(ref: LayerRef, arrival: Arrival, op: str, slot: int) -> Rows:
+    return ([replace(ref, axes="oi", kind="dense", how=ref.how)], _unchanged) if slot == 1 else NO_ROWS
 
 
 def _lay_out_gemm(ref: LayerRef, arrival: Arrival, op: str, slot: int) -> Rows:
@@ -232,6 +241,7 @@ LAYOUTS: dict[str, Callable[[LayerRef, Arrival, str, int], Rows]] = {
     "Conv": _lay_out_convolution,
     "ConvTranspose": _lay_out_convolution,
     "Gather": _lay_out_gather,
+    BLOCKWISE: _lay_out_blockwise,
     **dict.fromkeys(GATES, _lay_out_recurrent),
 }
 
@@ -276,6 +286,8 @@ def _gate_rows(ref: LayerRef, op: str) -> list[LayerRef]:
 def _readable_name(constant: Constant) -> str:
     """Return the name of a constant, or that of its operation if an exporter only numbered the constant."""
     name, use = last_joined_name(constant.name), constant.use
+    if use is not None and use.slot in CODE_SLOTS.get(use.op, ()):
+        name = name.removesuffix("_quantized")  # as ONNX Runtime calls the codes of a weight
     if use is None or not use.name or not NUMBERED_NAME.fullmatch(name):
         return name
     words = last_joined_name(use.name).strip("/").split("/")

@@ -14,8 +14,15 @@ import numpy as np
 
 from layerscope.errors import MissingExtra, Unreadable
 from layerscope.records.layers import LayerRef
-from layerscope.sources.layouts.onnx_operations import CODE_SLOTS, Shapes, constant_rows
-from layerscope.sources.readers.onnx_graph import Constant, Graph
+from layerscope.sources.layouts.onnx_operations import Shapes, constant_rows
+from layerscope.sources.quantization.onnx_codes import (
+    BLOCKWISE,
+    CODE_SLOTS,
+    blockwise_matrix,
+    decode_blockwise,
+    dequantization_of,
+)
+from layerscope.sources.readers.onnx_graph import Constant, Graph, inline_functions
 from layerscope.sources.readers.state_dict import Tensors
 from layerscope.sources.storage.dtypes import MAX_AXES
 from layerscope.sources.storage.extents import Extent, whole_file
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
 PORTABLE = True
 MAX_PROTOBUF_BYTES = 2 << 30  # the limit of protobuf itself
 EXTERNAL_LOCATION = 1  # TensorProto.DataLocation
-NO_INPUT = (0, "")
 
 
 def accepts(target: Any) -> bool:
@@ -43,7 +49,7 @@ def accepts(target: Any) -> bool:
 
 def open(target: Path) -> Tensors:
     """Read the graph; data in external files are not read yet."""
-    model = _parse_model(target)
+    model = inline_functions(target, _parse_model(target))
     graph = Graph(target, model.graph)
     tensors: dict[str, Callable[[], Array]] = {}
     refs: list[LayerRef] = []
@@ -86,12 +92,26 @@ def _lay_out_constant(
 ) -> tuple[list[LayerRef], Callable[[], Array]]:
     """The rows of one constant, and the function that reads it."""
     dtype, read = _prepare_tensor(target, constant.proto)
-    how, fault, use = "", "", constant.use
-    is_quantized_operand = use is not None and use.slot in CODE_SLOTS.get(use.op, ())
-    if is_quantized_operand or (constant.arrival is not None and constant.arrival.dequantized is not None):
-        read, how, fault = _prepare_dequantization(target, graph, constant, dtype, read)
-        dtype = dtype if fault else "float32"
-    ref = LayerRef(0, constant.name, shapes[constant.name], "", dtype, "", tensor=constant.name, how=how)
+    arrival, use, shape = constant.arrival, constant.use, shapes[constant.name]
+    how, fault, read_stored = "", "", read
+
+    def read_proto(proto: Any) -> Array:
+        return np.asarray(_prepare_tensor(target, proto)[1]())
+
+    if arrival is not None and use is not None and (arrival.dequantized or use.slot in CODE_SLOTS.get(use.op, ())):
+        dequantization = dequantization_of(graph, arrival)
+        fault = dequantization.fault
+        if not fault:
+            read, how, dtype = dequantization.prepare(read, read_proto), f"dequantized from {dtype}", "float32"
+    elif use is not None and use.op == BLOCKWISE and use.slot == 1:
+        shape, fault = blockwise_matrix(graph, use, shape)
+        if not fault:
+            dtype, how = "float32", f"decoded from {BLOCKWISE}, {int(use.attributes.get('bits', 4))} bits"
+
+            def read() -> Array:
+                return decode_blockwise(graph, use, read_stored, read_proto)
+
+    ref = LayerRef(0, constant.name, shape, "", dtype, "", tensor=constant.name, how=how)
     rows, arrange = constant_rows(graph, constant, ref, shapes, fault)
     return rows, lambda: arrange(read())
 
@@ -164,52 +184,3 @@ def _locate_external_data(target: Path, proto: Any, expected_bytes: int) -> tupl
             f"{start:,} of {file.name}, which has {size_of(file):,}; export or download the model again"
         )
     return whole_file(file), start
-
-
-def _prepare_dequantization(
-    target: Path, graph: Graph, constant: Constant, dtype: str, read: Callable[[], Array]
-) -> tuple[Callable[[], Array], str, str]:
-    """Prepare the dequantization (q − zero point) · scale of integer codes.
-
-    :returns: the function that reads the tensor, how it is dequantized, and the reason if it cannot be.
-    """
-    arrival = constant.arrival
-    assert arrival is not None
-    use, order = arrival.dequantized or arrival.use, arrival.order_then or arrival.order
-    slots = (1, 2) if arrival.dequantized or use.slot == 0 else (use.slot + 1, use.slot + 2)
-    keys = [use.inputs[slot] if slot < len(use.inputs) else NO_INPUT for slot in slots]
-    scale, zero = graph.value(keys[0]), graph.value(keys[1])
-    if scale is None or (keys[1][1] and zero is None):
-        return read, "", f"quantized with {use.op}, but its scales are computed in the graph"
-    _, read_scale = _prepare_tensor(target, scale)
-    read_zero = _prepare_tensor(target, zero)[1] if zero is not None else None
-    axis_by_operation = {
-        "QLinearConv": 0,
-        "QLinearMatMul": -1 if use.slot else -2,
-        "QGemm": 0 if use.attributes.get("transB") else 1,
-    }
-    axis = int(use.attributes.get("axis", 1)) if arrival.dequantized else axis_by_operation[use.op]
-    if order and -len(order) <= axis < len(order):
-        axis = order[axis]  # the stored axis
-    block = int(use.attributes.get("block_size", 0)) if arrival.dequantized else 0
-
-    def dequantize() -> Array:
-        codes = np.asarray(read()).astype(np.float32)
-        if read_zero is not None:
-            codes -= _broadcast_scales(read_zero().astype(np.float32), codes.shape, axis, block)
-        return codes * _broadcast_scales(read_scale().astype(np.float32), codes.shape, axis, block)
-
-    return dequantize, f"dequantized from {dtype}", ""
-
-
-def _broadcast_scales(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """Reshape scales to multiply a tensor: one for all of it, one per index of an axis, or one per block of an axis."""
-    if values.size == 1:
-        return values.reshape(())
-    if block:
-        return np.repeat(values, block, axis=axis)[tuple(slice(0, n) for n in shape)]
-    if values.ndim != 1 or values.size != shape[axis]:
-        raise ValueError(f"scales of shape {values.shape} do not fit axis {axis} of a tensor of shape {shape}")
-    broadcast_shape = [1] * len(shape)
-    broadcast_shape[axis] = values.size
-    return values.reshape(broadcast_shape)

@@ -70,6 +70,44 @@ class Constant:
         return self.arrival.use if self.arrival else None
 
 
+def inline_functions(path: Any, model: Any) -> Any:
+    """Replace calls of the model's own functions by their nodes, so that weights reach the operations that use them.
+
+    :raises Unreadable: the functions call each other in a circle, or expand to too many nodes.
+    """
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    active: set[tuple[str, str]] = set()
+
+    def count(nodes: Any, depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            total += 1 + (size(key, depth + 1) if key in bodies else 0)
+            for attribute in node.attribute:
+                for inner in (attribute.g, *attribute.graphs):
+                    total += count(inner.node, depth + 1) if inner.node else 0
+        if depth > MAX_GRAPH_DEPTH or total > MAX_NAMES:
+            raise Unreadable(f"{path}: its functions nest or expand beyond the limits")
+        return total
+
+    def size(key: tuple[str, str], depth: int) -> int:
+        if key in active:
+            raise Unreadable(f"{path}: the function {key[1][:80]!r} calls itself")
+        if key not in sizes:
+            active.add(key)
+            sizes[key] = count(bodies[key], depth)
+            active.discard(key)
+        return sizes[key]
+
+    count(model.graph.node, 0)
+    return onnx.inliner.inline_local_functions(model)
+
+
 class Graph:
     """All constants of a model, including those in subgraphs, with the operations that use them.
 
@@ -81,6 +119,7 @@ class Graph:
         self.constants: dict[str, Constant] = {}
         self.by_key: dict[ValueKey, Constant] = {}
         self.uses: dict[ValueKey, list[Use]] = {}
+        self.producers: dict[ValueKey, Use] = {}  # the operation that computes a value, at slot 0
         self.count, self.graphs = 0, 0
         self._collect(proto, (), 0)
         for constant in self.constants.values():
@@ -117,6 +156,7 @@ class Graph:
                     attributes[attribute.name] = {2: attribute.i, 3: attribute.s, 7: attribute.ints}[attribute.type]
             inputs = tuple(_resolve_name(name, scopes) for name in node.input)
             outputs = tuple((number, name) for name in node.output)
+            self.producers.update(dict.fromkeys(outputs, Use(node.op_type, node.name, 0, inputs, outputs, attributes)))
             for slot, key in enumerate(inputs):
                 use = Use(node.op_type, node.name, slot, inputs, outputs, attributes)
                 self.uses.setdefault(key, []).append(use)
