@@ -126,7 +126,7 @@ def test_a_budget_is_kept_and_says_what_it_left_out() -> None:
             return self.now
 
     clock = Clock()
-    monitor = layerscope.Monitor(net(), every=1, budget=0.1, clock=clock)
+    monitor = layerscope.Monitor(net(), every=1, budget=0.1, clock=clock, stop_on=["alpha > 1e9"])
     measured, seen = monitor._measure, []
 
     def slow(*args: Any) -> Any:
@@ -134,13 +134,24 @@ def test_a_budget_is_kept_and_says_what_it_left_out() -> None:
         return measured(*args)
 
     monitor._measure = slow  # type: ignore[method-assign]
-    for step in range(200):
-        clock.now += 1.0
-        if monitor.step():
-            seen.append(step)
-    assert seen[:3] == [0, 100, 150]
+
+    def train() -> None:
+        for step in range(201):
+            clock.now += 1.0
+            if monitor.step():
+                seen.append(step)
+        monitor.close()
+
+    with pytest.warns(layerscope.LayerscopeWarning) as told:
+        train()
+    assert seen == [0, 1, 150, 200]  # the first two are always made
+    first, last = (str(warning.message) for warning in told)  # one at the first that is skipped, one at the end
+    assert "the check at step 2 is skipped" in first
+    assert "stop_on= waits" in first
+    assert "budget=None" in first
+    assert "4 checks made, 197 skipped" in last
     assert monitor.share <= 0.1
-    assert monitor.skipped == 200 - len(seen)
+    assert monitor.skipped == 201 - len(seen)
     assert monitor.history.steps == tuple(seen)
 
 

@@ -90,9 +90,14 @@ def test_the_budget_counts_all_that_a_check_takes() -> None:
         real(*args)
 
     monitor.journal.append = slow  # type: ignore[method-assign]
-    for step in range(100):
-        clock[0] += 1.0
-        monitor.step(loss=1.0 / (step + 1))
+
+    def train() -> None:
+        for step in range(200):
+            clock[0] += 1.0
+            monitor.step(loss=1.0 / (step + 1))
+
+    with pytest.warns(layerscope.LayerscopeWarning, match="is skipped"):
+        train()
     assert monitor.share <= 0.1
     assert monitor.seconds == pytest.approx(5.0 * len(monitor.history.steps))
 

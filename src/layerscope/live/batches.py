@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from layerscope.errors import UsageError
+from layerscope.live.outputs import output_tensor
 from layerscope.live.user_code import Forward, preserve_randomness, translate_errors
 
 
@@ -37,7 +38,7 @@ def run_batch(model: Any, batch: Any, number: int, forward: Forward | None) -> t
         raise UsageError(f"{found}; pass one batch as a tuple (x, y), several as a list of tuples, or give forward=")
     with translate_errors(f"the model on batch {number}"):
         output, labels = forward(model, batch) if forward is not None else (model(batch[0]), batch[1])
-    return output, labels
+    return output_tensor(output), labels
 
 
 def materialize_batches(model: Any, batches: Iterable[Any]) -> list[Any]:

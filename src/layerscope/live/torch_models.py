@@ -42,11 +42,53 @@ def device_of(name: str | None) -> Any:
 
 def copy_for_evaluation(model: Any, device: Any) -> Any:
     """Copy a module to a device, in evaluation mode, with gradients of its parameters switched off."""
-    with translate_errors("copying the model"):
-        copied = copy.deepcopy(unwrapped(model)).to(device).eval()
+    with translate_errors("copying the model"), _computed_tensors_detached(model):
+        copied = _without_compiled_parts(copy.deepcopy(unwrapped(model))).to(device).eval()
         for p in copied.parameters():
             p.requires_grad_(False)
     return copied
+
+
+@contextmanager
+def _computed_tensors_detached(model: Any) -> Iterator[None]:
+    """Replace tensors that a forward pass computed and stored in a module, which cannot be copied with their graph.
+
+    The old weight_norm, spectral_norm and pruning of torch.nn.utils keep the weight so.
+    """
+    import torch
+
+    computed = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    ]
+    for module, name, value in computed:
+        vars(module)[name] = value.detach()
+    try:
+        yield
+    finally:
+        for module, name, value in computed:
+            vars(module)[name] = value
+
+
+def _without_compiled_parts(model: Any) -> Any:
+    """Run all modules of a copy uncompiled: thousands of weights and modes would each be compiled anew."""
+    for module in list(model.modules()):
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            module._compiled_call_impl = None
+        for name, child in list(module._modules.items()):
+            module._modules[name] = unwrapped(child)
+    return model
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled models as they were written: hooks and modes that change would make new graphs of them."""
+    import torch
+
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def parameter_dtypes(model: Any) -> set[str]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+FIRST_CHECKS = 2  # made whatever they take: what changes between them is the least that a monitor can tell
+
 
 class CheckSchedule:
     """The step of the next check, and the time spent on checks so far."""
@@ -19,6 +21,7 @@ class CheckSchedule:
         self.every, self.budget = every, budget
         self.next_step = 0
         self.seconds = 0.0  # time spent on checks
+        self.made = 0
         self.skipped = 0  # number of checks skipped because of the budget
         self._clock = clock
         self._start: float | None = None  # start of the training, by the clock
@@ -34,7 +37,7 @@ class CheckSchedule:
 
     def is_affordable(self) -> bool:
         """Return whether a check that takes as long as the last one would stay within the budget."""
-        if self.budget is None or self._last_cost == 0.0 or self._start is None:
+        if self.budget is None or self._start is None or self.made < FIRST_CHECKS:
             return True
         training = self._clock() - self._start - self.seconds
         return self.seconds + self._last_cost <= self.budget * max(training, 0.0)
@@ -61,7 +64,15 @@ class CheckSchedule:
             cost = self._clock() - begin
             self.seconds += cost
             if is_whole_check:
+                self.made += 1
                 self._last_cost = cost
+
+    def advice(self) -> str:
+        """What a check takes, and how to change that, for the warning about the first check that is skipped."""
+        return (
+            f"a check takes {self._last_cost:.2g} s, and checks would take more than {self.budget:.0%} of the training "
+            "time (budget); choose a larger every=, fewer layers=, background=True, a larger budget=, or budget=None"
+        )
 
     @property
     def share(self) -> float:

@@ -170,9 +170,19 @@ class Monitor:
         if not self._schedule.is_due(now) or self._background.is_running:
             return finished
         if not self._schedule.is_affordable():
-            self._schedule.skip(now)
+            self._skip(now)
             return finished
         return self.check(now, scalars) or finished
+
+    def _skip(self, step: int) -> None:
+        """Skip a check that would exceed the budget; the first time, warn and say what to change."""
+        self._schedule.skip(step)
+        if self.skipped == 1:
+            waiting = ", and stop_on= waits until then" if self.stop_on else ""
+            warn_user(
+                f"the check at step {step} is skipped, as later ones may be, until the budget allows one{waiting}: "
+                f"{self._schedule.advice()}"
+            )
 
     def check(self, step: int, scalars: Mapping[str, Any] | None = None) -> Check | None:
         """Check now and store the result under this step, even if this exceeds the budget.
@@ -302,6 +312,9 @@ class Monitor:
                 warn_user(f"{self.journal.path}: lost {lost} that could not be written")
             if self._last_checked >= 0:
                 self._warn_unevaluated_criteria()
+            if self.skipped:
+                made = plural(self._schedule.made, "check")
+                warn_user(f"{made} made, {self.skipped} skipped: {self._schedule.advice()}")
             return check
         finally:
             self.journal.close()

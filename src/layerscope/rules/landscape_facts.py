@@ -28,6 +28,7 @@ class Pairs(NamedTuple):
     tolerance: float  # barriers up to this value count as zero
     mean: float  # loss of the average of all models
     best: float  # lowest loss of a single model
+    unmatched: tuple[str, ...] = ()  # why some hidden units could not be matched
 
     @property
     def apart(self) -> list[Pair]:

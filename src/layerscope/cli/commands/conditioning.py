@@ -28,6 +28,12 @@ from layerscope.cli.user_objects import call_or_get, import_object
     "PACKAGE.MODULE:FUNCTION of (outputs, labels) that returns the loss of each example.",
 )
 @click.option(
+    "--forward",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="Function (model, batch) → (output, labels), for models that are not called as model(x), or batches that are "
+    "no pairs.",
+)
+@click.option(
     "--fisher",
     type=click.Choice(FISHER_LABELS),
     default="empirical",
@@ -117,6 +123,7 @@ def conditioning(model: str, data: str, loss: str, **options: Any) -> int:
             call_or_get(data),
             import_object(loss) if ":" in loss else loss,
             layers=selectors(options["layers"]),
+            forward=import_object(options["forward"]) if options["forward"] else None,
             progress=progress,
             **{name: options[name] for name in names},
         )

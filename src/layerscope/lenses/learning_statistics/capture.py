@@ -26,8 +26,10 @@ from layerscope.lenses.learning_statistics.kfac_hooks import (
 )
 from layerscope.lenses.learning_statistics.layer_rows import CONVENTIONS, kind_of
 from layerscope.lenses.learning_statistics.neuron_activity import count_active_units
+from layerscope.lenses.learning_statistics.weights import computed_weight, is_computed
 from layerscope.live.batches import iterate_batches, run_batch
 from layerscope.live.losses import Loss
+from layerscope.live.torch_models import uncompiled
 from layerscope.live.user_code import Forward, require_gradient, restore_model_state, torch_parameters, translate_errors
 from layerscope.records.layers import NOT_SELECTED
 
@@ -78,11 +80,12 @@ def capture(
         raise UsageError("exact=True and all_reduce=True contradict each other; exact spectra need a single process")
     state = CaptureState(bias, keep_rows)
     examples, total = 0, 0.0
-    with restore_model_state(model, [layer.module.weight for layer in selected]), ExitStack() as hooks:
-        by_weight = {id(layer.module.weight): layer for layer in layers}
+    trained = [p for layer in selected for p in _trained_parameters(layer.module)]
+    with restore_model_state(model, trained), uncompiled(), ExitStack() as hooks:
+        by_weight = {_weight_key(layer.module): layer for layer in layers}
         for module in model.modules():
             if measurable(module):
-                hooks.enter_context(layer_hooks(module, by_weight[id(module.weight)], state))
+                hooks.enter_context(layer_hooks(module, by_weight[_weight_key(module)], state))
             elif isinstance(module, _batch_norm_class()):
                 hooks.enter_context(norm_hook(module, state))
         for number, batch in enumerate(iterate_batches(batches)):
@@ -146,7 +149,8 @@ def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state
     shared = _used_elsewhere(loss, layers, state)
     for layer in layers:
         layer.is_shared = layer.is_shared or layer.name in shared
-    state.by_autograd = [layer for layer in layers if kind_of(layer.module) != "linear" or layer.is_shared]
+    plain = [layer for layer in layers if not is_computed(layer.module)]
+    state.by_autograd = [layer for layer in plain if kind_of(layer.module) != "linear" or layer.is_shared]
     targets = [*(layer.module.weight for layer in state.by_autograd), *state.output_edges]
     if not targets:
         return
@@ -159,7 +163,11 @@ def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state
 
 def _used_elsewhere(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> set[str]:
     """Names of the weights that the graph of the loss uses more often than their layers were called."""
-    linear = {id(layer.module.weight): layer.name for layer in layers if kind_of(layer.module) == "linear"}
+    linear = {
+        id(layer.module.weight): layer.name
+        for layer in layers
+        if kind_of(layer.module) == "linear" and not is_computed(layer.module)
+    }
     uses = dict.fromkeys(linear.values(), 0)
     seen, pending = {loss.grad_fn}, [loss.grad_fn]
     while pending:
@@ -177,20 +185,35 @@ def _used_elsewhere(loss: Any, layers: list[LayerStatistics], state: CaptureStat
 
 
 def measurable(module: Any) -> bool:
-    """Return whether a module is a linear or convolution layer with a plain weight, not a parametrized one."""
-    from torch import nn
+    """Return whether a module is a linear or convolution layer whose weight holds floating-point numbers."""
+    import torch
 
-    return bool(kind_of(module)) and isinstance(module.weight, nn.Parameter) and module.weight.is_floating_point()
+    if not kind_of(module) or (is_computed(module) and kind_of(module) == "conv_transpose"):
+        return False
+    weight = computed_weight(module) if is_computed(module) else module.weight
+    return isinstance(weight, torch.Tensor) and weight.is_floating_point()
+
+
+def _weight_key(module: Any) -> int:
+    """A key that modules with the same weight share; a computed weight belongs to its module."""
+    return id(module) if is_computed(module) else id(module.weight)
+
+
+def _trained_parameters(module: Any) -> list[Any]:
+    """The parameters through which the gradient reaches the weight."""
+    if not is_computed(module):
+        return [module.weight]
+    return [parameter for parameter in module.parameters() if parameter.is_floating_point()]
 
 
 def _layers_to_measure(model: Any, conv: str) -> list[LayerStatistics]:
     """Return one entry per weight, in the order of modules. Transposed convolutions have no patches."""
     layer_by_weight: dict[int, LayerStatistics] = {}
     for name, module in model.named_modules():
-        if measurable(module) and id(module.weight) not in layer_by_weight:
+        if measurable(module) and _weight_key(module) not in layer_by_weight:
             conventions = {"conv_transpose": "channels", "linear": "expand" if conv == "channels" else conv}
             convention = conventions.get(kind_of(module), conv)
-            layer_by_weight[id(module.weight)] = LayerStatistics(f"{name}.weight".lstrip("."), module, convention)
+            layer_by_weight[_weight_key(module)] = LayerStatistics(f"{name}.weight".lstrip("."), module, convention)
     return list(layer_by_weight.values())
 
 

@@ -20,6 +20,7 @@ from layerscope.errors import UnknownName, UsageError
 from layerscope.lenses.learning_statistics.capture import FISHERS
 from layerscope.live.batches import materialize_batches, run_batch
 from layerscope.live.losses import Loss
+from layerscope.live.torch_models import uncompiled
 from layerscope.live.user_code import require_gradient, restore_model_state, torch_parameters, translate_errors
 
 MATRICES = ("hessian", "ggn", "fisher")
@@ -79,7 +80,7 @@ class Products:
     @contextmanager
     def ready(self) -> Iterator[Products]:
         """Context manager in which products are available; it restores the model on exit."""
-        with restore_model_state(self.model, list(self.named.values())):
+        with restore_model_state(self.model, list(self.named.values())), uncompiled():
             for number, batch in enumerate(self.batches):
                 values, _, labels = self._run(number, batch)
                 self.examples += self.loss.examples(values, labels)

@@ -19,6 +19,7 @@ from layerscope.lenses.learning_statistics.capture import capture
 from layerscope.lenses.learning_statistics.fisher_blocks import FisherBlocks
 from layerscope.lenses.learning_statistics.kfac_hooks import LayerStatistics
 from layerscope.lenses.learning_statistics.layer_rows import kind_of
+from layerscope.lenses.learning_statistics.weights import weight_of
 from layerscope.live.losses import Loss
 from layerscope.numerics.lapack_eigenvalues import eigvalsh
 from layerscope.numerics.second_moments import FactorSum
@@ -109,7 +110,7 @@ class FactorsSource:
         """
         entry = self._statistics[ref.tensor]
         if ref.role == "weight":
-            return to_numpy(entry.module.weight.detach().flatten(1))
+            return to_numpy(weight_of(entry.module).flatten(1))
         if entry.problem:
             raise Absent(entry.problem, failed="not finite" in entry.problem)
         if ref.role == "fisher":
@@ -139,7 +140,7 @@ class FactorsSource:
         return {**facts, "mean_energy": max(total.mean_energy() for total in sums)}
 
     def _weight_facts(self, entry: LayerStatistics) -> Mapping[str, float]:
-        weight = to_numpy(entry.module.weight.detach().flatten(1)).astype(np.float64)
+        weight = to_numpy(weight_of(entry.module).flatten(1)).astype(np.float64)
         gradient = to_numpy(entry.weight_gradient).astype(np.float64) / self.examples
         units: dict[str, float] = {}
         if entry.ever_active is not None:
@@ -176,7 +177,7 @@ class FactorsSource:
                 yield replace(ref, skipped=ref.skipped or (COMPUTED if "parametri" in ref.how else HIDDEN))
             elif ref.tensor not in listed:
                 listed.add(ref.tensor)
-                outputs, inputs = entry.module.weight.flatten(1).shape
+                outputs, inputs = weight_of(entry.module).flatten(1).shape
                 kind = "dense" if kind_of(entry.module) == "linear" else ref.kind
                 yield LayerRef(0, ref.tensor, (outputs, inputs), "oi", ref.dtype, kind, tensor=ref.tensor,
                                skipped=entry.problem, aliases=ref.aliases)  # fmt: skip

@@ -152,13 +152,16 @@ def _record_output_gradient(
     module: Any, layer: LayerStatistics, state: CaptureState, x: Any, version: int, gradient: Any
 ) -> None:
     """Add the output gradient of one call of a module to the sums."""
+    import torch
+
     rows = gradient_rows(module, gradient.detach()).to(_sum_dtype(gradient))
     if Phase.WEIGHT_GRADIENT in state.phase and not any(layer is other for other in state.by_autograd):
         if x._version != version:
             layer.problem = "its input is overwritten in place before the backward pass"
             return
-        inputs = input_rows(module, x.detach(), layer.conv).to(_sum_dtype(x))
-        add_gradient(layer, rows.flatten(0, 2).T @ inputs.flatten(0, 2))
+        inputs = input_rows(module, x.detach(), "expand").to(_sum_dtype(x))
+        groups = [rows[:, :, g].flatten(0, 1).T @ inputs[:, :, g].flatten(0, 1) for g in range(rows.shape[2])]
+        add_gradient(layer, groups[0] if len(groups) == 1 else torch.cat(groups))
     if Phase.FACTORS not in state.phase:
         return
     if state.keep_rows:

@@ -12,6 +12,7 @@ from typing import Any
 from layerscope.errors import UsageError, did_you_mean
 from layerscope.lenses.learning_statistics.capture import measurable
 from layerscope.lenses.learning_statistics.conditioning import conditioning
+from layerscope.lenses.learning_statistics.weights import is_computed
 from layerscope.live.batches import as_batches, materialize_batches
 from layerscope.live.user_code import torch_parameters
 from layerscope.records.report import Report
@@ -82,7 +83,9 @@ def scale_probe(
     torch_parameters(model)
     data = materialize_batches(model, as_batches(data))
     weights = {
-        f"{name}.weight".lstrip("."): module.weight for name, module in model.named_modules() if measurable(module)
+        f"{name}.weight".lstrip("."): module.weight
+        for name, module in model.named_modules()
+        if measurable(module) and not is_computed(module)
     }
     layer = layer if layer in weights else f"{layer}.weight" if f"{layer}.weight" in weights else layer
     if layer not in weights:

@@ -121,7 +121,12 @@ class Basins(Viewable):
             left = _format_height(float(np.nanmax(self.barriers.get("aligned", self.barriers[first]))))
             before = f" ({_format_height(float(np.nanmax(self.barriers[first])))} before)"
             still = f"; after alignment a loss barrier of {left} remains{before}" if "aligned" in self.barriers else ""
-            sentences.append(f"Do not average models from different basins, {format_basins(joined)}{still}.")
+            reasons = self.about.get("not matched")
+            if reasons:
+                cause = f"some hidden units could not be matched ({reasons}), so they may still share a basin"
+                sentences.append(f"Do not average {format_basins(joined)} as they are{still}; {cause}.")
+            else:
+                sentences.append(f"Do not average models from different basins, {format_basins(joined)}{still}.")
         return sentences
 
     def plot(self, way: str = "", ax: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -156,7 +157,7 @@ def _iterate_tensors(owner: Any, as_stored: bool = False) -> Iterator[tuple[str,
         yield from adapted_tensors(owner)
     parametrized = getattr(owner, "parametrizations", {})
     for local in parametrized:
-        yield local, _make_compute(owner, local), "computed by its parametrization"
+        yield local, functools.partial(computed_in_evaluation, owner, local), "computed by its parametrization"
         for name, tensor in parametrized[local].named_parameters():
             yield f"parametrizations.{local}.{name}", tensor, ""
     for local, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
@@ -201,27 +202,23 @@ def _formed_by_hooks(owner: Any, local: str) -> tuple[str, Any, str] | None:
     return None
 
 
-def _make_compute(owner: Any, local: str) -> Any:
-    """Create a function that computes a parametrized tensor in evaluation mode and restores the modes afterwards.
+def computed_in_evaluation(owner: Any, local: str) -> Any:
+    """Compute a parametrized tensor in evaluation mode, and restore the modes afterwards.
 
     In training mode, spectral_norm would update its buffers on every access.
     """
+    import torch
 
-    def compute() -> Any:
-        import torch
-
-        parametrization = owner.parametrizations[local]
-        modes = [(m, m.training) for m in parametrization.modules()]
-        try:
-            for m, _ in modes:
-                m.training = False
-            with torch.no_grad():
-                return parametrization()
-        finally:
-            for m, mode in modes:
-                m.training = mode
-
-    return compute
+    parametrization = owner.parametrizations[local]
+    modes = [(m, m.training) for m in parametrization.modules()]
+    try:
+        for m, _ in modes:
+            m.training = False
+        with torch.no_grad():
+            return parametrization()
+    finally:
+        for m, mode in modes:
+            m.training = mode
 
 
 def _lay_out(owner: Any, local: str, info: TensorInfo, config: dict[str, Any]) -> list[LayerRef]:

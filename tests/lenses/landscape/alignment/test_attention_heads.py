@@ -182,10 +182,9 @@ def test_a_wrapped_output_takes_a_forward() -> None:
 
     torch.manual_seed(0)
     a, b, x = Wrapped(), Wrapped(), torch.randn(9, 6)
-    with pytest.raises(layerscope.LayerscopeError, match="select one with forward="):
-        layerscope.align(a, a, b, x)
-    found = layerscope.align(a, a, b, x, forward=lambda net, inputs: net(inputs)["logits"])
-    assert (found.groups, found.after <= found.before) == (1, True)
+    for forward in (None, lambda net, inputs: net(inputs)["logits"]):
+        found = layerscope.align(a, a, b, x, forward=forward)
+        assert (found.groups, found.after <= found.before) == (1, True)
 
 
 def pretrained(kind: str) -> Any:

@@ -18,6 +18,7 @@ from layerscope.lenses.landscape.alignment.hidden_units import Group, Place
 from layerscope.lenses.landscape.alignment.permutation_groups import trace_groups
 from layerscope.lenses.landscape.alignment.weight_matching import TRACED_EXAMPLES, copy_without_gradients
 from layerscope.lenses.landscape.evaluation.batch_norm import BatchNorms
+from layerscope.live.outputs import run_model
 from layerscope.live.torch_models import unwrapped
 from layerscope.live.user_code import Forward, translate_errors
 from layerscope.sources.model_weights import RUNNING_STATISTICS, Weights, load_into, weights_of
@@ -65,7 +66,7 @@ class _Outputs:
 
         load_into(self._network, weights)
         with torch.no_grad(), translate_errors("the model"), BatchNorms(self._network).training(0.0):
-            return self._network(self._x) if self._forward is None else self._forward(self._network, self._x)
+            return run_model(self._network, self._x, self._forward)
 
 
 def _is_same_function(before: Any, after: Any) -> bool:

@@ -50,7 +50,9 @@ from layerscope.lenses.landscape.alignment.index_tracing import (
     permuted_axis,
     trace_index_map,
 )
+from layerscope.lenses.landscape.alignment.special_layers import trace_group_norm, trace_recurrent_layers
 from layerscope.live.nested_tensors import tensors_in
+from layerscope.live.outputs import run_model
 from layerscope.live.user_code import Forward, translate_errors
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ LINEAR_MAPS = {  # function name → (input axis, output axis) of the weight
     "conv_transpose2d": (0, 1), "conv_transpose3d": (0, 1), "addmm": (0, 1), "mm": (0, 1), "matmul": (0, 1),
     "__matmul__": (0, 1),
 }  # fmt: skip
+MODEL_OUTPUT = "the model's output"  # why the units of the last layer keep their order
 MAX_AXIS_CHOICES = 16  # combinations of axes, one for each input, tried for one call
 
 
@@ -94,14 +97,13 @@ def _trace_groups(network: Any, x: Any, forward: Forward | None) -> list[Group]:
             return trace.run(func, args, kwargs or {})
 
     with torch.no_grad(), translate_errors("the model"), Watch():
-        output = forward(network, x) if forward is not None else network(x)
-    if not isinstance(output, torch.Tensor):
-        raise Unreadable(f"the model returns a {type(output).__name__}, not a tensor: select one with forward=")
-    trace.units.fix(trace.labels(output), "the model's output")
+        output = run_model(network, x, forward)
+    trace.units.fix(trace.labels(output), MODEL_OUTPUT)
     for name, p in network.named_parameters():
         if name not in trace.used_parameters and p.is_floating_point():
             trace.units.fix_matching_sizes(p.shape, f"{name} was not used in the run")
-    return [group for group in trace.units.groups() if group.places]
+    unknown = [Group(0, fixed=reason) for reason in trace.untraced]
+    return [*(group for group in trace.units.groups() if group.places), *unknown]
 
 
 def _randomized_copy(model: Any) -> Any:
@@ -130,6 +132,7 @@ class UnitTrace:
         self._labels: dict[int, Ints] = {}  # id of each tensor with units → its labels
         self._alive: list[Any] = [*state.values()]  # kept alive, because Python reuses the ids of deleted tensors
         self._source_weights: dict[int, str] = {}  # id of each output of a linear map → its weight
+        self.untraced: dict[str, None] = {}  # reasons why the units of some parameters are not known
         self.used_parameters: set[str] = set()  # names of the parameters that a function has read
         self._rng = np.random.default_rng(0)
 
@@ -141,10 +144,10 @@ class UnitTrace:
         """Call a torch function and trace units through it."""
         name = function_name(func)
         traced = [
-            tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._labels or self._is_state(tensor)
+            tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._labels or self.is_state(tensor)
         ]
         labeled = [tensor for tensor in traced if id(tensor) in self._labels]
-        state = [tensor for tensor in traced if self._is_state(tensor)]
+        state = [tensor for tensor in traced if self.is_state(tensor)]
         if name != "__get__":
             self.used_parameters |= {self.names[id(tensor)] for tensor in state}
         before = {id(tensor): tensor.detach().clone() for tensor in labeled}
@@ -156,23 +159,26 @@ class UnitTrace:
             return result
         if self._trace_linear_map(call) or self._trace_attention_heads(call):
             return result
+        if trace_recurrent_layers(self, call) or trace_group_norm(self, call):
+            return result
         if labeled:
             self._classify_call(call)
         else:
             self._trace_rearranged_parameter(call, traced)
         return result
 
-    def _is_state(self, tensor: Any) -> bool:
+    def is_state(self, tensor: Any) -> bool:
         """Whether a tensor is a parameter or a buffer of the model."""
         return id(tensor) in self.names
 
-    def _set_labels(self, tensor: Any, labels: Ints) -> None:
+    def set_labels(self, tensor: Any, labels: Ints) -> None:
+        """Give a tensor its labels; one without units has none."""
         self._labels.pop(id(tensor), None)
         if (labels >= 0).any():
             self._labels[id(tensor)] = labels
             self._alive.append(tensor)
 
-    def _labels_along(self, tensor: Any, axis: int) -> Ints:
+    def labels_along(self, tensor: Any, axis: int) -> Ints:
         """Return the labels along one axis; if they vary along another axis, fix the units and return no labels."""
         labels = self.labels(tensor)
         if all(size == 1 for k, size in enumerate(labels.shape) if k != axis % tensor.dim()):
@@ -190,10 +196,10 @@ class UnitTrace:
     def _trace_linear_map(self, call: Call) -> bool:
         """Trace a linear layer, a convolution or an embedding, which creates new units; False for other functions."""
         name, result = call.name, call.results[0]
-        if name == "embedding" and self._is_state(call.argument(1, "weight")):
+        if name == "embedding" and self.is_state(call.argument(1, "weight")):
             weight = call.argument(1, "weight")
             ids = self.units.number_outputs(self.names[id(weight)], 1, weight.shape[1])
-            self._set_labels(result, labels_on_axis(ids, result.dim(), -1))
+            self.set_labels(result, labels_on_axis(ids, result.dim(), -1))
             return True
         if name not in LINEAR_MAPS:
             return False
@@ -202,11 +208,11 @@ class UnitTrace:
         weight = call.argument(first + 1, "mat2" if first else "weight")
         bias = call.args[0] if first else call.argument(2, "bias")
         is_convolution = name.startswith("conv")
-        if not self._is_state(weight) or (weight.dim() != 2 and not is_convolution):
+        if not self.is_state(weight) or (weight.dim() != 2 and not is_convolution):
             return False
         weight_name, (input_axis, output_axis) = self.names[id(weight)], LINEAR_MAPS[name]
         axis = x.dim() - weight.dim() + 1 if is_convolution else x.dim() - 1
-        labels = self._labels_along(x, axis)
+        labels = self.labels_along(x, axis)
         groups = call.argument(6, "groups", 1) if is_convolution else 1
         if groups > 1:
             is_depthwise = groups == x.shape[axis] == weight.shape[0] and output_axis == 0
@@ -214,8 +220,8 @@ class UnitTrace:
             return True
         self.units.place(weight_name, input_axis, labels)
         ids = self.units.number_outputs(weight_name, output_axis, weight.shape[output_axis])
-        self._place_bias(bias, ids)
-        self._set_labels(result, labels_on_axis(ids, result.dim(), axis))
+        self.place_bias(bias, ids)
+        self.set_labels(result, labels_on_axis(ids, result.dim(), axis))
         self._source_weights[id(result)] = weight_name
         return True
 
@@ -226,16 +232,17 @@ class UnitTrace:
         name = self.names[id(weight)]
         if is_depthwise:
             self.units.place(name, 0, labels)
-            self._place_bias(bias, labels)
-            self._set_labels(result, labels_on_axis(labels, result.dim(), axis))
+            self.place_bias(bias, labels)
+            self.set_labels(result, labels_on_axis(labels, result.dim(), axis))
             return
         ids = self.units.number_axis(name, 0, weight.shape[0])
         self.units.place(name, 0, ids)
         self.units.fix(np.concatenate([labels, ids]), "a convolution with groups")
-        self._set_labels(result, np.full((1,) * result.dim(), NO_UNIT))
+        self.set_labels(result, np.full((1,) * result.dim(), NO_UNIT))
 
-    def _place_bias(self, bias: Any, ids: Ints) -> None:
-        if self._is_state(bias) and len(ids) == len(bias):
+    def place_bias(self, bias: Any, ids: Ints) -> None:
+        """Record that a vector of the model belongs to these units."""
+        if self.is_state(bias) and len(ids) == len(bias):
             self.units.place(self.names[id(bias)], 0, ids)
 
     def _trace_attention_heads(self, call: Call) -> bool:
@@ -248,18 +255,18 @@ class UnitTrace:
         query, width, heads = arguments["query"], arguments["embed_dim_to_check"], arguments["num_heads"]
         is_self_attention = query is arguments["key"] is arguments["value"]
         has_extra_keys = arguments.get("bias_k") is not None or arguments.get("add_zero_attn")
-        if not is_self_attention or has_extra_keys or not self._is_state(in_weight) or not self._is_state(out_weight):
+        if not is_self_attention or has_extra_keys or not self.is_state(in_weight) or not self.is_state(out_weight):
             return False
         in_name, out_name = self.names[id(in_weight)], self.names[id(out_weight)]
-        self.units.place(in_name, 1, self._labels_along(query, -1))
+        self.units.place(in_name, 1, self.labels_along(query, -1))
         ids = self.units.number_outputs(in_name, 0, 3 * width)
-        self._place_bias(in_bias, ids)
+        self.place_bias(in_bias, ids)
         self.units.tie([ids.reshape(3, heads, -1).transpose(1, 0, 2)])
         self.units.mark_scale_sensitive(ids)
         self.units.place(out_name, 1, ids[:width])
         output_ids = self.units.number_outputs(out_name, 0, width)
-        self._place_bias(out_bias, output_ids)
-        self._set_labels(call.results[0], labels_on_axis(output_ids, call.results[0].dim(), -1))
+        self.place_bias(out_bias, output_ids)
+        self.set_labels(call.results[0], labels_on_axis(output_ids, call.results[0].dim(), -1))
         return True
 
     # --- functions that move units or compute with them ----------------------------------------------------------
@@ -273,7 +280,7 @@ class UnitTrace:
             flat = np.concatenate([np.broadcast_to(self.labels(tensor), shape).reshape(-1)
                                    for tensor, shape in zip(moved, shapes, strict=True)])  # fmt: skip
             for result, index in zip(call.results, index_maps, strict=True):
-                self._set_labels(result, collapse_constant_axes(flat[index]))
+                self.set_labels(result, collapse_constant_axes(flat[index]))
             return
         if call.name not in HOMOGENEOUS:
             for tensor in call.inputs:
@@ -290,17 +297,19 @@ class UnitTrace:
         index_maps = trace_index_map(call) if len(parameters) == 1 and parameters[0].dim() else None
         if index_maps is None:
             self._fix_units_of(parameters, call.name)
+            if call.name != "__get__" and any(parameter.dim() > 1 for parameter in parameters):
+                self.untraced[f"{call.name}: not a function whose units are traced"] = None
             return
         parameter = parameters[0]
         ids = self.units.number_axis(self.names[id(parameter)], parameter.dim() - 1, parameter.shape[-1])
         flat = np.broadcast_to(ids, parameter.shape).reshape(-1)
         for result, index in zip(call.results, index_maps, strict=True):
-            self._set_labels(result, collapse_constant_axes(flat[index]))
+            self.set_labels(result, collapse_constant_axes(flat[index]))
 
     def _fix_units_of(self, tensors: Sequence[Any], why: str) -> None:
         for tensor in tensors:
             self.units.fix(self.labels(tensor), why)
-            if self._is_state(tensor):
+            if self.is_state(tensor):
                 self.units.lock_tensor(self.names[id(tensor)], why)
 
     def _trace_whole_units(self, call: Call) -> bool:
@@ -356,7 +365,7 @@ class UnitTrace:
             self.units.place(self.names[key], axis, repeat_per_entry(tables[first], inputs[key].shape[axis]))
         for result, result_axis in zip(call.results, result_axes, strict=True):
             if result_axis is not None and result_axis >= 0:
-                self._set_labels(result, self._labels_of_result(call, result, result_axis, axes, tables[first]))
+                self.set_labels(result, self._labels_of_result(call, result, result_axis, axes, tables[first]))
             else:
                 self._labels.pop(id(result), None)
         return True

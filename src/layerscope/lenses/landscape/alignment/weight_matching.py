@@ -17,6 +17,7 @@ from layerscope.choices import ALIGNMENT_METHODS
 from layerscope.errors import UnknownName, Unreadable, UsageError
 from layerscope.lenses.landscape.alignment.hidden_units import Group, Place
 from layerscope.lenses.landscape.alignment.permutation_groups import trace_groups
+from layerscope.live.outputs import run_model
 from layerscope.live.torch_models import unwrapped
 from layerscope.live.user_code import Forward, torch_parameters, translate_errors
 from layerscope.records.landscape.distances import Alignment
@@ -72,7 +73,10 @@ def align(
         absent = [place.tensor for place in group.places if place.tensor not in weights_a]
         group.fixed = group.fixed or (f"{absent[0]} is not among the weights" if absent else "")
     free = [group for group in all_groups if not group.fixed]
-    run = forward or (lambda net, inputs: net(inputs))
+
+    def run(net: Any, inputs: Any) -> Any:
+        return run_model(net, inputs, forward)
+
     if method == "activations":
         orders = _match_activations(network, weights_a, weights_b, x, free, run)
     else:
@@ -171,35 +175,76 @@ def _match_weights(a: Weights, b: Weights, groups: Sequence[Group], restarts: in
 
 def _descend(a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints], free: Sequence[int]) -> float:
     """Sweep over the free groups until no permutation changes, and return the inner product ⟨A, PB⟩ reached."""
-    from scipy.optimize import linear_sum_assignment
-
-    places_by_tensor: dict[str, list[tuple[int, Place]]] = {}  # tensor → (group number, place)
-    for number, group in enumerate(groups):
-        for place in group.places:
-            places_by_tensor.setdefault(place.tensor, []).append((number, place))
+    matching = _Matching(a, b, groups, orders)
     total = 0.0
     for _ in range(MAX_SWEEPS):
         changed, total = False, 0.0
         for number in free:
-            group = groups[number]
-            score = np.zeros((group.units, group.units))
-            for place in group.places:
-                if place.tensor not in a:
-                    continue
-                permuted = b[place.tensor]
-                for neighbor, neighbor_place in places_by_tensor[place.tensor]:
-                    if neighbor != number:
-                        permuted = _permute_place(permuted, neighbor_place, orders[neighbor])
-                score += _rows_by_unit(a[place.tensor], place) @ _rows_by_unit(permuted, place).T
-            _, order = linear_sum_assignment(score, maximize=True)
-            before = float(score[np.arange(group.units), orders[number]].sum())
-            after = float(score[np.arange(group.units), order].sum())
-            if after > before + 1e-12 * abs(before):
-                orders[number], changed = order, True
-            total += max(before, after)
+            improved, value = matching.improve(number)
+            changed, total = changed or improved, total + value
         if not changed:
             break
     return total
+
+
+class _Matching:
+    """The orders of all groups, improved one group at a time."""
+
+    def __init__(self, a: Weights, b: Weights, groups: Sequence[Group], orders: list[Ints]) -> None:
+        self.a, self.b, self.groups, self.orders = a, b, groups, orders
+        self.places_by_tensor: dict[str, list[tuple[int, Place]]] = {}  # tensor → (group number, place)
+        for number, group in enumerate(groups):
+            for place in group.places:
+                if place.tensor in a:
+                    self.places_by_tensor.setdefault(place.tensor, []).append((number, place))
+
+    def improve(self, number: int) -> tuple[bool, float]:
+        """Give a group its best order for the orders of the others; return (has it changed, inner product)."""
+        from scipy.optimize import linear_sum_assignment
+
+        group, old = self.groups[number], self.orders[number]
+        own = [place for place in group.places if place.tensor in self.a]
+        recurrent = {
+            place.tensor for place in own if sum(n == number for n, _ in self.places_by_tensor[place.tensor]) > 1
+        }
+        score = self._score(number, [place for place in own if place.tensor not in recurrent])
+        candidates = [linear_sum_assignment(score, maximize=True)[1]]
+        before = float(score[np.arange(group.units), old].sum())
+        if not recurrent:
+            after = float(score[np.arange(group.units), candidates[0]].sum())
+        else:  # both axes of a tensor are these units: the score is linear only around the present order
+            around = score + self._score(number, [place for place in own if place.tensor in recurrent])
+            candidates.append(linear_sum_assignment(around, maximize=True)[1])
+            before = self._inner_product(number, old)
+            values = [self._inner_product(number, order) for order in candidates]
+            after, candidates = max(values), [candidates[int(np.argmax(values))]]
+        if after > before + 1e-12 * abs(before):
+            self.orders[number] = candidates[0]
+            return True, after
+        return False, before
+
+    def _score(self, number: int, places: Sequence[Place]) -> Floats:
+        """Entry (i, j): what the inner product gains if unit i of A is matched with unit j of B."""
+        group = self.groups[number]
+        score = np.zeros((group.units, group.units))
+        for place in places:
+            permuted = self._permuted(place.tensor, self.orders, place)
+            score += _rows_by_unit(self.a[place.tensor], place) @ _rows_by_unit(permuted, place).T
+        return score
+
+    def _inner_product(self, number: int, order: Ints) -> float:
+        """⟨A, PB⟩ over the tensors that have units of the group."""
+        orders = [*self.orders]
+        orders[number] = order
+        tensors = dict.fromkeys(place.tensor for place in self.groups[number].places if place.tensor in self.a)
+        return sum(float(np.vdot(self.a[name].astype(np.float64), self._permuted(name, orders))) for name in tensors)
+
+    def _permuted(self, tensor: str, orders: Sequence[Ints], without: Place | None = None) -> Array:
+        permuted: Array = self.b[tensor]
+        for number, place in self.places_by_tensor[tensor]:
+            if place is not without:
+                permuted = _permute_place(permuted, place, orders[number])
+        return permuted
 
 
 def _rows_by_unit(tensor: Array, place: Place) -> Floats:

@@ -17,6 +17,7 @@ from layerscope.lenses.landscape.evaluation.fast_pooling import FastPooling
 from layerscope.lenses.landscape.evaluation.parameter_vector import ParameterVector
 from layerscope.live import torch_models
 from layerscope.live.call_trace import CallTrace
+from layerscope.live.outputs import run_model
 from layerscope.live.user_code import Forward, translate_errors
 
 
@@ -35,7 +36,7 @@ class FastPath:
         if self.mixture is not None:
             self.mixture.before_run(x)
         with translate_errors("the model"), self._pooling.applied():
-            return self.model(x) if self.forward is None else self.forward(self.model, x)
+            return run_model(self.model, x, self.forward)
 
     def choose(self, trace: CallTrace, data: EvaluationData) -> None:
         """Choose the fastest path that gives the same output on the first batch as a plain forward pass."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from layerscope.errors import LayerscopeError, UsageError
+from layerscope.lenses.landscape.alignment.permutation_groups import MODEL_OUTPUT
 from layerscope.lenses.landscape.alignment.weight_matching import align
 from layerscope.lenses.landscape.evaluation.points import Progress, about_of, evaluate_or_explain, walking
 from layerscope.lenses.landscape.geometry import function_distance
@@ -65,16 +66,18 @@ def basins(
         for i, j in index_pairs(len(names)):
             measured.measure(Stage(policy, policy), i, j, weights[j])
     first = policies[0]
+    unmatched: tuple[str, ...] = ()
     max_barrier = tolerance if tolerance is not None else _default_tolerance(measured.lines, ends)
     clusters = aligned_clusters = _clusters(names, measured.barriers[first], max_barrier)
     about = about_of(evaluate)
     if aligning and len(clusters) > 1:
-        last, failure = _align_pairs(measured, first, max_barrier, groups, ends)
+        last, failure, unmatched = _align_pairs(measured, first, max_barrier, groups, ends)
         aligned_clusters = _clusters(names, measured.barriers[last], max_barrier) if last else clusters
         about |= {"not aligned": failure} if failure else {}
+        about |= {"not matched": "; ".join(unmatched)} if unmatched else {}
     mean = dict(_evaluate_mean(evaluate, weights).metrics)
     lines = {(a, b): measured_line for (stage, a, b), measured_line in measured.lines.items() if stage == first}
-    pair_facts = _pair_facts(measured, lines, first, max_barrier, ends, mean)
+    pair_facts = _pair_facts(measured, lines, first, max_barrier, ends, mean)._replace(unmatched=unmatched)
     return Basins(
         names=names,
         barriers=measured.barriers,
@@ -156,28 +159,30 @@ class _Barriers:
 def _align_pairs(
     measured: _Barriers, first: str, max_barrier: float, groups: Sequence[Mapping[str, int]] | None,
     ends: Mapping[str, Mapping[str, float]],
-) -> tuple[str, str]:  # fmt: skip
+) -> tuple[str, str, tuple[str, ...]]:  # fmt: skip
     """Align the pairs with a loss barrier and measure them again; apply REPAIR to those that still have one.
 
-    Returns (name of the last measured stage, reason why alignment stopped there).
+    Returns (name of the last measured stage, reason why alignment stopped there, why some units were not matched).
     """
     evaluate, names, weights = measured.evaluate, measured.names, measured.weights
     is_live = hasattr(evaluate, "model") and hasattr(evaluate, "forward")
     if not is_live and groups is None:
-        return "", "only PyTorch models can be aligned without groups="
+        return "", "only PyTorch models can be aligned without groups=", ()
     model, x, forward = (evaluate.model, evaluate.x[:ALIGNMENT_INPUTS], evaluate.forward) if is_live else (None,) * 3
     aligned = Stage("aligned", first, previous=first)
     repaired = Stage("repaired", first, repair=True, previous=aligned.name)
     permuted: dict[tuple[int, int], Any] = {}
-    last = ""
+    last, reasons = "", dict[str, None]()
     for i, j in index_pairs(len(names)):
         if measured.barriers[first][i, j] <= max_barrier:
             continue
         try:
-            permuted[i, j] = align(model, weights[i], weights[j], x, forward=forward, groups=groups).weights
+            alignment = align(model, weights[i], weights[j], x, forward=forward, groups=groups)
+            permuted[i, j] = alignment.weights
+            reasons |= dict.fromkeys(reason for reason in alignment.fixed if reason != MODEL_OUTPUT)
             _check_loss_unchanged(evaluate, permuted[i, j], ends[names[j]]["loss"], names[j])
         except LayerscopeError as error:
-            return last, str(error)
+            return last, str(error), tuple(reasons)
         measured.measure(aligned, i, j, permuted[i, j])
         last = aligned.name
     if first == "straight" and is_live:
@@ -188,7 +193,7 @@ def _align_pairs(
                 last = repaired.name
         except LayerscopeError:  # the model has no layer that REPAIR applies to
             pass
-    return last, ""
+    return last, "", tuple(reasons)
 
 
 def _check_loss_unchanged(evaluate: Any, permuted: Any, loss: float, name: str) -> None:

@@ -19,6 +19,7 @@ from layerscope.lenses.landscape.evaluation.points import about_of, clamped_of, 
 from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
 from layerscope.lenses.landscape.geometry.lines_and_planes import line
 from layerscope.live import torch_models
+from layerscope.live.outputs import run_model
 from layerscope.live.user_code import translate_errors
 from layerscope.records.landscape.lines import Curve, Line
 from layerscope.sources.model_weights import Weights, check_same_tensors, combine, trainable_names, weights_of
@@ -113,7 +114,7 @@ def _train_inner_points(
             self.net = network
 
         def forward(self, x: Any) -> Any:
-            return self.net(x) if forward is None else forward(self.net, x)
+            return run_model(self.net, x, forward)
 
     module = NetworkWithForward()
     for m in network.modules():
