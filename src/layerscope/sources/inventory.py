@@ -32,6 +32,7 @@ OPTIMIZER_LEAVES = frozenset((
     "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "adam_m", "adam_v",
 ))  # fmt: skip
 MOMENTS = ("mu", "nu")  # of Optax: two trees with the leaves of the parameters
+MOMENTS_SET = frozenset(MOMENTS)
 COPY_WORD = re.compile(
     r"(.*_)?(ema|teacher|averaged|swa|shadow|momentum_(encoder|model|net)|target_(net|network|encoder|model)|encoder_k)"
     r"(_.*)?|moving_average",
@@ -42,6 +43,7 @@ BUFFER_WORDS = frozenset((
     "inv_freq", "freqs_cis", "cos_cached", "sin_cached", "anchors", "relative_position_index",
     "relative_coords_table", "position_ids", "token_type_ids",
 ))  # fmt: skip
+FACTOR_HINTS = ("lora", "hada_", "lokr_", "oft_", "dora_")  # one of them is in every name that FACTOR matches
 STATE_SPACE_WORDS = frozenset({"A_log", "A_logs"})
 FACTOR = re.compile(
     r"lora_(up|down|mid|[ABab])|lora_embedding_[AB]|hada_[wt][12](_[ab])?|lokr_[wt][12](_[ab])?|oft_(blocks|diag)|"
@@ -68,7 +70,7 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
 
     :param shapes: shape of every tensor of the model, by name.
     """
-    words = {name: SEPARATORS.split(name[:MAX_NAME_CHARS], maxsplit=MAX_WORDS) for name in shapes}
+    words = {name: name[:MAX_NAME_CHARS].replace("/", ".").split(".", MAX_WORDS) for name in shapes}
     found: dict[str, Reason] = dict(_optimizer_state(words))
     rest = {name: parts for name, parts in words.items() if name not in found}
     for name, parts in rest.items():
@@ -80,7 +82,7 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
             found[name] = "buffer", f"a buffer by its name ({parts[-1]}): not learned"
         elif parts[-1] in STATE_SPACE_WORDS:
             found[name] = "state space", "a state-space parameter by its name: it multiplies no inputs"
-        elif any(FACTOR.fullmatch(word) for word in parts[-3:]):
+        elif any(hint in name for hint in FACTOR_HINTS) and any(FACTOR.fullmatch(word) for word in parts[-3:]):
             found[name] = (
                 "factor",
                 "an adapter factor by its name; the folder of a PEFT adapter gives the product",
@@ -92,8 +94,15 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
 
 def without_weight_names(names: Iterable[str]) -> set[str]:
     """The names that do not say that the tensor is a weight: their last word is none of those that weights have."""
-    last_words = ((name, SEPARATORS.split(name[-MAX_NAME_CHARS:])[-1]) for name in names)
-    return {name for name, word in last_words if WEIGHT_WORD.fullmatch(word) is None}
+    is_weight: dict[str, bool] = {}  # by last word, of which there are few
+    others = set()
+    for name in names:
+        word = name[-MAX_NAME_CHARS:].replace("/", ".").rpartition(".")[2]
+        if word not in is_weight:
+            is_weight[word] = WEIGHT_WORD.fullmatch(word) is not None
+        if not is_weight[word]:
+            others.add(name)
+    return others
 
 
 def is_optimizer_table(table: Mapping[object, object]) -> bool:
@@ -104,10 +113,13 @@ def is_optimizer_table(table: Mapping[object, object]) -> bool:
 def _optimizer_state(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Reason]]:
     """Tensors whose names are those of optimizer state: Adam's moments, momentum buffers, Optax's two trees."""
     folders = {tuple(parts[:-1]) for parts in words.values() if parts[-1] in OPTIMIZER_LEAVES}
-    paths = {tuple(parts) for parts in words.values()}
+    with_moments = {name for name, parts in words.items() if not MOMENTS_SET.isdisjoint(parts)}
+    if not folders and not with_moments:
+        return
+    paths = {tuple(parts) for parts in words.values()} if with_moments else set()
     for name, parts in words.items():
         in_state = len(parts) > 2 and parts[-2].isdecimal() and tuple(parts[:-1]) in folders
-        moments = [i for i, word in enumerate(parts) if word in MOMENTS]
+        moments = [i for i, word in enumerate(parts) if word in MOMENTS] if name in with_moments else []
         has_twin = any(
             (*parts[:i], MOMENTS[1 - MOMENTS.index(parts[i])], *parts[i + 1 :]) in paths for i in moments[:1]
         )
@@ -117,6 +129,8 @@ def _optimizer_state(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, 
 
 def _adapted_bases(words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Reason]]:
     """Weights below ``base_layer``, as PEFT calls the original layer, with adapter factors beside them."""
+    if not any("base_layer" in parts for parts in words.values()):
+        return
     adapted = {tuple(parts[:i]) for parts in words.values() for i, word in enumerate(parts) if FACTOR.fullmatch(word)}
     reason = "the base of an adapted weight, whose scale the file does not state; save model.merge_and_unload()"
     for name, parts in words.items():
@@ -129,8 +143,11 @@ def _second_copies(
 ) -> Iterator[tuple[str, Reason]]:
     """Tensors below a module called ema, teacher, … whose originals of the same shape are in the file too."""
     copies: dict[tuple[str, ...], list[str]] = {}
+    copy_words = {word for word in {w for parts in words.values() for w in parts} if COPY_WORD.fullmatch(word)}
+    if not copy_words:
+        return
     for name, parts in words.items():
-        place = next((i for i, word in enumerate(parts[:-1]) if COPY_WORD.fullmatch(word)), None)
+        place = next((i for i, word in enumerate(parts[:-1]) if word in copy_words), None)
         if place is not None:
             copies.setdefault(tuple(parts[: place + 1]), []).append(name)
     if not copies:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
-from layerscope.records.layers import LayerRef
+from layerscope.records.layers import LayerRef, with_fields
 
 ALPHABETICAL_SHARE = 0.05  # descents per name in an alphabetical order: one per shard or dtype
 MIN_NAMES = 4  # fewer names are in alphabetical order by chance
@@ -47,7 +46,7 @@ HEADS = frozenset(["lm_head", "embed_out", "output_layer"])
 
 def in_model_order(refs: Iterable[LayerRef]) -> list[LayerRef]:
     """The refs in the order of :func:`layer_order`; each keeps the position that it had as ``stored``."""
-    stored = [ref if ref.stored >= 0 else replace(ref, stored=i) for i, ref in enumerate(refs)]
+    stored = [ref if ref.stored >= 0 else with_fields(ref, stored=i) for i, ref in enumerate(refs)]
     return [stored[i] for i in layer_order([ref.name for ref in stored])]
 
 
@@ -59,7 +58,7 @@ def layer_order(names: Sequence[str]) -> list[int]:
     """
     positions = list(range(len(names)))
     words = [_words(name) for name in names]
-    if len(names) >= MIN_NAMES and _is_alphabetical(names):
+    if len(names) >= MIN_NAMES and _is_alphabetical(names, words):
         return sorted(positions, key=lambda i: tuple(_place(word, depth) for depth, word in enumerate(words[i])))
     if _has_numbers_out_of_order(words):
         positions = _sorted_by_block(words)
@@ -74,15 +73,14 @@ def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def _words(name: str) -> list[str]:
-    return SEPARATORS.split(name[:MAX_NAME_CHARS].partition("[")[0], maxsplit=MAX_WORDS)
+    return name[:MAX_NAME_CHARS].partition("[")[0].replace("/", ".").split(".", MAX_WORDS)
 
 
-def _is_alphabetical(names: Sequence[str]) -> bool:
+def _is_alphabetical(names: Sequence[str], words: Sequence[list[str]]) -> bool:
     """Are nearly all names in ascending order, as strings or word by word?"""
     allowed = ALPHABETICAL_SHARE * len(names)
-    by_word = [_words(name) for name in names]
     as_strings = sum(a > b for a, b in pairwise(names))
-    return as_strings <= allowed or sum(a > b for a, b in pairwise(by_word)) <= allowed
+    return as_strings <= allowed or sum(a > b for a, b in pairwise(words)) <= allowed
 
 
 def _place(word: str, depth: int) -> tuple[int, int, tuple[tuple[int, int | str], ...]]:
@@ -111,29 +109,51 @@ def _has_numbers_out_of_order(words: Sequence[Sequence[str]]) -> bool:
     return False
 
 
+class _Module:
+    """A module in the tree of names."""
+
+    __slots__ = ("children", "first", "first_block", "positions")
+
+    def __init__(self, first: int) -> None:
+        self.first = first  # position of the first name in it
+        self.first_block = -1  # position of the first name in one of its numbered children
+        self.children: dict[str, _Module] = {}
+        self.positions: list[int] = []  # of the names that end here
+
+    def sorted_children(self) -> list[_Module]:
+        """The children by first appearance; numbered ones together, their numbers ascending."""
+        if len(self.children) == 1:
+            return list(self.children.values())
+        block = self.first_block
+        keys = {word: (block, int(word)) if word.isdecimal() else (m.first, 0) for word, m in self.children.items()}
+        return [self.children[word] for word in sorted(keys, key=keys.__getitem__)]
+
+
 def _sorted_by_block(words: Sequence[Sequence[str]]) -> list[int]:
     """Positions with the children of each module together, by first appearance, their numbers ascending."""
-    first_seen: dict[tuple[str, ...], int] = {}
+    root = _Module(0)
     for i, path in enumerate(words):
-        for depth in range(1, len(path) + 1):
-            first_seen.setdefault(tuple(path[:depth]), i)
-    first_block: dict[tuple[str, ...], int] = {}  # of a list of blocks: where its first stands
-    for prefix, i in first_seen.items():
-        if prefix[-1].isdecimal():
-            first_block.setdefault(prefix[:-1], i)
-
-    def key(i: int) -> list[tuple[int, int]]:
-        prefixes = [tuple(words[i][: depth + 1]) for depth in range(len(words[i]))]
-        return [
-            (first_block[prefix[:-1]], int(prefix[-1])) if prefix[-1].isdecimal() else (first_seen[prefix], 0)
-            for prefix in prefixes
-        ]
-
-    return sorted(range(len(words)), key=key)
+        module = root
+        for word in path:
+            child = module.children.get(word)
+            if child is None:
+                child = module.children[word] = _Module(i)
+                if module.first_block < 0 and word.isdecimal():
+                    module.first_block = i
+            module = child
+        module.positions.append(i)
+    positions: list[int] = []
+    pending = [root]
+    while pending:
+        module = pending.pop()
+        positions += module.positions
+        if module.children:
+            pending += reversed(module.sorted_children())
+    return positions
 
 
 def _end_of_model(words: Sequence[str]) -> int:
     """−1 for the embedding of tokens, 1 for the head of a language model, else 0."""
-    if any(word in EMBEDDINGS for word in words) and "decoder" not in words:
+    if not EMBEDDINGS.isdisjoint(words) and "decoder" not in words:
         return -1
-    return int(any(word in HEADS for word in words) or words[0] == "output")
+    return int(not HEADS.isdisjoint(words) or words[0] == "output")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layerscope.records.layers import LayerRef, Part
+from layerscope.records.layers import LayerRef, Part, with_fields
 from layerscope.sources.layouts import transposed_projections
 from layerscope.sources.layouts.experts import expert_rows, is_experts, rename_mixtral_expert
 from layerscope.sources.layouts.fused_projections import fused_parts, swap_axes, with_heads
@@ -80,7 +80,9 @@ def layers_of(
                 rename_mixtral_expert(with_heads(ref, config or {}))
                 for ref in _rows_of_tensor(tensor, shapes, config or {})
             )
-    return [replace(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs]
+    if not aliases:
+        return refs
+    return [with_fields(ref, aliases=tuple(aliases.get(ref.tensor, ()))) for ref in refs]
 
 
 def number_layers(refs: Iterable[LayerRef]) -> list[LayerRef]:
@@ -93,7 +95,7 @@ def number_layers(refs: Iterable[LayerRef]) -> list[LayerRef]:
             name_counts[ref.name] = count = name_counts.get(ref.name, 1) + 1
             name = f"{ref.name}#{count}"
         name_counts[name] = 1
-        numbered.append(replace(ref, index=i, name=name, stored=ref.stored if ref.stored >= 0 else i))
+        numbered.append(with_fields(ref, index=i, name=name, stored=ref.stored if ref.stored >= 0 else i))
     return numbered
 
 
