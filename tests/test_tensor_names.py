@@ -9,6 +9,7 @@ import pytest
 
 import layerscope
 from layerscope.tensor_names import matching_keys, strip_wrapper_prefixes
+from tests.requirements import require
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,17 @@ def test_counters_of_models_with_other_layers_are_not_guessed() -> None:
     assert list(ours.values()) == list(theirs.values())[:2]  # the same two layers, and one more
     ours, theirs = matching_keys(["dense_1.kernel", "dense_2.kernel"], ["dense_4.kernel", "relu_5.kernel"])
     assert not set(ours.values()) & set(theirs.values())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module._orig_mod.", "net.", "model.language_model."])
+def test_lines_and_basins_match_names_as_comparisons_do(tmp_path: Path, prefix: str) -> None:
+    torch = require("torch")
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)) for _ in range(2)]
+    x, y = torch.randn(40, 6), torch.randint(3, (40,))
+    torch.save({f"{prefix}{name}": value for name, value in nets[1].state_dict().items()}, tmp_path / "b.pt")
+    evaluate = layerscope.TorchEvaluator(nets[0], (x, y))
+    lines = [layerscope.line(nets[0], b, evaluate, points=5) for b in (nets[1], tmp_path / "b.pt")]
+    np.testing.assert_array_equal(lines[0].metrics["loss"], lines[1].metrics["loss"])
+    basins = layerscope.basins({"a": nets[0], "b": tmp_path / "b.pt"}, evaluate, points=3)
+    assert basins.names == ("a", "b")

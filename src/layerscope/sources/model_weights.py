@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from layerscope.errors import UsageError
 from layerscope.sources import opening
 from layerscope.sources.several_models import MAX_NAMED_TENSORS, tensors_of
-from layerscope.tensor_names import strip_wrapper_prefixes
+from layerscope.tensor_names import matching_keys, strip_wrapper_prefixes
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array
@@ -44,6 +44,21 @@ def weights_of(model: Any) -> dict[str, Array]:
             for name, tensor in tensors_of(source).items()
             if tensor.ref.tensor not in formed
         }
+
+
+def weights_of_all(models: Iterable[Any]) -> list[dict[str, Array]]:
+    """Return the floating-point tensors of several models, all under the names of the first."""
+    first, *others = [weights_of(model) for model in models]
+    return [first, *(named_like(other, list(first)) for other in others)]
+
+
+def named_like(weights: Weights, names: Sequence[str]) -> dict[str, Any]:
+    """Return the weights under the names of another model, as far as :func:`matching_keys` matches them."""
+    if set(names) <= weights.keys():
+        return dict(weights)
+    reference, keys = matching_keys(names, list(weights))
+    name_by_key = {key: name for name, key in reference.items()}
+    return {name_by_key.get(keys[name], name): value for name, value in weights.items()}
 
 
 def _with_shape(value: Array, shape: tuple[int, ...]) -> Array:

@@ -69,11 +69,7 @@ class StateDict(Tensors):
 def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
     """Create a source from named tensors: in Flax's layout if there are kernels and no weights, else in PyTorch's."""
     infos = list(infos)
-    others = _not_weights(infos)
-    variables = [
-        Variable(info.name, info.shape, info.dtype, fault=info.fault, not_weight=others.get(info.name))
-        for info in infos
-    ]
+    variables = [Variable(info.name, info.shape, info.dtype, fault=info.fault) for info in infos]
     last_words = {variable.variable for variable in variables}
     if not last_words & {"kernel", "embedding"} or "weight" in last_words:
         return StateDict(spec, infos, fetch)
@@ -82,14 +78,16 @@ def source_from_names(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Call
 
 def source_from_flax(spec: SourceSpec, infos: Iterable[TensorInfo], fetch: Callable[[str], Array]) -> Tensors:
     """Create a source from the tensors of a file that only Flax writes."""
-    infos = list(infos)
-    others = _not_weights(infos)
-    variables = (Variable(i.name, i.shape, i.dtype, fault=i.fault, not_weight=others.get(i.name)) for i in infos)
-    return source_from_variables(spec, variables, fetch)
+    return source_from_variables(spec, (Variable(i.name, i.shape, i.dtype, fault=i.fault) for i in infos), fetch)
 
 
 def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch: Callable[[str], Array]) -> Tensors:
     """Create a source from variables in the layout of Keras and Flax."""
+    variables = list(variables)
+    others = _not_weights(TensorInfo(v.name, v.shape, v.dtype) for v in variables if not v.fault)
+    variables = [
+        replace(v, not_weight=others[v.name]) if v.name in others and not v.not_weight else v for v in variables
+    ]
     laid_by_name: dict[str, VariableLayout] = {variable.name: lay_out_variable(variable) for variable in variables}
 
     def fetch_arranged(name: str) -> Array:

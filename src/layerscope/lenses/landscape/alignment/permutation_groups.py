@@ -26,7 +26,6 @@ place
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,7 @@ from layerscope.lenses.landscape.alignment.index_tracing import (
     permuted_axis,
     trace_index_map,
 )
-from layerscope.lenses.landscape.alignment.special_layers import trace_group_norm, trace_recurrent_layers
+from layerscope.lenses.landscape.alignment.special_layers import SPECIAL_LAYERS
 from layerscope.live.nested_tensors import tensors_in
 from layerscope.live.outputs import run_model
 from layerscope.live.user_code import Forward, translate_errors
@@ -157,9 +156,7 @@ class UnitTrace:
             self._fix_units_of(traced, name)
         if not traced or not call.results or any(a is b for a in call.results for b in state):
             return result
-        if self._trace_linear_map(call) or self._trace_attention_heads(call):
-            return result
-        if trace_recurrent_layers(self, call) or trace_group_norm(self, call):
+        if self._trace_linear_map(call) or any(trace(self, call) for trace in SPECIAL_LAYERS):
             return result
         if labeled:
             self._classify_call(call)
@@ -244,30 +241,6 @@ class UnitTrace:
         """Record that a vector of the model belongs to these units."""
         if self.is_state(bias) and len(ids) == len(bias):
             self.units.place(self.names[id(bias)], 0, ids)
-
-    def _trace_attention_heads(self, call: Call) -> bool:
-        """Trace fused attention (torch.nn.MultiheadAttention), with one unit per head; False for other functions."""
-        if call.name != "multi_head_attention_forward":
-            return False
-        arguments = inspect.signature(call.func).bind(*call.args, **call.kwargs).arguments
-        in_weight, in_bias = arguments.get("in_proj_weight"), arguments.get("in_proj_bias")
-        out_weight, out_bias = arguments.get("out_proj_weight"), arguments.get("out_proj_bias")
-        query, width, heads = arguments["query"], arguments["embed_dim_to_check"], arguments["num_heads"]
-        is_self_attention = query is arguments["key"] is arguments["value"]
-        has_extra_keys = arguments.get("bias_k") is not None or arguments.get("add_zero_attn")
-        if not is_self_attention or has_extra_keys or not self.is_state(in_weight) or not self.is_state(out_weight):
-            return False
-        in_name, out_name = self.names[id(in_weight)], self.names[id(out_weight)]
-        self.units.place(in_name, 1, self.labels_along(query, -1))
-        ids = self.units.number_outputs(in_name, 0, 3 * width)
-        self.place_bias(in_bias, ids)
-        self.units.tie([ids.reshape(3, heads, -1).transpose(1, 0, 2)])
-        self.units.mark_scale_sensitive(ids)
-        self.units.place(out_name, 1, ids[:width])
-        output_ids = self.units.number_outputs(out_name, 0, width)
-        self.place_bias(out_bias, output_ids)
-        self.set_labels(call.results[0], labels_on_axis(output_ids, call.results[0].dim(), -1))
-        return True
 
     # --- functions that move units or compute with them ----------------------------------------------------------
 

@@ -1,7 +1,12 @@
-"""Layers whose units the tracing knows by name: recurrent layers, with a row of each unit per gate, and group norms."""
+"""Layers whose units the tracing knows by name: fused attention, recurrent layers and group norms.
+
+A unit of attention is a head; a unit of a recurrent layer has a row in each gate; the channels of a group norm move
+within its groups.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,3 +101,31 @@ def trace_group_norm(trace: UnitTrace, call: Call) -> bool:
         trace.place_bias(parameter, labels)
     trace.set_labels(call.results[0], labels_on_axis(labels, x.dim(), 1))
     return True
+
+
+def trace_attention_heads(trace: UnitTrace, call: Call) -> bool:
+    """Trace fused attention (torch.nn.MultiheadAttention), with one unit per head; False for other functions."""
+    if call.name != "multi_head_attention_forward":
+        return False
+    arguments = inspect.signature(call.func).bind(*call.args, **call.kwargs).arguments
+    in_weight, in_bias = arguments.get("in_proj_weight"), arguments.get("in_proj_bias")
+    out_weight, out_bias = arguments.get("out_proj_weight"), arguments.get("out_proj_bias")
+    query, width, heads = arguments["query"], arguments["embed_dim_to_check"], arguments["num_heads"]
+    is_self_attention = query is arguments["key"] is arguments["value"]
+    has_extra_keys = arguments.get("bias_k") is not None or arguments.get("add_zero_attn")
+    if not is_self_attention or has_extra_keys or not trace.is_state(in_weight) or not trace.is_state(out_weight):
+        return False
+    in_name, out_name = trace.names[id(in_weight)], trace.names[id(out_weight)]
+    trace.units.place(in_name, 1, trace.labels_along(query, -1))
+    ids = trace.units.number_outputs(in_name, 0, 3 * width)
+    trace.place_bias(in_bias, ids)
+    trace.units.tie([ids.reshape(3, heads, -1).transpose(1, 0, 2)])
+    trace.units.mark_scale_sensitive(ids)
+    trace.units.place(out_name, 1, ids[:width])
+    output_ids = trace.units.number_outputs(out_name, 0, width)
+    trace.place_bias(out_bias, output_ids)
+    trace.set_labels(call.results[0], labels_on_axis(output_ids, call.results[0].dim(), -1))
+    return True
+
+
+SPECIAL_LAYERS = (trace_attention_heads, trace_recurrent_layers, trace_group_norm)

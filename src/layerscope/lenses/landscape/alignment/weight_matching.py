@@ -21,7 +21,13 @@ from layerscope.live.outputs import run_model
 from layerscope.live.torch_models import unwrapped
 from layerscope.live.user_code import Forward, torch_parameters, translate_errors
 from layerscope.records.landscape.distances import Alignment
-from layerscope.sources.model_weights import Weights, check_same_tensors, load_into, trainable_names, weights_of
+from layerscope.sources.model_weights import (
+    Weights,
+    check_same_tensors,
+    load_into,
+    trainable_names,
+    weights_of_all,
+)
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats, Ints
@@ -56,7 +62,7 @@ def align(
     if method not in ALIGNMENT_METHODS:
         raise UnknownName("alignment method", method, ALIGNMENT_METHODS)
     _check_arguments(model, x, restarts, groups, method)
-    weights_a, weights_b = weights_of(a), weights_of(b)
+    weights_a, weights_b = weights_of_all((a, b))
     check_same_tensors([weights_a, weights_b], ["A", "B"])
     for name, weights in (("A", weights_a), ("B", weights_b)):
         bad = next((key for key, value in weights.items() if not np.isfinite(value).all()), None)

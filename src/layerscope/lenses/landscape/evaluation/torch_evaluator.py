@@ -29,7 +29,13 @@ from layerscope.live import fingerprints, torch_models
 from layerscope.live.call_trace import CallTrace
 from layerscope.live.losses import Loss
 from layerscope.live.user_code import Forward, torch_parameters
-from layerscope.sources.model_weights import Weights, check_same_tensors, weights_of
+from layerscope.sources.model_weights import (
+    Weights,
+    check_same_tensors,
+    named_like,
+    weights_of,
+)
+from layerscope.tensor_names import strip_wrapper_prefixes
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
@@ -185,7 +191,9 @@ class TorchEvaluator:
     @contextmanager
     def walk(self, points: Sequence[Weights]) -> Iterator[Callable[[Sequence[float]], Value]]:
         """Yield a function from coefficients to the value at Σ cᵢ·pointsᵢ; many calls are faster than one by one."""
-        points = [weights_of(point) for point in points]
+        state = self.model.state_dict().items()
+        own_names = [strip_wrapper_prefixes(name) for name, value in state if value.is_floating_point()]
+        points = [named_like(weights_of(point), own_names) for point in points]
         self.check(points)
         session = PointSession(self._path, self._data, self._batch_norm, self._repair, points)
         with session.opened() as at:

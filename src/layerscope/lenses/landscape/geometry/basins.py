@@ -21,7 +21,7 @@ from layerscope.records.landscape.basins import Basins, complete_linkage
 from layerscope.records.landscape.lines import Line
 from layerscope.rules.judging import judge_landscape
 from layerscope.rules.landscape_facts import Pair, Pairs
-from layerscope.sources.model_weights import check_same_tensors, weights_of
+from layerscope.sources.model_weights import check_same_tensors, weights_of_all
 from layerscope.sources.several_models import index_pairs, name_models
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def basins(
         raise UsageError(f"points={points!r}: points must be 3 or more, so that one lies between the two ends")
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance={tolerance!r}: the tolerance is a loss barrier and must be 0 or more")
-    weights_by_name = {name: weights_of(model) for name, model in name_models(models).items()}
+    named = name_models(models)
+    weights_by_name = dict(zip(named, weights_of_all(named.values()), strict=True))
     names, weights = tuple(weights_by_name), list(weights_by_name.values())
     check_same_tensors(weights, names)
     ends = {name: _finite_metrics(_evaluate_mean(evaluate, [w]), name) for name, w in weights_by_name.items()}

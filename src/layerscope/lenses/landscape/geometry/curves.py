@@ -22,7 +22,7 @@ from layerscope.live import torch_models
 from layerscope.live.outputs import run_model
 from layerscope.live.user_code import translate_errors
 from layerscope.records.landscape.lines import Curve, Line
-from layerscope.sources.model_weights import Weights, check_same_tensors, combine, trainable_names, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, combine, trainable_names, weights_of_all
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
@@ -65,7 +65,7 @@ def connect(
             raise UsageError(f"{name}={value!r}: {name} must be an integer, {minimum} or more")
     if not (isinstance(lr, int | float) and 0 < lr < math.inf):
         raise UsageError(f"lr={lr!r}: the learning rate must be a finite number above 0")
-    ends = [weights_of(a), weights_of(b)]
+    ends = weights_of_all((a, b))
     check_same_tensors(ends, names)
     shares = [k / (bends + 1) for k in range(1, bends + 1)]
     inner = [combine(ends, [1 - share, share]) for share in shares]

@@ -28,6 +28,7 @@ from layerscope.sources.model_weights import (
     combine,
     trainable_names,
     weights_of,
+    weights_of_all,
 )
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def trajectory(checkpoints: Sequence[Any], names: Sequence[str] | None = None) -
     :param names: one name for each checkpoint; the default is its index.
     :raises UsageError: if there are fewer than three checkpoints, or their tensors differ.
     """
-    points = [weights_of(checkpoint) for checkpoint in checkpoints]
+    points = weights_of_all(checkpoints) if checkpoints else []
     if len(points) < 3:
         raise UsageError(f"checkpoints= has {len(points)} items: a trajectory needs three checkpoints or more")
     point_names = tuple(names or (str(i) for i in range(len(points))))

@@ -23,7 +23,7 @@ from layerscope.lenses.landscape.evaluation.points import Progress as Progress
 from layerscope.numerics import parameter_geometry
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
-from layerscope.sources.model_weights import Weights, check_same_tensors, trainable_names, weights_of
+from layerscope.sources.model_weights import Weights, check_same_tensors, trainable_names, weights_of_all
 
 if TYPE_CHECKING:
     from layerscope.array_types import Floats
@@ -57,7 +57,7 @@ def line(
     t = np.unique(np.concatenate([np.linspace(low, high, points), [x for x in (0.0, 1.0) if low <= x <= high]]))
     t = t[np.concatenate([[True], np.diff(t) > 1e-9])]
     t[np.isclose(t, 0.0, atol=1e-9)], t[np.isclose(t, 1.0, atol=1e-9)] = 0.0, 1.0
-    corners = [weights_of(a), weights_of(b)]
+    corners = weights_of_all((a, b))
     check_same_tensors(corners, names)
     values, holes = evaluate_points(corners, evaluate, [(1 - x, x) for x in t], progress, engine=engine)
     holes = _name_nonfinite_weights(holes, corners, names)
@@ -87,7 +87,7 @@ def plane(
         raise UsageError(
             f"u and v: a grid of {len(us)} × {len(vs)} has {count:,} points; the limit is {MAX_GRID_POINTS:,}"
         )
-    corners = [weights_of(model) for model in (a, b, c)]
+    corners = weights_of_all((a, b, c))
     check_same_tensors(corners, names)
     points = [(1 - x - y, x, y) for y in vs for x in us]
     grid_store = GridStore(store, corners, points, evaluate) if store is not None else None
