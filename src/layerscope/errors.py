@@ -19,7 +19,18 @@ Each message states in one line what was asked, what was found and what would wo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+URL_WITH_SECRETS = re.compile(
+    r"(?P<scheme>[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://)([^/\s@'\"]*@)?(?P<place>[^\s?#'\"<>]*)"
+    r"([?#][^\s'\"<>]*?(?=[:;,.)]*(\s|$|['\"<>])))?"
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the user, password, query and fragment of every URL in it removed."""
+    return URL_WITH_SECRETS.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
 
 
 class LayerscopeError(Exception):
@@ -27,9 +38,15 @@ class LayerscopeError(Exception):
 
     exit_code = 2
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(x) if isinstance(x, str) else x for x in args))
+
 
 class LayerscopeWarning(UserWarning):
     """A problem that the user should know about and that does not stop the analysis."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(x) if isinstance(x, str) else x for x in args))
 
 
 class UsageError(LayerscopeError):

@@ -17,7 +17,7 @@ import click
 
 from layerscope.cli.lazy_commands import LazyCommands
 from layerscope.cli.shell_words import in_shell_words
-from layerscope.errors import LayerscopeError, UnknownName, UsageError
+from layerscope.errors import LayerscopeError, UnknownName, UsageError, without_secrets
 
 INTERRUPTED = 130
 
@@ -96,5 +96,5 @@ def main() -> None:
 def _print_error(message: str, code: int) -> int:
     from layerscope.text import printable
 
-    print(f"layerscope: {printable(message, 500)}", file=sys.stderr)
+    print(f"layerscope: {printable(without_secrets(message), 500)}", file=sys.stderr)
     return code

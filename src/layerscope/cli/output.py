@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layerscope.errors import OutputError
+from layerscope.errors import OutputError, without_secrets
 
 if TYPE_CHECKING:
     from layerscope.progress_bars import Progress
@@ -162,5 +162,5 @@ def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
     if quiet:
         yield None
         return
-    with progress_bars.progress_bar(target) as update:
+    with progress_bars.progress_bar(without_secrets(target)) as update:
         yield update

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerscope.errors import UsageError
+from layerscope.errors import UsageError, without_secrets
 from layerscope.records.comparison import letters
 from layerscope.records.layers import LayerRef
 from layerscope.sources import opening
@@ -204,7 +204,7 @@ def name_models(models: Any) -> dict[str, Any]:
 
 def shorten_paths(paths: Sequence[str]) -> list[str]:
     """Return the ends of paths that distinguish them, without a suffix that all share."""
-    distinct = list(distinct_paths([str(path) for path in paths]))
+    distinct = list(distinct_paths([without_secrets(str(path)) for path in paths]))
     suffixes = {PurePath(name).suffix for name in distinct}
     without_suffix = [name.removesuffix(next(iter(suffixes))) for name in distinct] if len(suffixes) == 1 else distinct
     return without_suffix if len(set(without_suffix)) == len(without_suffix) and all(without_suffix) else distinct

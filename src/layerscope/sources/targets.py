@@ -12,8 +12,10 @@ from layerscope.errors import (
     MissingExtra,
     TargetNotFound,
     did_you_mean,
+    without_secrets,
 )
 from layerscope.records.sources import SourceSpec
+from layerscope.sources.storage.http_paths import HttpFile
 from layerscope.sources.storage.paths import is_path
 
 
@@ -38,9 +40,9 @@ def short_name(target: Any) -> str:
 
 
 def name_of(target: Any) -> str:
-    """Return the name of a target in reports: its path, or its type."""
+    """Return the name of a target in reports: its path without passwords and signatures, or its type."""
     if isinstance(target, str | Composed) or is_path(target):
-        return str(target)
+        return without_secrets(str(target))
     return f"{type(target).__module__}.{type(target).__qualname__}"
 
 
@@ -50,6 +52,11 @@ def _locate_in_store(url: str) -> Any:
     :raises MissingExtra: universal_pathlib is not installed.
     :raises TargetNotFound: nothing exists there, access is denied, or the store's own package is missing.
     """
+    if url.startswith(("http://", "https://")):
+        file = HttpFile(url)
+        if not file.exists():
+            raise TargetNotFound(f"{url} does not exist")
+        return file
     try:
         from upath import UPath
     except ImportError:

@@ -28,6 +28,7 @@ from layerscope.cli.output import (
     save_report,
     write_reports,
 )
+from layerscope.errors import without_secrets
 
 if TYPE_CHECKING:
     from layerscope.records.report import Report
@@ -183,10 +184,12 @@ def _print_plan(targets: tuple[str, ...], options: dict[str, Any]) -> None:
     console = console_for(sys.stdout)
     for model in [model for target in targets for model in list_models(target)]:
         if report_file.is_report(model):
-            console.print(f"{model}: a saved report, which is judged again without reading any weights")
+            console.print(
+                f"{without_secrets(model)}: a saved report, which is judged again without reading any weights"
+            )
             continue
         settings = settings_of(model, options)
         jobs, idle = analysis.plan(
             model, layers=selectors(options["layers"]), **arrangement_options(options), settings=settings
         )
-        console.print(plan_table(model, jobs, idle))
+        console.print(plan_table(without_secrets(model), jobs, idle))

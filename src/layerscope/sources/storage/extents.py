@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 
 from layerscope.errors import Unreadable
+from layerscope.sources.storage import http_files
+from layerscope.sources.storage.http_paths import HttpFile
 from layerscope.sources.storage.paths import size_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Extent:
             return b""
         if not isinstance(self.path, Path):
             begin = self.start + offset
+            if isinstance(self.path, HttpFile):
+                return http_files.read_range(self.path.url, begin, count)
             return bytes(cast("Any", self.path).fs.cat_file(self.path.path, start=begin, end=begin + count))
         with self.path.open("rb") as file:
             file.seek(self.start + offset)

@@ -9,12 +9,13 @@ from typing import Any
 from layerscope.errors import (
     Refused,
 )
+from layerscope.sources.storage.http_paths import HttpFile
 
 
 def is_path(target: Any) -> bool:
     """Return whether the target is a path, local or remote."""
     upath = sys.modules.get("upath")
-    return isinstance(target, Path) or (upath is not None and isinstance(target, upath.UPath))
+    return isinstance(target, Path | HttpFile) or (upath is not None and isinstance(target, upath.UPath))
 
 
 def is_file(target: Any) -> bool:
