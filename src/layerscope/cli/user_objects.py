@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, did_you_mean
+from layerscope.live.user_code import describe_user_error
 
 
 def import_object(text: str) -> Any:
@@ -27,9 +28,11 @@ def import_object(text: str) -> Any:
             raise TargetNotFound(
                 f"{text}: there is no module {error.name!r} in the working folder or the environment"
             ) from None
-        raise Unreadable(f"{text}: importing {module_name} failed: {error}") from error
-    except Exception as error:  # user code may raise anything
-        raise Unreadable(f"{text}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+        raise Unreadable(f"{text}: importing {module_name} failed: {describe_user_error(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # user code may raise anything; sys.exit(0) would look like success
+        raise Unreadable(f"{text}: importing {module_name} failed: {describe_user_error(error)}") from error
     if not hasattr(module, name):
         raise TargetNotFound(f"{module_name} has no {name!r}{did_you_mean(name, vars(module))}")
     return getattr(module, name)
@@ -42,7 +45,7 @@ def call_or_get(text: str) -> Any:
         return value
     try:
         return value()
-    except LayerscopeError:
+    except (LayerscopeError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise Unreadable(f"{text}() failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise Unreadable(f"{text}() failed: {describe_user_error(error)}") from error

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from layerscope.errors import LayerscopeError, MissingExtra, Unreadable, UsageError
+from layerscope.text import printable
+
+MAX_ERROR_CHARS = 300
 
 Forward = Callable[[Any, Any], Any]
 
@@ -18,8 +21,19 @@ def translate_errors(what: str) -> Iterator[None]:
         yield
     except (LayerscopeError, GeneratorExit):
         raise
-    except Exception as error:
-        raise Unreadable(f"{what}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() in user code would end the tool as if it had succeeded
+        raise Unreadable(f"{what}: {describe_user_error(error)}") from error
+
+
+def describe_user_error(error: BaseException) -> str:
+    """Return the type of an exception of user code and what it says, in one short line."""
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # user code may raise an exception that cannot be shown
+        words = "(its text cannot be shown)"
+    return printable(f"{type(error).__name__}: {words}" if words else type(error).__name__, MAX_ERROR_CHARS)
 
 
 def require_gradient(values: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 from layerscope.errors import OutputError
@@ -22,7 +23,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
                 file.write(content)
             return
         target = target.resolve()
-        name = str(target.parent / f".{target.name[:50]}.{os.getpid()}.part")
+        # a random name: threads, other machines on a shared disk and leftovers of dead processes have others
+        name = str(target.parent / f".{target.name[:50]}.{secrets.token_hex(8)}.part")
         descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         scratch = name
         with os.fdopen(descriptor, "wb") as file:

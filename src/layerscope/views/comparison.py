@@ -16,6 +16,7 @@ from layerscope.records.comparison import ComparedLayer, Comparison
 from layerscope.text import format_alpha, format_number, plural, printable
 from layerscope.views import aligned_columns, side_by_side, table
 from layerscope.views.aligned_columns import Cell, Step
+from layerscope.views.csv_cells import protect
 from layerscope.views.short_names import short_names
 
 if TYPE_CHECKING:
@@ -139,9 +140,10 @@ def to_csv(comparison: Comparison) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     records = list(rows(comparison))
     heads = list(records[0]) if records else ["name"]
-    writer.writerow(heads)
+    writer.writerow(map(protect, heads))
     for row in records:
-        writer.writerow([printable(row[head], 32_000) if isinstance(row[head], str) else row[head] for head in heads])
+        cells = (protect(printable(row[head], 32_000)) if isinstance(row[head], str) else row[head] for head in heads)
+        writer.writerow(cells)
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from layerscope.records.report import Report
 from layerscope.text import printable
 from layerscope.views import report_rows
+from layerscope.views.csv_cells import protect
 
 MAX_CELL_CHARS = 32_000  # limit of common spreadsheets for one cell
 
@@ -32,5 +33,5 @@ def to_csv(reports: Sequence[Report], columns: Sequence[str] = ()) -> str:
 
 def _format_value(value: object) -> object:
     if isinstance(value, list):
-        return "×".join(map(str, value))
-    return printable(value, MAX_CELL_CHARS) if isinstance(value, str) else value
+        return protect("×".join(map(str, value)))
+    return protect(printable(value, MAX_CELL_CHARS)) if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from layerscope.records.landscape.basins import format_basins
 from layerscope.text import elide, plural, printable
 from layerscope.views import aligned_columns
 from layerscope.views.aligned_columns import Cell
+from layerscope.views.csv_cells import protect
 from layerscope.views.short_names import short_names
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def matrix_csv_lines(names: Sequence[str], values: Any) -> list[str]:
 
     buffer = io.StringIO()
     rows = writer.writer(buffer, lineterminator="\n")
-    rows.writerow(["model", *names])
+    rows.writerow(["model", *(protect(printable(name)) for name in names)])
     for name, row in zip(names, values, strict=True):
-        rows.writerow([name, *(repr(float(x)) if math.isfinite(float(x)) else "" for x in row)])
+        rows.writerow([protect(printable(name)), *(repr(float(x)) if math.isfinite(float(x)) else "" for x in row)])
     return buffer.getvalue().rstrip("\n").split("\n")
 
 
