@@ -217,3 +217,49 @@ def test_a_name_that_does_not_say_weight_is_shown_as_unsure() -> None:
     assert "Unsure whether it is a weight, by name: bank" in repr(report)
     alone = layerscope.describe({"a": rng.normal(size=(60, 50)), "second": rng.normal(size=(60, 50))})
     assert not any(row.ref.how == UNSURE for row in alone.rows if row.name == "a")
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, -np.inf])
+def test_a_mask_that_is_added_to_scores(fill: float) -> None:
+    mask = np.triu(np.full((60, 60), fill, np.float32), 1)
+    model = {"fc.weight": np.random.default_rng(0).normal(size=(60, 50)), "attn.m2": mask}
+    assert analyzed(model) == ["fc.weight"]
+    assert {row.name: row.ref.kind for row in layerscope.describe(model).rows}["attn.m2"] == "mask"
+    assert analyzed({"fc.weight": model["fc.weight"], "low": mask.clip(-2e3, 0) * np.arange(1, 61)}) != ["fc.weight"]
+
+
+def test_copies_of_training_helpers(tmp_path: Path) -> None:
+    torch: Any = require("torch")
+    net = torch.nn.Linear(64, 96)
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    shadow = [parameter.detach() + 1 for parameter in net.parameters()]
+    files = {
+        "ema_v2": {"model": net.state_dict(), "model_ema": averaged.state_dict()},
+        "swa": {"model": net.state_dict(), "swa": averaged.state_dict()},
+        "torch_ema": {"model": net.state_dict(), "ema": {"decay": 0.99, "shadow_params": shadow}},
+        "shadow": {"state_dict": net.state_dict(), "shadow_params": shadow},
+    }
+    for name, content in files.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+        assert analyzed(tmp_path / f"{name}.pt") == ["weight"], name
+    whole = torch.nn.ModuleDict({"net": net, "ema": copy.deepcopy(net)})
+    assert analyzed(whole) == ["net.weight"]
+    assert "--select ema" in {row.name: row.skipped for row in layerscope.describe(whole).rows}["ema.weight"]
+
+
+def test_live_state_space_parameters_are_skipped_as_in_files() -> None:
+    torch: Any = require("torch")
+    net = torch.nn.Module()
+    net.in_proj, net.A_log = torch.nn.Linear(256, 512), torch.nn.Parameter(torch.randn(512, 64))
+    assert analyzed(net) == analyzed(net.state_dict()) == ["in_proj.weight"]
+
+
+def test_the_state_of_an_optimizer_alone_is_named(tmp_path: Path) -> None:
+    torch: Any = require("torch")
+    parameter = torch.nn.Parameter(torch.randn(64, 32))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.rand(64, 32)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    with pytest.raises(Unreadable, match="the state of an optimizer, not a model"):
+        analyzed(tmp_path / "o.pt")

@@ -9,7 +9,7 @@ from typing import Any
 from layerscope.errors import LayerscopeError, MissingExtra, Unreadable, UsageError
 from layerscope.text import printable
 
-MAX_ERROR_CHARS = 300
+MAX_ERROR_CHARS = 1000
 
 Forward = Callable[[Any, Any], Any]
 

@@ -21,6 +21,9 @@ KAPPA_SHARES = (20, 50, 80, 100)
 Learning = Mapping[str, float]
 
 
+SHARED = "the weight is computed, and used outside of its layer too, so the layer's rows do not give its gradient"
+
+
 @metric(unit="a²", ref=PAPER, over_layers="", label="λmax Sx")
 def lambda_max_x(input: Spectrum) -> float:
     """Largest eigenvalue of the input covariance S_x = E[a aᵀ]: the scale of the layer inputs.
@@ -95,7 +98,7 @@ def mean_energy(input: Spectrum, learning: Learning) -> float:
 @metric(unit="ℓ/W", ref=PAPER, over_layers="")
 def grad_sigma_max(learning: Learning) -> float:
     """Largest singular value of ∂L/∂W, the gradient of the mean loss with respect to W."""
-    return learning["grad_sigma_max"]
+    return _require(learning, "grad_sigma_max", SHARED)
 
 
 @metric(unit="ℓ/W²", ref=PAPER, over_layers="", label="dominat.")
@@ -105,7 +108,9 @@ def domination(weight: Spectrum, learning: Learning) -> float:
     Healthy runs have 0.05 to 1.3. A small value at a high loss is weight domination (LS206), at a small loss it is
     convergence (LS207).
     """
-    return learning["grad_sigma_max"] / _require_positive(math.sqrt(float(weight.evals[-1])), "the weight is zero")
+    return _require(learning, "grad_sigma_max", SHARED) / _require_positive(
+        math.sqrt(float(weight.evals[-1])), "the weight is zero"
+    )
 
 
 @metric(unit="", ref="Cauchy–Schwarz on the factors", over_layers="", fmt=".3f")
@@ -129,7 +134,7 @@ def coherence(input: Spectrum, gradient: Spectrum, learning: Learning) -> float:
 @metric(unit="", ref="van Laarhoven, arXiv 1706.05350", over_layers="", fmt=".3f")
 def scale_invariance(weight: Spectrum, learning: Learning) -> float:
     """Cosine |⟨∂L/∂W, W⟩| / (‖∂L/∂W‖‖W‖): 0 if normalization after the layer cancels the scale of the weight."""
-    norms = learning["grad_fro"] * math.sqrt(float(weight.evals.sum()))
+    norms = _require(learning, "grad_fro", SHARED) * math.sqrt(float(weight.evals.sum()))
     return abs(learning["grad_along_weight"]) / _require_positive(norms, "the gradient is zero")
 
 

@@ -85,7 +85,7 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
         elif any(hint in name for hint in FACTOR_HINTS) and any(FACTOR.fullmatch(word) for word in parts[-3:]):
             found[name] = (
                 "factor",
-                "an adapter factor by its name; the folder of a PEFT adapter gives the product",
+                "an adapter factor by its name, not a weight; merge the adapter into its model and pass that",
             )
     found.update(_adapted_bases(words))
     found.update(_second_copies({name: parts for name, parts in rest.items() if name not in found}, shapes))
@@ -147,7 +147,7 @@ def _second_copies(
     if not copy_words:
         return
     for name, parts in words.items():
-        place = next((i for i, word in enumerate(parts[:-1]) if word in copy_words), None)
+        place = max((i for i, word in enumerate(parts[:-1]) if word in copy_words), default=None)
         if place is not None:
             copies.setdefault(tuple(parts[: place + 1]), []).append(name)
     if not copies:
@@ -158,8 +158,13 @@ def _second_copies(
         if name not in inside:
             endings.update(("".join(parts[i:]), shapes[name]) for i in range(len(parts)))
     for place_words, names in copies.items():
-        tails = {name: "".join(words[name][len(place_words) :]) for name in names}  # LDM leaves the dots out
-        known = [name for name in names if (tails[name], shapes[name]) in endings]
+        rests = {name: words[name][len(place_words) :] for name in names}
+        rests = {name: rest[rest[0] == "module" and len(rest) > 1 :] for name, rest in rests.items()}  # a wrapper's
+        if all(len(rest) == 1 and rest[0].isdecimal() for rest in rests.values()):  # a list of shadow parameters
+            others = {shapes[name] for name in words if name not in inside}
+            known = [name for name in names if shapes[name] in others]
+        else:
+            known = [name for name in names if ("".join(rests[name]), shapes[name]) in endings]  # LDM omits the dots
         if known and len(known) >= MIN_COPY_SHARE * len(names):
             prefix = ".".join(place_words)
             reason = f"a second copy of the model, by its names and shapes; analyze it alone with --select {prefix}"

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PROBED_ENTRIES = 1 << 12  # read first; those of almost every weight hold another value
+MAX_ADDED = -1e3  # the smallest mask that is added to attention scores
 MIN_ENTRIES = 64  # a smaller matrix of zeros and ones may be a weight
 CHUNK_ENTRIES = 1 << 20
-MASK = ("mask", "a mask by its values (only zeros and ones): not learned")
+MASK = ("mask", "a mask by its values (only zeros and ones, or zeros and one large negative number): not learned")
 
 
 def is_mask(fetch: Callable[[str], Any], name: str) -> bool:
-    """Does the tensor hold nothing but zeros and ones, and both of them?
+    """Does the tensor hold nothing but zeros and ones, or zeros and one large negative number, and both of them?
 
     It is read up to the first other value. A tensor that cannot be read is none; reading it later says why.
     """
@@ -27,13 +28,24 @@ def is_mask(fetch: Callable[[str], Any], name: str) -> bool:
         return False
     if flat.size < MIN_ENTRIES:
         return False
+    mark = _mark_of(flat[:PROBED_ENTRIES])
+    if mark == 0:
+        return False
     has_zeros = has_ones = False
     start, size = 0, PROBED_ENTRIES
     while start < flat.size:
         part = flat[start : start + size]
-        zeros, ones = int((part == 0).sum()), int((part == 1).sum())
+        zeros, ones = int((part == 0).sum()), int((part == mark).sum())
         if zeros + ones != part.size:
             return False
         has_zeros, has_ones = has_zeros or zeros > 0, has_ones or ones > 0
         start, size = start + size, CHUNK_ENTRIES
     return has_zeros and has_ones
+
+
+def _mark_of(first: Array) -> float:
+    """The value beside zero that marks entries: 1, or a large negative one that is added to scores; 0 if none can."""
+    lowest = float(first.min()) if len(first) else 0.0
+    if lowest <= MAX_ADDED:
+        return lowest
+    return 1.0 if lowest in (0.0, 1.0) else 0.0

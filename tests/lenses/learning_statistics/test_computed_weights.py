@@ -163,3 +163,32 @@ def test_compiled_models_are_measured_without_new_graphs() -> None:
         assert graphs() == before
         net(x)
         assert graphs() == before  # still compiled as it was
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("use", ["once", "twice", "transposed"])
+def test_the_gradient_of_a_computed_weight_that_is_used_elsewhere_is_not_guessed(form: str, use: str) -> None:
+    class Net(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.h = FORMS[form](nn.Linear(6, 6)), nn.Linear(6, 3)
+
+        def forward(self, x: Any) -> Any:
+            hidden = torch.tanh(self.a(x))
+            if use == "twice":
+                hidden = torch.tanh(self.a(hidden))
+            if use == "transposed":
+                hidden = nn.functional.linear(hidden, self.a.weight.T)
+            return self.h(hidden)
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = Net().double()
+    x, y = torch.randn(20, 6).double(), torch.randint(3, (20,))
+    net(x)
+    layer = layerscope.conditioning(net.eval(), (x, y)).layers["a.weight"]
+    assert ("grad_sigma_max" in layer.metrics) == (use != "transposed")
+    if use == "transposed":
+        assert "used outside of its layer" in layer.absent["domination"]
+        assert layer.metrics["lambda_max_d"] > 0

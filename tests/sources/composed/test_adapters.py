@@ -254,3 +254,29 @@ def test_mlx_adapters_are_stored_transposed_with_their_scale(tmp_path: Path) -> 
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_parameters": {"rank": 8}}))
     with pytest.raises(Unreadable, match="with a scale"):
         layerscope.analyze(tmp_path)
+
+
+@pytest.mark.parametrize("alpha", [None, 4.0])
+def test_kohya_convolutions_and_other_names_of_the_factors(tmp_path: Path, alpha: float | None) -> None:
+    down, up = torch.randn(8, 32, 3, 3), torch.randn(64, 8, 1, 1)
+    tensors = {"lora_unet_c.lora_down.weight": down, "lora_unet_c.lora_up.weight": up}
+    if alpha is not None:
+        tensors["lora_unet_c.alpha"] = torch.tensor(alpha)
+    flux_down, flux_up = torch.randn(8, 64), torch.randn(96, 8)
+    stem = "double_blocks.0.processor.qkv_lora1"
+    tensors |= {f"{stem}.down.weight": flux_down, f"{stem}.up.weight": flux_up}
+    safetensors.save_file(tensors, tmp_path / "lora.safetensors")
+    found = values(tmp_path / "lora.safetensors")
+    scale = 1.0 if alpha is None else alpha / 8
+    expected = scale * torch.einsum("or,rihw->oihw", up[:, :, 0, 0].double(), down.double())
+    assert set(found) == {"lora_unet_c.lora", f"{stem}.lora"}
+    np.testing.assert_allclose(found["lora_unet_c.lora"], expected.numpy(), rtol=1e-6, atol=1e-9)
+    singular = np.linalg.svd((flux_up @ flux_down).numpy(), compute_uv=False)[:8]
+    np.testing.assert_allclose(np.linalg.svd(found[f"{stem}.lora"], compute_uv=False), singular, rtol=1e-5)
+
+
+def test_what_a_product_leaves_out_is_said(tmp_path: Path) -> None:
+    factors = {"lora_te_q.lora_down.weight": torch.randn(8, 64), "lora_te_q.lora_up.weight": torch.randn(64, 8)}
+    safetensors.save_file({**factors, "lora_te_q.dora_scale": torch.rand(64, 1)}, tmp_path / "dora.safetensors")
+    rows = {row.name: row for row in layerscope.describe(tmp_path / "dora.safetensors").rows}
+    assert "without DoRA magnitudes" in rows["lora_te_q.lora"].ref.how

@@ -306,3 +306,22 @@ def test_distances_of_codes_that_are_not_decoded_are_refused(rng: np.random.Gene
         layerscope.distances({"a": model, "b": other})
     distances = layerscope.distances({"a": model, "b": other}, partial=True)
     assert distances.matrix("l2")[0, 1] == pytest.approx(np.sqrt(weights.size))  # the code table is not counted
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.weight.scale",
+        "a.weight._scale",
+        "a.weight_quantizer._scale",
+        "a.sub.scale",
+        "a_scale",
+        "a.weight_quantizer._amax",
+    ],
+)
+def test_a_scale_below_or_named_after_a_float8_weight_stops_the_reading(rng: np.random.Generator, name: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    codes = (rng.normal(size=(64, 60)) * 20).astype(ml_dtypes.float8_e4m3fn)
+    rows = opened({"a.weight": codes, name: np.float32(0.01), "b.weight": codes, "b.input_scale": np.float32(1)})
+    assert "not decoded" in rows["a.weight"][0].skipped
+    assert rows["b.weight"][0].skipped == ""

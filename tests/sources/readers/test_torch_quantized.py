@@ -14,6 +14,7 @@ from layerscope.sources import opening
 from tests.requirements import require
 
 torch: Any = require("torch")
+pytestmark = pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
 
 
 def values(target: Any) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ Source: Huang et al., ECCV 2020 (arXiv 2002.10801); Martens & Grosse, ICML 2015;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -26,7 +27,12 @@ from layerscope.lenses.learning_statistics.kfac_hooks import (
 )
 from layerscope.lenses.learning_statistics.layer_rows import CONVENTIONS, kind_of
 from layerscope.lenses.learning_statistics.neuron_activity import count_active_units
-from layerscope.lenses.learning_statistics.weights import computed_weight, is_computed
+from layerscope.lenses.learning_statistics.weights import (
+    computed_weight,
+    edges_into,
+    is_computed,
+    is_used_elsewhere,
+)
 from layerscope.live.batches import iterate_batches, run_batch
 from layerscope.live.losses import Loss
 from layerscope.live.torch_models import uncompiled
@@ -163,25 +169,22 @@ def _accumulate_weight_gradients(loss: Any, layers: list[LayerStatistics], state
 
 def _used_elsewhere(loss: Any, layers: list[LayerStatistics], state: CaptureState) -> set[str]:
     """Names of the weights that the graph of the loss uses more often than their layers were called."""
-    linear = {
-        id(layer.module.weight): layer.name
-        for layer in layers
-        if kind_of(layer.module) == "linear" and not is_computed(layer.module)
-    }
-    uses = dict.fromkeys(linear.values(), 0)
-    seen, pending = {loss.grad_fn}, [loss.grad_fn]
-    while pending:
-        for node, _ in pending.pop().next_functions:
-            name = linear.get(id(getattr(node, "variable", None)))
-            if name is not None:
-                uses[name] += 1
-            if node is not None and node not in seen:
-                seen.add(node)
-                pending.append(node)
-    for layer, _, _ in state.calls:
-        if layer.name in uses:
-            uses[layer.name] -= 1
-    return {name for name, count in uses.items() if count > 0}
+    import torch
+
+    edges = edges_into([loss.grad_fn])
+    calls = Counter(layer.name for layer, _, _ in state.calls)
+    shared = set()
+    for layer in layers:
+        if is_computed(layer.module):
+            is_shared = calls[layer.name] > 0 and is_used_elsewhere(layer.module, calls[layer.name], edges.__getitem__)
+        elif kind_of(layer.module) == "linear":
+            node = torch.autograd.graph.get_gradient_edge(layer.module.weight).node
+            is_shared = edges[node] > calls[layer.name]
+        else:
+            is_shared = False  # autograd gives its whole gradient in any case
+        if is_shared:
+            shared.add(layer.name)
+    return shared
 
 
 def measurable(module: Any) -> bool:

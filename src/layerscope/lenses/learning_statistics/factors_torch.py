@@ -19,7 +19,7 @@ from layerscope.lenses.learning_statistics.capture import capture
 from layerscope.lenses.learning_statistics.fisher_blocks import FisherBlocks
 from layerscope.lenses.learning_statistics.kfac_hooks import LayerStatistics
 from layerscope.lenses.learning_statistics.layer_rows import kind_of
-from layerscope.lenses.learning_statistics.weights import weight_of
+from layerscope.lenses.learning_statistics.weights import is_computed, weight_of
 from layerscope.live.losses import Loss
 from layerscope.numerics.lapack_eigenvalues import eigvalsh
 from layerscope.numerics.second_moments import FactorSum
@@ -162,10 +162,11 @@ class FactorsSource:
             "final": float(entry.is_final),
             "loss": self.loss,
             "groups": float(len(entry.inputs)),
-            "grad_sigma_max": _largest_singular(gradient),
-            "grad_fro": float(np.linalg.norm(gradient)),
-            "grad_along_weight": float((gradient * weight).sum()),
         }
+        if not (entry.is_shared and is_computed(entry.module)):
+            facts["grad_sigma_max"] = _largest_singular(gradient)
+            facts["grad_fro"] = float(np.linalg.norm(gradient))
+            facts["grad_along_weight"] = float((gradient * weight).sum())
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
     def _layer_rows(self, model: Any) -> Iterator[LayerRef]:

@@ -39,7 +39,8 @@ class Formed(NamedTuple):
     form: Callable[..., Array]  # from the ingredients, in their order
     how: str
     shape: tuple[int, ...] = ()  # () is that of the first ingredient
-    rank: int = 0  # of a product of adapter factors
+    rank: int = 0  # of a product of adapter factors that is read as its core
+    derived: str = ""  # "lora" for the update of an adapter
 
 
 def form_weights(
@@ -63,8 +64,8 @@ def form_weights(
             continue
         recipe = recipes[owner]
         if info.name == recipe.ingredients[0]:
-            shape, dtype = recipe.shape or info.shape, "float64" if recipe.rank else info.dtype
-            derived = "lora" if recipe.rank else ""
+            derived = "lora" if recipe.rank else recipe.derived
+            shape, dtype = recipe.shape or info.shape, "float64" if derived else info.dtype
             formed.append(
                 TensorInfo(owner, shape, dtype, fault=info.fault, how=recipe.how, rank=recipe.rank, derived=derived)
             )
@@ -118,8 +119,8 @@ def _recipes(infos: Mapping[str, TensorInfo], lora_scale: ScaleOf | None) -> Ite
                 yield Formed(stem, (name, f"{stem}_g"), weight_normalized, "g·v/‖v‖ (weight norm)")
         elif match := PARAMETRIZED.match(name):
             yield from _recipe_of_parametrization(match, info, infos)
-        elif name.endswith(endings):
-            down, up = next(pair for pair in pairs if name.endswith(pair[0]))
+        elif name.endswith(endings) or (name.endswith(".down.weight") and "lora" in name.split(".")[-3:][0]):
+            down, up = next((pair for pair in pairs if name.endswith(pair[0])), (".down.weight", ".up.weight"))
             yield from _recipe_of_adapter(
                 name.removesuffix(down), info, infos.get(name.removesuffix(down) + up), infos, lora_scale
             )
@@ -163,7 +164,12 @@ def _recipe_of_adapter(
     The scale is alpha/r with a stored alpha, or the rule of the file. mlx-lm stores both factors transposed.
     """
     alpha = infos.get(f"{stem}.alpha")
-    if up is None or len(down.shape) != 2 or len(up.shape) != 2 or (alpha is not None and math.prod(alpha.shape) != 1):
+    if up is None or f"{stem}.lora_mid.weight" in infos or (alpha is not None and math.prod(alpha.shape) != 1):
+        return
+    if len(down.shape) == len(up.shape) == 4:
+        yield from _recipe_of_convolution(stem, down, up, alpha, lora_scale)
+        return
+    if len(down.shape) != 2 or len(up.shape) != 2:
         return
     (rank, inputs), (outputs, up_rank) = down.shape, up.shape
     is_transposed = rank != up_rank or rank > min(inputs, outputs)
@@ -178,13 +184,39 @@ def _recipe_of_adapter(
             scale = float(np.asarray(stored_alpha).reshape(())) / rank
         return low_rank_core(a.T, b.T, scale) if is_transposed else low_rank_core(a, b, scale)
 
-    how = f"up · down of rank {rank}; the file states no alpha"
-    if alpha is not None:
-        how = f"alpha/{rank} · up · down"
-    elif lora_scale is not None:
-        how = f"{lora_scale(stem, rank):.4g} · up · down of rank {rank}"
+    how = _describe_scale(stem, rank, alpha, lora_scale)
+    if f"{stem}.dora_scale" in infos:
+        how += ", without DoRA magnitudes"
     ingredients = (down.name, up.name, *([alpha.name] if alpha is not None else []))
     yield Formed(f"{stem}.lora", ingredients, core, how, (outputs, inputs), rank)
+
+
+def _describe_scale(stem: str, rank: int, alpha: TensorInfo | None, lora_scale: ScaleOf | None) -> str:
+    if alpha is not None:
+        return f"alpha/{rank} · up · down"
+    if lora_scale is not None:
+        return f"{lora_scale(stem, rank):.4g} · up · down of rank {rank}"
+    return f"up · down of rank {rank}; the file states no alpha"
+
+
+def _recipe_of_convolution(
+    stem: str, down: TensorInfo, up: TensorInfo, alpha: TensorInfo | None, lora_scale: ScaleOf | None
+) -> Iterator[Formed]:
+    """The update of a convolution: down (r, in, h, w), up (out, r, 1, 1), formed in full."""
+    rank, outputs = down.shape[0], up.shape[0]
+    if up.shape[1:] != (rank, 1, 1) or not rank:
+        return
+
+    def form(a: Array, b: Array, stored_alpha: Array | None = None) -> Array:
+        scale = 1.0 if lora_scale is None else lora_scale(stem, rank)
+        if stored_alpha is not None:
+            scale = float(np.asarray(stored_alpha).reshape(())) / rank
+        product = b.reshape(outputs, rank).astype(np.float64) @ a.reshape(rank, -1).astype(np.float64)
+        return np.asarray(scale * product.reshape(outputs, *a.shape[1:]))
+
+    how = _describe_scale(stem, rank, alpha, lora_scale)
+    ingredients = (down.name, up.name, *([alpha.name] if alpha is not None else []))
+    yield Formed(f"{stem}.lora", ingredients, form, how, (outputs, *down.shape[1:]), derived="lora")
 
 
 def _is_norm(magnitude: TensorInfo | None, direction: TensorInfo) -> bool:

@@ -57,6 +57,7 @@ def decode_tensors(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> t
         ingredients = parts.infos.keys() - {scheme.codes, "bias", "weight.bias"}
         part_of |= {parts.infos[key].name: name for key in ingredients}
 
+    undecoded |= _float8_with_scales(tensors, {*replaced, *part_of, *undecoded})
     decoded: list[TensorInfo] = []
     for tensor in tensors:
         if tensor.name in replaced:
@@ -77,6 +78,25 @@ def decode_tensors(tensors: list[TensorInfo], fetch: Fetch, config: Config) -> t
         return rows if len(weight.shape) <= 3 else np.asarray(rows).reshape(weight.shape)
 
     return decoded, fetch_decoded
+
+
+def _float8_with_scales(tensors: list[TensorInfo], settled: set[str]) -> dict[str, str]:
+    """Name → why it is not read, of float8 tensors with a scale below their module, or named after it."""
+    owners: dict[str, str] = {}  # name of a module or tensor → name of what may be its scale
+    for info in tensors:
+        parent, _, last = info.name.rpartition(".")
+        if info.name not in settled and any(word in last.lower() for word in (*SCALING_WORDS, "amax")):
+            words = parent.split(".")
+            owners |= {".".join(words[: i + 1]): info.name for i in range(len(words))}
+            owners[info.name.rpartition("_")[0]] = info.name
+    reasons = {}
+    for info in tensors:
+        is_open = info.dtype.startswith("float8") and len(info.shape) > 1 and info.name not in settled
+        module = info.name.rpartition(".")[0] if info.name.endswith(".weight") else info.name
+        found = owners.get(info.name) or owners.get(module) if is_open and module else None
+        if found and found.rpartition(".")[2] not in ACTIVATION_PARTS:
+            reasons[info.name] = f"quantized as float8 with unknown scales ({found[:80]}), not decoded"
+    return reasons
 
 
 def _may_be_codes(info: TensorInfo) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
+from layerscope.sources.inventory import Reason, is_optimizer_table
 from layerscope.sources.layouts.torch_names import GROUPABLE, TensorInfo
 from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.readers.torch_zip import open_checkpoint
@@ -64,12 +65,12 @@ def open_files(
     for file in files:
         checkpoint = _open_checkpoint_file(file)
         modules |= collect_modules(_find_model(file, checkpoint.content)[0])
-        for name, tensor, copy_reason in named_tensors(file, checkpoint.content):
+        for name, tensor, reason in named_tensors(file, checkpoint.content):
             if name in checkpoint_and_tensor:
                 raise Unreadable(f"{target}: two tensors are called {name!r}; names must be unique")
             checkpoint_and_tensor[name], places[name] = (checkpoint, tensor), file
             info = checkpoint.describe(name, tensor)
-            tensors.append(replace(info, not_weight=("copy", copy_reason)) if copy_reason else info)
+            tensors.append(replace(info, not_weight=reason) if reason else info)
 
     check_index(target, listed or {}, places)
 
@@ -96,8 +97,8 @@ def is_pickle(path: Path) -> bool:
     return len(head) == 2 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
-def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor, str]]:
-    """Yield (name, tensor, why it is no weight) for the model in a checkpoint, then for the tables beside it.
+def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor, Reason | None]]:
+    """Yield (name, tensor, what it is if no weight) for the model in a checkpoint, then for the tables beside it.
 
     The state dict may be nested, or the only item of a list. The names of the other tables begin with their key; a
     table with the same names and shapes as the model is a second copy of it.
@@ -107,12 +108,12 @@ def named_tensors(path: Path, content: Any) -> Iterator[tuple[str, Tensor, str]]
     content, others = _find_model(path, content)
     depth = MAX_MODULE_DEPTH if isinstance(content, StandIn) else MAX_NESTING_DEPTH
     model = dict(walk_tensors(content, depth))
-    yield from ((name, tensor, "") for name, tensor in model.items())
+    yield from ((name, tensor, None) for name, tensor in model.items())
     shapes = {name: tensor.shape for name, tensor in model.items()}
     for key, table in others.items():
         tensors = {name: tensor for name, tensor in walk_tensors({key: table}, depth) if name not in model}
         is_copy = {name.removeprefix(f"{key}."): tensor.shape for name, tensor in tensors.items()} == shapes
-        reason = SECOND_COPY.format(key[:60]) if is_copy else ""
+        reason = ("copy", SECOND_COPY.format(key[:60])) if is_copy else None
         yield from ((name, tensor, reason) for name, tensor in tensors.items())
 
 
@@ -162,6 +163,8 @@ def _find_model(path: Path, content: Any) -> tuple[Any, dict[str, Any]]:
             else:
                 content = content[0]
                 continue
+        if isinstance(content, Mapping) and is_optimizer_table(content):
+            raise Unreadable(f"{path}: the state of an optimizer, not a model; pass the checkpoint of the model")
         if isinstance(content, StandIn) and any(walk_tensors(content, MAX_MODULE_DEPTH)):
             return content, others
         if not isinstance(content, Mapping):

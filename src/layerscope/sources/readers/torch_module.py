@@ -18,6 +18,7 @@ from layerscope.sources.adapters.live_adapters import (
     is_adapted,
     unused_parts,
 )
+from layerscope.sources.inventory import not_weights
 from layerscope.sources.layouts import transposed_projections
 from layerscope.sources.layouts.fused_projections import fused_parts, with_heads
 from layerscope.sources.layouts.layer_order import in_model_order
@@ -65,7 +66,7 @@ class Module:
     def __init__(self, module: Any) -> None:
         self.spec: SourceSpec = make_spec(module, "torch_module", portable=False)
         self._tensors: dict[str, Any] = {}
-        self._layers = number_layers(in_model_order(self._collect_rows(module)))
+        self._layers = number_layers(in_model_order(_take_inventory(self._collect_rows(module))))
         if not self._layers:
             raise Unreadable(f"{type(module).__name__} has no parameters or buffers; pass a module that has some")
 
@@ -118,6 +119,18 @@ class Module:
                     rows = [replace(ref, how=ref.how or how) for ref in _lay_out(innermost(owner), local, info, config)]
                 refs += [_add_heads(with_heads(ref, config), root, owner, path) for ref in rows]
         return refs
+
+
+def _take_inventory(refs: list[LayerRef]) -> list[LayerRef]:
+    """Skip parameters that are no weights of their own: state-space parameters and second copies of the model."""
+    others = not_weights({ref.tensor: ref.shape for ref in refs if not ref.skipped})
+    kinds = {name: reason for name, reason in others.items() if reason[0] in ("state space", "copy")}
+    return [
+        replace(ref, kind=kinds[ref.tensor][0], axes="", part=None, skipped=kinds[ref.tensor][1])
+        if ref.tensor in kinds and not ref.skipped
+        else ref
+        for ref in refs
+    ]
 
 
 def _describe_buffer(info: TensorInfo) -> list[LayerRef]:
