@@ -192,3 +192,9 @@ def test_the_gradient_of_a_computed_weight_that_is_used_elsewhere_is_not_guessed
     if use == "transposed":
         assert "used outside of its layer" in layer.absent["domination"]
         assert layer.metrics["lambda_max_d"] > 0
+
+
+def test_inputs_in_a_dict_are_named() -> None:
+    x, y = batch()
+    with pytest.raises(layerscope.UsageError, match=r"x is a dict with input_ids; .*forward="):
+        layerscope.TorchEvaluator(nn.Linear(8, 4), ({"input_ids": x}, y))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,11 @@ def test_what_a_product_leaves_out_is_said(tmp_path: Path) -> None:
     safetensors.save_file({**factors, "lora_te_q.dora_scale": torch.rand(64, 1)}, tmp_path / "dora.safetensors")
     rows = {row.name: row for row in layerscope.describe(tmp_path / "dora.safetensors").rows}
     assert "without DoRA magnitudes" in rows["lora_te_q.lora"].ref.how
+
+
+def test_the_bias_of_a_factor_is_listed_as_a_bias(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trained(net(), peft.LoraConfig(r=4, target_modules=["0"], lora_bias=True)).save_pretrained(tmp_path)
+    rows = {row.name: row.skipped for row in layerscope.describe(tmp_path).rows}
+    assert rows == {"0.lora": "", "base_model.model.0.lora_B.bias": "1-D"}

@@ -82,6 +82,9 @@ def group_factors(tensors: Iterable[TensorInfo]) -> tuple[list[Factors], list[Te
     factors_by_module: dict[tuple[str, str], Factors] = {}
     others = []
     for info in tensors:
+        if info.name.endswith(".bias"):  # of a factor (lora_bias), or trained beside it
+            others.append(info)
+            continue
         match, which = FACTOR_NAME.match(info.name), ""
         if match:
             which = match["which"]

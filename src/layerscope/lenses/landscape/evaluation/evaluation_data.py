@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -122,6 +122,12 @@ def concatenate_batches(data: Any, device: Any) -> tuple[Any, Any]:
     """
     import torch
 
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Mapping):
+        keys = ", ".join(map(str, list(data[0])[:4]))
+        raise UsageError(
+            f"x is a {type(data[0]).__name__} with {keys}; pass the tensor that differs between examples as x, and "
+            "forward= a function that calls the model with it, e.g. lambda net, x: net(input_ids=x)"
+        )
     if not (isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")):
         with translate_errors("the data"):
             batches = list(data)
