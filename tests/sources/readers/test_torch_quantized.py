@@ -110,3 +110,13 @@ def test_a_distributed_tensor_that_one_rank_has_whole_is_read(tmp_path: Path) ->
     whole = torch.randn(60, 50)
     torch.save({"fc.weight": wrapper("DTensor", (60, 50), _local_tensor=whole)}, tmp_path / "net.pt")
     np.testing.assert_array_equal(values(tmp_path / "net.pt")["fc.weight"], whole.numpy())
+
+
+def test_a_jagged_tensor_has_a_row(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        jagged = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged)
+        torch.save({"a.weight": torch.randn(9, 9), "nj": jagged}, tmp_path / "net.pt")
+    rows = {row.name: row.skipped for row in layerscope.describe(tmp_path / "net.pt").rows}
+    assert list(rows) == ["a.weight", "nj"]
+    assert "a nested tensor" in rows["nj"]

@@ -100,9 +100,14 @@ def _rebuild_meta_tensor(dtype: Any, shape: Any, strides: Any, *_: Any) -> Tenso
 def _rebuild_nested_tensor(buffer: Any, *_: Any) -> Any:
     """Rebuild a nested tensor, several tensors of different sizes in one, as a row that is not read."""
     if not isinstance(buffer, Tensor):
-        raise ValueError("a nested tensor has no buffer")
+        raise ValueError("a nested tensor has no values")
     fault = "a nested tensor: it holds tensors of different sizes and is not read"
     return Tensor(buffer.storage, buffer.offset, buffer.shape, buffer.strides, fault, buffer.dtype_override)
+
+
+def _rebuild_jagged_tensor(parts: Any = None, *_: Any) -> Any:
+    """Rebuild a jagged nested tensor from its values, one row after another, as a row that is not read."""
+    return _rebuild_nested_tensor(parts.get("values") if isinstance(parts, Mapping) else None)
 
 
 def _layout_name(name: Any = "") -> str:
@@ -176,6 +181,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     **{("torch._utils", name): call for name, call in REBUILD_CALLS.items()},
     ("torch._tensor", "_rebuild_from_type_v2"): AllowedCall(_rebuild_subclass),
     ("torch._utils", "_rebuild_wrapper_subclass"): WRAPPER_CALL,
+    ("torch.nested._internal.nested_tensor", "_rebuild_njt"): AllowedCall(_rebuild_jagged_tensor),
     ("torch", "Size"): AllowedCall(_make_size),
     ("_codecs", "encode"): AllowedCall(_encode),
     ("torch", "device"): AllowedCall(_return_none),
