@@ -93,8 +93,8 @@ def not_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Reason]:
 
 
 def without_weight_names(names: Iterable[str]) -> set[str]:
-    """The names that do not say that the tensor is a weight: their last word is none of those that weights have."""
-    is_weight: dict[str, bool] = {}  # by last word, of which there are few
+    """Return the names whose last word is not one that weights have."""
+    is_weight: dict[str, bool] = {}  # by last word: thousands of names share a few
     others = set()
     for name in names:
         word = name[-MAX_NAME_CHARS:].replace("/", ".").rpartition(".")[2]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PROBED_ENTRIES = 1 << 12  # read first; those of almost every weight hold another value
-MAX_ADDED = -1e3  # the smallest mask that is added to attention scores
+MAX_ADDED = -1e3  # numbers up to this one, added to attention scores, exclude an entry
 MIN_ENTRIES = 64  # a smaller matrix of zeros and ones may be a weight
 CHUNK_ENTRIES = 1 << 20
 MASK = ("mask", "a mask by its values (only zeros and ones, or zeros and one large negative number): not learned")
@@ -20,7 +20,8 @@ MASK = ("mask", "a mask by its values (only zeros and ones, or zeros and one lar
 def is_mask(fetch: Callable[[str], Any], name: str) -> bool:
     """Does the tensor hold nothing but zeros and ones, or zeros and one large negative number, and both of them?
 
-    It is read up to the first other value. A tensor that cannot be read is none; reading it later says why.
+    Reading stops at the first other value. The answer is False for a tensor that cannot be read; the analysis reads it
+    again and reports the reason.
     """
     try:
         flat: Array = np.asarray(fetch(name)).reshape(-1)

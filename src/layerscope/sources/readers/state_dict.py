@@ -97,7 +97,7 @@ def source_from_variables(spec: SourceSpec, variables: Iterable[Variable], fetch
 
 
 def _take_inventory(infos: list[TensorInfo], fetch: Callable[[str], Array]) -> list[TensorInfo]:
-    """Mark the tensors that are no weights, by structure, names and values, and those of which it is not sure."""
+    """Mark tensors that are not weights, by structure, names and values, and tensors whose names do not say weight."""
     others = _not_weights(info for info in infos if not info.part_of)
     possible = [
         info.name

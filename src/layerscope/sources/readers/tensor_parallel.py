@@ -104,7 +104,7 @@ def join_parts(target: Path, parts: Sequence[StateDict]) -> StateDict:
 
 
 def _width(table: dict[str, TensorInfo]) -> int:
-    """The width of the residual stream: the length of a norm, which every part has whole; 0 if there is none."""
+    """Return the width of the residual stream: the length of a norm, which is not split; 0 without a norm."""
     lengths = [info.shape[0] for name, info in table.items() if len(info.shape) == 1 and NORM.search(name)]
     return max(lengths, default=0)
 

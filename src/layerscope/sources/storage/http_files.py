@@ -123,9 +123,11 @@ def _request(url: str, wanted: str) -> urllib.request.Request:
 
 
 class _SameHostRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but sends the password to no other server."""
+    """Follows redirects to web servers, but sends the password to no other server."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(("http://", "https://")):
+            return None
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and urllib.parse.urlsplit(newurl).netloc != urllib.parse.urlsplit(req.full_url).netloc:
             new.headers.pop("Authorization", None)

@@ -68,7 +68,7 @@ def array_class(module: str, name: str) -> Any:
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """A value of a pickle as a tensor, or None if it is none."""
+    """Return a tensor or an array of a pickle as a tensor, and None for any other value."""
     if isinstance(value, Tensor):
         return value
     return value.tensor() if isinstance(value, PickledArray) else None
