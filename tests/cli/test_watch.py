@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 import layerscope
+from layerscope.cli.commands import watch as watch_command
 from layerscope.cli.commands.watch import LOOPBACK, Pages, serve
 from tests.command_line import cli
 from tests.samples import HOSTILE
@@ -114,3 +117,77 @@ def test_it_says_where_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         assert asked(line.split()[0])[0] == 200
         running.send_signal(2)
         assert running.wait(20) == 0
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Any:
+    path = tmp_path / "run.layerscope"
+    monitor = layerscope.Monitor(model(0), path=path, budget=None)
+    monitor.step(loss=3.0)
+    monitor.close()
+    pages = Pages((str(path),))
+    server = serve(pages, 0, 7)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield path, pages, server.server_address
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_run_that_becomes_a_pipe_hangs_no_request(served: Any) -> None:
+    path, _, address = served
+    url = f"http://{address[0]}:{address[1]}/"
+    assert asked(url)[0] == 200
+    content = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)
+    code, text, _ = asked(url)
+    assert (code, "only regular files" in text) == (503, True)
+    path.unlink()
+    assert asked(url)[0] == 503
+    path.write_bytes(content)
+    assert asked(url)[0] == 200
+
+
+def test_while_a_history_is_read_other_requests_get_the_former_page(served: Any, monkeypatch: Any) -> None:
+    path, pages, _ = served
+    former = pages.now()
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    def slow() -> bytes:
+        is_reading.set()
+        assert may_go_on.wait(20)
+        return b"new"
+
+    monkeypatch.setattr(pages, "_render", slow)
+    os.utime(path, ns=(1, 1))
+    reader = threading.Thread(target=pages.now)
+    reader.start()
+    assert is_reading.wait(20)
+    assert pages.now() == former
+    may_go_on.set()
+    reader.join()
+    assert pages.now() == b"new"
+
+
+def test_silent_and_slow_connections_are_ended_and_bounded(served: Any, monkeypatch: Any) -> None:
+    _, _, address = served
+    monkeypatch.setattr(watch_command, "MAX_SECONDS", 2)
+    silent = [socket.create_connection(address, timeout=20) for _ in range(watch_command.MAX_CONNECTIONS)]
+    extra = socket.create_connection(address, timeout=20)
+    assert extra.recv(1) == b"", "one connection more is closed at once"
+    assert all(connection.recv(1) == b"" for connection in silent), "silent connections end after MAX_SECONDS"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            assert asked(f"http://{address[0]}:{address[1]}/")[0] == 200
+            break
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.1)
+    else:
+        pytest.fail("the server does not answer again")
+    for connection in [*silent, extra]:
+        connection.close()

@@ -6,7 +6,6 @@ Results go to stdout, progress and messages to stderr. Exit codes: 0 success, 1 
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import sys
@@ -20,6 +19,7 @@ from layerscope.cli.shell_words import in_shell_words
 from layerscope.errors import LayerscopeError, UnknownName, UsageError, without_secrets
 
 INTERRUPTED = 130
+NO_MEMORY = "not enough memory; use --jobs 1, or --max-cost GFLOP to skip the largest layers"
 
 
 class Commands(LazyCommands):
@@ -58,9 +58,6 @@ def main() -> None:
     if debug:
         sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     sys.warnoptions.append("ignore:resource_tracker")  # workers that are interrupted while they start
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without α shows ? instead of failing
     try:
         with cli.make_context("layerscope", sys.argv[1:] or ["--help"]) as context:
             code = cli.invoke(context)
@@ -79,11 +76,15 @@ def main() -> None:
             traceback.print_exc()
         code = _print_error(in_shell_words(str(error), cli, sys.argv[1:]), error.exit_code)
     except OSError as error:
-        reader_closed = isinstance(error, BrokenPipeError)  # e.g. `| head` has ended: not an error
-        code = 0 if reader_closed else _print_error(f"cannot write to stdout: {error.strerror or error}", 2)
+        what = "cannot write to stdout" if error.filename is None else str(error.filename)
+        code = _print_error(f"{what}: {error.strerror or error}", 2 if error.filename is None else 3)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
-        code = _print_error("not enough memory; use --jobs 1, or --max-cost GFLOP to skip the largest layers", 3)
+        code = _print_error(NO_MEMORY, 3)
+    except ImportError as error:
+        if debug or "failed to map segment" not in str(error):
+            raise
+        code = _print_error(NO_MEMORY, 3)
     except Exception as error:
         if debug:
             raise

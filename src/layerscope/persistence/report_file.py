@@ -20,6 +20,7 @@ import numpy as np
 from layerscope.errors import Unreadable
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.persistence.atomic_files import write_atomically
+from layerscope.persistence.regular_files import open_regular
 from layerscope.persistence.report_json import SCHEMA, from_dict, parse, to_dict
 from layerscope.records.history import History
 from layerscope.records.report import Report
@@ -142,8 +143,9 @@ def load_history(path: str | Path) -> History:
 @contextmanager
 def _open_archive(path: str | Path, what: str) -> Iterator[zipfile.ZipFile]:
     """Open a zip file and turn all errors while reading it into Unreadable."""
+    file = open_regular(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with file, zipfile.ZipFile(file) as archive:
             yield archive
     except Unreadable as error:
         raise Unreadable(f"{path}: {error}") from None

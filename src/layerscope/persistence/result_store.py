@@ -9,6 +9,7 @@ from typing import Any
 
 from layerscope.errors import Unreadable, UsageError
 from layerscope.persistence.atomic_files import write_atomically
+from layerscope.persistence.regular_files import open_regular
 
 
 class ResultStore:
@@ -31,7 +32,8 @@ class ResultStore:
         if not self.path.exists():
             return
         try:
-            stored = json.loads(self.path.read_text("utf-8"))
+            with open_regular(path) as file:
+                stored = json.loads(file.read().decode("utf-8"))
             stored_identity, results = stored["of"], {str(k): dict(v) for k, v in stored["done"].items()}
         except Exception as error:  # a file of unknown origin can fail in any way
             raise Unreadable(

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from layerscope.errors import OutputError, Unreadable, UsageError
 from layerscope.persistence import report_file
+from layerscope.persistence.regular_files import open_regular
 from layerscope.persistence.report_json import SCHEMA, parse
 from layerscope.validation import matches_type
 
@@ -31,6 +32,9 @@ MAGIC = b"layerscope journal 1\n"
 RECORD_MARK = b"STEP"
 RECORD_HEADER = struct.Struct("<4sQI")  # mark, length, checksum
 MAX_HEADER_BYTES = 10_000  # most bytes of the first two lines
+MAX_RECORD_BYTES = 1 << 30  # most bytes of one check
+MAX_PASSES = 4  # how often the bytes after a damaged record are read to find a whole one
+CHUNK_BYTES = 1 << 20  # of one read
 
 
 class Record(NamedTuple):
@@ -96,6 +100,8 @@ class Journal:
         """
         numbers = json.dumps({"step": step, "scalars": dict(scalars)}, allow_nan=False).encode()
         body = struct.pack("<I", len(numbers)) + numbers + report_file.pack_report(report)
+        if len(body) > MAX_RECORD_BYTES:
+            raise OutputError(f"cannot write {self.path}: a check of {len(body):,} bytes; at most {MAX_RECORD_BYTES:,}")
         self._write(RECORD_HEADER.pack(RECORD_MARK, len(body), zlib.crc32(body)) + body)
 
     def _write(self, data: bytes) -> None:
@@ -129,7 +135,7 @@ def read_run_name(path: str | Path) -> str:
 
     :raises Unreadable: the file is not a journal.
     """
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return _read_header(file, path)[0]
 
 
@@ -139,19 +145,21 @@ def read_records(path: str | Path, start: int = 0) -> Iterator[Record]:
     :param start: offset to begin at, the ``end`` of an earlier record; 0 begins with the first check.
     :raises Unreadable: the file is not a journal, is damaged before its last record, or its steps do not increase.
     """
-    size, step = Path(path).stat().st_size, -1
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
+        size, step = os.fstat(file.fileno()).st_size, -1
         offset = start or _read_header(file, path)[1]
         while offset + RECORD_HEADER.size <= size:
             file.seek(offset)
             mark, length, checksum = RECORD_HEADER.unpack(file.read(RECORD_HEADER.size))
             end = offset + RECORD_HEADER.size + length
-            body = file.read(length) if mark == RECORD_MARK and end <= size else None
-            if body is None or zlib.crc32(body) != checksum:
+            begin = offset + RECORD_HEADER.size
+            is_whole = mark == RECORD_MARK and end <= size and length <= MAX_RECORD_BYTES
+            if not is_whole or _checksum(file, begin, length) != checksum:
                 if not _has_whole_record(file, offset + 1, size):
                     return  # unfinished last record: still being written, or not all of it reached the disk
                 raise Unreadable(f"{path} is damaged at byte {offset:,}; the checks before that are intact")
-            record = _parse_record(path, body, end)
+            file.seek(begin)
+            record = _parse_record(path, file.read(length), end)
             if record.step <= step:
                 raise Unreadable(f"{path}: step {record.step} follows step {step}, but steps must increase")
             step, offset = record.step, end
@@ -159,18 +167,43 @@ def read_records(path: str | Path, start: int = 0) -> Iterator[Record]:
 
 
 def _has_whole_record(file: IO[bytes], start: int, size: int) -> bool:
-    """Whether a complete record follows after a damaged one."""
-    file.seek(start)
-    tail = file.read()
-    mark = tail.find(RECORD_MARK)
-    while mark >= 0:
-        if mark + RECORD_HEADER.size <= len(tail):
-            _, length, checksum = RECORD_HEADER.unpack(tail[mark : mark + RECORD_HEADER.size])
-            body = tail[mark + RECORD_HEADER.size : mark + RECORD_HEADER.size + length]
-            if len(body) == length and length and zlib.crc32(body) == checksum:
+    """Whether a complete record follows after a damaged one; True if finding out would take too long.
+
+    Marks can be part of any data, so the bytes that all of them claim are limited to ``MAX_PASSES`` times the size.
+    """
+    if size - start > 2 * MAX_RECORD_BYTES:  # more than an unfinished record
+        return True
+    left = MAX_PASSES * (size - start)
+    for offset in _mark_offsets(file, start, size):
+        file.seek(offset)
+        _, length, checksum = RECORD_HEADER.unpack(file.read(RECORD_HEADER.size))
+        begin = offset + RECORD_HEADER.size
+        if 0 < length <= min(size - begin, MAX_RECORD_BYTES):
+            left -= length
+            if left < 0 or _checksum(file, begin, length) == checksum:
                 return True
-        mark = tail.find(RECORD_MARK, mark + 1)
     return False
+
+
+def _mark_offsets(file: IO[bytes], start: int, size: int) -> Iterator[int]:
+    """Yield the offsets of all record marks that a whole header follows."""
+    overlap = len(RECORD_MARK) - 1
+    for begin in range(start, size, CHUNK_BYTES):
+        file.seek(begin)
+        chunk = file.read(CHUNK_BYTES + overlap)
+        place = chunk.find(RECORD_MARK)
+        while place >= 0 and begin + place + RECORD_HEADER.size <= size:
+            yield begin + place
+            place = chunk.find(RECORD_MARK, place + 1)
+
+
+def _checksum(file: IO[bytes], begin: int, length: int) -> int:
+    """Return the CRC-32 of a part of a file, which is never in memory as a whole."""
+    file.seek(begin)
+    checksum = 0
+    for done in range(0, length, CHUNK_BYTES):
+        checksum = zlib.crc32(file.read(min(CHUNK_BYTES, length - done)), checksum)
+    return checksum
 
 
 def _has_unfinished_header(path: Path) -> bool:

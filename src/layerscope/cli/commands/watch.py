@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,8 @@ import click
 from layerscope.errors import LayerscopeError, TargetNotFound, Unreadable, UsageError
 
 LOOPBACK = "127.0.0.1"
+MAX_CONNECTIONS = 32  # at a time
+MAX_SECONDS = 60  # of one connection
 
 
 @click.command()
@@ -64,31 +67,88 @@ def watch(runs: tuple[str, ...], port: int, refresh: int) -> int:
 
 
 class Pages:
-    """The page of one or more histories, rendered again when one of the files has changed."""
+    """The page of one or more histories, rendered again when one of the files has changed.
+
+    One request renders; meanwhile, the others get the former page.
+    """
 
     def __init__(self, runs: tuple[str, ...]) -> None:
         self._runs = runs
         self._stamps: tuple[Any, ...] = ()
         self._page = b""
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held only to read and set these fields
+        self._is_rendering = False
 
     def now(self) -> bytes:
         """Return the current page as HTML bytes.
 
-        :raises LayerscopeError: a history cannot be read.
+        :raises LayerscopeError: a history cannot be read, or is being read for the first time.
         """
+        stamps = tuple(_stamp(path) for path in self._runs)
+        with self._lock:
+            if self._page and (self._is_rendering or stamps == self._stamps):
+                return self._page
+            if self._is_rendering:
+                raise Unreadable("the history is being read; this page reloads by itself")
+            self._is_rendering = True
+        try:
+            page = self._render()
+        finally:
+            with self._lock:
+                self._is_rendering = False
+        with self._lock:
+            self._page, self._stamps = page, stamps
+        return page
+
+    def _render(self) -> bytes:
         from layerscope.persistence import report_file
         from layerscope.views.page import writing
 
-        with self._lock:
-            stamps = tuple((Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in self._runs)
-            if stamps != self._stamps:
-                html = writing.render_page([report_file.load_history(path) for path in self._runs])
-                self._page, self._stamps = html.encode("utf-8", "backslashreplace"), stamps
-            return self._page
+        html = writing.render_page([report_file.load_history(path) for path in self._runs])
+        return html.encode("utf-8", "backslashreplace")
 
 
-def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Return what changes whenever a file is written or replaced."""
+    status = Path(path).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Server(ThreadingHTTPServer):
+    """A server that ends slow connections and refuses more than ``MAX_CONNECTIONS`` at a time."""
+
+    def __init__(self, *args: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, or close it if there are too many."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, for at most ``MAX_SECONDS``."""
+        timer = threading.Timer(MAX_SECONDS, _close, [request])
+        timer.daemon = True
+        timer.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing about connections that break."""
+
+
+def _close(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def serve(pages: Pages, port: int, refresh: int) -> Server:
     """Create a server on the loopback interface that serves the page at ``/``.
 
     :raises UsageError: the port is in use.
@@ -115,13 +175,13 @@ def serve(pages: Pages, port: int, refresh: int) -> ThreadingHTTPServer:
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the browser closed the connection
+            with contextlib.suppress(OSError):  # the browser closed the connection, or reads too slowly
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Do not log requests to stderr."""
 
     try:
-        return ThreadingHTTPServer((LOOPBACK, port), Handler)
+        return Server((LOOPBACK, port), Handler)
     except OSError as error:
         raise UsageError(f"--port {port}: {error.strerror or error}; --port 0 chooses a free port") from None

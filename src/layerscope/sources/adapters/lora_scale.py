@@ -29,10 +29,13 @@ def scale_from_config(config: Mapping[str, Any]) -> ScaleOf:
         if not is_number:
             raise ValueError(f"{key} is {value!r:.40}, but must be a finite number")
     alpha_by_module = {_module_name(key): float(value) for key, value in alphas.items()}
+    place_by_module = {name: place for place, name in enumerate(alpha_by_module)}
+    part_counts = {name.count(".") + 1 for name in alpha_by_module}
 
     def scale_of(stem: str, rank: int) -> float:
-        matches = [key for key in alpha_by_module if stem == key or stem.endswith(f".{key}")]
-        alpha = alpha_by_module[matches[0]] if matches else float(config["lora_alpha"])
+        endings = {ending for count in part_counts if (ending := _ending(stem, count)) in place_by_module}
+        first = min(endings, key=place_by_module.__getitem__, default=None)  # as PEFT: the first entry that matches
+        alpha = float(config["lora_alpha"]) if first is None else alpha_by_module[first]
         return alpha / (math.sqrt(rank) if use_rslora else rank)
 
     return scale_of
@@ -61,6 +64,11 @@ def scale_from_metadata(metadata: Mapping[str, Any]) -> ScaleOf:
         return scales[component](stem, rank) if component in scales else 1.0
 
     return scale_of
+
+
+def _ending(name: str, count: int) -> str:
+    """Return the last parts of a dotted name."""
+    return ".".join(name.rsplit(".", count)[-count:])
 
 
 def _module_name(key: str) -> str:

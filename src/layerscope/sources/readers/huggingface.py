@@ -123,17 +123,17 @@ def _hub_cache() -> Path:
 
 
 def _list_weight_files(folder: Path) -> list[str]:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    names = {entry.name for entry in folder.iterdir() if entry.is_file()}
     return [
         name
-        for name in names
+        for name in sorted(names)
         if name.endswith((".safetensors", safetensors.INDEX_SUFFIX, ".bin.index.json", *torch_file.SUFFIXES))
         and name not in SIDE_FILES
         and not _is_variant(name, names)
     ]
 
 
-def _is_variant(name: str, names: list[str]) -> bool:
+def _is_variant(name: str, names: set[str]) -> bool:
     """Whether the file is a copy in another precision: model.fp16.safetensors beside model.safetensors."""
     match = VARIANT_FILE_NAME.match(name)
     return match is not None and match["stem"] + match["ending"] in names

@@ -17,7 +17,7 @@ from layerscope.sources.readers.state_dict import StateDict
 from layerscope.sources.storage.dtypes import MAX_AXES, as_dtype
 from layerscope.sources.storage.extents import whole_file
 from layerscope.sources.storage.paths import is_file
-from layerscope.sources.storage.zip_archive import Archive, open_zip, zip_names
+from layerscope.sources.storage.zip_archive import Archive, zip_names
 from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def open(target: Path) -> StateDict:
     if whole_file(target).read(0, 6) == MAGIC:
         return _open_npy(target)
     try:
-        members = {name: info for name, info in Archive(whole_file(target)).members.items() if name.endswith(".npy")}
-        with open_zip(whole_file(target)) as archive:
-            tensors = [_describe_member(archive, info, target) for info in members.values()]
+        archive = Archive(whole_file(target))
+        tensors = [_describe_member(archive, name) for name in archive.members if name.endswith(".npy")]
     except NPZ_ERRORS as error:
         raise Unreadable(f"{target}: damaged or truncated .npz file: {error}; save or copy it again") from None
     if not tensors:
@@ -53,7 +52,7 @@ def open(target: Path) -> StateDict:
 
     def fetch(name: str) -> Array:
         try:
-            with open_zip(whole_file(target)) as archive, archive.open(members[f"{name}.npy"]) as member:
+            with archive.open(f"{name}.npy") as member:
                 array: Array = np.lib.format.read_array(member, allow_pickle=False)
                 return array.view(as_dtype("bfloat16")) if _is_bfloat16(array.dtype) else array
         except NPZ_ERRORS as error:
@@ -98,13 +97,13 @@ def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return tuple(shape), bool(fortran), dtype
 
 
-def _describe_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> TensorInfo:
-    with archive.open(info) as member:
+def _describe_member(archive: Archive, name: str) -> TensorInfo:
+    info = archive.members[name]
+    with archive.open(name) as member:
         shape, _, dtype = _read_npy_header(member)
         if dtype.hasobject:
-            raise Refused(
-                f"{path}: {info.filename} holds pickled objects, which are never loaded; save arrays of numbers"
-            )
+            path = archive.extent.path
+            raise Refused(f"{path}: {name} holds pickled objects, which are never loaded; save arrays of numbers")
         size = dtype.itemsize * math.prod(shape) if len(shape) <= MAX_AXES and min(shape, default=0) >= 0 else -1
         if member.tell() + size != info.file_size:
             raise ValueError(

@@ -16,7 +16,7 @@ from layerscope.sources.readers.state_dict import StateDict, check_index
 from layerscope.sources.storage.dtypes import as_dtype
 from layerscope.sources.storage.extents import Extent
 from layerscope.sources.storage.json_text import read_json
-from layerscope.sources.storage.paths import is_file, path_inside
+from layerscope.sources.storage.paths import is_file, named_inside, path_inside
 from layerscope.sources.targets import make_spec
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PORTABLE = True
 MAX_INDEX_BYTES = 64 << 20
+MAX_FILES = 99_999  # of one index: their numbers have five digits
 DIFFUSERS_LORA = re.compile(r"pytorch_lora_weights.*\.safetensors$")
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -96,13 +97,16 @@ def read_shard_index(index: Path) -> dict[str, Path]:
         raise Unreadable(f"{index}: no 'weight_map' of tensors to files found; download the index again") from None
     if not listed:
         raise Unreadable(f"{index}: its 'weight_map' names no file; download the index again")
-    files = {name: path_inside(index.parent, name) for name in sorted(set(listed.values()))}
-    missing = [name for name, path in files.items() if not path.is_file()]
+    names = sorted(set(listed.values()))
+    if len(names) > MAX_FILES:
+        raise Unreadable(f"{index}: names {len(names):,} files; the limit is {MAX_FILES:,}")
+    missing = [name for name in names if not named_inside(index.parent, name).is_file()]
     if missing:
         raise Unreadable(
-            f"{index}: {len(missing)} of {len(files)} files are missing, the first {missing[0]}; "
+            f"{index}: {len(missing)} of {len(names)} files are missing, the first {missing[0]}; "
             "put all files into the folder of the index"
         )
+    files = {name: path_inside(index.parent, name) for name in names}
     return {tensor: files[name] for tensor, name in listed.items()}
 
 

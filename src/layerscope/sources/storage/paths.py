@@ -33,15 +33,23 @@ def size_of(path: Path) -> int:
     return int(path.stat().st_size)
 
 
+def named_inside(folder: Path, name: str, *, below: bool = False) -> Path:
+    """Return the path of a name in a folder, whose links are not yet checked: :func:`path_inside` does that.
+
+    :raises Refused: the name leads out of the folder.
+    """
+    words = name.split("/") if below else [name]
+    if any(word in ("", ".", "..") or set(word) & {"/", "\\", "\0"} for word in words):
+        raise Refused(f"{folder}: refers to {name!r}, but only files in the model's own folder are read")
+    return folder / name
+
+
 def path_inside(folder: Path, name: str, *, below: bool = False) -> Path:
     """Return the path of a file in a model's own folder; ``below`` allows subfolders.
 
     :raises Refused: the name or a link leads out of the folder; the hub cache's ``blobs`` count as part of it.
     """
-    words = name.split("/") if below else [name]
-    if any(word in ("", ".", "..") or set(word) & {"/", "\\", "\0"} for word in words):
-        raise Refused(f"{folder}: refers to {name!r}, but only files in the model's own folder are read")
-    path = folder / name
+    path = named_inside(folder, name, below=below)
     if not isinstance(path, Path):
         return path  # remote stores have no links
     home = folder.resolve()

@@ -9,11 +9,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from layerscope.errors import Unreadable
 from layerscope.sources.storage.extents import Extent
 
 MAX_DIRECTORY_BYTES = 64 << 20  # of the table of members, about half a million entries
+MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO = 256 << 20, 200  # a member may unpack to the larger of both
 ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -30,7 +32,7 @@ class Archive:
         try:
             if _directory_size(extent) > MAX_DIRECTORY_BYTES:
                 raise Unreadable(f"{path}: the zip's table of members exceeds {MAX_DIRECTORY_BYTES:,} bytes")
-            with open_zip(extent) as archive:
+            with extent.open() as file, zipfile.ZipFile(file) as archive:
                 for info in archive.infolist():
                     if info.filename in self.members:
                         raise Unreadable(f"{path}: two members of the zip are named {info.filename[:80]!r}")
@@ -50,17 +52,39 @@ class Archive:
             raise Unreadable(
                 f"{self.extent.path}: {name} is compressed or encrypted, and only uncompressed members are read"
             )
+        return self._extent_of(info)
+
+    def _extent_of(self, info: zipfile.ZipInfo) -> Extent:
+        """Return the location of a member's bytes, as they are stored."""
         header = self.extent.read(info.header_offset, 30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise Unreadable(f"{self.extent.path}: truncated zip; copy or download it again")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name_length + extra_length
         stored_name = self.extent.read(info.header_offset + 30, name_length)
-        if stored_name not in (name.encode("utf-8"), name.encode("cp437", "replace")):
-            raise Unreadable(f"{self.extent.path}: {name} is not where the zip's table of members says")
-        if start + info.file_size > self.next_member_start(info):
+        if stored_name not in (info.orig_filename.encode("utf-8"), info.orig_filename.encode("cp437", "replace")):
+            raise Unreadable(f"{self.extent.path}: {info.filename} is not where the zip's table of members says")
+        if start + info.compress_size > self.next_member_start(info):
             raise Unreadable(f"{self.extent.path}: truncated zip; copy or download it again")
-        return Extent(self.extent.path, self.extent.start + start, info.file_size)
+        return Extent(self.extent.path, self.extent.start + start, info.compress_size)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a member as a file that unpacks and checks it; the table of members is not read again.
+
+        :raises Unreadable: the member is missing, encrypted, not where the table of members says, or unpacks to far
+            more than is stored.
+        """
+        info = self._find_member(name)
+        if info.flag_bits & 1:
+            raise Unreadable(f"{self.extent.path}: {name} is encrypted; save it without a password")
+        if info.file_size > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * info.compress_size):
+            raise Unreadable(
+                f"{self.extent.path}: {name} has {info.compress_size:,} bytes, which unpack to {info.file_size:,}; "
+                f"above {MAX_UNPACKED_BYTES >> 20} MiB, at most {MAX_UNPACKED_RATIO} times as many are accepted"
+            )
+        with self._extent_of(info).open() as stored:
+            yield zipfile.ZipExtFile(stored, "r", info)
 
     def next_member_start(self, info: zipfile.ZipInfo) -> int:
         """Return the position of the next member, or of the table of members."""
@@ -75,8 +99,10 @@ class Archive:
         if info.file_size > max_bytes:
             raise Unreadable(f"{self.extent.path}: {name} has {info.file_size:,} bytes; the limit is {max_bytes:,}")
         try:
-            with open_zip(self.extent) as archive, archive.open(info) as member:
+            with self.open(name) as member:
                 return member.read(max_bytes + 1)[:max_bytes]
+        except Unreadable:
+            raise
         except Exception as error:  # zlib, lzma and bz2 each raise their own
             raise Unreadable(f"{self.extent.path}: {name} is damaged: {error}") from None
 
@@ -84,13 +110,6 @@ class Archive:
         if name not in self.members:
             raise Unreadable(f"{self.extent.path}: {name} is missing from the zip")
         return self.members[name]
-
-
-@contextmanager
-def open_zip(extent: Extent) -> Iterator[zipfile.ZipFile]:
-    """Open a zip with :mod:`zipfile`, and close the file afterwards."""
-    with extent.open() as file, zipfile.ZipFile(file) as archive:
-        yield archive
 
 
 def zip_names(path: Path) -> tuple[str, ...]:
