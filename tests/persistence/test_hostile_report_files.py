@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import layerscope
 from layerscope.errors import Unreadable
+from layerscope.persistence import report_file, run_journal
+from layerscope.persistence.report_json import SCHEMA
+from layerscope.persistence.run_journal import MAGIC, RECORD_HEADER
 from tests.command_line import cli
 
 
@@ -89,3 +94,32 @@ def test_a_report_with_one_field_of_another_type_is_unreadable_or_harmless(tmp_p
                 layerscope.rejudge(report)
             except layerscope.LayerscopeError:
                 pass
+
+
+def test_repeated_marks_and_sparse_journals_are_damaged_and_not_read_whole(tmp_path: Path, monkeypatch: Any) -> None:
+    header = MAGIC + json.dumps({"schema": SCHEMA, "name": "run"}).encode() + b"\n"
+    checked: list[int] = []
+    original = run_journal._checksum
+    monkeypatch.setattr(
+        run_journal, "_checksum", lambda file, begin, length: checked.append(length) or original(file, begin, length)
+    )
+    path, n = tmp_path / "marks.layerscope", 2_000
+    path.write_bytes(header + b"".join(RECORD_HEADER.pack(b"STEP", 8 * n, 1) for _ in range(n)))
+    with pytest.raises(Unreadable, match="damaged at byte"):
+        list(run_journal.read_records(path))
+    assert sum(checked) <= (run_journal.MAX_PASSES + 1) * path.stat().st_size
+    checked.clear()
+    with (tmp_path / "sparse.layerscope").open("wb") as file:
+        file.write(header)
+        file.truncate(6 << 30)
+    with pytest.raises(Unreadable, match="damaged at byte"):
+        list(run_journal.read_records(tmp_path / "sparse.layerscope"))
+    assert not checked
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "run.layerscope"
+    os.mkfifo(path)
+    for read in (report_file.load_history, report_file.load, lambda p: list(run_journal.read_records(p))):
+        with pytest.raises(Unreadable, match="only regular files"):
+            read(path)

@@ -120,6 +120,6 @@ def show_own_warnings_only() -> None:
         line: str | None = None,
     ) -> None:  # fmt: skip
         if issubclass(category, LayerscopeWarning):
-            print(f"layerscope: {printable(str(message), 500)}", file=sys.stderr)
+            sys.stderr.write(f"layerscope: {printable(str(message), 500)}\n")
 
     warnings.showwarning = show

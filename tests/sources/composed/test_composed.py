@@ -111,6 +111,8 @@ def factors(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     ("config", "scale"),
     [({"r": 8, "lora_alpha": 16}, 2.0), ({"r": 8, "lora_alpha": 16, "use_rslora": True}, 16 / 8**0.5),
      ({"r": 8, "lora_alpha": 16, "alpha_pattern": {"q_proj": 4}}, 0.5),
+     ({"r": 8, "lora_alpha": 16, "alpha_pattern": {"proj": 2, "q_proj": 4, "layers.0.q_proj": 32}}, 0.5),
+     ({"r": 8, "lora_alpha": 16, "alpha_pattern": {"layers.0.q_proj": 32, "q_proj": 4}}, 4.0),
      ({"r": 4, "lora_alpha": 16, "rank_pattern": {"layers.0.q_proj": 8}}, 2.0)],
 )  # fmt: skip
 def test_an_adapter_alone_has_the_spectrum_of_the_product(

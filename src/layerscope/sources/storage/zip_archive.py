@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from layerscope.errors import Unreadable
 from layerscope.sources.storage.extents import Extent
@@ -84,7 +84,7 @@ class Archive:
                 f"above {MAX_UNPACKED_BYTES >> 20} MiB, at most {MAX_UNPACKED_RATIO} times as many are accepted"
             )
         with self._extent_of(info).open() as stored:
-            yield zipfile.ZipExtFile(stored, "r", info)
+            yield cast("IO[bytes]", zipfile.ZipExtFile(stored, "r", info))
 
     def next_member_start(self, info: zipfile.ZipInfo) -> int:
         """Return the position of the next member, or of the table of members."""
