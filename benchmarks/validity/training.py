@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from layerscope.experiments.image_data import digits, idx
+from validity.muon import Muon
 from validity.networks import CONTEXT, build
 from validity.recipes import LEARNING_RATES
 
@@ -47,6 +48,7 @@ def measure(folders: dict[str, str], **recipe: Any) -> dict[str, Any]:
     :param folders: where MNIST, Fashion-MNIST, the text and the weights are.
     """
     start = time.process_time()
+    torch.set_flush_denormal(True)  # weights that decay to nothing are computed slowly otherwise
     task = make_task(folders, recipe["family"], recipe["examples"], recipe["label_noise"], recipe["seed"])
     torch.manual_seed(recipe["seed"])
     kind = recipe["family"].partition("-")[0]
@@ -100,7 +102,7 @@ def make_optimizers(net: torch.nn.Module, recipe: dict[str, Any]) -> list[torch.
         optimizers = [torch.optim.AdamW([p for p in parameters if id(p) not in hidden], lr=rate / 20,
                                         weight_decay=decay)]  # fmt: skip
         if hidden:
-            optimizers.append(torch.optim.Muon([p for p in parameters if id(p) in hidden], lr=rate,
+            optimizers.append(Muon([p for p in parameters if id(p) in hidden], lr=rate,
                                                weight_decay=decay))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:

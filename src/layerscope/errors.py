@@ -26,11 +26,23 @@ URL_WITH_SECRETS = re.compile(
     r"(?P<scheme>[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://)([^/\s@'\"]*@)?(?P<place>[^\s?#'\"<>]*)"
     r"([?#][^\s'\"<>]*?(?=[:;,.)]*(\s|$|['\"<>])))?"
 )
+MIN_SECRET_CHARS = 4  # shorter words are too frequent to be replaced everywhere
 
 
 def without_secrets(text: str) -> str:
     """Return a text with the user, password, query and fragment of every URL in it removed."""
     return URL_WITH_SECRETS.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
+
+
+def without_secrets_of(url: str, text: str) -> str:
+    """Return a text with the user, password and query of one URL replaced, also where they are not part of a URL."""
+    match = URL_WITH_SECRETS.match(url)
+    if match is None:
+        return without_secrets(text)
+    secret = url.removeprefix(match["scheme"]).replace(match["place"], " ", 1)
+    for word in sorted(re.split(r"[\s:@?&=#]+", secret), key=len, reverse=True):
+        text = text.replace(word, "…") if len(word) >= MIN_SECRET_CHARS else text
+    return without_secrets(text)
 
 
 class LayerscopeError(Exception):

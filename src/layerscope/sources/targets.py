@@ -13,10 +13,12 @@ from layerscope.errors import (
     TargetNotFound,
     did_you_mean,
     without_secrets,
+    without_secrets_of,
 )
 from layerscope.records.sources import SourceSpec
 from layerscope.sources.storage.http_paths import HttpFile
 from layerscope.sources.storage.paths import is_path
+from layerscope.sources.storage.store_paths import store_path
 
 
 class Composed:
@@ -58,22 +60,24 @@ def _locate_in_store(url: str) -> Any:
             raise TargetNotFound(f"{url} does not exist")
         return file
     try:
-        from upath import UPath
+        import upath  # noqa: F401 - a store's own package may be missing too, which is another error
     except ImportError:
         raise MissingExtra(f"{url}: reading from a URL", "remote") from None
     try:
-        path = UPath(url)
+        path = store_path(url)
         exists = path.exists()
         index_path = path.with_name(path.name + ".index") if not exists and path.name else path
         if not exists and index_path.is_file():  # the prefix of a TensorFlow checkpoint
             return index_path
     except ImportError as error:
         extra = "; pip install 'layerscope[hf]'" if url.startswith("hf:") else ""
-        raise TargetNotFound(f"{url}: {error}{extra}") from None
+        raise TargetNotFound(f"{url}: {without_secrets_of(url, str(error))}{extra}") from None
     except ValueError as error:
-        raise TargetNotFound(f"{url}: the storage protocol is not supported: {error}") from None
+        what = without_secrets_of(url, str(error))
+        raise TargetNotFound(f"{url}: the storage protocol is not supported: {what}") from None
     except Exception as error:  # every store raises its own exceptions
-        raise TargetNotFound(f"{url}: {type(error).__name__}: {error}") from None
+        what = without_secrets_of(url, str(error))
+        raise TargetNotFound(f"{url}: {type(error).__name__}: {what}") from None
     if not exists:
         raise TargetNotFound(f"{url} does not exist")
     return Path(path.path) if path.protocol in ("", "file", "local") else path

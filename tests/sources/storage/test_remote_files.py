@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 
 import layerscope
-from layerscope.errors import MissingExtra, TargetNotFound
+from layerscope.errors import MissingExtra, TargetNotFound, Unreadable
+from layerscope.sources.storage.extents import Extent
+from layerscope.sources.storage.store_paths import store_path
+from tests.command_line import cli as in_process
 from tests.nets import FORMATS, Net
 from tests.requirements import require
 
 REMOTE = ["safetensors", "huggingface", "torch file", "legacy torch file", "torchscript", "torch export", "torch dcp",
           "npz", "gguf", "onnx", "keras", "keras weights", "msgpack", "tensorflow", "tflite"]  # fmt: skip
+
+
+SECRETS = ("KEYOFTHESTORE", "SECRETOFTHESTORE", "TOKENOFTHESTORE", "TOKENOFTHEHUB")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,8 @@ def store() -> Iterator[Any]:
     server.start()
     host, port = server.get_host_and_port()
     patch = pytest.MonkeyPatch()
-    for key, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    for key, value in {"AWS_ACCESS_KEY_ID": SECRETS[0], "AWS_SECRET_ACCESS_KEY": SECRETS[1],
+                       "AWS_SESSION_TOKEN": SECRETS[2], "HF_TOKEN": SECRETS[3], "AWS_DEFAULT_REGION": "us-east-1",
                        "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():  # fmt: skip
         patch.setenv(key, value)
     s3fs.S3FileSystem.clear_instance_cache()  # one may be left that knows another server
@@ -130,3 +137,29 @@ def test_without_the_remote_extra_a_url_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "upath", None)
     with pytest.raises(MissingExtra, match=r"layerscope\[remote\]"):
         layerscope.analyze("s3://bucket/m.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_credential_of_a_store_is_in_any_output(tmp_path: Path, store: Any) -> None:
+    target = FORMATS["safetensors"][1](Net(), tmp_path)
+    store.put(str(target), "models/secrets/net.safetensors")
+    there, with_key = "s3://models/secrets/net.safetensors", f"s3://{SECRETS[0]}:{SECRETS[1]}@models/secrets/net.st"
+    calls = [
+        ("analyze", there, "-f", "json"), ("analyze", there, "--save", str(tmp_path / "r.layerscope")),
+        ("analyze", there, "-o", str(tmp_path / "page.html")), ("describe", there), ("analyze", there, "--dry-run"),
+        ("analyze", "s3://models/none.safetensors"), ("analyze", "s3://other/none.safetensors"),
+        ("analyze", with_key), ("describe", with_key), ("analyze", "some/model"), ("history", there), ("watch", there),
+    ]  # fmt: skip
+    for words in calls:
+        done = in_process(*words)
+        assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr], (words, done.stderr)
+    written = [path.read_bytes() for path in (tmp_path / "r.layerscope", tmp_path / "page.html")]
+    assert not [secret for secret in SECRETS for raw in written if secret.encode() in raw]
+
+
+def test_a_store_that_sends_more_than_was_asked_is_unreadable(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe("models/more/m.safetensors", b"x" * 1000)
+    path = store_path("s3://models/more/m.safetensors")
+    monkeypatch.setattr(path.fs, "cat_file", lambda *arguments, **options: b"x" * 1000)
+    with pytest.raises(Unreadable, match="sent 1,000 bytes where 8 were asked for"):
+        Extent(path, 0, 1000).read(0, 8)

@@ -42,7 +42,10 @@ class Extent:
             begin = self.start + offset
             if isinstance(self.path, HttpFile):
                 return http_files.read_range(self.path.url, begin, count)
-            return bytes(cast("Any", self.path).fs.cat_file(self.path.path, start=begin, end=begin + count))
+            data = bytes(cast("Any", self.path).fs.cat_file(self.path.path, start=begin, end=begin + count))
+            if len(data) > count:
+                raise Unreadable(f"{self.path}: the store sent {len(data):,} bytes where {count:,} were asked for")
+            return data
         with self.path.open("rb") as file:
             file.seek(self.start + offset)
             return file.read(count)

@@ -143,12 +143,11 @@ def main(path: str, start: str, length: str, what: str, name: str = "") -> None:
     import numpy as np
 
     from layerscope.sources.storage.extents import Extent
+    from layerscope.sources.storage.store_paths import store_path
 
     place: Any = Path(path)
     if "://" in path:
-        from upath import UPath
-
-        place = UPath(path)
+        place = store_path(path)
     out = sys.stdout.buffer
     with Extent(place, int(start), int(length)).open() as file:
         if what == "list":
