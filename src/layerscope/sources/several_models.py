@@ -92,12 +92,14 @@ class OpenedModels:
                     _check_decoded(name, source)
             tensors_by_model = _with_matching_names([tensors_of(source) for source in self._sources])
             selected = [select_names(tensors, select) for tensors in tensors_by_model]
-            common = [name for name in selected[0] if all(name in names for names in selected)]
-            unshared = sorted({name for names in selected for name in names} - set(common))
+            shared = set(selected[0]).intersection(*selected[1:])
+            common = [name for name in selected[0] if name in shared]
+            unshared = sorted({name for names in selected for name in names} - shared)
             reshaped = [name for name in common if len({tensors[name].shape for tensors in tensors_by_model}) > 1]
             if (unshared or reshaped) and not partial:
                 raise UsageError(_describe_difference(self.names, tensors_by_model, unshared, reshaped))
-            self.tensors = {name: tensors_by_model[0][name] for name in common if name not in reshaped}
+            comparable = shared.difference(reshaped)
+            self.tensors = {name: tensors_by_model[0][name] for name in common if name in comparable}
             self._tensors_by_model = tensors_by_model
             self.left_out = (*unshared, *reshaped)
             if not self.tensors:
