@@ -99,7 +99,7 @@ def test_rejudging_needs_no_matrix(report: Report, tmp_path: Path, monkeypatch: 
         f.code for f in layerscope.rejudge(report, Settings(min_evals=5)).findings if f.layer == "head.weight"
     ] == []
     lenient = Settings(limits=Limits(stable_rank=1e9))
-    assert "LS105" in {f.code for f in layerscope.rejudge(report, lenient).findings}
+    assert "LS113" in {f.code for f in layerscope.rejudge(report, lenient).findings}
     evidence = layerscope.rejudge(report, Settings(bootstrap=5).with_evidence())
     assert "p_value" in evidence.layers["fc1.weight"].metrics
 

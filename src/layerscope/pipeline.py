@@ -22,6 +22,7 @@ from layerscope.numerics import (
     spectra,
 )
 from layerscope.numerics.spectrum import Mode, Spectrum
+from layerscope.numerics.unit_norms import unit_norms
 from layerscope.records.layers import Job, LayerRef, LayerReport, Measurement
 from layerscope.records.sources import HasFacts, SourceSpec
 from layerscope.settings import Settings
@@ -201,6 +202,8 @@ def _measure_role(job: Job, ref: LayerRef) -> dict[str, Measurement]:
     except Absent as absence:
         seconds = time.perf_counter() - start
         return {ref.role: Measurement(ref, skipped=str(absence), failed=absence.failed, seconds=seconds)}
+    if ref.role == "weight":
+        facts = {**facts, **unit_norms(stack, ref, settings.conv)}
     parts = {ref.role: Measurement(ref, spectrum, seconds=time.perf_counter() - start, modes=modes, facts=facts)}
     if ref.role == "weight" and not (ref.rank or ref.symmetric):
         parts |= {part.ref.role: part for part in _measure_derived(stack, ref, settings)}

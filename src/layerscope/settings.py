@@ -37,7 +37,10 @@ class Limits:
     vuong: float = 0.1  # below this p, the likelihood ratio decides between two laws (Clauset et al. 2009, §5.1)
     rank_loss: float = 0.25  # fraction of numerically zero eigenvalues from which a layer has lost rank
     stable_rank: float = 1.1  # ‖W‖_F²/λmax below which one direction dominates the layer (at least 16 eigenvalues)
+    dead_outputs: float = 0.05  # share of outputs without any weight, from which they are reported (ours)
+    dead_outputs_lost: float = 0.34  # share of outputs without any weight, above which they are an error (ours)
     emptied: float = 1e-6  # λmax, relative to the model's median λmax, below which a layer is almost zero
+    vanished: float = 1e-8  # λmax below which no initialization lies: theirs are 0.1 to 10 (ours)
     random_distance: float = 1.5  # rand_distance over that of shuffles, below which a layer looks random (how-sure.md)
     trap_size: float = 0.1  # relative excess of a trap's λ over its edge; smaller traps are not reported
     scale_outlier: float = 1.0  # decades between a layer's λmax and its siblings'; also needs 5 robust deviations

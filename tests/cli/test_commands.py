@@ -167,7 +167,7 @@ def test_plugins_lists_every_plugin_with_its_file() -> None:
     for kind in registry.KINDS:
         for name in registry.plugins(kind):
             assert name in text
-    assert "rules/ls101_over_trained.py" in text.replace("\n", "")
+    assert "rules/ls101_very_heavy_tail.py" in text.replace("\n", "")
 
 
 def test_demo_shows_both_networks_and_says_what_it_sees() -> None:

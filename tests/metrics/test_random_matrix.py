@@ -139,9 +139,8 @@ def test_verdicts_on_random_layers_keep_to_their_rates(shape: tuple[int, ...], l
     assert counts["LS101"] == 0
     assert counts["LS104"] <= 2  # 1 % of layers at most
     assert counts["LS105"] == 0
-    if min(shape[:2]) >= 10:
-        assert counts["LS103"] >= 0.93 * trials
     large = int(report.rows[0].metrics["num_evals"]) >= 50
+    assert (counts["LS103"] >= 0.93 * trials) if large else counts["LS103"] == 0
     assert any(f.layer is None and f.code == "LS111" for f in report.findings) == large
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROBE_RANKS = 24  # points at which every candidate is tested before a full test
 BLOCK_ENTRIES = 1 << 18  # most entries of one block of full tests
+EQUAL_EIGENVALUES = 1.05  # λmax/λmin of an orthogonal matrix, rounded to bfloat16 or to 8 bits
 EFFECTIVE_TAIL_SHARE = 0.75  # effective share of a tail's values after xmin is chosen by the same values
 
 
@@ -94,6 +95,8 @@ def fittable_eigenvalues(spectrum: Spectrum, settings: Settings) -> Floats:
         raise Absent(f"only {len(values)} eigenvalues are left without the {settings.drop_top} largest")
     if values[-1] <= values[0] * (1 + 1e-9):
         raise Absent("all eigenvalues are equal")
+    if settings.null_cut is None and values[-1] <= values[0] * EQUAL_EIGENVALUES:
+        raise Absent("the eigenvalues are nearly equal, as of an orthogonal matrix: there is no tail")
     return values
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from layerscope import registry
 from layerscope.errors import Absent
 from layerscope.metrics.metric_decorator import DATA_ROLES, LEARNING_FACT, ROLES, WEIGHT_FACTS
+from layerscope.numerics import unit_norms
 from layerscope.records.layers import Measurement, Value
 from layerscope.settings import Settings
 
@@ -34,7 +35,9 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
         if part.spectrum is not None and role in ROLES:
             facts[role] = part.spectrum
     facts |= _facts_of_weight(parts, missing_reasons)
-    learning = {name: value for part in parts.values() for name, value in part.facts.items()}
+    learning = {
+        name: value for part in parts.values() for name, value in part.facts.items() if name not in unit_norms.FACTS
+    }
     if learning:
         facts[LEARNING_FACT] = LearningNumbers(learning)
     unavailable = set() if learning else {*DATA_ROLES, LEARNING_FACT}
@@ -64,6 +67,10 @@ def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str
     shuffles = [part for role, part in parts.items() if role.startswith("shuffle")]
     if shuffles:
         facts["shuffles"] = shuffles
+    if all(name in parts["weight"].facts for name in unit_norms.FACTS):
+        facts["units"] = parts["weight"].facts
+    else:
+        missing_reasons["units"] = "not counted for groups, experts, products and lazily decoded weights"
     if parts["weight"].modes:
         facts["modes"] = parts["weight"].modes
     windows = parts.get("windows")

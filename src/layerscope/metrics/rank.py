@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -50,6 +51,42 @@ def entropy(weight: Spectrum) -> float:
         return 0.0
     p = live / live.sum()
     return float(-(p * np.log(p)).sum() / math.log(len(live)))
+
+
+@metric(unit="", ref="ours", over_layers="", fmt="d")
+def dead_outputs(units: Mapping[str, float]) -> int:
+    """Number of outputs of the layer whose weights are zero: at most 10⁻⁶ of the norm of the median output's weights.
+
+    Such a unit computes only its bias, whatever its input is.
+    """
+    return int(units["dead_output_units"])
+
+
+@metric(unit="", ref="ours", over_layers="", fmt="d")
+def dead_inputs(units: Mapping[str, float]) -> int:
+    """Number of inputs that the layer ignores: their weights are at most 10⁻⁶ of the norm of the median input's.
+
+    Inputs without information, such as the border of an image, lose their weights to weight decay.
+    """
+    return int(units["dead_input_units"])
+
+
+@metric(unit="", ref="ours", fmt=".2f", over_layers="")
+def norm_spread(units: Mapping[str, float]) -> float:
+    """How much the norms of the units differ: 1 for independent entries, larger where training chose among units.
+
+    It is the variance of the squared norms of the outputs' weights, or of the inputs', whichever is larger, relative to
+    the variance that independent entries with the same moments have.
+    """
+    return max(units["output_norm_spread"], units["input_norm_spread"])
+
+
+@metric(unit="", ref="ours", fmt=".1f", over_layers="")
+def largest_weight(units: Mapping[str, float]) -> float:
+    """Largest |weight|, in units of the root mean square of all weights; absent up to 10."""
+    if units["largest_index"] < 0:
+        raise Absent("no weight exceeds ten times the root mean square")
+    return units["largest_ratio"]
 
 
 def _require_nonzero(weight: Spectrum) -> None:

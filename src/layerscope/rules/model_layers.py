@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -57,12 +58,25 @@ class ModelLayers(Sequence[LayerReport]):
         return self._scales_by_slot[_slot(layer)]
 
     @cached_property
+    def dense_scales(self) -> dict[str, float]:
+        """log10 of the mean squared norm of an output's weights, of each dense layer."""
+        scales = {layer.name: log_output_norm(layer) for layer in self if layer.ref.kind == "dense"}
+        return {name: scale for name, scale in scales.items() if scale is not None}
+
+    @cached_property
     def _scales_by_slot(self) -> dict[tuple[str, tuple[int, ...]], Scales]:
         values: dict[tuple[str, tuple[int, ...]], list[float]] = {}
         for layer in self:
             if "log_spectral_norm" in layer.metrics:
                 values.setdefault(_slot(layer), []).append(float(layer.metrics["log_spectral_norm"]))
         return {slot: Scales.of(scales) for slot, scales in values.items()}
+
+
+def log_output_norm(layer: LayerReport) -> float | None:
+    """log10 of the mean squared norm of an output's weights: about 0 after usual initializations, for every shape."""
+    outputs, spectrum = layer.parts["weight"].facts.get("output_units", 0.0), layer.spectrum
+    total = 0.0 if spectrum is None else float(spectrum.evals.sum())
+    return math.log10(total / outputs) if outputs and total > 0 else None
 
 
 def _slot(layer: LayerReport) -> tuple[str, tuple[int, ...]]:

@@ -12,11 +12,15 @@ from layerscope.records.findings import SEVERITIES, Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.report_comparison import alphas_of
+from layerscope.rules.random_look import looks_random
 from layerscope.rules.tail_evidence import doubt
 from layerscope.text import format_percent, join_letters, plural, printable, truncate
 from layerscope.views import conditioning_summary
 
 MIN_ALPHAS_FOR_QUARTILES = 4
+MIN_SIBLINGS = 5  # layers of one shape from which their scales are compared
+UNTRAINED, LAYER_UNTRAINED = "LS111", "LS103"
+NOT_TRAINED = "This does not look like a trained model"
 MAX_NAMED_LAYERS = 2  # layers that a sentence names
 MAX_MESSAGE_CHARS = 600
 
@@ -118,7 +122,6 @@ def _fitted_layers(report: Report) -> list[LayerReport]:
 
 def _fit_certainty_sentences(report: Report) -> list[str]:
     settings, fitted_layers = report.settings, _fitted_layers(report)
-    doubts = Counter(filter(None, (doubt(row, settings) for row in fitted_layers)))
     sentences = []
     if _why_no_training_verdict(report):
         return [_why_no_training_verdict(report)]
@@ -126,13 +129,9 @@ def _fit_certainty_sentences(report: Report) -> list[str]:
     if small:
         of, verb = plural(len(_analyzed_layers(report)), "layer"), "is" if small == 1 else "are"
         sentences.append(f"{small} of {of} {verb} too small for a verdict on training.")
-    if fitted_layers:
-        with_verdict = len(fitted_layers) - doubts.total()
-        reasons = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
-        sentences.append(
-            f"{with_verdict} of {plural(len(fitted_layers), 'α value')} {'is' if with_verdict == 1 else 'are'} certain "
-            "enough for a verdict" + (f"; not the others: {reasons}." if reasons else ".")
-        )
+    doubtful = _reasons_of_doubt(report)
+    if doubtful and _layers_with_verdict(report):
+        sentences.append(f"α may not be read in the other fitted layers{doubtful}.")
     confidence = format_percent(settings.confidence)
     if "bootstrap" in settings.fits:
         sentences.append(f"Intervals are {confidence} bootstrap intervals; other distributions were compared.")
@@ -146,9 +145,7 @@ def _fit_certainty_sentences(report: Report) -> list[str]:
             "Outlier weights (correlation traps) were not looked for; --randomize compares each layer with shuffles of "
             "its weights."
         )
-    reference_note = (
-        "The reference range of α comes from large, well-trained networks; do not rank small networks by α alone."
-    )
+    reference_note = "The range 2 to 6 of α comes from large, well-trained networks; it does not rank small networks."
     return [*sentences, reference_note] if fitted_layers else sentences
 
 
@@ -191,13 +188,9 @@ def _why_no_training_verdict(report: Report) -> str:
 
 
 def _count_random_layers(report: Report) -> int:
-    """The number of large layers that look like a random matrix, if it is more than half of them, else 0."""
+    """The number of large layers that look untrained, if it is more than half of them, else 0."""
     large = _large_layers(report)
-    shuffle_like = {finding.layer for finding in report.findings if finding.code == "LS103"}
-    if report.settings.randomize:
-        random = sum(row.name in shuffle_like for row in large)
-    else:
-        random = sum(row.metrics.get("phase") == "random-like" for row in large)
+    random = sum(looks_random(row, report.settings) for row in large)
     return random if 2 * random > len(large) else 0
 
 
@@ -222,17 +215,20 @@ def _conclude_from_findings(report: Report, analyzed: list[LayerReport]) -> str:
     warnings = {
         code: findings for code, findings in group_by_code(report.findings).items() if findings[0].severity != "info"
     }
+    untrained = warnings.pop(UNTRAINED, None)
+    if untrained or (LAYER_UNTRAINED in warnings and len(warnings[LAYER_UNTRAINED]) == len(_large_layers(report))):
+        layers_untrained = warnings.pop(LAYER_UNTRAINED, None)  # these make the whole model look untrained
+        untrained = untrained or layers_untrained
+    head = f"{NOT_TRAINED}: {untrained[0].observation}" if untrained else ""
     if not warnings:
-        return _conclude_without_warnings(report, analyzed)
+        return f"{head}." if head else _conclude_without_warnings(report, analyzed)
     layers = {f.layer for findings in warnings.values() for f in findings if f.layer is not None}
-    descriptions = [_describe_findings(code, findings) for code, findings in warnings.items()]
     about_model = any(f.layer is None for findings in warnings.values() for f in findings)
-    head = f"{len(layers)} of {plural(len(analyzed), 'layer')}" if layers else ""
-    head += (" and the whole model" if head else "The whole model") if about_model else ""
-    is_singular = (len(layers) == 1 and not about_model) or (about_model and not layers)
-    severities = {findings[0].severity for findings in warnings.values()}
-    nouns = " or ".join(word for key, word in (("warn", "a warning"), ("error", "an error")) if key in severities)
-    return f"{head} {'has' if is_singular else 'have'} {nouns}: {'; '.join(descriptions)}."
+    where = f"{len(layers)} of {plural(len(analyzed), 'layer')}" if layers else ""
+    where += (" and in the whole model" if where else "the whole model") if about_model else ""
+    descriptions = "; ".join(_describe_findings(code, findings) for code, findings in warnings.items())
+    problems = f"Problems found in {where}: {descriptions}."
+    return f"{head}. {problems}" if head else problems
 
 
 def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> str:
@@ -241,30 +237,33 @@ def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> s
         return _why_no_training_verdict(report)
     if conditioning_summary.conditioning_options(report):
         return conditioning_summary.describe_no_warning(report)
-    with_verdict, random, count = (
-        len(_layers_with_verdict(report)),
-        _count_random_layers(report),
-        plural(len(analyzed), "layer"),
-    )
+    random, large = _count_random_layers(report), _large_layers(report)
     if random:
-        reference = "a shuffle of its own weights (LS103)" if report.settings.randomize else "a random matrix"
-        large = len(_large_layers(report))
-        if large == 1:
-            name = printable(_large_layers(report)[0].name, 48)
-            return f"{name} looks like {reference}: it is untrained or has learned little."
-        return f"{random} of {large} layers look like {reference}: they are untrained or have learned little."
-    if not with_verdict:
-        small = len(analyzed) - len(_large_layers(report))
-        others = f"{small} of them {'is' if small == 1 else 'are'} too small, and " if small else ""
-        uncertain = f"{others}the tail of no {'other ' if small else ''}spectrum is certain enough"
-        why = uncertain if small < len(analyzed) else f"{'it is' if small == 1 else 'all are'} too small"
-        were = "was" if len(analyzed) == 1 else "were"
-        return f"Cannot tell how well {count} {were} trained: {why}. No layer has collapsed."
-    limits = report.settings.limits
-    return (
-        f"No problems found: no layer has an α that is clearly below {limits.over_trained:g} or above "
-        f"{limits.under_trained:g} ({with_verdict} of {count} have a certain enough α), and none has collapsed."
+        reference = "shuffles of their own weights" if report.settings.randomize else "random or orthogonal matrices"
+        if len(large) == 1:
+            return f"{NOT_TRAINED}: {printable(large[0].name, 48)} looks random."
+        return f"{NOT_TRAINED}: {random} of {len(large)} layers look like {reference}."
+    if not large:
+        each = "the layer has" if len(analyzed) == 1 else f"each of the {len(analyzed)} layers has"
+        return (
+            f"Cannot tell: {each} fewer than {report.settings.min_evals} eigenvalues. No weights are lost (LS105). "
+            "Data would tell more: layerscope conditioning --help."
+        )
+    ran, left_out = _checks(report)
+    not_run = f" Not run: {'; '.join(left_out)}." if left_out else ""
+    return f"No problems found by these checks: {', '.join(ran)}.{not_run}"
+
+
+def _checks(report: Report) -> tuple[list[str], list[str]]:
+    """The checks that could give a warning and were run, and those that were not, with the option that runs them."""
+    ran, left_out = ["lost weights", "layers that look untrained", "isolated outlier weights"], list[str]()
+    sizes = Counter(row.ref.shape for row in _analyzed_layers(report))
+    if sizes and max(sizes.values()) >= MIN_SIBLINGS:
+        ran.append("scale of corresponding layers")
+    (ran.append if report.settings.randomize else left_out.append)(
+        "outlier weights" if report.settings.randomize else "outlier weights (--randomize)"
     )
+    return ran, left_out
 
 
 def _describe_findings(code: str, findings: list[Finding]) -> str:
@@ -286,19 +285,30 @@ def _describe_alphas(report: Report) -> str:
         why = f": {printable(reasons.most_common(1)[0][0], 120)}" if reasons else ""
         return f"No layer has an α{why}."
     if _count_random_layers(report):
-        return f"α (median {median(alphas):.2f}) says nothing about training where spectra look random."
-    inside = sum(limits.over_trained <= a <= limits.under_trained for a in alphas)
-    if len(alphas) == 1:
-        where = "inside" if limits.over_trained <= alphas[0] <= limits.under_trained else "outside"
-        limit_range = f"{limits.over_trained:g} to {limits.under_trained:g}"
-        return f"α of the one fitted layer is {alphas[0]:.2f}, {where} the range {limit_range}."
-    text = f"The median α of {plural(len(alphas), 'fitted layer')} is {median(alphas):.2f}"
-    if len(alphas) >= MIN_ALPHAS_FOR_QUARTILES:
-        low, _, high = quantiles(alphas, n=4, method="inclusive")
+        return "α says nothing about training where spectra look random."
+    if report.settings.inverse:
+        return f"The median α of {plural(len(alphas), 'layer')} is {median(alphas):.2f}."
+    readable = [row for row in _layers_with_verdict(report) if row.name not in left_out]
+    share = f"α may be read in {len(readable)} of {plural(len(alphas), 'fitted layer')}"
+    if not readable:
+        return f"α may be read in none of {plural(len(alphas), 'fitted layer')}{_reasons_of_doubt(report)}."
+    values = [float(row.metrics["alpha"]) for row in readable]
+    inside = sum(limits.over_trained <= alpha <= limits.under_trained for alpha in values)
+    limit_range = f"{limits.over_trained:g} to {limits.under_trained:g}"
+    if len(values) == 1:
+        return f"{share}: {values[0]:.2f}, {'inside' if inside else 'outside'} the range {limit_range}."
+    text = f"{share}: its median there is {median(values):.2f}"
+    if len(values) >= MIN_ALPHAS_FOR_QUARTILES:
+        low, _, high = quantiles(values, n=4, method="inclusive")
         text += f" (half of them lie between {low:.2f} and {high:.2f})"
-    text += f"; {inside} of {len(alphas)} lie within {limits.over_trained:g} to {limits.under_trained:g}"
-    scale = None if report.settings.inverse else summary["metrics"].get("log_spectral_norm", {}).get("median")
-    return text + (f". The median of log₁₀ λmax is {scale:.2f}." if scale is not None else ".")
+    return f"{text}; {inside} lie within {limit_range}."
+
+
+def _reasons_of_doubt(report: Report) -> str:
+    """Why α may not be read, as the end of a sentence."""
+    doubts = Counter(filter(None, (doubt(row, report.settings) for row in _fitted_layers(report))))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
+    return f" ({reasons})" if reasons else ""
 
 
 def _recommend_next_step(report: Report) -> str:
@@ -314,7 +324,7 @@ def _recommend_next_step(report: Report) -> str:
     if _count_random_layers(report):
         return "Check that the file holds the trained weights; if it does, train longer or with more data."
     if not _layers_with_verdict(report) and not _why_no_training_verdict(report):
-        return "To learn more, measure the model on a few batches of data: layerscope conditioning --help."
+        return "To learn more, compare it with an earlier checkpoint (layerscope compare) or measure it on data."
     phases = Counter(str(row.metrics["phase"]) for row in _large_layers(report) if "phase" in row.metrics)
     if phases:
         listed = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())

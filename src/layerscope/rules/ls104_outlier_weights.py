@@ -6,17 +6,18 @@ from layerscope.metrics.random_matrix import is_grave_trap
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
+from layerscope.rules.outlier_structure import structure_of_outliers
 from layerscope.settings import Settings
 
 
 @rule(
     "LS104",
     "outlier weights",
-    severity="warn",
+    severity="info",
     needs=("rand_num_spikes", "max_traps"),
     ref="Martin et al., arXiv 2506.04434 (anti-grokking); Martin & Mahoney, JMLR 22(165), §6; Ma, Bernoulli 18 (2012)",
 )
-def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
+def outlier_weights(layer: LayerReport, settings: Settings) -> Verdict | None:
     """A few outlier weights cause large eigenvalues, even after the entries are shuffled (a correlation trap).
 
     **What it means.** Shuffling the entries of a matrix removes every correlation. An eigenvalue that still lies beyond
@@ -29,14 +30,18 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     more than half of the shuffles have a trap that lies at least 10 % beyond the edge, with more than 10 % of it
     carried by a single weight. The message names the weights. Measured with --randomize only.
 
-    **Caveats.** Outlier weights are common and harmless in embeddings, next to normalization layers, and in language
-    models, where a few channels carry large activations on purpose. Heavy-tailed entries produce traps by chance. So do
-    sparse layers, whose remaining weights are large compared with the zeros. A single trap is a reason to look at the
-    layer, not a defect.
+    Outliers that lie on the diagonal, or in one row or column, are reported by LS112 instead: they are structure.
+
+    **Caveats.** Outlier weights are common and harmless: about every second file of healthy public models has some, in
+    embeddings, convolutions, recurrent layers, and in language models, where a few channels carry large activations on
+    purpose. A weight that stands alone in the whole model is reported by LS115. Heavy-tailed entries produce traps by
+    chance. So do sparse layers, whose remaining weights are large compared with the zeros.
 
     **What to try.** Inspect the named weights and compare them with an earlier checkpoint. Try a lower learning rate or
     gradient clipping. Or remove the traps with layerscope.edit.sharpen, and measure test accuracy before and after.
     """
+    if structure_of_outliers(layer, settings):
+        return None
     shuffles = [part for role, part in layer.parts.items() if role.startswith("shuffle")]
     size = settings.limits.trap_size
     counts = [sum(is_grave_trap(mode, size) for mode in part.modes) for part in shuffles]
@@ -49,6 +54,7 @@ def correlation_trap(layer: LayerReport, settings: Settings) -> Verdict | None:
     message += f" (at most {largest})" * (largest != mean)
     if "trap_size" in m:
         message += f", the largest at {1 + float(m['trap_size']):.3g} times the edge"
-    message += ": a correlation trap. Single weights are far larger than the others, often after too high a learning "
-    message += f"rate. Inspect {m['trap_entries']}." if "trap_entries" in m else "rate. Inspect the largest weights."
+    message += ": a correlation trap. Single weights are far larger than the others. Compare "
+    message += f"{m['trap_entries']} with" if "trap_entries" in m else "the largest weights with"
+    message += " an earlier checkpoint: traps that appear in training are a fault."
     return Verdict(message, m["rand_num_spikes"], 0)
