@@ -31,7 +31,7 @@ TAIL = """
 - **α of one layer, with everything else equal** (overtrained-layer). In every run, α falls as the batch size shrinks.
   On these data, accuracy rises at the same time over the whole range. α measures how far training has moved the layer
   from its random initial weights. In the published run, accuracy drops where α falls below 2. Here, layers go below 2
-  without any loss of accuracy. LS101 therefore never claims more than that a layer may be over-trained, and shows the
+  without any loss of accuracy. LS101 therefore only describes a layer, and shows the
   interval of α.
 - **rand_distance** (rand-distance). It distinguishes a trained layer from a random one. Among trained models with
   different learning rates and batch sizes, its rank correlation with accuracy can have either sign. Where a large

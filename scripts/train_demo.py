@@ -2,9 +2,9 @@
 
     python scripts/train_demo.py src/layerscope/data
 
-Both are multilayer perceptrons 64–256–128–64–10 with the same initial weights and the same 1,200 training images. Only
-the weight decay and the length of training differ. Training uses NumPy in float64 with one seed; the final weights are
-rounded to float32.
+The first is a multilayer perceptron 64–256–128–64–10, trained on 1,200 images. Training uses NumPy in float64 with one
+seed; the final weights are rounded to float32. The second is a copy with three faults: units of fc1 lost their weights,
+fc2 has random weights as at its initialization, and one weight of fc3 has a wrong value.
 """
 
 import sys
@@ -17,10 +17,9 @@ from sklearn.datasets import load_digits
 
 SIZES = (64, 256, 128, 64, 10)
 TRAIN = 1200
-RECIPES = {
-    "digits_well_trained": {"epochs": 40, "decay": 1e-3},
-    "digits_over_regularised": {"epochs": 60, "decay": 2e-2},
-}
+EPOCHS, DECAY = 40, 1e-3
+DEAD_UNITS = 40  # of fc1
+WRONG_WEIGHT, WRONG_VALUE = (17, 42), 5.0  # of fc3
 BATCH, RATE, MOMENTUM, SEED = 16, 0.03, 0.9, 0
 
 
@@ -29,19 +28,29 @@ def main(folder: Path) -> None:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(SEED).permutation(len(images))
     images, labels = images[order] / 16.0 - 0.3, labels[order]
-    for name, recipe in RECIPES.items():
-        weights, biases = train(images[:TRAIN], labels[:TRAIN], **recipe)
+    weights, biases = train(images[:TRAIN], labels[:TRAIN], EPOCHS, DECAY)
+    for name, matrices in (("digits_well_trained", weights), ("digits_damaged", damaged(weights))):
         accuracy = {
-            "train_accuracy": score(weights, biases, images[:TRAIN], labels[:TRAIN]),
-            "test_accuracy": score(weights, biases, images[TRAIN:], labels[TRAIN:]),
+            "train_accuracy": score(matrices, biases, images[:TRAIN], labels[:TRAIN]),
+            "test_accuracy": score(matrices, biases, images[TRAIN:], labels[TRAIN:]),
         }
         tensors = {}
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True), start=1):
+        for i, (weight, bias) in enumerate(zip(matrices, biases, strict=True), start=1):
             tensors[f"fc{i}.weight"] = weight.astype(np.float32)
             tensors[f"fc{i}.bias"] = bias.astype(np.float32)
         metadata = {key: f"{value:.4f}" for key, value in accuracy.items()}
         save_file(tensors, folder / f"{name}.safetensors", metadata)
         print(name, metadata)
+
+
+def damaged(weights: list) -> list:
+    """Return a copy of the weights with one fault in each of the first three layers."""
+    rng = np.random.default_rng(SEED)
+    fc1, fc2, fc3, fc4 = (weight.astype(np.float32) for weight in weights)
+    fc1[rng.choice(len(fc1), DEAD_UNITS, replace=False)] = 0
+    fc2 = (rng.standard_normal(fc2.shape) * np.sqrt(2 / fc2.shape[1])).astype(np.float32)
+    fc3[WRONG_WEIGHT] = WRONG_VALUE
+    return [fc1, fc2, fc3, fc4]
 
 
 def train(images: np.ndarray, labels: np.ndarray, epochs: int, decay: float) -> tuple[list, list]:

@@ -7,36 +7,35 @@ from pathlib import Path
 
 from layerscope.records.report import Report
 
+FAULTS = ("LS103", "LS114", "LS115")  # of the damaged copy
 _DATA = Path(__file__).parent / "data"
-NETWORKS = (str(_DATA / "digits_well_trained.safetensors"), str(_DATA / "digits_over_regularised.safetensors"))
+NETWORKS = (str(_DATA / "digits_well_trained.safetensors"), str(_DATA / "digits_damaged.safetensors"))
 
 STORY = """\
-This demo analyzes two networks that classify 8×8 digits. They have the same
-layers, initial weights and training data. The first is well trained and has a
-test accuracy of 98.8 %. The second was trained with twenty times the weight
-decay, which lowers its accuracy to 97.0 %. layerscope sees no images here: it
-reads only the weights.
+This demo analyzes two files of one network that classifies 8×8 digits. The
+first is as it was trained, with a test accuracy of 98.8 %. The second is a
+damaged copy, with an accuracy below 10 %: one layer lost its training, one
+weight has a wrong value, and some units died. layerscope sees no images here:
+it reads only the weights, and says which layers are damaged.
 """
 
 READING = """
 How to read the tables
-  α is the power-law exponent of a layer's eigenvalues. It lies between 2 and 6
-  in most well-trained layers. Below 2, a few directions hold most of the layer.
-  ± is the 90 % interval of α. A ? marks an α too uncertain for a verdict.
+  LS103, LS115, … are verdicts. Those below "Verdicts" with a text are warnings
+  or errors, with the step to take; the others describe a layer.
+  α is the power-law exponent of a layer's eigenvalues, with its 90 % interval.
+  A ? marks an α that may not be read.
   logλmax is the scale of a layer: log10 of the largest eigenvalue.
 """
 NEXT = """\
 Next steps
-  layerscope explain LS101        Explain this verdict: evidence and caveats.
+  layerscope explain LS103        Explain this verdict: evidence and caveats.
   layerscope analyze YOUR-MODEL   Analyze your own file, folder or hub id."""
 
 
 def closing(reports: Sequence[Report]) -> str:
-    """Explain the tables, count the layers with verdict LS101 in both reports, and list the next steps."""
-    well, over = (report.summary["findings"].get("LS101", 0) for report in reports)
-    fitted = [report.summary["averaged"] for report in reports]
-    counts = (
-        f"\n  α is below 2 (verdict LS101) in {well} of {fitted[0]} layers in the first network\n"
-        f"  and in {over} of {fitted[1]} layers in the second."
-    )
-    return f"{READING}{counts}\n\n{NEXT}"
+    """Explain the tables, name the damaged layers of the second file, and list the next steps."""
+    counts = [sum(f.severity != "info" for f in report.findings) for report in reports]
+    found = "".join(f"\n    {f.code} {f.title} in {f.layer}" for f in reports[1].findings if f.code in FAULTS)
+    warnings = f"  Warnings in the first file: {counts[0]}; in the second: {counts[1]}."
+    return f"{READING}\n{warnings}\n  Found there:{found}\n\n{NEXT}"

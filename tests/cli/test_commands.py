@@ -86,7 +86,7 @@ def test_saved_reports_are_targets_and_keep_their_settings(model: Path, tmp_path
 @pytest.mark.parametrize(("severity", "code"), [("error", 1), ("warn", 1)])
 def test_fail_on_findings(model: Path, severity: str, code: int) -> None:
     assert run("analyze", model, "--fail-on", severity).returncode == code
-    assert run("analyze", model, "--fail-on", severity, "--layers", "fc1*").returncode == 0
+    assert run("analyze", model, "--fail-on", severity, "--layers", "head*").returncode == 0
 
 
 def test_layers_that_fail_exit_with_four(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_bare_command_prints_its_help() -> None:
 def test_several_targets_stand_side_by_side(model: Path) -> None:
     done = run("analyze", model, model)
     assert done.stdout.startswith("2 models side by side")
-    assert "fc1.weight" not in done.stdout
+    assert done.stdout.count("fc1.weight") <= 2  # only in the sentence about each model
     detailed = run("analyze", model, model, "-v").stdout
     assert detailed.count("fc1.weight") >= 2
     assert detailed.startswith("2 models side by side")
@@ -157,7 +157,7 @@ def test_dry_run_plans_and_measures_nothing(model: Path) -> None:
 
 def test_explain_prints_evidence_caveats_and_reference() -> None:
     text = run("explain", "ls101").stdout
-    for word in ("very heavy-tailed spectrum", "over-trained", "Evidence", "Caveats", "Reference", "Martin"):
+    for word in ("very heavy tail", "over-trained", "Evidence", "Caveats", "Reference", "Martin"):
         assert word in text
     assert "Power-law exponent" in run("explain", "alpha").stdout
 
@@ -174,8 +174,9 @@ def test_demo_shows_both_networks_and_says_what_it_sees() -> None:
     done = run("demo")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert "LS101 very heavy-tailed spectrum: 3 layers" in done.stdout
-    assert "in 0 of 3 layers in the first network" in done.stdout
+    for fault in ("LS103 looks untrained in fc2", "LS115 isolated outlier weight in fc3", "LS114 dead units in fc1"):
+        assert fault in " ".join(done.stdout.split())
+    assert "Warnings in the first file: 0; in the second: 2." in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 

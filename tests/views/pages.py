@@ -16,7 +16,7 @@ from layerscope.records.report import Report
 
 
 def deep(count: int, **options: Any) -> Report:
-    """A net of so many layers with tails of all kinds."""
+    """A net of so many layers with tails of all kinds, of which every tenth was never trained."""
     rng = np.random.default_rng(3)
     weights = {
         f"model.layers.{i}.self_attn.o_proj.weight": (
@@ -24,6 +24,8 @@ def deep(count: int, **options: Any) -> Report:
         ).astype(np.float32)
         for i in range(count)
     }
+    for name in list(weights)[7::10]:
+        weights[name] = rng.standard_normal((128, 100)).astype(np.float32)
     return layerscope.analyze(weights, **options)
 
 

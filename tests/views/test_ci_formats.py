@@ -46,7 +46,9 @@ def rendered(text: str) -> str:
 def test_the_comment_says_the_verdict_first(report: Report) -> None:
     lines = to_markdown(report).split("\n")
     assert lines[0].startswith("### 🟠 layerscope: ")
-    assert lines[2].startswith("**3 of 4 layers have a warning: LS101 very heavy-tailed spectrum in 3 layers (")
+    assert lines[2].startswith(
+        "**Problems found in 2 of 4 layers: LS103 looks untrained in 1 layer (fc2.weight); LS115 "
+    )
     page = rendered(to_markdown(report))
     assert page.count("<tr>") == 5
     assert page.count("<details>") == page.count("</details>") == 2

@@ -87,13 +87,13 @@ def test_a_row_opens_by_mouse_keyboard_link_and_point(pages: dict[str, Path], wa
     assert button.get_attribute("aria-expanded") == "true"
     assert page.locator("tr.detail figure").count() == 4
     assert "rand_distance" in page.inner_text("tr.detail .metrics")
-    assert "LS101 very heavy-tailed spectrum" in page.inner_text("tr.detail .evidence")
+    assert "LS103 looks untrained" in page.inner_text("tr.detail .evidence")
     page.keyboard.press("Space")
     assert page.locator("tr.detail").count() == 0
     page.fill("#search", "hides every row")
-    page.click("#verdict-LS101 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
+    page.click("#verdict-LS103 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
     page.wait_for_selector("tr.detail svg.chart")
-    assert page.locator("tr.detail .full").inner_text() == "fc1.weight"
+    assert page.locator("tr.detail .full").inner_text() == "fc2.weight"
     page.locator("tr[data-row]").nth(0).locator("td").last.click()
     assert page.locator("tr.detail").count() == 0
     page.evaluate("scrollTo(0, 0)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ FIT_PARAM_CHECKS: dict[str, Callable[[Mapping[str, float]], bool]] = {
         0 < p["sigma"] < 1e100 and 0 <= p["bulk_min"] < p["bulk_max"] and p["spikes"] >= 0 and p["edge"] > 0
     ),
 }
-COUNTS = ("examples", "input_rows")  # facts that are positive
+COUNTS = ("examples", "input_rows", "output_units", "input_units")  # facts that are positive
 
 
 def to_dict(report: Report) -> dict[str, Any]:
@@ -263,6 +264,8 @@ def _part_from_dict(
     if any(not facts.get(name, 1) > 0 for name in COUNTS):
         counts = ", ".join(f"{name} {facts.get(name)!r:.20}" for name in COUNTS)
         raise TypeError(f"a layer has impossible counts: {counts}")
+    if not -1 <= facts.get("largest_index", -1) < math.prod(ref.shape):
+        raise TypeError(f"a layer of shape {ref.shape!r:.40} has no weight {facts['largest_index']!r:.20}")
     part = Measurement(ref, spectra.get((number, role)), fits, skipped, failed, seconds, modes, facts)
     return check_types(part, exempt=("fits", "spectrum", "modes"))
 

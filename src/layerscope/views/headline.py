@@ -261,7 +261,7 @@ def _checks(report: Report) -> tuple[list[str], list[str]]:
     if sizes and max(sizes.values()) >= MIN_SIBLINGS:
         ran.append("scale of corresponding layers")
     (ran.append if report.settings.randomize else left_out.append)(
-        "outlier weights" if report.settings.randomize else "outlier weights (--randomize)"
+        "correlation traps" if report.settings.randomize else "correlation traps (--randomize)"
     )
     return ran, left_out
 

@@ -262,16 +262,6 @@ def _summary_lines(report: Report) -> list[Text]:
     if doubts:
         why = ", ".join(f"{count} {reason}" for reason, count in doubts.most_common())
         lines.append(Text(f"{plural(doubts.total(), 'α value')} marked ? without a verdict: {why}"))
-    small = {finding.layer for finding in report.findings if finding.code == "LS107"}
-    large = [row for row in report.rows if not row.skipped and row.name not in small]
-    random = [row.name for row in large if row.metrics.get("phase") == "random-like"]
-    if random and not settings.randomize and not learning:  # with shuffles LS103 says it better
-        of = plural(len(large), "large enough layer" if small else "layer")
-        verb = "looks" if len(random) == 1 else "look"
-        names = ", ".join(printable(name, 60) for name in random[:MAX_NAMED_LAYERS])
-        more = ", …" if len(random) > MAX_NAMED_LAYERS else ""
-        what = f"{len(random)} of {of} {verb} like a random matrix (untrained, or little learned)"
-        lines.append(Text(f"{what}: {names}{more}"))
     return lines
 
 
