@@ -200,10 +200,13 @@ import os, sys, torch, layerscope
 monitor = layerscope.Monitor(torch.nn.Linear(60, 60), budget=None)
 kept = layerscope.Monitor(torch.nn.Linear(60, 60), path=sys.argv[1], budget=None)
 monitor.step(); kept.step()
+reader, writer = os.pipe()
 if os.fork() == 0:
     import time
+    os.write(writer, b"x")  # after the hooks of the fork
     time.sleep(1.0)
     sys.exit(0)
+os.read(reader, 1)
 kept.close()
 layerscope.Monitor(torch.nn.Linear(60, 60), path=sys.argv[1], resume=True).close()
 os.wait()

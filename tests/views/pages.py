@@ -16,7 +16,7 @@ from layerscope.records.report import Report
 
 
 def deep(count: int, **options: Any) -> Report:
-    """A net of so many layers with tails of all kinds, of which every tenth was never trained."""
+    """A net of so many layers with tails of all kinds, of which every tenth has one wrong weight."""
     rng = np.random.default_rng(3)
     weights = {
         f"model.layers.{i}.self_attn.o_proj.weight": (
@@ -26,6 +26,7 @@ def deep(count: int, **options: Any) -> Report:
     }
     for name in list(weights)[7::10]:
         weights[name] = rng.standard_normal((128, 100)).astype(np.float32)
+        weights[name][3, 4] = 40
     return layerscope.analyze(weights, **options)
 
 

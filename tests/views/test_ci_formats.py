@@ -47,7 +47,7 @@ def test_the_comment_says_the_verdict_first(report: Report) -> None:
     lines = to_markdown(report).split("\n")
     assert lines[0].startswith("### 🟠 layerscope: ")
     assert lines[2].startswith(
-        "**Problems found in 2 of 4 layers: LS103 looks untrained in 1 layer (fc2.weight); LS115 "
+        "**Problems found in 1 of 4 layers: LS115 isolated outlier weight in 1 layer (fc3.weight). "
     )
     page = rendered(to_markdown(report))
     assert page.count("<tr>") == 5
@@ -121,8 +121,8 @@ def cases(text: str) -> dict[str, Any]:
 def test_each_layer_is_a_test(report: Report, hostile: Report) -> None:
     found = cases(junit.to_junit([report]))
     assert list(found) == ["fc1.weight", "fc2.weight", "fc3.weight", "fc4.weight", "the whole model"]
-    assert [case.is_failure for case in found.values()] == [True, True, True, False, False]
-    assert "A few directions dominate the layer" in found["fc1.weight"].result[0].message
+    assert [case.is_failure for case in found.values()] == [False, False, True, False, False]
+    assert "Weight [17, 42] = 5" in found["fc3.weight"].result[0].message
     assert "LS107" in found["fc4.weight"].system_out
     found = cases(junit.to_junit([hostile]))
     assert found["broken"].is_error

@@ -91,14 +91,14 @@ def test_a_row_opens_by_mouse_keyboard_link_and_point(pages: dict[str, Path], wa
     page.keyboard.press("Space")
     assert page.locator("tr.detail").count() == 0
     page.fill("#search", "hides every row")
-    page.click("#verdict-LS103 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
+    page.click("#verdict-LS115 li a >> nth=0")  # a finding leads to its layer, even to a hidden one
     page.wait_for_selector("tr.detail svg.chart")
-    assert page.locator("tr.detail .full").inner_text() == "fc2.weight"
-    page.locator("tr[data-row]").nth(0).locator("td").last.click()
+    assert page.locator("tr.detail .full").inner_text() == "fc3.weight"
+    page.locator("tr[data-row]").nth(2).locator("td").last.click()
     assert page.locator("tr.detail").count() == 0
     page.evaluate("scrollTo(0, 0)")
     room = page.locator("[data-charts=depth] .room")
-    box, points = room.bounding_box(), page.locator("[data-charts=depth] .room .t-over path.points").bounding_box()
+    box, points = room.bounding_box(), page.locator("[data-charts=depth] .room .t-good path.points").bounding_box()
     assert box is not None
     page.mouse.move(points["x"] + 4, points["y"] + 4)
     assert page.locator("[data-charts=depth] .tip").inner_text().startswith("fc1.weight: α = ")

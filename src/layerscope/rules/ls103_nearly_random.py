@@ -13,7 +13,7 @@ from layerscope.settings import Settings
 @rule(
     "LS103",
     "looks untrained",
-    severity="warn",
+    severity="info",
     needs=("num_evals", "lambda_max"),
     ref="Martin & Mahoney, JMLR 22(165) (random-like phase); Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance); "
     "Saxe, McClelland & Ganguli, ICLR 2014 (orthogonal initialization)",
@@ -31,7 +31,9 @@ def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
     more spikes than the shuffles. In both cases, the variance of the units' squared norms (norm_spread) must be within
     3.5 standard errors of that of independent entries. For equal singular values, λmax is compared with λmin. The layer
     must have at least 50 eigenvalues (min_evals). The rule fires on at least 95 % of layers with independent entries,
-    and fired on 2 of 621 layers of healthy public models, one of which is a pooler that was never trained.
+    and fired on 2 of 621 layers of healthy public models, one of which is a pooler that was never trained. After short
+    trainings it is common: 24 of 125 small networks that learned their task well have such a layer. So it is
+    information.
 
     **Caveats.** A layer may have moved a little from its initial weights and still look random. Entries with heavy
     tails of exponent 3 or more also look random. An α above 6 of such a layer reflects its shape. A few single weights

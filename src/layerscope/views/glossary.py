@@ -54,9 +54,9 @@ COLUMNS = (
     Term("severity", "How serious a finding is: info needs no action, warn needs a look, error means a broken layer.",
          aliases=("info", "warn")),
     Term("?", "Marks an α that does not support a verdict.",
-         reading="Reasons: a short tail (under 20 eigenvalues), a poor fit, a flat spectrum (α above 20), or a tail "
-         "that is not a power law (LS106).",
-         aliases=("doubtful", "short tail", "poor fit", "flat spectrum", "not a power law")),
+         reading="Reasons: the layer looks random (LS103), a short tail (under 20 eigenvalues), a poor fit, a flat "
+         "spectrum (α above 20), or a tail that is not a power law (LS106).",
+         aliases=("doubtful", "looks random", "short tail", "poor fit", "flat spectrum", "not a power law")),
     Term("±", "Larger half of the interval of α: from alpha to alpha_low or alpha_high."),
 )  # fmt: skip
 

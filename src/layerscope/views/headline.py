@@ -20,6 +20,7 @@ from layerscope.views import conditioning_summary
 MIN_ALPHAS_FOR_QUARTILES = 4
 MIN_SIBLINGS = 5  # layers of one shape from which their scales are compared
 UNTRAINED, LAYER_UNTRAINED = "LS111", "LS103"
+TO_LOOK_AT = ("LS103", "LS113", "LS114")  # information that the conclusion names
 NOT_TRAINED = "This does not look like a trained model"
 MAX_NAMED_LAYERS = 2  # layers that a sentence names
 MAX_MESSAGE_CHARS = 600
@@ -212,23 +213,28 @@ def _conclude(report: Report) -> str:
 
 
 def _conclude_from_findings(report: Report, analyzed: list[LayerReport]) -> str:
-    warnings = {
-        code: findings for code, findings in group_by_code(report.findings).items() if findings[0].severity != "info"
-    }
+    by_code = group_by_code(report.findings)
+    warnings = {code: findings for code, findings in by_code.items() if findings[0].severity != "info"}
     untrained = warnings.pop(UNTRAINED, None)
-    if untrained or (LAYER_UNTRAINED in warnings and len(warnings[LAYER_UNTRAINED]) == len(_large_layers(report))):
-        layers_untrained = warnings.pop(LAYER_UNTRAINED, None)  # these make the whole model look untrained
-        untrained = untrained or layers_untrained
     head = f"{NOT_TRAINED}: {untrained[0].observation}" if untrained else ""
+    look = _describe_what_to_look_at(report, by_code)
     if not warnings:
-        return f"{head}." if head else _conclude_without_warnings(report, analyzed)
+        return (f"{head}." if head else _conclude_without_warnings(report, analyzed)) + look
     layers = {f.layer for findings in warnings.values() for f in findings if f.layer is not None}
     about_model = any(f.layer is None for findings in warnings.values() for f in findings)
     where = f"{len(layers)} of {plural(len(analyzed), 'layer')}" if layers else ""
     where += (" and in the whole model" if where else "the whole model") if about_model else ""
     descriptions = "; ".join(_describe_findings(code, findings) for code, findings in warnings.items())
     problems = f"Problems found in {where}: {descriptions}."
-    return f"{head}. {problems}" if head else problems
+    return (f"{head}. {problems}" if head else problems) + look
+
+
+def _describe_what_to_look_at(report: Report, by_code: dict[str, list[Finding]]) -> str:
+    """Name the layers with information that may be a fault, as a sentence; empty if there are none."""
+    is_untrained = _count_random_layers(report) > 0  # said of the whole model
+    codes = [code for code in TO_LOOK_AT if code in by_code and not (is_untrained and code == LAYER_UNTRAINED)]
+    descriptions = "; ".join(_describe_findings(code, by_code[code]) for code in codes)
+    return f" To look at: {descriptions}." if codes else ""
 
 
 def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> str:
@@ -256,7 +262,7 @@ def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> s
 
 def _checks(report: Report) -> tuple[list[str], list[str]]:
     """The checks that could give a warning and were run, and those that were not, with the option that runs them."""
-    ran, left_out = ["lost weights", "layers that look untrained", "isolated outlier weights"], list[str]()
+    ran, left_out = ["lost weights", "an untrained model", "isolated outlier weights"], list[str]()
     sizes = Counter(row.ref.shape for row in _analyzed_layers(report))
     if sizes and max(sizes.values()) >= MIN_SIBLINGS:
         ran.append("scale of corresponding layers")

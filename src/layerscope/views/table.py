@@ -289,7 +289,7 @@ def _verdict_lines(report: Report, verbose: int, width: int) -> list[Text]:
         if about_model:
             lines.append(_wrap_message(findings[0].message, 4, width))
             continue
-        if findings[0].severity == "info" and not verbose:
+        if findings[0].severity == "info" and code not in headline.TO_LOOK_AT and not verbose:
             continue
         limit = len(findings) if verbose else MAX_LISTED_LAYERS
         messages, advice = split_common_ending([f.message for f in findings[:limit]])
