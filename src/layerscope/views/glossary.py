@@ -81,10 +81,13 @@ SPECTRA = (
     Term("isolated large eigenvalues", "A few of the largest eigenvalues that stand apart from the tail and raise α.",
          reading="WeightWatcher calls them fingers. --fix-fingers clip_xmax removes them from the fit. See LS108.",
          aliases=("finger",)),
-    Term("over-trained", "WeightWatcher's name for a very heavy-tailed spectrum, with α below 2.",
-         reading="It is not proof of overfitting. See LS101.", aliases=("very heavy-tailed",)),
-    Term("under-trained", "WeightWatcher's name for a light-tailed spectrum, with α above 6.", reading="See LS102.",
-         aliases=("light-tailed",)),
+    Term("over-trained", "WeightWatcher's name for a layer with a very heavy tail, α below 2: its papers take it as a "
+         "sign that the layer fits details of the training data.",
+         reading="Of 81 small networks with a known outcome, 33 had such a layer: 22 of these were good, and 2 had a "
+         "gap of more than 10 points between training and test accuracy. See LS101.",
+         aliases=("very heavy-tailed", "overtrained")),
+    Term("under-trained", "WeightWatcher's name for a layer with a weak tail, α above 6: its papers take it as a sign "
+         "of too little training or data.", reading="See LS102.", aliases=("light-tailed", "undertrained")),
     Term("clip_xmax", "Setting of fix_fingers: isolated large eigenvalues are removed before the fit."),
     Term("xmin_peak", "Setting of fix_fingers: xmin is searched near the peak of the histogram of log λ."),
     Term("slices", "Setting of conv: a convolution is one matrix (out, in) per kernel position, pooled."),
