@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +88,25 @@ def test_a_mapped_file_that_shrinks_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == process_state.SHRUNK_FILE.decode()
 
 
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """End the process whatever happens: waiting for one that does not end would hang all tests."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_second_interrupt_ends_user_code_that_catches_the_first(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import time\nopen('started', 'w').close()\nwhile True:\n"
         "    try:\n        time.sleep(100)\n    except BaseException:\n        open('caught', 'w').close()\n"
     )
     command = [sys.executable, "-m", "layerscope", "conditioning", "stubborn:model", "--data", "stubborn:data"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job inherits deafness
+    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    with _ended(started) as process:
         for mark in ("started", "caught"):
             deadline = time.monotonic() + 60
             while not (tmp_path / mark).exists():

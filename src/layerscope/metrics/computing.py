@@ -70,7 +70,7 @@ def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str
     if all(name in parts["weight"].facts for name in unit_norms.FACTS):
         facts["units"] = parts["weight"].facts
     else:
-        missing_reasons["units"] = "not counted for groups, experts, products and lazily decoded weights"
+        missing_reasons["units"] = "not counted for groups, single matrices, products and large quantized weights"
     if parts["weight"].modes:
         facts["modes"] = parts["weight"].modes
     windows = parts.get("windows")

@@ -20,6 +20,7 @@ FACTS = (
     "largest_ratio", "fourth_ratio", "largest_value", "largest_index",
 )  # fmt: skip
 CANDIDATE_RATIO = 100.0  # squares above this multiple of their block's mean can be among the largest of the layer
+Entry = tuple[float, float, tuple[int, int, int]]  # square, value, position in the stack
 RANK = 4  # the largest weight is compared with the one of this rank
 
 
@@ -32,15 +33,30 @@ def unit_norms(stack: Array, ref: LayerRef, conv: str) -> dict[str, float]:
     tensor.
 
     :param stack: the layer as :func:`~layerscope.numerics.matrices.unfold` returns it with this ``conv``.
-    :returns: empty for groups, experts, single matrices of a layer, products, and lazily computed rows, where a row of
-        a matrix is not a unit of the layer.
+    :returns: empty for groups, experts in one tensor, single matrices of a layer and products, where a row is not a
+        unit of the layer, and for lazily computed rows, which would be decoded twice.
     """
-    is_part = ref.groups > 1 or "e" in ref.axes or ref.slice is not None or ref.expert is not None
+    is_part = ref.groups > 1 or "e" in ref.axes or ref.slice is not None
     if is_part or ref.rank or ref.symmetric or isinstance(stack, Rows):
         return {}
+    rows, columns, fourth_moment, top = _sums(stack)
+    outputs, inputs = _sums_by_unit(rows, columns, ref)
+    largest = (0.0, 0.0, 0.0, -1.0)
+    mean_square = float(outputs.sum()) / stack.size
+    if top and mean_square > 0:
+        ratios = [(square / mean_square) ** 0.5 for square, _, _ in top] + [0.0] * RANK
+        place = locate(ref, conv, *top[0][2])[-len(ref.shape) :]  # without the number of the expert
+        largest = (ratios[0], ratios[RANK - 1], top[0][1], float(np.ravel_multi_index(place, ref.shape)))
+    counts = (len(outputs), _count_dead(outputs), len(inputs), _count_dead(inputs))
+    spreads = (_spread(squares, fourth_moment, stack.size) for squares in (outputs, inputs))
+    return dict(zip(FACTS, map(float, (*counts, *spreads, *largest)), strict=True))
+
+
+def _sums(stack: Array) -> tuple[Floats, Floats, float, list[Entry]]:
+    """Return the sums of squares of each row and each column over all matrices, Σw⁴, and the largest entries."""
     rows, columns, fourth = np.zeros(stack.shape[1]), np.zeros(stack.shape[2]), 0.0
     step = max(1, BLOCK_ENTRIES // stack.shape[2])
-    top: list[tuple[float, float, tuple[int, int, int]]] = []  # square, value, position in the stack
+    top: list[Entry] = []
     for number, matrix in enumerate(stack):
         for start in range(0, stack.shape[1], step):
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -49,26 +65,23 @@ def unit_norms(stack: Array, ref: LayerRef, conv: str) -> dict[str, float]:
             rows[start : start + step] += squares.sum(axis=1)
             columns += squares.sum(axis=0)
             top = sorted([*top, *_largest(matrix, squares, number, start)], reverse=True)[:RANK]
+    return rows, columns, fourth, top
+
+
+def _sums_by_unit(rows: Floats, columns: Floats, ref: LayerRef) -> tuple[Floats, Floats]:
+    """Return sums by output and by input from those of the rows and columns of an unfolded stack.
+
+    The longer side of the stack is its rows, and ``conv="flat"`` joins the kernel positions to one of the sides.
+    """
     sizes = dict(zip(ref.axes, ref.shape, strict=True))
     out, into = sizes["o"], sizes["i"]
-    positions = len(rows) * len(columns) // (out * into)  # joined to one side by conv="flat"
+    positions = len(rows) * len(columns) // (out * into)
     is_turned = out * (positions if ref.flipped else 1) < into * (1 if ref.flipped else positions)
     outputs, inputs = (columns, rows) if is_turned else (rows, columns)
-    outputs, inputs = outputs.reshape(out, -1).sum(axis=1), inputs.reshape(into, -1).sum(axis=1)
-    spreads = (_spread(squares, fourth, stack.size) for squares in (outputs, inputs))
-    numbers = (out, _count_dead(outputs), into, _count_dead(inputs), *spreads)
-    mean_square = float(outputs.sum()) / stack.size
-    largest = (0.0, 0.0, 0.0, -1.0)
-    if top and mean_square > 0:
-        ratios = [(square / mean_square) ** 0.5 for square, _, _ in top] + [0.0] * RANK
-        index = np.ravel_multi_index(locate(ref, conv, *top[0][2]), ref.shape)
-        largest = (ratios[0], ratios[RANK - 1], top[0][1], float(index))
-    return dict(zip(FACTS, map(float, (*numbers, *largest)), strict=True))
+    return outputs.reshape(out, -1).sum(axis=1), inputs.reshape(into, -1).sum(axis=1)
 
 
-def _largest(
-    matrix: Array, squares: Floats, number: int, start: int
-) -> list[tuple[float, float, tuple[int, int, int]]]:
+def _largest(matrix: Array, squares: Floats, number: int, start: int) -> list[Entry]:
     """Return the largest entries of a block of rows, if they are far larger than the others."""
     with np.errstate(over="ignore"):
         candidates = np.flatnonzero(squares > CANDIDATE_RATIO * squares.mean())
