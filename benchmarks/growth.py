@@ -87,7 +87,7 @@ def experts(folder: Path, n: int) -> Command:
 
 
 def index_of_files(folder: Path, n: int) -> Command:
-    """An index that names n files, of which the first exists."""
+    """An index with the names of n files; only the first file exists."""
     safetensors(folder / "m-0.safetensors", {"h.0.weight": [2, 2]})
     files = {f"h.{i}.weight": f"m-{i}.safetensors" for i in range(n)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
@@ -227,7 +227,7 @@ def settings(folder: Path, n: int) -> Command:
 
 
 def modules(folder: Path, n: int) -> Command:
-    """A modules.json that lists n folders, of which one exists."""
+    """A modules.json that lists n folders; only one exists."""
     (folder / "0_T").mkdir()
     safetensors(folder / "0_T" / "model.safetensors", {"h.weight": [2, 2]})
     listed = [{"idx": i, "name": str(i), "path": f"{i}_T", "type": "T"} for i in range(n)]

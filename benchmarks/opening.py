@@ -1,6 +1,6 @@
-"""CPU time of opening and describing a model, for two checkouts of the package in alternating runs.
+"""CPU time of describing or analyzing a model, for two checkouts of the package in alternating runs.
 
-    python benchmarks/opening.py OLD_CHECKOUT NEW_CHECKOUT MODEL…
+    python benchmarks/opening.py OLD_CHECKOUT NEW_CHECKOUT [--analyze] MODEL…
 
 Without a MODEL, describes an index of 45,000 tensors in 30 files that it writes. Prints the median of each
 side and their ratio.
@@ -21,22 +21,24 @@ MEASURE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import layerscope
-layerscope.describe(sys.argv[2])  # imports what this format needs
+call = getattr(layerscope, sys.argv[3])
+call(sys.argv[2])  # imports what this format needs
 begin = time.process_time()
-layerscope.describe(sys.argv[2])
+call(sys.argv[2])
 print(time.process_time() - begin)
 """
 
 
 def main() -> None:
     """Measure both checkouts on each model."""
-    old, new, *models = sys.argv[1:]
+    old, new, *models = [word for word in sys.argv[1:] if word != "--analyze"]
+    call = "analyze" if "--analyze" in sys.argv else "describe"
     with tempfile.TemporaryDirectory() as folder:
         for model in models or [write_index(Path(folder))]:
             seconds: dict[str, list[float]] = {old: [], new: []}
             for _ in range(ROUNDS):
                 for checkout, values in seconds.items():
-                    command = [sys.executable, "-c", MEASURE, f"{checkout}/src", str(model)]
+                    command = [sys.executable, "-c", MEASURE, f"{checkout}/src", str(model), call]
                     values.append(float(subprocess.check_output(command, text=True)))
             before, after = (statistics.median(values) for values in seconds.values())
             print(f"{Path(model).name}: {before:.4f} s, {after:.4f} s, ratio {after / before:.2f}")

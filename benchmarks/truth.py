@@ -202,8 +202,8 @@ sample, the test rejects. The likelihood ratios (LS106) detect more cases.
 ## Verdicts on random layers
 
 The table shows how often each verdict is given for layers of independent entries, in {verdicts} layers of each shape
-with `--randomize`. LS103 (nearly random) is correct here, and LS101, LS104 and LS105 are false alarms. LS102 (α above
-6) depends on the shape of the layer, so LS103 is the better test for random layers.
+with `--randomize`. LS103 (looks untrained) is correct here; it needs at least 50 eigenvalues. LS101, LS102, LS104 and
+LS105 are false alarms.
 
 {tables[2]}
 

@@ -24,7 +24,7 @@ How to read the tables
   LS103, LS115, … are verdicts. Those with a text below the table are worth a
   look, the gravest first, with the step to take; the others describe a layer.
   α is the power-law exponent of a layer's eigenvalues, with its 90 % interval.
-  A ? marks an α that may not be read.
+  A ? marks an α that cannot be interpreted.
   logλmax is the scale of a layer: log10 of the largest eigenvalue.
 """
 NEXT = """\

@@ -51,3 +51,23 @@ def test_parts_of_layers_have_no_units(rng: np.random.Generator) -> None:
     assert len(report.rows) == 9
     assert not any(row.parts["weight"].facts for row in report.rows)
     assert report.rows[0].absent["dead_outputs"].startswith("not counted")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1.0, 1e8, 1e15])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_scale_of_the_weights_changes_no_ratio(rng: np.random.Generator, scale: float, dtype: type) -> None:
+    w = rng.standard_normal((200, 700))  # more than one block
+    w[150, 600], w[:20] = 40, 0
+    expected, found = facts(w), facts((scale * w).astype(dtype))
+    for name in ("output_norm_spread", "input_norm_spread", "largest_ratio", "dead_output_units", "largest_index"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_the_fourth_largest_weight_is_found_wherever_it_is(rng: np.random.Generator) -> None:
+    w = 1e-3 * rng.standard_normal((300, 400))
+    w[5] = rng.standard_normal(400)  # a row of many large weights
+    w[200, 7], w[201, 8] = 9, 8
+    order = np.sort(np.abs(w), axis=None)
+    found, deviation = facts(w), np.sqrt(np.square(w).mean())
+    assert found["largest_ratio"] == pytest.approx(order[-1] / deviation)
+    assert found["fourth_ratio"] == pytest.approx(order[-4] / deviation)

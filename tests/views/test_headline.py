@@ -40,7 +40,7 @@ def test_a_warning_leads_and_names_its_layers() -> None:
     report = layerscope.analyze(layers)
     assert first(report) == (
         "Problems found in 1 of 6 layers: LS105 lost weights in 1 layer (3.weight). "
-        "To look at: LS103 looks untrained in 1 layer (1.weight)."
+        "Also look at LS103 looks untrained in 1 layer (1.weight)."
     )
     assert headline.overall_status(report) == "error"
     assert headline.summary_sentences(report)[2].startswith("Start with 3.weight: Every weight is zero.")
@@ -50,13 +50,13 @@ def test_a_warning_leads_and_names_its_layers() -> None:
 def test_calm_speaks_only_of_layers_that_could_be_judged() -> None:
     sure = layerscope.analyze(NETWORKS[0])
     assert first(sure) == (
-        "No problems found by these checks: lost weights, an untrained model, isolated outlier weights. "
-        "Not run: correlation traps (--randomize)."
+        "No problems found by these checks: lost weights, untrained model, isolated outlier weights. "
+        "Not checked: outliers after shuffling (--randomize)."
     )
     heavy_tails = layerscope.analyze({f"{i}.weight": heavy(i) for i in range(3)}, randomize=True)
     assert {finding.code for finding in heavy_tails.findings} <= {"LS101", "LS104"}
     assert first(heavy_tails).startswith("No problems found by these checks")
-    assert "Not run" not in first(heavy_tails)
+    assert "Not checked" not in first(heavy_tails)
     assert headline.overall_status(sure) == ""
     small = layerscope.analyze({"a.weight": random(20, 10), "b.weight": random(9, 8)})
     assert first(small) == (

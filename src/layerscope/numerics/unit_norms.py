@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layerscope.numerics.lazy_rows import Rows
 from layerscope.numerics.matrices import locate
-from layerscope.numerics.spectra import BLOCK_ENTRIES, median_of
+from layerscope.numerics.spectra import median_of
 
 if TYPE_CHECKING:
     from layerscope.array_types import Array, Floats
@@ -19,7 +19,10 @@ FACTS = (
     "output_units", "dead_output_units", "input_units", "dead_input_units", "output_norm_spread", "input_norm_spread",
     "largest_ratio", "fourth_ratio", "largest_value", "largest_index",
 )  # fmt: skip
-CANDIDATE_RATIO = 100.0  # squares above this multiple of their block's mean can be among the largest of the layer
+MIN_RATIO = 10.0  # |w| over the root mean square, from which a weight is called large
+ROUNDING_MARGIN = 1.001  # of sums in float32
+SAFE_SQUARES = (1e-12, 1e12)  # mean w² for which w⁴ stays in the range of float32
+BLOCK_ENTRIES = 1 << 16
 Entry = tuple[float, float, tuple[int, int, int]]  # square, value, position in the stack
 RANK = 4  # the largest weight is compared with the one of this rank
 
@@ -39,33 +42,63 @@ def unit_norms(stack: Array, ref: LayerRef, conv: str) -> dict[str, float]:
     is_part = ref.groups > 1 or "e" in ref.axes or ref.slice is not None
     if is_part or ref.rank or ref.symmetric or isinstance(stack, Rows):
         return {}
-    rows, columns, fourth_moment, top = _sums(stack)
-    outputs, inputs = _sums_by_unit(rows, columns, ref)
-    largest = (0.0, 0.0, 0.0, -1.0)
+    row_squares, columns, row_fourths = _sums(stack)
+    outputs, inputs = _sums_by_unit(row_squares.sum(axis=0), columns, ref)
     mean_square = float(outputs.sum()) / stack.size
-    if top and mean_square > 0:
+    largest = (0.0, 0.0, 0.0, -1.0)
+    top = _largest_entries(stack, row_fourths, MIN_RATIO**2 * mean_square) if mean_square > 0 else []
+    if top:
         ratios = [(square / mean_square) ** 0.5 for square, _, _ in top] + [0.0] * RANK
         place = locate(ref, conv, *top[0][2])[-len(ref.shape) :]  # without the number of the expert
         largest = (ratios[0], ratios[RANK - 1], top[0][1], float(np.ravel_multi_index(place, ref.shape)))
     counts = (len(outputs), _count_dead(outputs), len(inputs), _count_dead(inputs))
+    fourth_moment = float(row_fourths.sum())
     spreads = (_spread(squares, fourth_moment, stack.size) for squares in (outputs, inputs))
     return dict(zip(FACTS, map(float, (*counts, *spreads, *largest)), strict=True))
 
 
-def _sums(stack: Array) -> tuple[Floats, Floats, float, list[Entry]]:
-    """Return the sums of squares of each row and each column over all matrices, Σw⁴, and the largest entries."""
-    rows, columns, fourth = np.zeros(stack.shape[1]), np.zeros(stack.shape[2]), 0.0
-    step = max(1, BLOCK_ENTRIES // stack.shape[2])
-    top: list[Entry] = []
-    for number, matrix in enumerate(stack):
-        for start in range(0, stack.shape[1], step):
+def _sums(stack: Array, dtype: type[np.floating[Any]] = np.float32) -> tuple[Floats, Floats, Floats]:
+    """Return Σw² of each row (k, n), Σw² of each column (m) over all matrices, and Σw⁴ of each row (k, n).
+
+    Blocks fit into the cache. Their arithmetic is float32, unless the weights are more precise or w⁴ leaves its range.
+    """
+    k, n, m = stack.shape
+    dtype = np.float64 if stack.dtype.itemsize > np.dtype(dtype).itemsize else dtype
+    squares_by_row, fourths_by_row, columns = np.zeros((k, n)), np.zeros((k, n)), np.zeros(m)
+    step = max(1, BLOCK_ENTRIES // m)
+    for i in range(k):
+        for start in range(0, n, step):
+            block = slice(start, start + step)
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                squares = np.square(matrix[start : start + step].astype(np.float64))
-                fourth += float(np.square(squares).sum())
-            rows[start : start + step] += squares.sum(axis=1)
-            columns += squares.sum(axis=0)
-            top = sorted([*top, *_largest(matrix, squares, number, start)], reverse=True)[:RANK]
-    return rows, columns, fourth, top
+                squares = np.square(stack[i, block].astype(dtype, copy=False))
+                squares_by_row[i, block] = squares.sum(axis=1)
+                fourths_by_row[i, block] = np.einsum("ij,ij->i", squares, squares)
+                columns += squares.sum(axis=0)
+    mean_square = float(columns.sum()) / stack.size
+    is_in_range = SAFE_SQUARES[0] < mean_square < SAFE_SQUARES[1] and bool(np.isfinite(fourths_by_row).all())
+    if dtype is np.float32 and not is_in_range:
+        return _sums(stack, np.float64)
+    return squares_by_row, columns, fourths_by_row
+
+
+def _largest_entries(stack: Array, row_fourths: Floats, min_square: float) -> list[Entry]:
+    """Return the ``RANK`` largest entries whose square exceeds a limit, largest first.
+
+    No square in a row exceeds √(Σw⁴), so only rows that can hold one of the largest are read again.
+    """
+    bounds = np.sqrt(row_fourths.ravel() * ROUNDING_MARGIN)
+    candidates = np.flatnonzero(bounds > min_square)
+    top: list[Entry] = []
+    for place in candidates[np.argsort(-bounds[candidates])]:
+        if len(top) == RANK and bounds[place] < top[-1][0]:
+            break
+        number, row = divmod(int(place), stack.shape[1])
+        values = np.asarray(stack[number, row], np.float64)
+        squares = np.square(values)
+        columns = [int(column) for column in np.argsort(squares)[-RANK:] if squares[column] > min_square]
+        found = [(float(squares[column]), float(values[column]), (number, row, column)) for column in columns]
+        top = sorted([*top, *found], reverse=True)[:RANK]
+    return top
 
 
 def _sums_by_unit(rows: Floats, columns: Floats, ref: LayerRef) -> tuple[Floats, Floats]:
@@ -79,19 +112,6 @@ def _sums_by_unit(rows: Floats, columns: Floats, ref: LayerRef) -> tuple[Floats,
     is_turned = out * (positions if ref.flipped else 1) < into * (1 if ref.flipped else positions)
     outputs, inputs = (columns, rows) if is_turned else (rows, columns)
     return outputs.reshape(out, -1).sum(axis=1), inputs.reshape(into, -1).sum(axis=1)
-
-
-def _largest(matrix: Array, squares: Floats, number: int, start: int) -> list[Entry]:
-    """Return the largest entries of a block of rows, if they are far larger than the others."""
-    with np.errstate(over="ignore"):
-        candidates = np.flatnonzero(squares > CANDIDATE_RATIO * squares.mean())
-    if len(candidates) > RANK:
-        candidates = candidates[np.argpartition(squares.ravel()[candidates], -RANK)[-RANK:]]
-    places = [divmod(int(place), squares.shape[1]) for place in candidates]
-    return [
-        (float(squares[row, column]), float(matrix[start + row, column]), (number, start + row, column))
-        for row, column in places
-    ]
 
 
 def _spread(squared_norms: Floats, fourth: float, size: int) -> float:

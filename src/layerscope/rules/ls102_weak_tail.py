@@ -5,8 +5,8 @@ from __future__ import annotations
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.random_look import has_random_bulk, looks_random
 from layerscope.rules.tail_evidence import accepted, evidence
+from layerscope.rules.untrained_layers import has_random_bulk, looks_untrained
 from layerscope.settings import Settings
 
 
@@ -38,10 +38,10 @@ def weak_tail(layer: LayerReport, settings: Settings) -> Verdict | None:
     limit = settings.limits.under_trained
     if float(layer.metrics["alpha_low"]) <= limit or not accepted(layer, settings):
         return None
-    if "phase" not in layer.metrics or has_random_bulk(layer) or looks_random(layer, settings):
+    if "phase" not in layer.metrics or has_random_bulk(layer) or looks_untrained(layer, settings):
         return None
     message = (
         f"{evidence(layer)}; the whole interval lies above {limit:g}. Few directions stand out from the others. One "
-        "file does not tell whether that is good or bad. Compare with the same layer of a good model."
+        "file does not show whether that is good or bad. Compare with the same layer of a good model."
     )
     return Verdict(message, layer.metrics["alpha"], limit)

@@ -8,7 +8,7 @@ from layerscope.numerics.histogram_peak import peak_of
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.random_look import is_quantized, looks_random
+from layerscope.rules.untrained_layers import is_quantized, looks_untrained
 from layerscope.settings import Settings
 
 MIN_LAYERS_FOR_HISTOGRAM = 12  # fewest layers with an α for which the histogram has a meaningful peak
@@ -44,7 +44,7 @@ def weak_tails(model: Sequence[LayerReport], settings: Settings) -> Verdict | No
         for layer in model
         if "alpha" in layer.metrics and layer.ref.kind != "embedding" and layer.metrics.get("phase") != "rank-collapse"
     ]
-    trained = [layer for layer in fitted if not looks_random(layer, settings) and not is_quantized(layer.ref)]
+    trained = [layer for layer in fitted if not looks_untrained(layer, settings) and not is_quantized(layer.ref)]
     alphas = [float(layer.metrics["alpha"]) for layer in trained]
     alphas = [alpha for alpha in alphas if alpha <= settings.limits.spurious]
     if len(alphas) < MIN_LAYERS_FOR_HISTOGRAM or 2 * len(trained) <= len(fitted):

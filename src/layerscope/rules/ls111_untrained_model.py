@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.random_look import COMPARED, looks_random
+from layerscope.rules.untrained_layers import COMPARED, looks_untrained
 from layerscope.settings import Settings
 
 MIN_COMPARED_LAYERS = 4  # fewest layers that are large enough to be distinguished from random ones
@@ -48,7 +48,7 @@ def untrained_model(model: Sequence[LayerReport], settings: Settings) -> Verdict
         return None
     is_compared = all(name in layer.metrics for layer in large for name in COMPARED)
     share = SHARE_COMPARED if is_compared else SHARE_BY_PHASE
-    random = sum(looks_random(layer, settings) for layer in large)
+    random = sum(looks_untrained(layer, settings) for layer in large)
     if random < share * len(large) or 2 * random <= len(large):
         return None
     like = "their own shuffles" if is_compared else "random or orthogonal matrices"

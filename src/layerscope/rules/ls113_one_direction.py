@@ -26,7 +26,7 @@ def one_direction(layer: LayerReport, settings: Settings) -> Verdict | None:
 
     **Evidence.** The stable rank ‖W‖_F²/λmax of a layer with at least 16 eigenvalues.
 
-    **Caveats.** One file does not tell whether the rank was ever higher.
+    **Caveats.** One file does not show whether the rank was ever higher.
 
     **What to try.** Compare with an earlier checkpoint (layerscope compare): a stable rank that fell is a fault. Then
     check the learning rate, and the mean of the layer's inputs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layerscope.fits.power_law import modified_ks
 from layerscope.records.layers import Fit, LayerReport
-from layerscope.rules.random_look import looks_random
+from layerscope.rules.untrained_layers import looks_untrained
 from layerscope.settings import Settings
 
 
@@ -16,13 +16,13 @@ def accepted(layer: LayerReport, settings: Settings) -> bool:
 def doubt(layer: LayerReport, settings: Settings) -> str:
     """Return why α does not support a verdict, or "" if it does.
 
-    A verdict requires a layer that does not look random, at least ``Limits.verdict_tail`` eigenvalues in the tail, an α
-    of at most ``Limits.spurious``, and no other distribution that the likelihood ratio prefers. The fit must also pass
-    a goodness-of-fit test: the bootstrap p-value if it was computed, otherwise Stephens' statistic, which is a weak
-    test.
+    A verdict requires a layer that does not look untrained, at least ``Limits.verdict_tail`` eigenvalues in the tail,
+    an α of at most ``Limits.spurious``, and no other distribution that the likelihood ratio prefers. The fit must also
+    pass a goodness-of-fit test: the bootstrap p-value if it was computed, otherwise Stephens' statistic, which is a
+    weak test.
     """
-    if looks_random(layer, settings):
-        return "looks random"
+    if looks_untrained(layer, settings):
+        return "looks untrained"
     limits, fit = settings.limits, layer.parts["weight"].fits["power_law"]
     n = int(fit.params["n_tail"])
     if rival(layer) is not None:

@@ -12,8 +12,8 @@ from layerscope.records.findings import SEVERITIES, Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.report_comparison import alphas_of
-from layerscope.rules.random_look import looks_random
 from layerscope.rules.tail_evidence import doubt
+from layerscope.rules.untrained_layers import looks_untrained
 from layerscope.text import format_percent, join_letters, plural, printable, truncate
 from layerscope.views import conditioning_summary
 
@@ -132,7 +132,7 @@ def _fit_certainty_sentences(report: Report) -> list[str]:
         sentences.append(f"{small} of {of} {verb} too small for a verdict on training.")
     doubtful = _reasons_of_doubt(report)
     if doubtful and _layers_with_verdict(report):
-        sentences.append(f"α may not be read in the other fitted layers{doubtful}.")
+        sentences.append(f"α cannot be interpreted in the other fitted layers{doubtful}.")
     confidence = format_percent(settings.confidence)
     if "bootstrap" in settings.fits:
         sentences.append(f"Intervals are {confidence} bootstrap intervals; other distributions were compared.")
@@ -191,7 +191,7 @@ def _why_no_training_verdict(report: Report) -> str:
 def _count_random_layers(report: Report) -> int:
     """The number of large layers that look untrained, if it is more than half of them, else 0."""
     large = _large_layers(report)
-    random = sum(looks_random(row, report.settings) for row in large)
+    random = sum(looks_untrained(row, report.settings) for row in large)
     return random if 2 * random > len(large) else 0
 
 
@@ -234,7 +234,7 @@ def _describe_what_to_look_at(report: Report, by_code: dict[str, list[Finding]])
     is_untrained = _count_random_layers(report) > 0  # said of the whole model
     codes = [code for code in TO_LOOK_AT if code in by_code and not (is_untrained and code == LAYER_UNTRAINED)]
     descriptions = "; ".join(_describe_findings(code, by_code[code]) for code in codes)
-    return f" To look at: {descriptions}." if codes else ""
+    return f" Also look at {descriptions}." if codes else ""
 
 
 def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> str:
@@ -256,18 +256,18 @@ def _conclude_without_warnings(report: Report, analyzed: list[LayerReport]) -> s
             "Data would tell more: layerscope conditioning --help."
         )
     ran, left_out = _checks(report)
-    not_run = f" Not run: {'; '.join(left_out)}." if left_out else ""
+    not_run = f" Not checked: {'; '.join(left_out)}." if left_out else ""
     return f"No problems found by these checks: {', '.join(ran)}.{not_run}"
 
 
 def _checks(report: Report) -> tuple[list[str], list[str]]:
     """The checks that could give a warning and were run, and those that were not, with the option that runs them."""
-    ran, left_out = ["lost weights", "an untrained model", "isolated outlier weights"], list[str]()
+    ran, left_out = ["lost weights", "untrained model", "isolated outlier weights"], list[str]()
     sizes = Counter(row.ref.shape for row in _analyzed_layers(report))
     if sizes and max(sizes.values()) >= MIN_SIBLINGS:
         ran.append("scale of corresponding layers")
     (ran.append if report.settings.randomize else left_out.append)(
-        "correlation traps" if report.settings.randomize else "correlation traps (--randomize)"
+        "outliers after shuffling" if report.settings.randomize else "outliers after shuffling (--randomize)"
     )
     return ran, left_out
 
@@ -295,19 +295,19 @@ def _describe_alphas(report: Report) -> str:
     if report.settings.inverse:
         return f"The median α of {plural(len(alphas), 'layer')} is {median(alphas):.2f}."
     readable = [row for row in _layers_with_verdict(report) if row.name not in left_out]
-    share = f"α may be read in {len(readable)} of {plural(len(alphas), 'fitted layer')}"
+    share = f"α can be interpreted in {len(readable)} of {plural(len(alphas), 'fitted layer')}"
     if not readable:
-        return f"α may be read in none of {plural(len(alphas), 'fitted layer')}{_reasons_of_doubt(report)}."
+        return f"α can be interpreted in none of {plural(len(alphas), 'fitted layer')}{_reasons_of_doubt(report)}."
     values = [float(row.metrics["alpha"]) for row in readable]
     inside = sum(limits.over_trained <= alpha <= limits.under_trained for alpha in values)
     limit_range = f"{limits.over_trained:g} to {limits.under_trained:g}"
     if len(values) == 1:
         return f"{share}: {values[0]:.2f}, {'inside' if inside else 'outside'} the range {limit_range}."
-    text = f"{share}: its median there is {median(values):.2f}"
+    text = f"{share}: median {median(values):.2f}"
     if len(values) >= MIN_ALPHAS_FOR_QUARTILES:
         low, _, high = quantiles(values, n=4, method="inclusive")
         text += f" (half of them lie between {low:.2f} and {high:.2f})"
-    return f"{text}; {inside} lie within {limit_range}."
+    return f"{text}, and {inside} of them lie in the range {limit_range}."
 
 
 def _reasons_of_doubt(report: Report) -> str:

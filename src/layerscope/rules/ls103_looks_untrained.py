@@ -6,7 +6,7 @@ from layerscope.fits.power_law import EQUAL_EIGENVALUES
 from layerscope.records.findings import Verdict
 from layerscope.records.layers import LayerReport
 from layerscope.rules import rule
-from layerscope.rules.random_look import COMPARED, has_equal_singular_values, looks_random
+from layerscope.rules.untrained_layers import COMPARED, has_equal_singular_values, looks_untrained
 from layerscope.settings import Settings
 
 
@@ -18,7 +18,7 @@ from layerscope.settings import Settings
     ref="Martin & Mahoney, JMLR 22(165) (random-like phase); Martin, Peng & Mahoney, arXiv 2106.00734 (rand_distance); "
     "Saxe, McClelland & Ganguli, ICLR 2014 (orthogonal initialization)",
 )
-def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
+def found_untrained(layer: LayerReport, settings: Settings) -> Verdict | None:
     """The layer looks as it did before training: its spectrum shows nothing learned.
 
     **What it means.** Either shuffling the entries of the matrix leaves its spectrum unchanged, as for an
@@ -31,8 +31,8 @@ def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
     more spikes than the shuffles. In both cases, the variance of the units' squared norms (norm_spread) must be within
     3.5 standard errors of that of independent entries. For equal singular values, λmax is compared with λmin. The layer
     must have at least 50 eigenvalues (min_evals). The rule fires on at least 95 % of layers with independent entries,
-    and fired on 2 of 621 layers of healthy public models, one of which is a pooler that was never trained. After short
-    trainings it is common: 24 of 125 small networks that learned their task well have such a layer. So it is
+    and fired on 2 of 600 layers of sound public models, among them a pooler that was never trained. After short
+    trainings it is common: 25 of 128 small networks that learned their task well have such a layer. So it is
     information.
 
     **Caveats.** A layer may have moved a little from its initial weights and still look random. Entries with heavy
@@ -43,7 +43,7 @@ def nearly_random(layer: LayerReport, settings: Settings) -> Verdict | None:
     **What to try.** Check that the intended checkpoint was loaded, and completely. Compare with the initial weights
     (--base).
     """
-    if not looks_random(layer, settings):
+    if not looks_untrained(layer, settings):
         return None
     if has_equal_singular_values(layer):
         message = (

@@ -1,4 +1,4 @@
-"""Whether a layer looks as it did before training: random, or with equal singular values."""
+"""Whether a layer looks as before training: random, or with equal singular values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def has_random_bulk(layer: LayerReport) -> bool:
     return layer.metrics.get("phase") in BULK_PHASES
 
 
-def looks_random(layer: LayerReport, settings: Settings) -> bool:
+def looks_untrained(layer: LayerReport, settings: Settings) -> bool:
     """Return whether a layer with enough eigenvalues looks untrained: like its shuffles, random-like or orthogonal.
 
     The comparison with shuffles decides where it was made; otherwise the phase does.

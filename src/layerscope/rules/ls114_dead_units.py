@@ -18,7 +18,7 @@ from layerscope.settings import Settings
     own=True,
     ref="Mehta, Chaudhuri & Arandjelović, arXiv 1811.12495 (filters that die by weight decay); ours",
 )
-def dead_outputs(layer: LayerReport, settings: Settings, model: ModelLayers) -> Verdict | None:
+def dead_units(layer: LayerReport, settings: Settings, model: ModelLayers) -> Verdict | None:
     """At least 5 % of the outputs of the layer have no weights; more than a third of them is an error (LS105).
 
     **What it means.** Such a unit computes only its bias, whatever its input is. It costs memory and time and
