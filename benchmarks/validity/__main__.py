@@ -1,6 +1,9 @@
 """Train the networks of the validity study, and count what the verdicts say about them and about other models.
 
     PYTHONPATH=benchmarks python -m validity train --weights FOLDER [--engine processes]
+    PYTHONPATH=benchmarks python -m validity measure --weights FOLDER [--workers N]
+    PYTHONPATH=benchmarks python -m validity public FILE…
+    PYTHONPATH=benchmarks python -m validity page
     PYTHONPATH=benchmarks python -m validity judge --weights FOLDER
     PYTHONPATH=benchmarks python -m validity sound FILE… [--randomize]
     PYTHONPATH=benchmarks python -m validity plant FILE…
@@ -18,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from layerscope.experiments import repeated_runs
-from validity import verdicts
+from validity import measuring, page, verdicts
 from validity.recipes import all_recipes
 from validity.training import measure
 
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="*", help="Model files, for the stages sound and plant.")
     parser.add_argument("--weights", type=Path, default=HERE / "weights", help="Folder for the trained weights.")
     parser.add_argument("--engine", help="Engine that runs the trainings, such as processes; default: one by one.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of processes that measure.")
     parser.add_argument("--first", type=int, help="Number of recipes to train; default: all.")
     parser.add_argument("--randomize", action="store_true", help="Compare each layer with shuffles of its weights.")
     options = parser.parse_args()
@@ -57,6 +61,9 @@ def train(options: argparse.Namespace) -> Iterable[str]:
 
 STAGES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "train": train,
+    "measure": lambda options: measuring.measure_all(options.weights, options.workers),
+    "public": lambda options: verdicts.write_public(options.files),
+    "page": lambda _: page.write(HERE.parent.parent / "docs" / "validity.md"),
     "judge": lambda options: verdicts.judge_outcomes(options.weights),
     "sound": lambda options: verdicts.judge_files(options.files, randomize=options.randomize),
     "plant": lambda options: verdicts.plant_faults(options.files),

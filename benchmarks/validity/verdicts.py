@@ -19,6 +19,7 @@ from validity.training import key
 
 GOOD_ACCURACY, BAD_ACCURACY = 0.9, 0.6  # of the best test accuracy in the family
 GOOD_GAP, LARGE_GAP = 0.12, 0.1  # training accuracy minus test accuracy
+PUBLIC = Path(__file__).resolve().parent / "public.md"
 MIN_EVALS = 50  # of the layers that get a fault
 MAX_LAYERS = 8  # of one model that get a fault
 
@@ -73,6 +74,28 @@ def judge_files(paths: Iterable[Path], **options: Any) -> Iterator[str]:
         yield from (f"    {finding.code} {finding.where}: {finding.message}" for finding in warnings)
     yield f"{warned} of {files} files have a warning or an error"
     yield f"{untrained} of {layers} layers with at least {MIN_EVALS} eigenvalues look untrained (LS103)"
+
+
+def write_public(paths: Iterable[Path]) -> Iterator[str]:
+    """Write the table of public models, public.md: what a default analysis says about each."""
+    rows, warned = [], 0
+    for path in tqdm(list(paths), unit="file"):
+        try:
+            report = layerscope.analyze(path)
+        except LayerscopeError as error:
+            yield f"left out: {error}"
+            continue
+        warnings = [finding for finding in report.findings if finding.severity != "info"]
+        warned += bool(warnings)
+        counts = Counter(finding.code for finding in report.findings if finding.code != "LS107")
+        infos = ", ".join(f"{count} × {code}" for code, count in sorted(counts.items())) or "–"
+        what = "; ".join(f"{f.code} in `{f.where}`: {f.message.partition('. ')[0]}" for f in warnings) or "–"
+        layers = sum("alpha" in row.metrics for row in report.rows)
+        rows.append(f"| `{'/'.join(path.parts[-3:])}` | {layers} | {infos} | {what} |")
+    head = ["| file | layers with an α | verdicts | warnings and errors |", "| --- | --- | --- | --- |"]
+    total = f"{warned} of {len(rows)} files have a warning or an error."
+    PUBLIC.write_text("\n".join([*head, *rows, "", total]) + "\n", "utf-8")
+    yield total
 
 
 def plant_faults(paths: Iterable[Path]) -> Iterator[str]:

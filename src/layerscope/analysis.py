@@ -8,7 +8,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from layerscope.records.sources import SourceSpec
 from layerscope.rules.judging import judge
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
+from layerscope.sources.composed.arrangement import check_arrangement, compose_target, describe_request
 from layerscope.tensor_names import Selector, strip_wrapper_prefixes
 from layerscope.tensor_names import select as select_layers
 
@@ -40,6 +40,7 @@ def analyze(
     base: Any = None,
     intra: bool = False,
     stacked: bool = False,
+    canonical: bool = False,
     select: str = "",
     settings: Settings | None = None,
     engine: str | None = None,
@@ -56,6 +57,8 @@ def analyze(
         the model to add it to, which gives W + s·B·A.
     :param intra: analyze products of consecutive layers instead of the layers.
     :param stacked: analyze one matrix of all layers instead of the layers.
+    :param canonical: also measure each layer in a canonical form that computes the same function: batch norms folded,
+        hidden units balanced, WqᵀWk and WoWv of each head. Verdicts that this changes are withdrawn.
     :param select: analyze only this part of a checkpoint, e.g. "ema" for the averaged copy that is skipped otherwise.
     :param settings: settings for measuring and judging.
     :param engine: "threads" (default), "serial" or "processes".
@@ -68,15 +71,17 @@ def analyze(
     engine = engine or DEFAULT_ENGINE
     saved = _load_saved_report(target)
     if saved is not None:
-        _check_saved_options(saved, base is not None or intra or stacked or bool(select), options)
+        _check_saved_options(saved, base is not None or intra or stacked or canonical or bool(select), options)
         scheduling.engine_named(engine)
         changed = (settings or saved.settings).changed(**options) if settings or options else None
         return rejudge(_select_rows(saved, layers), changed)
     settings = (settings or Settings()).changed(**options)
     fitting.check_families(settings.fits)
     selectors = _to_list(layers)
-    request = _describe_request(target, selectors, base, intra, stacked, select)
-    target = _compose_target(target, base, intra, stacked, select)
+    arrangement = {"intra": intra, "stacked": stacked, "canonical": canonical}
+    check_arrangement(base, arrangement, settings)
+    request = describe_request(target, selectors, base, arrangement, select)
+    target = compose_target(target, base, arrangement, select)
     run = scheduling.engine_named(engine)
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     with opening.opened_source(target) as source:
@@ -124,7 +129,7 @@ def describe(
         _check_saved_options(saved, base is not None or intra or stacked or bool(select), options)
         return _select_rows(saved, layers)
     settings = (settings or Settings()).changed(**options)
-    with opening.opened_source(_compose_target(target, base, intra, stacked, select)) as source:
+    with opening.opened_source(compose_target(target, base, {"intra": intra, "stacked": stacked}, select)) as source:
         refs = select_layers(list(source.layers()), layers)
         rows = [pipeline.skipped_layer(ref, ref.skipped) for ref in pipeline.report_rows(refs, settings)]
         return Report(_report_metadata(source.spec, settings, "none", 0), tuple(rows))
@@ -146,7 +151,7 @@ def plan(
     Jobs are sorted by cost, largest first. The parameters are those of :func:`analyze`.
     """
     settings = (settings or Settings()).changed(**options)
-    with opening.opened_source(_compose_target(target, base, intra, stacked, select)) as source:
+    with opening.opened_source(compose_target(target, base, {"intra": intra, "stacked": stacked}, select)) as source:
         jobs, unmeasured = pipeline.plan(source.spec, select_layers(list(source.layers()), layers), settings)
     return scheduling.biggest_first(jobs), unmeasured
 
@@ -293,43 +298,6 @@ def _symmetric_matrix(lower: list[list[float | None]]) -> Matrix:
     return tuple(tuple(0.0 if i == j else lower[max(i, j)][min(i, j)] for j in size) for i in size)
 
 
-def _compose_target(target: Any, base: Any, intra: bool, stacked: bool, part: str = "") -> Any:
-    """Build the target to analyze: a weight update, a merged adapter, products, a stack, or the model itself."""
-    from layerscope.sources.adapters import adapted_model
-    from layerscope.sources.composed import chosen, products, stacks, update
-    from layerscope.sources.readers import lora
-
-    if intra and stacked:
-        raise UsageError(
-            "intra and stacked cannot be combined: choose intra for products of layers, "
-            "or stacked for one matrix of all layers"
-        )
-    if part:
-        target = chosen.Chosen(target, part)
-    if base is not None:
-        merges_adapter = lora.is_adapter(target) and not lora.is_adapter(base)
-        target = adapted_model.Merged(target, base) if merges_adapter else update.Delta(target, base)
-    if intra:
-        return products.Intra(target)
-    return stacks.Stacked(target) if stacked else target
-
-
-def _describe_request(
-    target: Any, layers: list[Selector] | None, base: Any, intra: bool, stacked: bool, part: str
-) -> dict[str, Any]:
-    """Return the arguments of the call apart from the settings, so that the analysis can be repeated from a report."""
-    request: dict[str, Any] = {"layers": layers} if layers is not None else {}
-    if base is not None or intra or stacked or part:
-        request["target"] = targets.name_of(target)
-    if part:
-        request["select"] = part
-    if base is not None:
-        request["base"] = targets.name_of(base)
-    request |= {name: True for name, value in (("intra", intra), ("stacked", stacked)) if value}
-    live = not all(isinstance(x, str | PathLike) for x in (target, base) if x is not None)
-    return request | ({"live": True} if live else {})
-
-
 def _load_saved_report(target: Any) -> Report | None:
     if isinstance(target, Report):
         return target
@@ -348,7 +316,8 @@ def _load_saved_report(target: Any) -> Report | None:
 def _check_saved_options(report: Report, composed: bool, options: Mapping[str, Any]) -> None:
     if composed:
         raise UsageError(
-            "base, intra, stacked and select need the weights, but a saved report has none; give the model itself"
+            "base, intra, stacked, canonical and select need the weights, but a saved report has none; "
+            "give the model itself"
         )
     report.settings.check_measured(options)
 

@@ -45,6 +45,7 @@ class Limits:
     trap_size: float = 0.1  # relative excess of a trap's λ over its edge; smaller traps are not reported
     scale_outlier: float = 1.0  # decades between a layer's λmax and its siblings'; also needs 5 robust deviations
     weak_layers: float = 0.05  # share of layers with α > under_trained (at least 2) for a finding on the model
+    norm_growth: float = 0.1  # decades of ‖W‖² in the last third of a run above which weights grow fast (LS117)
     depth_slope: float = 0.15  # decades of λmax per layer above which signals fade or explode (ours: 20-layer MLPs)
     ill_conditioned: float = 1e4  # κ₅₀ of a factor above which half of its directions are hardly learned (ours)
     dead_units: float = 0.1  # share of ReLU units never or always active, above which a layer is reported (ours)
@@ -80,6 +81,8 @@ class Settings:
     bootstrap: int = 100  # bootstrap resamples for intervals and p-values
     seed: int = 0  # seed for all random numbers
     max_dim: int = 4096  # for covariances with more rows, only the largest eigenvalue and the trace are measured
+    against: str = ""  # file with a table of baselines (layerscope baselines); "": the one that ships with layerscope
+    optimizer: str = ""  # optimizer family of the model, if known (sgd, adam, adamw, muon): chooses its usual ranges
     jobs: int = 0  # layers measured in parallel; 0: one per core
     max_cost: float | None = None  # layers that cost more Gflop are skipped; None: no limit
     limits: Limits = field(default_factory=Limits)

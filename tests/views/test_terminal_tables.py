@@ -65,7 +65,7 @@ def test_the_table_of_layers(reports: dict[str, Report], model: str, width: int)
     table.print_report(report, console)
     lines = lines_of(console)
     assert max(map(len, lines)) <= width
-    rows = [line for line in lines if re.match(r" *\d+ [\w…]", line) and ("×" in line or "±" in line)]
+    rows = [line for line in lines if re.match(r" *\d+ [\w…]", line) and ("×" in line or "–" in line)]
     analyzed = [row for row in report.rows if not row.skipped]
     numbers = [str(row.ref.index) for row in analyzed]
     assert [line.split()[0] for line in rows[: len(analyzed)]] == numbers
@@ -78,7 +78,7 @@ def test_the_table_of_layers(reports: dict[str, Report], model: str, width: int)
     fitted = [(row, line) for row, line in zip(analyzed, rows, strict=False) if "alpha" in row.metrics]
     assert fitted
     for row, line in fitted:
-        shown = re.search(r"(\d+\.\d+) ±", line)
+        shown = re.search(r"(\d+\.\d+) \(\d+\.\d–\d+(\.\d)?\)", line)
         assert shown
         assert float(shown[1]) == pytest.approx(row.metrics["alpha"], abs=0.051)
 

@@ -122,8 +122,11 @@ def settings_of(target: str, options: dict[str, Any]) -> Settings | None:
     base = saved or Settings()
     if options["weightwatcher"]:
         base = Settings.weightwatcher()
-    names = ("min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers")
-    changes = {name: options[name] for name in names if options[name] is not None}
+    names = (
+        "min_evals", "max_evals", "jobs", "seed", "max_cost", "shuffles", "window", "fix_fingers", "against",
+        "optimizer",
+    )  # fmt: skip
+    changes = {name: options[name] for name in names if options.get(name) is not None}
     flags = ("randomize", "vectors", "inverse", "evidence")
     changes |= {name: True for name in flags if options[name]} | matrix_settings(options)
     if options["shuffles"] is not None and not (options["randomize"] or base.randomize):
@@ -144,7 +147,9 @@ def matrix_settings(options: dict[str, Any]) -> dict[str, Any]:
 def arrangement_options(options: dict[str, Any]) -> dict[str, Any]:
     """Select the options that ``analyze``, ``describe`` and ``plan`` take as arguments (base, select, …)."""
     return {
-        name: options[name] for name in ("base", "select", "intra", "stacked") if options[name] not in (None, False)
+        name: options[name]
+        for name in ("base", "select", "intra", "stacked", "canonical")
+        if options.get(name) not in (None, False)
     }
 
 

@@ -73,13 +73,14 @@ def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str
         missing_reasons["units"] = "not counted for groups, single matrices, products and large quantized weights"
     if parts["weight"].modes:
         facts["modes"] = parts["weight"].modes
-    windows = parts.get("windows")
-    if windows is not None:
-        fit = windows.fits.get("power_law")
-        if fit is not None and fit.ok:
-            facts["windows"] = windows
-        else:
-            missing_reasons["windows"] = windows.skipped or (fit.reason if fit else "not fitted")
+    for name in ("windows", "canonical"):
+        part = parts.get(name)
+        if part is not None:
+            fit = part.fits.get("power_law")
+            if fit is not None and fit.ok:
+                facts[name] = part
+            else:
+                missing_reasons[name] = part.skipped or (fit.reason if fit else "not fitted")
     return facts
 
 

@@ -21,14 +21,14 @@ def alpha(power_law: Fit) -> float:
 
 @metric(unit="", ref=f"{CLAUSET}, §3.3", fmt=".2f", over_layers="")
 def alpha_low(power_law: Fit, bootstrap: Fit | None = None) -> float:
-    """Lower end of the interval of α at ``Settings.confidence``, by bootstrap if requested, otherwise by formula."""
-    return (bootstrap or power_law).params["alpha_low"]
+    """Lower end of the range of α: over all tails that fit nearly as well, and over bootstrap samples if requested."""
+    return min(fit.params["alpha_low"] for fit in (power_law, bootstrap) if fit)
 
 
 @metric(unit="", ref=f"{CLAUSET}, §3.3", fmt=".2f", over_layers="")
 def alpha_high(power_law: Fit, bootstrap: Fit | None = None) -> float:
-    """Upper end of the interval of α at ``Settings.confidence``, by bootstrap if requested, otherwise by formula."""
-    return (bootstrap or power_law).params["alpha_high"]
+    """Upper end of the range of α: over all tails that fit nearly as well, and over bootstrap samples if requested."""
+    return max(fit.params["alpha_high"] for fit in (power_law, bootstrap) if fit)
 
 
 @metric(unit="", ref=f"{CLAUSET}, eq. 3.2", fmt=".2f", over_layers="")
@@ -98,6 +98,15 @@ def alpha_farms(windows: Measurement) -> float:
     All windows have the same aspect ratio, so layers of different Q can be compared.
     """
     return windows.fits["power_law"].params["hill"]
+
+
+@metric(unit="", ref="Dinh et al., ICML 2017; Stock et al., ICLR 2019", fmt=".2f", over_layers="", label="α canonical")
+def alpha_canonical(canonical: Measurement) -> float:
+    """α of the canonical form of the layer, which computes the same function (with ``canonical=True``).
+
+    Batch norms are folded, hidden units are balanced, and WqᵀWk and WoWv replace the projections of attention heads.
+    """
+    return canonical.fits["power_law"].params["alpha"]
 
 
 @metric(unit="", ref=f"{CLAUSET}, §4.1", fmt=".2f", over_layers="")

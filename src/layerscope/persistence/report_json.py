@@ -137,7 +137,7 @@ def _finding_from_dict(plain: Mapping[str, Any]) -> Finding:
 
 def _check_request(request: Any) -> None:
     texts = dict.fromkeys(("base", "target", "select"), str)
-    known = {"layers": list, **texts, **dict.fromkeys(("intra", "stacked", "live"), bool)}
+    known = {"layers": list, **texts, **dict.fromkeys(("intra", "stacked", "canonical", "live"), bool)}
     if not isinstance(request, Mapping) or any(not isinstance(v, known.get(k, ())) for k, v in request.items()):
         raise TypeError(f"asked has unknown keys or values: {request!r:.80}")
 

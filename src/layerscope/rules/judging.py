@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from layerscope import registry
 from layerscope.records.findings import Finding, Verdict
 from layerscope.records.layers import NOT_SELECTED, LayerReport
+from layerscope.records.report import Report
 from layerscope.rules.landscape_facts import Apart as Apart
 from layerscope.rules.landscape_facts import Pair as Pair
 from layerscope.rules.landscape_facts import Pairs as Pairs
 from layerscope.rules.landscape_facts import Route as Route
 from layerscope.rules.landscape_facts import Slope as Slope
+from layerscope.rules.ls116_not_canonical import withdrawn_verdicts
+from layerscope.rules.ls117_growing_weights import RunTrend
 from layerscope.rules.model_layers import ModelLayers
 from layerscope.rules.tail_evidence import accepted as accepted
 from layerscope.rules.tail_evidence import doubt as doubt
@@ -32,8 +36,10 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
     for layer in model:
         if layer.skipped:
             continue
+        withdrawn = withdrawn_verdicts(layer, settings)
         for plugin in rules:
             applies = plugin.meta["over"] == "layer" and not (plugin.meta["own"] and layer.ref.derived)
+            applies = applies and plugin.name not in withdrawn
             if applies and all(name in layer.metrics for name in plugin.meta["metrics"]):
                 verdict = registry.call(plugin, facts | {"layer": layer})
                 if verdict is not None:
@@ -49,6 +55,21 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
             if verdict is not None:
                 findings.append(_finding(plugin, None, verdict))
     return tuple(findings)
+
+
+def judge_run(reports: Sequence[Report], steps: Sequence[int]) -> tuple[Finding, ...]:
+    """Apply every rule about a training run to the reports of its steps."""
+    means = []
+    for step, report in zip(steps, reports, strict=True):
+        norms = [float(row.metrics["log_norm"]) for row in report.rows if {"log_norm", "alpha"} <= row.metrics.keys()]
+        if norms:
+            means.append((step, fmean(norms)))
+    if len(means) < 2:
+        return ()
+    facts = {"run": RunTrend(*zip(*means, strict=True)), "settings": reports[-1].settings}
+    rules = [plugin for plugin in registry.plugins("rules").values() if plugin.meta["over"] == "run"]
+    verdicts = [(plugin, registry.call(plugin, facts)) for plugin in sorted(rules, key=lambda plugin: plugin.name)]
+    return tuple(_finding(plugin, None, verdict) for plugin, verdict in verdicts if verdict is not None)
 
 
 def judge_landscape(**facts: Any) -> tuple[Finding, ...]:

@@ -16,6 +16,7 @@ MIN_EIGENVALUES_FOR_RANK = 16  # below which a stable rank near 1 says nothing
     severity="info",
     needs=("stable_rank", "num_evals"),
     own=True,
+    shape=True,
     ref="Rudelson & Vershynin, J. ACM 54 (2007) (stable rank)",
 )
 def one_direction(layer: LayerReport, settings: Settings) -> Verdict | None:

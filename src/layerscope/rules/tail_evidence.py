@@ -45,9 +45,30 @@ def rival(layer: LayerReport) -> Fit | None:
 
 
 def evidence(layer: LayerReport) -> str:
-    """Describe α for a message: its interval, the size of the tail and the distance D of the fit."""
+    """Describe α for a message: its range, the size of the tail and the distance D of the fit."""
     m = layer.metrics
     fit = layer.parts["weight"].fits["power_law"]
-    interval = f"[{m['alpha_low']:.3f}, {m['alpha_high']:.3f}]"
+    interval = f"[{m['alpha_low']:.2f}, {m['alpha_high']:.2f}]"
     tail = f"{int(fit.params['n_tail'])} eigenvalues in the tail"
-    return f"α = {m['alpha']:.2f} (interval {interval}, {tail}, D = {m['D']:.3f})"
+    return f"α = {m['alpha']:.2f} (range {interval}, {tail}, D = {m['D']:.3f}){usual_range(layer)}"
+
+
+def usual_range(layer: LayerReport) -> str:
+    """Describe what α is in healthy layers of the same role and in untrained ones of the same shape, or return ""."""
+    m = layer.metrics
+    ranges = []
+    if "alpha_usual_low" in m:
+        usual = f"{m['alpha_usual_low']:.1f} to {m['alpha_usual_high']:.1f}"
+        ranges.append(f"{usual} is usual for the role {m['layer_role']}")
+    if "alpha_untrained_low" in m:
+        untrained = f"{m['alpha_untrained_low']:.1f} to {m['alpha_untrained_high']:.1f}"
+        ranges.append(f"{untrained} for an untrained layer of this shape")
+    return f"; {' and '.join(ranges)}" if ranges else ""
+
+
+def is_usual(layer: LayerReport) -> bool:
+    """Return whether α lies in the usual range of the layer's role; False if the range is not known."""
+    m = layer.metrics
+    if "alpha_usual_low" not in m:
+        return False
+    return bool(float(m["alpha_usual_low"]) <= float(m["alpha"]) <= float(m["alpha_usual_high"]))

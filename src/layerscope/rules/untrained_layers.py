@@ -13,7 +13,9 @@ COMPARED = ("rand_distance", "rand_null")  # metrics of a layer that was compare
 
 
 def is_quantized(ref: LayerRef) -> bool:
-    """Return whether the weights are stored with fewer than 16 bits."""
+    """Return whether the weights are stored with fewer than 16 bits, or decoded from such codes."""
+    if "decoded from" in ref.how or "dequantized from" in ref.how:
+        return True
     return not ref.dtype.startswith(("float16", "bfloat16", "float32", "float64"))
 
 

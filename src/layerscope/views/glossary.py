@@ -57,7 +57,12 @@ COLUMNS = (
          reading="Reasons: the layer looks untrained (LS103), a short tail (under 20 eigenvalues), a poor fit, a flat "
          "spectrum (α above 20), or a tail that is not a power law (LS106).",
          aliases=("doubtful", "looks untrained", "short tail", "poor fit", "flat spectrum", "not a power law")),
-    Term("±", "Larger half of the interval of α: from alpha to alpha_low or alpha_high."),
+    Term("range of α", "From alpha_low to alpha_high: every exponent that fits the tail nearly as well."),
+    Term("usual", "Middle 90 % of α in healthy layers of the same role, such as attention query or 3×3 convolution.",
+         reading="The ranges come from public models, or from your own with layerscope baselines and --against.",
+         aliases=("alpha_usual", "role", "baselines")),
+    Term("untrained", "Middle 90 % of α in untrained layers of the same shape, with independent entries.",
+         reading="An α inside this range does not show that the layer has learned.", aliases=("alpha_untrained",)),
 )  # fmt: skip
 
 SPECTRA = (
@@ -83,8 +88,8 @@ SPECTRA = (
          aliases=("finger",)),
     Term("over-trained", "WeightWatcher's name for a layer with a very heavy tail, α below 2: its papers take it as a "
          "sign that the layer fits details of the training data.",
-         reading="On small networks with a known outcome, it does not separate good from bad: 32 of 128 good ones "
-         "and 28 of 99 bad ones have such a layer. See LS101.",
+         reading="On small networks with a known outcome, it does not separate good from bad: 20 of 128 good ones "
+         "and 20 of 99 bad ones have such a layer. See LS101.",
          aliases=("very heavy-tailed", "overtrained")),
     Term("under-trained", "WeightWatcher's name for a layer with a weak tail, α above 6: its papers take it as a sign "
          "of too little training or data.", reading="See LS102.", aliases=("light-tailed", "undertrained")),

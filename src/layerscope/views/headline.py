@@ -12,7 +12,7 @@ from layerscope.records.findings import SEVERITIES, Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.report_comparison import alphas_of
-from layerscope.rules.tail_evidence import doubt
+from layerscope.rules.tail_evidence import doubt, is_usual
 from layerscope.rules.untrained_layers import looks_untrained
 from layerscope.text import format_percent, join_letters, plural, printable, truncate
 from layerscope.views import conditioning_summary
@@ -135,11 +135,14 @@ def _fit_certainty_sentences(report: Report) -> list[str]:
         sentences.append(f"α cannot be interpreted in the other fitted layers{doubtful}.")
     confidence = format_percent(settings.confidence)
     if "bootstrap" in settings.fits:
-        sentences.append(f"Intervals are {confidence} bootstrap intervals; other distributions were compared.")
+        sentences.append(
+            f"Ranges of α cover every tail that fits nearly as well and {confidence} of bootstrap samples; other "
+            "distributions were compared."
+        )
     elif fitted_layers:
         sentences.append(
-            f"Intervals are {confidence} intervals from a formula. --evidence bootstraps them and compares other "
-            "distributions."
+            f"Ranges of α are {confidence} intervals over every tail that fits nearly as well. --evidence adds a "
+            "bootstrap and compares other distributions."
         )
     if not settings.randomize and not settings.inverse:
         sentences.append(
@@ -307,7 +310,10 @@ def _describe_alphas(report: Report) -> str:
     if len(values) >= MIN_ALPHAS_FOR_QUARTILES:
         low, _, high = quantiles(values, n=4, method="inclusive")
         text += f" (half of them lie between {low:.2f} and {high:.2f})"
-    return f"{text}, and {inside} of them lie in the range {limit_range}."
+    with_usual = [row for row in readable if "alpha_usual_low" in row.metrics]
+    usual = sum(is_usual(row) for row in with_usual)
+    of_role = f"; {usual} of {len(with_usual)} are usual for the role of the layer" if with_usual else ""
+    return f"{text}, and {inside} of them lie in the range {limit_range}{of_role}."
 
 
 def _reasons_of_doubt(report: Report) -> str:

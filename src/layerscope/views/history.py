@@ -12,6 +12,7 @@ from rich.table import Table
 
 from layerscope.errors import MissingExtra
 from layerscope.records.history import History
+from layerscope.rules.judging import judge_run
 from layerscope.text import format_number, plural, printable
 from layerscope.views import report_rows as frames
 from layerscope.views.plots.run_lines import spread_indices
@@ -73,6 +74,8 @@ def print_history(history: History, console: Console) -> None:
         codes = sorted({finding.code for finding in report.findings if finding.severity != "info"})
         table.add_row(str(history.steps[i]), *cells, printable(" ".join(codes), 200) or "–")
     console.print(table)
+    for finding in judge_run(history.reports, history.steps):
+        console.print(f"{finding.code} {finding.title}: {finding.message}", markup=False, highlight=False)
     if left_out:
         console.print(f"Not shown: {printable(', '.join(left_out), 200)}", markup=False, highlight=False)
 

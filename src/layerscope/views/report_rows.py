@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COLUMN_HEADS = {
     "layer_id": "#", "name": "layer", "layer_type": "type", "verdicts": "verdict", "num_evals": "evals",
     "size": "N×M·rf", "num_spikes": "spikes", "mp_softrank": "mp.sr", "alpha_farms": "α farms",
+    "alpha_usual": "usual", "alpha_untrained": "untrained",
 }  # fmt: skip
 COLUMN_ALIASES = {head: name for name, head in COLUMN_HEADS.items() if name != "size"} | {
     "num_traps": "rand_num_spikes"

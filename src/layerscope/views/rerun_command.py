@@ -54,7 +54,7 @@ def _format_call(function: str, reports: Sequence[Report], extra: Sequence[str])
         options = None
     if options is not None and not live:
         options += [word for layer in arguments.get("layers", ()) for word in ("-l", str(layer))]
-        options += [f"--{name}" for name in ("intra", "stacked") if arguments.get(name)]
+        options += [f"--{name}" for name in ("intra", "stacked", "canonical") if arguments.get(name)]
         options += [f"--select={arguments['select']}"] if "select" in arguments else []
         options += ["--base", _escape_leading_dash(arguments["base"])] if "base" in arguments else []
         line = shlex.join(["layerscope", function, *map(_escape_leading_dash, targets), *options, *extra])

@@ -24,12 +24,16 @@ from layerscope.views.aligned_columns import Cell, Step
 from layerscope.views.short_names import short_names
 
 STYLES = {"error": "bold red", "warn": "magenta", "info": "cyan", "": ""}
-NARROW_COLUMNS = ("layer_id", "name", "size", "alpha", "log_spectral_norm", "phase", "verdicts")
+NARROW_COLUMNS = ("layer_id", "name", "size", "alpha", "alpha_usual", "log_spectral_norm", "phase", "verdicts")
 CONDITIONING_COLUMNS = ("layer_id", "name", "verdicts", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "domination")
 CONDITIONING_WIDE_COLUMNS = (*CONDITIONING_COLUMNS[:6], "kappa_50_x", "kappa_50_d", "domination", "dying", "full")
+RANGE_COLUMNS = ("alpha_usual", "alpha_untrained")  # from the metrics of this name with _low to those with _high
 SHUFFLE_COLUMNS = ("rand_distance", "rand_num_spikes")
 BULK_COLUMNS = ("mp_softrank", "num_spikes")
-WIDE_COLUMNS = (*NARROW_COLUMNS[:4], "D", "num_pl_spikes", "log_spectral_norm", "stable_rank", *NARROW_COLUMNS[5:])
+WIDE_COLUMNS = (
+    *NARROW_COLUMNS[:5], "alpha_untrained", "D", "num_pl_spikes", "log_spectral_norm", "stable_rank",
+    *NARROW_COLUMNS[6:],
+)  # fmt: skip
 DESCRIPTION_NARROW_COLUMNS = ("layer_id", "name", "layer_type", "shape", "num_evals", "note")
 DESCRIPTION_WIDE_COLUMNS = ("layer_id", "name", "layer_type", "shape", "N", "M", "rf", "num_evals", "dtype", "note")
 DESCRIPTION_HTML_COLUMNS = ("layer_id", "name", "layer_type", "shape", "size", "num_evals", "dtype", "note")
@@ -38,7 +42,15 @@ LEFT_ALIGNED_COLUMNS = (
     "name", "layer_type", "phase", "verdicts", "note", "how", "skipped", "dtype", "best_fit", "shape",
 )  # fmt: skip
 LABEL_COLUMNS = ("layer_id", "name")  # of each row, repeated where a table goes on below
-DROPPED_FIRST = ("size", "D", "num_pl_spikes", "stable_rank", "log_spectral_norm", "phase")  # of a table too wide
+DROPPED_FIRST = (
+    "size",
+    "D",
+    "num_pl_spikes",
+    "stable_rank",
+    "alpha_untrained",
+    "log_spectral_norm",
+    "phase",
+)  # of a table too wide
 SUMMARY_METRICS = (("alpha", "α"), ("log_spectral_norm", "logλmax"), ("stable_rank", "stable rank"))
 MAX_LISTED_LAYERS = 6  # layers named below one verdict before the rest are counted
 MAX_NAMED_LAYERS = 3  # layers that one line of the summary names
@@ -80,7 +92,12 @@ def choose_columns(report: Report, wide: bool, bulk: bool) -> list[str]:
     if "conditioning" in report.meta:
         return list(CONDITIONING_WIDE_COLUMNS if wide else CONDITIONING_COLUMNS)
     chosen = list(WIDE_COLUMNS if wide else NARROW_COLUMNS)
-    groups = ((("alpha_farms",), settings.window), (SHUFFLE_COLUMNS, settings.randomize), (BULK_COLUMNS, bulk))
+    groups = (
+        (("alpha_canonical",), "canonical" in report.meta.get("asked", {})),
+        (("alpha_farms",), settings.window),
+        (SHUFFLE_COLUMNS, settings.randomize),
+        (BULK_COLUMNS, bulk),
+    )
     extra = [name for names, is_on in groups if is_on for name in names]
     position = chosen.index("phase")
     chosen[position : position + (bool(extra) and not wide)] = extra
@@ -197,6 +214,8 @@ def make_cell(
         return Cell(" ".join(f.code for f in findings), STYLES[headline.worst_severity(findings)])
     if column == "alpha" and "alpha" in layer.metrics:
         return _make_alpha_cell(settings, layer, findings)
+    if column in RANGE_COLUMNS:
+        return Cell(_format_range(layer, column), "dim")
     plugin = registry.plugins("metrics").get(column)
     fmt = str(plugin.meta["fmt"]) if plugin else ".2f" if column == "Q" else "s"
     return Cell(printable(format_number(values.get(column), fmt)))
@@ -204,14 +223,16 @@ def make_cell(
 
 def _make_alpha_cell(settings: Settings, layer: LayerReport, findings: list[Finding]) -> Cell:
     metrics = layer.metrics
-    half = max(
-        float(metrics["alpha_high"]) - float(metrics["alpha"]), float(metrics["alpha"]) - float(metrics["alpha_low"])
-    )
-    digits = 2 if float(metrics["alpha"]) < 10 and half < 10 else 1
-    text = f"{metrics['alpha']:.{digits}f} ±{half:.{digits}f}"
+    alpha, low, high = (float(metrics[name]) for name in ("alpha", "alpha_low", "alpha_high"))
+    text = f"{alpha:.{1 + (alpha < 10)}f} ({low:.1f}–{high:.{int(high < 100)}f})"
     if not accepted(layer, settings) or any(f.code == "LS105" for f in findings):
         return Cell(f"{text}?", "dim")
     return Cell(f"{text} ", STYLES[headline.worst_severity([f for f in findings if f.code in ("LS101", "LS102")])])
+
+
+def _format_range(layer: LayerReport, column: str) -> str:
+    low, high = (layer.metrics.get(f"{column}_{end}") for end in ("low", "high"))
+    return f"{low:.1f}–{high:.1f}" if low is not None and high is not None else "–"
 
 
 def _format_size(values: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--evidence",
     is_flag=True,
-    help="Replace the formula for the interval of α by a bootstrap, test the goodness of fit, and compare the power "
+    help="Extend the range of α by a bootstrap, test the goodness of fit, and compare the power "
     "law with an exponential, a lognormal and a truncated power law (slower).",
 )
 @click.option(
@@ -77,6 +77,23 @@ if TYPE_CHECKING:
     metavar="N",
     help="Fit α also to windows of 2N×N entries, which removes the effect of the layer's shape (the FARMS method, "
     "whose paper uses N = 100).  [default: no windows]",
+)
+@click.option(
+    "--canonical",
+    is_flag=True,
+    help="Also measure each layer in a canonical form that computes the same function: batch norms folded, hidden "
+    "units balanced, WqᵀWk and WoWv of each head. Verdicts that this changes are withdrawn.",
+)
+@click.option(
+    "--against",
+    metavar="FILE",
+    help="Take the usual ranges from this file, which layerscope baselines wrote for your own models.  "
+    "[default: ranges of public models]",
+)
+@click.option(
+    "--optimizer",
+    metavar="NAME",
+    help="Optimizer that trained the model, which chooses its usual ranges: sgd, adam, adamw or muon.",
 )
 @click.option(
     "--inverse",

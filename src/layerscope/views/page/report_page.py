@@ -26,7 +26,8 @@ WHAT_ALPHA_IS = (
     "networks have α between 2 and 6. A smaller α means a heavier tail; a larger α means that the layer learned less."
 )
 CAPTION = (
-    "Open a row to see its spectra and all metrics. ± is the distance from α to the farther end of its interval. "
+    "Open a row to see its spectra and all metrics. Parentheses hold the range of α: the exponents that fit nearly "
+    "as well. "
     "A ? marks an α that does not support a verdict, for example because the tail is short."
 )
 SECTIONS = (  # each plot names its section
