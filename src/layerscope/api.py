@@ -7,6 +7,7 @@ from typing import Any
 
 PUBLIC_NAMES = {
     "analysis": ("analyze", "analyze_each", "compare", "describe", "plan", "rejudge"),
+    "audits.model_diff": ("diff",),
     "baseline_making": ("baselines_of",),
     "persistence.report_file": ("load_any",),
     "lenses.learning_statistics.conditioning": ("conditioning",),

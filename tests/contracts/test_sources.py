@@ -16,7 +16,8 @@ from layerscope.sources.opening import open_target
 from layerscope.views import report_rows
 from tests.nets import FORMATS, OTHER_NAMES, SAME_NAMES, Net, torch
 
-COMPOSED = {"canonical", "chosen", "factors_torch", "delta", "intra", "lora", "stacked"}  # made of other sources, or of a run
+# made of other sources, or of a run
+COMPOSED = {"canonical", "chosen", "factors_torch", "delta", "intra", "lora", "pairs", "stacked"}
 SEVERAL = {"diffusers"}  # a folder of several models: tests/sources/readers/test_diffusers.py
 KEPT = ("alpha", "lambda_max", "stable_rank", "entropy", "log_norm", "num_evals", "N", "M")
 

@@ -139,13 +139,16 @@ def destination(output: str | None) -> Iterator[Any]:
         raise
 
 
-def exit_code(reports: list[Report], fail_on: str | None) -> int:
-    """Choose the exit code: 4 if layers failed, 1 if findings reach --fail-on, else 0."""
+def exit_code(reports: list[Report], fail_on: str | None, *, may_be_empty: bool = False) -> int:
+    """Choose the exit code: 4 if layers failed, 1 if findings reach --fail-on, else 0.
+
+    :param may_be_empty: a report without a measured layer is no failure, e.g. a diff of identical models.
+    """
     from layerscope.records.findings import SEVERITIES as SEVERITY_ORDER
 
     if any(layer.failed for report in reports for layer in report.rows):
         return LAYERS_FAILED
-    if any(all(layer.skipped for layer in report.rows) for report in reports):
+    if not may_be_empty and any(all(layer.skipped for layer in report.rows) for report in reports):
         return LAYERS_FAILED  # nothing was analyzed, so 0 would claim too much
     if fail_on and any(
         SEVERITY_ORDER.index(f.severity) >= SEVERITY_ORDER.index(fail_on) for report in reports for f in report.findings

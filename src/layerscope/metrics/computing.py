@@ -25,7 +25,10 @@ def compute(parts: Mapping[str, Measurement], settings: Settings) -> tuple[dict[
     """Return the metrics of one layer by name, and the reason for every metric that is absent."""
     weight = parts["weight"]
     facts: dict[str, Any] = {"ref": weight.ref, "settings": settings}
-    missing_reasons = {role: weight.skipped if role == "weight" else f"no {role} was measured" for role in ROLES}
+    missing_reasons = {
+        role: (weight.skipped or "a vector has no spectrum") if role == "weight" else f"no {role} was measured"
+        for role in ROLES
+    }
     missing_reasons["fisher"] = "not requested (exact=True), or not available for shared, grouped or kernel-free layers"
     missing_reasons |= dict.fromkeys(registry.plugins("fits"), "not requested")
     missing_reasons |= dict.fromkeys(
@@ -71,6 +74,10 @@ def _facts_of_weight(parts: Mapping[str, Measurement], missing_reasons: dict[str
         facts["units"] = parts["weight"].facts
     else:
         missing_reasons["units"] = "not counted for groups, single matrices, products and large quantized weights"
+    if "relative_change" in parts["weight"].facts:
+        facts["change"] = parts["weight"].facts
+    else:
+        missing_reasons["change"] = "not requested (layerscope diff)"
     if parts["weight"].modes:
         facts["modes"] = parts["weight"].modes
     for name in ("windows", "canonical"):

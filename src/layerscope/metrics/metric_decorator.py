@@ -9,7 +9,7 @@ from typing import Any
 from layerscope import registry
 
 ROLES = ("weight", "base", "input", "gradient", "fisher")
-WEIGHT_FACTS = ("shuffles", "windows", "canonical", "modes", "units")  # derived from the weight matrix
+WEIGHT_FACTS = ("shuffles", "windows", "canonical", "modes", "units", "change")  # derived from the weight matrix
 DATA_ROLES = ("input", "gradient", "fisher")  # roles that require data
 LEARNING_FACT = "learning"  # numbers that the source measured in addition to the matrices, for all roles
 

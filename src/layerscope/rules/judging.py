@@ -17,6 +17,7 @@ from layerscope.rules.landscape_facts import Route as Route
 from layerscope.rules.landscape_facts import Slope as Slope
 from layerscope.rules.ls116_not_canonical import withdrawn_verdicts
 from layerscope.rules.ls117_growing_weights import RunTrend
+from layerscope.rules.model_changes import Changes
 from layerscope.rules.model_layers import ModelLayers
 from layerscope.rules.tail_evidence import accepted as accepted
 from layerscope.rules.tail_evidence import doubt as doubt
@@ -54,6 +55,17 @@ def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ..
             verdict = registry.call(plugin, facts)
             if verdict is not None:
                 findings.append(_finding(plugin, None, verdict))
+    return tuple(findings)
+
+
+def judge_changes(rows: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:
+    """Apply every rule about what changed between two models to all pairs of tensors."""
+    rules = [plugin for plugin in registry.plugins("rules").values() if plugin.meta["over"] == "diff"]
+    facts = {"changes": Changes(rows), "settings": settings}
+    findings: list[Finding] = []
+    for plugin in sorted(rules, key=lambda plugin: plugin.name):
+        for layer, verdict in registry.call(plugin, facts):
+            findings.append(_finding(plugin, layer, verdict))
     return tuple(findings)
 
 

@@ -16,6 +16,7 @@ from layerscope.rules.tail_evidence import doubt, is_usual
 from layerscope.rules.untrained_layers import looks_untrained
 from layerscope.text import format_percent, join_letters, plural, printable, truncate
 from layerscope.views import conditioning_summary
+from layerscope.views.diff_summary import diff_certainty, diff_options, diff_sentences
 
 MIN_ALPHAS_FOR_QUARTILES = 4
 MIN_SIBLINGS = 5  # layers of one shape from which their scales are compared
@@ -58,6 +59,8 @@ def overall_status(report: Report) -> str:
     severity = worst_severity(report.findings)
     if severity in ("error", "warn"):
         return severity
+    if diff_options(report):
+        return ""
     if conditioning_summary.conditioning_options(report):
         return "thin" if conditioning_summary.has_mostly_too_few_rows(report) else ""
     return (
@@ -73,7 +76,9 @@ def is_description(report: Report) -> bool:
 
 
 def summary_sentences(report: Report) -> tuple[str, str, str]:
-    """(the conclusion, the values of α, the next step)."""
+    """(the conclusion, the values of α, the next step); of a diff, its three sentences."""
+    if diff_options(report):
+        return diff_sentences(report)
     return _conclude(report), _describe_alphas(report), _recommend_next_step(report)
 
 
@@ -109,6 +114,8 @@ def _describe_warnings(report: Report) -> str:
 
 def certainty_sentences(report: Report) -> list[str]:
     """How certain the report is: how many α are certain enough, which intervals were used, what was not measured."""
+    if diff_options(report):
+        return diff_certainty(report)
     if conditioning_summary.conditioning_options(report):
         return [
             *conditioning_summary.certainty_sentences(report),

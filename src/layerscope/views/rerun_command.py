@@ -36,6 +36,8 @@ def report_command(report: Report) -> str:
     """Return a shell command that reproduces the report, or a Python call if the shell has no option for a setting."""
     if "conditioning" in report.meta:
         return _format_conditioning_call(report)
+    if "diff" in report.meta:
+        return _format_diff_command(report)
     return _format_call("analyze", [report], [])
 
 
@@ -72,6 +74,14 @@ def _format_conditioning_call(report: Report) -> str:
     words = [f"{name}={value!r}" for name, value in {**options, **arguments, **changed_settings(report)}.items()]
     line = f"layerscope.conditioning(model, data, {', '.join(words)})"
     return line if len(line) <= MAX_COMMAND_CHARS else TOO_LONG
+
+
+def _format_diff_command(report: Report) -> str:
+    pair = report.meta["diff"]
+    words = [_escape_leading_dash(str(pair[name])) for name in ("base", "tuned")]
+    adapter = ["--adapter", _escape_leading_dash(str(pair["adapter"]))] if "adapter" in pair else []
+    line = shlex.join(["layerscope", "diff", *words, *adapter])
+    return line if line.isprintable() and len(line) <= MAX_COMMAND_CHARS else TOO_LONG
 
 
 def _escape_leading_dash(target: str) -> str:

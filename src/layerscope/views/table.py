@@ -6,7 +6,7 @@ import io
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +28,8 @@ NARROW_COLUMNS = ("layer_id", "name", "size", "alpha", "alpha_usual", "log_spect
 CONDITIONING_COLUMNS = ("layer_id", "name", "verdicts", "lambda_max_x", "lambda_max_d", "lambda_max_fim", "domination")
 CONDITIONING_WIDE_COLUMNS = (*CONDITIONING_COLUMNS[:6], "kappa_50_x", "kappa_50_d", "domination", "dying", "full")
 RANGE_COLUMNS = ("alpha_usual", "alpha_untrained")  # from the metrics of this name with _low to those with _high
+DIFF_COLUMNS = ("layer_id", "name", "verdicts", "relative_change", "rounding_floor", "rank_95", "exact_rank",
+                "intruders", "overlap_left")  # fmt: skip
 SHUFFLE_COLUMNS = ("rand_distance", "rand_num_spikes")
 BULK_COLUMNS = ("mp_softrank", "num_spikes")
 WIDE_COLUMNS = (
@@ -89,6 +91,8 @@ def print_report(
 def choose_columns(report: Report, wide: bool, bulk: bool) -> list[str]:
     """Choose the columns for the width of the console and the measurements in the report."""
     settings = report.settings
+    if "diff" in report.meta:
+        return list(DIFF_COLUMNS)
     if "conditioning" in report.meta:
         return list(CONDITIONING_WIDE_COLUMNS if wide else CONDITIONING_COLUMNS)
     chosen = list(WIDE_COLUMNS if wide else NARROW_COLUMNS)
@@ -109,7 +113,7 @@ def choose_columns(report: Report, wide: bool, bulk: bool) -> list[str]:
 def columns_by_importance(report: Report) -> list[str]:
     """List the columns for a page or document of any width: verdict and α beside the name, sizes last."""
     middle = [name for name in choose_columns(report, True, False) if name not in (*FIRST_COLUMNS, *LAST_COLUMNS)]
-    first = FIRST_COLUMNS if "conditioning" not in report.meta else FIRST_COLUMNS[:3]
+    first = FIRST_COLUMNS[:3] if {"conditioning", "diff"} & report.meta.keys() else FIRST_COLUMNS
     return [*first, *middle, *LAST_COLUMNS]
 
 
@@ -301,6 +305,22 @@ def _verdict_lines(report: Report, verbose: int, width: int) -> list[Text]:
         lines = [Text(""), Text(headline.summary_sentences(report)[0], style="bold")]
     else:
         lines = [Text(""), Text("Verdicts", style="bold")]
+    return [*lines, *_code_lines(codes, findings_by_code, verbose, width)]
+
+
+def finding_lines(report: Report, width: int, verbose: int = 1) -> list[Text]:
+    """Return every finding as lines of text, the most severe first."""
+    findings_by_code = headline.group_by_code(report.findings)
+    severities = {code: SEVERITIES.index(headline.worst_severity(group)) for code, group in findings_by_code.items()}
+    codes = sorted(severities, key=lambda code: (-severities[code], code))
+    return [Text(""), *_code_lines(codes, findings_by_code, verbose, width)] if codes else []
+
+
+def _code_lines(
+    codes: Sequence[str], findings_by_code: Mapping[str, Sequence[Finding]], verbose: int, width: int
+) -> list[Text]:
+    """Return the findings of each code as lines of text."""
+    lines: list[Text] = []
     for code in codes:
         findings = findings_by_code[code]
         style = STYLES[findings[0].severity]

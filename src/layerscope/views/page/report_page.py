@@ -30,6 +30,9 @@ CAPTION = (
     "as well. "
     "A ? marks an α that does not support a verdict, for example because the tail is short."
 )
+DIFF_CAPTION = (
+    "Open a row to see the spectrum of its update W − W₀ and all metrics. Tensors that did not change are listed below."
+)
 SECTIONS = (  # each plot names its section
     page_parts.OVER_RUNS,
     page_parts.STEP_BY_STEP,
@@ -37,6 +40,7 @@ SECTIONS = (  # each plot names its section
     Section("Conditioning of inputs, gradients and curvature", "learning"),
     Section("Model overview", "model"),
 )
+DIFF_SECTIONS = (Section("What changed", "change", wide=True, tall=320),)
 COLUMN_DESCRIPTIONS = {
     "layer_id": "Index among all tensors of the model.",
     "name": "Name of the tensor.",
@@ -56,7 +60,8 @@ def build_page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, 
     numbers = {row.name: i for i, row in shown}
     values = report_rows.rows(report)
     rows = [_make_row(report, i, row, values[i], columns, findings_by_layer.get(row.name, [])) for i, row in shown]
-    charts = {section.charts: section_pictures(section.charts, report) for section in SECTIONS}
+    sections = DIFF_SECTIONS if "diff" in report.meta else SECTIONS
+    charts = {section.charts: section_pictures(section.charts, report) for section in sections}
     charts |= {"run": page_parts.run_charts(runs), "steps": page_parts.step_charts(runs)}
     name = page_title(report)
     target = printable(report.meta["target"], 1000)
@@ -67,12 +72,12 @@ def build_page(report: Report, runs: Sequence[History] = ()) -> tuple[dict[str, 
         "gravity": headline.overall_status(report),
         "sentences": headline.summary_sentences(report),
         "certainty": headline.certainty_sentences(report),
-        "sections": [section for section in SECTIONS if charts[section.charts]],
+        "sections": [section for section in sections if charts[section.charts]],
         "summary": [],
         "columns": [_make_column(name) for name in columns],
         "rows": rows,
         "caption": page_parts.make_caption(
-            CAPTION,
+            DIFF_CAPTION if "diff" in report.meta else CAPTION,
             len(shown),
             len(listed),
             " The table shows {shown:,} of {all:,} layers, with preference for those that failed or have warnings",

@@ -1,0 +1,358 @@
+"""What changed between two models: planted updates with a known answer, and PEFT as the oracle for adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layerscope
+from layerscope.errors import Unreadable
+from layerscope.records.report import Report
+from tests.command_line import cli
+from tests.requirements import require
+
+torch = require("torch")
+save_file = require("safetensors.torch").save_file
+Weights = dict[str, Any]
+PROJECTIONS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
+NOISY = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def transformer(blocks: int = 4, size: int = 96) -> Weights:
+    draw = torch.Generator().manual_seed(1)
+    weights = {"model.embed_tokens.weight": 0.05 * torch.randn(300, size, generator=draw)}
+    for i in range(blocks):
+        for name in PROJECTIONS:
+            rows = 3 * size if "up" in name else size
+            weights[f"model.layers.{i}.{name}.weight"] = 0.05 * torch.randn(rows, size, generator=draw)
+        weights[f"model.layers.{i}.input_layernorm.weight"] = torch.ones(size)
+    return weights
+
+
+def update(shape: tuple[int, int], rank: int, size: float, seed: int) -> Any:
+    """A random matrix of a rank whose singular values are all ``size``."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((n, rank)))[0] for n in shape)
+    return torch.from_numpy(size * left @ right.T).float()
+
+
+def write(folder: Path, name: str, weights: Weights, dtype: Any = torch.float32) -> str:
+    path = folder / f"{name}.safetensors"
+    save_file({key: value.to(dtype).contiguous() for key, value in weights.items()}, path)
+    return str(path)
+
+
+def facts(report: Report, name: str) -> dict[str, float]:
+    return dict(report.layers[name].parts["weight"].facts)
+
+
+def codes(report: Report) -> set[str]:
+    return {finding.code for finding in report.findings}
+
+
+@pytest.mark.parametrize("dtype", NOISY)
+@pytest.mark.parametrize("rank", [1, 4, 16, 40])
+def test_planted_ranks_are_found_above_the_rounding_of_the_format(tmp_path: Path, dtype: str, rank: int) -> None:
+    base = transformer()
+    tuned, name = dict(base), "model.layers.2.self_attn.q_proj.weight"
+    tuned[name] = base[name] + update((96, 96), rank, 0.3, seed=rank)
+    report = layerscope.diff(write(tmp_path, "b", base, NOISY[dtype]), write(tmp_path, "t", tuned, NOISY[dtype]))
+    numbers = facts(report, name)
+    assert abs(numbers["rank_above"] - rank) <= 1
+    assert numbers["exact_rank"] == numbers["rank_above"]
+    expected = 0.3 * rank**0.5 / float(base[name].norm())
+    assert numbers["relative_change"] == pytest.approx(expected, rel=0.02)
+    assert codes(report) == {"LS506"}
+    assert sum(row.skipped == "identical to the base" for row in report.rows) == len(report.rows) - 1
+
+
+def test_an_update_below_the_rounding_of_the_format_is_none(tmp_path: Path) -> None:
+    base = transformer()
+    tuned = {name: value + 1e-6 * torch.randn_like(value) for name, value in base.items()}
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned, torch.bfloat16))
+    assert codes(report) == {"LS509"}
+    assert all(row.skipped for row in report.rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_a_copy_in_another_format_is_the_same_model(tmp_path: Path, dtype: Any) -> None:
+    base = transformer()
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", base, dtype))
+    assert codes(report) == {"LS509"}
+    floors = [facts(report, row.name) for row in report.rows if "embed" in row.name]
+    assert floors[0]["relative_change"] == pytest.approx(floors[0]["rounding_floor"], rel=0.2)
+
+
+def test_a_gguf_copy_in_eight_bits_is_the_same_model(tmp_path: Path) -> None:
+    gguf = require("gguf")
+    names = {"blk.0.attn_q.weight": (96, 96), "blk.0.ffn_up.weight": (192, 96), "token_embd.weight": (300, 96)}
+    weights = {
+        name: np.random.default_rng(1).standard_normal(shape).astype(np.float32) for name, shape in names.items()
+    }
+    writer = gguf.GGUFWriter(tmp_path / "copy.gguf", "llama")
+    for name, weight in weights.items():
+        kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+    report = layerscope.diff(write(tmp_path, "b", tensors), str(tmp_path / "copy.gguf"))
+    assert codes(report) == {"LS509"}
+    assert {row.name: row.skipped for row in report.rows} == dict.fromkeys(names, "equal to the base up to rounding")
+
+
+def test_the_same_file_twice_is_identical_and_no_failure(tmp_path: Path) -> None:
+    path = write(tmp_path, "b", transformer())
+    result = cli("diff", path, path, "-q")
+    assert result.returncode == 0
+    assert "17 of 17 tensors are identical" in result.stdout
+    assert cli("diff", path, path, "-q", "--fail-on", "warn").returncode == 1
+
+
+def test_full_updates_have_no_exact_rank_and_vectors_are_compared(tmp_path: Path) -> None:
+    base = transformer()
+    tuned = {name: value + 0.005 * torch.randn_like(value) for name, value in base.items()}
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned))
+    numbers = facts(report, "model.layers.0.mlp.up_proj.weight")
+    assert "exact_rank" not in numbers
+    assert numbers["rank_95"] > 48
+    assert facts(report, "model.layers.0.input_layernorm.weight")["relative_change"] == pytest.approx(0.005, rel=0.3)
+    assert not codes(report) & {"LS506", "LS509"}
+
+
+def test_singular_values_ranks_and_subspaces_are_those_of_a_dense_svd(tmp_path: Path) -> None:
+    base = transformer()
+    name = "model.layers.1.mlp.up_proj.weight"
+    tuned = {**base, name: base[name] + update((288, 96), 12, 1.5, seed=3)}
+    numbers = facts(layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned)), name)
+    before, after = (value.double().numpy() for value in (base[name], tuned[name]))
+    u0, s0, vt0 = np.linalg.svd(before, full_matrices=False)
+    u, _, vt = np.linalg.svd(after, full_matrices=False)
+    sigma = np.linalg.svd(after - before, compute_uv=False)
+    assert numbers["relative_spectral_change"] == pytest.approx(sigma[0] / s0[0], rel=1e-6)
+    energy = np.cumsum(sigma**2) / (sigma**2).sum()
+    assert numbers["rank_95"] == np.searchsorted(energy, 0.95) + 1
+    assert numbers["overlap_left"] == pytest.approx(np.linalg.norm(u0[:, :10].T @ u[:, :10]) / 10**0.5, rel=1e-5)
+    assert numbers["overlap_right"] == pytest.approx(np.linalg.norm(vt0[:10] @ vt[:10].T) / 10**0.5, rel=1e-5)
+    assert numbers["intruders"] == (np.abs(u0.T @ u[:, :10]).max(0) < 0.5).sum() > 0
+
+
+def test_a_tensor_that_changed_most_and_rows_that_changed_alone_are_named(tmp_path: Path) -> None:
+    base = transformer(blocks=6)
+    tuned = {name: value + 1e-3 * torch.randn_like(value) for name, value in base.items() if "embed" not in name}
+    odd = "model.layers.4.self_attn.q_proj.weight"
+    tuned[odd] = torch.randn_like(base[odd])
+    tuned["model.embed_tokens.weight"] = base["model.embed_tokens.weight"].clone()
+    tuned["model.embed_tokens.weight"][[3, 200]] += 1
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned))
+    named = {(finding.code, finding.layer) for finding in report.findings}
+    assert ("LS504", odd) in named
+    assert ("LS505", "model.embed_tokens.weight") in named
+    assert "2 of 300 rows" in next(f.message for f in report.findings if f.code == "LS505")
+
+
+def test_what_does_not_fit_is_listed_and_the_rest_compared(tmp_path: Path) -> None:
+    base, tuned = transformer(), transformer()
+    tuned["model.embed_tokens.weight"] = torch.randn(310, 96)
+    tuned["extra.weight"] = torch.randn(20, 20)
+    del tuned["model.layers.0.mlp.up_proj.weight"]
+    tuned["model.layers.1.mlp.up_proj.weight"] = tuned["model.layers.1.mlp.up_proj.weight"].clone()
+    tuned["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned))
+    skipped = {row.name: row.skipped for row in report.rows}
+    assert skipped["model.embed_tokens.weight"] == "its shape is 310×96, but 300×96 in the base model"
+    assert skipped["extra.weight"] == "the base model has no tensor with this name"
+    assert skipped["model.layers.0.mlp.up_proj.weight"] == "only in the base model"
+    assert "NaN" in skipped["model.layers.1.mlp.up_proj.weight"]
+    assert report.layers["model.layers.1.mlp.up_proj.weight"].failed
+    with pytest.raises(Unreadable, match="no tensor in common"):
+        layerscope.diff(write(tmp_path, "b", base), {"other.weight": np.ones((4, 4))})
+
+
+@pytest.mark.parametrize("engine", ["serial", "threads", "processes"])
+def test_every_engine_and_a_saved_report_give_the_same(tmp_path: Path, engine: str) -> None:
+    base = transformer(blocks=2)
+    tuned = {name: value + 0.01 * torch.randn_like(value) for name, value in base.items()}
+    files = write(tmp_path, "b", base), write(tmp_path, "t", tuned)
+    reference, report = layerscope.diff(*files, engine="serial"), layerscope.diff(*files, engine=engine)
+    report.save(tmp_path / "diff.layerscope")
+    loaded = layerscope.load(tmp_path / "diff.layerscope")
+    for row, other, again in zip(reference.rows, report.rows, loaded.rows, strict=True):
+        assert row.name == other.name == again.name
+        assert dict(row.metrics) == dict(other.metrics)
+        assert {k: v for k, v in again.metrics.items() if not isinstance(v, str)} == pytest.approx(
+            {k: v for k, v in row.metrics.items() if not isinstance(v, str)}
+        )
+    assert loaded.findings == report.findings
+
+
+def test_without_spectra_only_sizes_are_measured(tmp_path: Path) -> None:
+    base = transformer(blocks=2)
+    tuned = {name: value + 0.01 * torch.randn_like(value) for name, value in base.items()}
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned), spectra=False)
+    assert all(row.spectrum is None for row in report.rows)
+    assert all("relative_change" in row.metrics and "rank_95" not in row.metrics for row in report.rows)
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+class Block(torch.nn.Module):
+    """A module whose tensors have the names of a transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.v_proj = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False)
+        self.down_proj = torch.nn.Linear(64, 48, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.down_proj(torch.relu(self.v_proj(self.q_proj(x))))
+
+
+class Net(torch.nn.Module):
+    """Two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.ModuleList([Block(), Block()])
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+@pytest.fixture(params=["lora", "rslora", "dora"])
+def adapted(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, str, str]:
+    """Files of a base, its adapter and the merged model, and the kind of the adapter."""
+    peft = require("peft")
+    net = Net()
+    base = write(tmp_path, "base", net.state_dict())
+    config = peft.LoraConfig(r=6, lora_alpha=12, target_modules=["q_proj", "v_proj"], lora_dropout=0.0,
+                             use_rslora=request.param == "rslora", use_dora=request.param == "dora")  # fmt: skip
+    model = peft.get_peft_model(net, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn_like(parameter))
+                if "v_proj" in name:
+                    parameter[:, 2:] = 0  # v_proj uses two of its six directions
+    model.save_pretrained(tmp_path / "adapter")
+    merged = write(tmp_path, "merged", model.merge_and_unload().state_dict())
+    return base, str(tmp_path / "adapter"), merged, request.param
+
+
+def test_a_merged_adapter_is_recognized_with_its_rank_and_scale(adapted: tuple[str, str, str, str]) -> None:
+    base, adapter, merged, kind = adapted
+    report = layerscope.diff(base, merged, adapter=adapter)
+    changed = {row.name: facts(report, row.name) for row in report.rows if not row.skipped}
+    assert set(changed) == {f"layers.{i}.{name}.weight" for i in range(2) for name in ("q_proj", "v_proj")}
+    assert [numbers["merge_scale"] for numbers in changed.values()] == pytest.approx([1] * 4, abs=1e-3)
+    assert not codes(report) & {"LS502", "LS503"}
+    if kind != "dora":  # DoRA's magnitudes change every row
+        ranks = {name: numbers["exact_rank"] for name, numbers in changed.items()}
+        assert ranks == {name: 6 if "q_proj" in name else 2 for name in changed}
+
+
+def test_an_adapter_that_was_not_merged_or_at_another_scale_is_an_error(
+    adapted: tuple[str, str, str, str], tmp_path: Path
+) -> None:
+    base, adapter, merged, _ = adapted
+    report = layerscope.diff(base, base, adapter=adapter)
+    assert "is not merged" in next(f.message for f in report.findings if f.code == "LS502")
+    load = require("safetensors.torch").load_file
+    before, after = load(base), load(merged)
+    twice = {name: value + (value - before[name]) for name, value in after.items()}
+    twice["layers.0.down_proj.weight"] = twice["layers.0.down_proj.weight"] + 0.1
+    report = layerscope.diff(base, write(tmp_path, "twice", twice), adapter=adapter)
+    assert "merged at 2.00 times" in next(f.message for f in report.findings if f.code == "LS502")
+    assert "layers.0.down_proj.weight" in next(f.message for f in report.findings if f.code == "LS503")
+
+
+def test_an_adapter_on_its_base_is_measured_without_forming_the_product(adapted: tuple[str, str, str, str]) -> None:
+    base, adapter, merged, kind = adapted
+    report = layerscope.diff(base, adapter)
+    rows = [row for row in report.rows if not row.skipped]
+    if kind == "dora":
+        return
+    assert len(rows) == 4
+    load = require("safetensors.torch").load_file
+    before, after = load(base), load(merged)
+    for row in rows:
+        name = row.name.removesuffix(".lora") + ".weight"
+        name = name[name.index("layers.") :]
+        change = float((after[name] - before[name]).norm() / before[name].norm())
+        assert row.metrics["relative_change"] == pytest.approx(change, rel=1e-4)
+        assert row.metrics["adapter_rank"] == 6
+    used = {row.name: row.metrics["rank_99"] for row in rows}
+    assert all(rank <= (6 if "q_proj" in name else 2) for name, rank in used.items())
+
+
+def test_an_untrained_adapter_is_dead(tmp_path: Path) -> None:
+    peft = require("peft")
+    net = Net()
+    base = write(tmp_path, "base", net.state_dict())
+    model = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    report = layerscope.diff(base, str(tmp_path / "adapter"))
+    assert [finding.code for finding in report.findings] == ["LS501", "LS501"]
+
+
+def test_an_adapter_of_another_model_is_one_line(adapted: tuple[str, str, str, str], tmp_path: Path) -> None:
+    _, adapter, _, _ = adapted
+    other = write(tmp_path, "other", {"encoder.weight": torch.randn(8, 8)})
+    result = cli("diff", other, adapter, "-q")
+    assert result.returncode != 0
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_peft_accepts_the_config_and_the_ranks_are_those_needed(adapted: tuple[str, str, str, str]) -> None:
+    base, _, merged, kind = adapted
+    if kind == "dora":
+        pytest.skip("no such network: DoRA's update has full rank")
+    peft = require("peft")
+    written = json.loads(cli("diff", base, merged, "-q", "--emit", "peft").stdout)
+    config = peft.LoraConfig(**{key: value for key, value in written.items() if key != "peft_type"})
+    model = peft.get_peft_model(Net(), config)
+    ranks = {name: tuple(p.shape) for name, p in model.named_parameters() if "lora_A" in name}
+    assert {name.split("layers.")[1][:8]: shape[0] for name, shape in ranks.items()} == {
+        f"{i}.{name}": rank for i in range(2) for name, rank in (("q_proj", 6), ("v_proj", 2))
+    }
+
+
+def test_the_unfrozen_parameters_are_those_that_changed(adapted: tuple[str, str, str, str]) -> None:
+    import re
+
+    base, _, merged, _ = adapted
+    text = cli("diff", base, merged, "-q", "--emit", "unfreeze").stdout
+    patterns = [json.loads(line.removeprefix("  - ")) for line in text.splitlines()[1:]]
+    matched = {name for name in Net().state_dict() if any(re.match(pattern, name) for pattern in patterns)}
+    assert matched == {f"layers.{i}.{name}.weight" for i in range(2) for name in ("q_proj", "v_proj")}
+
+
+# --- views -------------------------------------------------------------------------------------------------------
+
+
+def test_every_view_shows_a_diff(tmp_path: Path) -> None:
+    base = transformer()
+    tuned, name = dict(base), "model.layers.2.self_attn.q_proj.weight"
+    tuned[name] = base[name] + update((96, 96), 4, 0.5, seed=1)
+    files = write(tmp_path, "b", base), write(tmp_path, "t", tuned)
+    for width in ("60", "100"):
+        text = cli("diff", *files, "-q", COLUMNS=width).stdout
+        assert "16 of 17 tensors are identical, and 1 changed." in text
+        assert "rank 4 in 1 tensor (attention query): a merged LoRA" in " ".join(text.split())
+    page = tmp_path / "page.html"
+    for format_ in ("json", "csv", "md", "sarif", "junit"):
+        result = cli("diff", *files, "-q", "-f", format_, "--html", str(page))
+        assert result.returncode == 0, result.stderr
+        assert "LS506" in result.stdout or format_ == "csv"
+    html = page.read_text("utf-8")
+    assert "16 of 17 tensors are identical" in html
+    assert "What changed" in html
+    assert "layerscope diff" in html
