@@ -7,6 +7,7 @@ from typing import Any
 
 PUBLIC_NAMES = {
     "analysis": ("analyze", "analyze_each", "compare", "describe", "plan", "rejudge"),
+    "audits.merge_check": ("merge_check",),
     "audits.model_diff": ("diff",),
     "baseline_making": ("baselines_of",),
     "persistence.report_file": ("load_any",),
@@ -37,6 +38,7 @@ PUBLIC_NAMES = {
     "records.landscape.distances": ("Alignment", "Distances", "FunctionDistance"),
     "records.landscape.lines": ("Curve", "Line"),
     "records.landscape.planes": ("Plane", "Trajectory"),
+    "records.merge_check": ("MergeCheck",),
     "records.layers": ("LayerReport",),
     "records.report": ("Report",),
     "settings": ("Limits", "Settings"),

@@ -13,7 +13,10 @@ from layerscope.cli import commands
 
 
 class LazyCommands(click.Group):
-    """A group of all commands whose file name starts with ``prefix``; the rest of the name is the command's name."""
+    """A group of all commands whose file name starts with ``prefix``; the rest of the name is the command's name.
+
+    Underscores in it are dashes in the command: ``merge_check.py`` is ``layerscope merge-check``.
+    """
 
     def __init__(self, *args: Any, prefix: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
@@ -24,7 +27,8 @@ class LazyCommands(click.Group):
         files = [info.name for info in pkgutil.iter_modules(commands.__path__)]
         in_group = [name.removeprefix(self._prefix) for name in files if name.startswith(self._prefix)]
         # landscape_line belongs to the group `landscape`, not to the top-level group
-        return sorted(name for name in in_group if not any(name.startswith(f"{group}_") for group in in_group))
+        own = (name for name in in_group if not any(name.startswith(f"{group}_") for group in in_group))
+        return sorted(name.replace("_", "-") for name in own)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return self._command_names
@@ -32,6 +36,7 @@ class LazyCommands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._command_names:
             return None
-        module = importlib.import_module(f"layerscope.cli.commands.{self._prefix}{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"layerscope.cli.commands.{self._prefix}{name}")
+        command: click.Command = getattr(module, name)
         return command

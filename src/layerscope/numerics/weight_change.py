@@ -109,6 +109,13 @@ def subspace_numbers(base: Floats, tuned: Floats, largest: float) -> dict[str, f
     }
 
 
+def largest_subspaces(matrix: Floats) -> tuple[Floats, Floats]:
+    """Return the 10 largest left and right singular vectors of a matrix (n, m), n ≥ m, as columns."""
+    m = matrix.shape[1]
+    _, right = eigh(matrix.T @ matrix, subset_by_index=[m - min(TOP, m), m - 1])
+    return _normalize(matrix @ right), right
+
+
 def _normalize(columns: Floats) -> Floats:
     lengths = np.linalg.norm(columns, axis=0)
     unit: Floats = columns / np.where(lengths > 0, lengths, 1.0)

@@ -9,6 +9,7 @@ from typing import Any
 from layerscope import registry
 from layerscope.records.findings import Finding, Verdict
 from layerscope.records.layers import NOT_SELECTED, LayerReport
+from layerscope.records.merge_check import MergeCheck
 from layerscope.records.report import Report
 from layerscope.rules.landscape_facts import Apart as Apart
 from layerscope.rules.landscape_facts import Pair as Pair
@@ -17,6 +18,7 @@ from layerscope.rules.landscape_facts import Route as Route
 from layerscope.rules.landscape_facts import Slope as Slope
 from layerscope.rules.ls116_not_canonical import withdrawn_verdicts
 from layerscope.rules.ls117_growing_weights import RunTrend
+from layerscope.rules.merge_facts import Merge
 from layerscope.rules.model_changes import Changes
 from layerscope.rules.model_layers import ModelLayers
 from layerscope.rules.tail_evidence import accepted as accepted
@@ -67,6 +69,14 @@ def judge_changes(rows: Sequence[LayerReport], settings: Settings) -> tuple[Find
         for layer, verdict in registry.call(plugin, facts):
             findings.append(_finding(plugin, layer, verdict))
     return tuple(findings)
+
+
+def judge_merge(check: MergeCheck, settings: Settings) -> tuple[Finding, ...]:
+    """Apply every rule about merging models."""
+    rules = [plugin for plugin in registry.plugins("rules").values() if plugin.meta["over"] == "merge"]
+    facts = {"merge": Merge(check), "settings": settings}
+    verdicts = [(plugin, registry.call(plugin, facts)) for plugin in sorted(rules, key=lambda plugin: plugin.name)]
+    return tuple(_finding(plugin, None, verdict) for plugin, verdict in verdicts if verdict is not None)
 
 
 def judge_run(reports: Sequence[Report], steps: Sequence[int]) -> tuple[Finding, ...]:

@@ -25,7 +25,7 @@ def rule(
 
     ``needs`` lists the metrics that the rule requires, and ``ref`` cites the source of its claim. ``over`` is "layer",
     "model", "run",
-    "diff" or "landscape". Set ``own`` if the rule applies to a model's own weights only, not to weight updates
+    "diff", "merge" or "landscape". Set ``own`` if the rule applies to a model's own weights only, not to weight updates
     or adapters. Set ``shape`` if it is about the shape of the spectrum: it is then withdrawn from a layer whose
     canonical form does not get it.
     """

@@ -11,6 +11,7 @@ from layerscope.records.landscape.basins import Basins
 from layerscope.records.landscape.distances import Distances
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
+from layerscope.records.merge_check import MergeCheck
 from layerscope.records.report import Report
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 def to_text(record: Any) -> str:
     """Render a record as plain text, as its ``repr`` shows it."""
-    from layerscope.views import comparison, history, landscape, table
+    from layerscope.views import comparison, history, landscape, merge_check, table
 
     views: Mapping[type, Any] = {
         Report: table.report_text, Comparison: comparison.comparison_text, History: history.history_text,
         Line: landscape.line_text, Plane: landscape.plane_text,
-        Basins: landscape.basins_text, Distances: landscape.distances_text,
+        MergeCheck: merge_check.merge_text, Basins: landscape.basins_text, Distances: landscape.distances_text,
     }  # fmt: skip
     text: str = views[type(record)](record)
     return text

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerscope.array_types import Array
 
 PLUGIN_NAME, PORTABLE = "pairs", True
+UNREAD_KINDS = ("integer", "optimizer", "copy", "mask", "factor")
 VECTOR_KINDS = ("norm", "bias", "buffer", "scale")  # compared too, though they have no spectrum
 
 
@@ -98,6 +99,11 @@ class PairSource:
         """Return the references of a row in the tuned model and in the base."""
         return self._pairs[ref.name]
 
+    @staticmethod
+    def is_unread(ref: LayerRef) -> bool:
+        """Return whether a skipped row holds no values of the model, such as an index or a state of the optimizer."""
+        return ref.kind not in VECTOR_KINDS and (ref.kind in UNREAD_KINDS or not _is_float(ref))
+
     def adapter_update(self, ref: LayerRef, base: Array) -> Array | None:
         """Return what merging the adapter adds to one tensor, in float64, or None if the adapter has none for it."""
         factors = self._factors.get(_module(self._pairs[ref.name][1].tensor))
@@ -137,7 +143,11 @@ class PairSource:
 
 def _is_unread(ref: LayerRef) -> bool:
     """Whether a tensor holds no values of the model: codes, indices, optimizer state, or something unreadable."""
-    return bool(ref.skipped) and not (ref.kind in VECTOR_KINDS and "float" in ref.dtype)
+    return bool(ref.skipped) and not (ref.kind in VECTOR_KINDS and _is_float(ref))
+
+
+def _is_float(ref: LayerRef) -> bool:
+    return "float" in ref.dtype
 
 
 def _left_out(ref: LayerRef, reason: str) -> LayerRef:
