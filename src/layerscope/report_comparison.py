@@ -14,9 +14,11 @@ import numpy as np
 from layerscope.numerics.histogram_peak import peak_of
 from layerscope.numerics.similarity import jensen_shannon
 from layerscope.records.comparison import ComparedLayer, Comparison, Matrix, letters
+from layerscope.records.findings import Finding
 from layerscope.records.layers import LayerReport
 from layerscope.records.report import Report
 from layerscope.records.report_summary import EXCLUDING_FINDINGS
+from layerscope.rules.judging import judge_pair
 from layerscope.rules.tail_evidence import doubt
 from layerscope.settings import Limits, Settings
 from layerscope.tensor_names import matching_keys, strip_wrapper_prefixes
@@ -77,8 +79,19 @@ def compare(
         histogram=histogram([[alpha for alpha, _ in reading] for reading in readings]),
         reading=tuple(_describe(layers, counted_layers, readings, reports[0].settings.limits)),
         warnings=tuple(_describe_warnings(reports, counted_layers, bool(layers))),
+        regressions=_find_regressions(matched, reports),
         apart={"spectra": spectra, "weights": weights} if weights else {"spectra": spectra},
     )
+
+
+def _find_regressions(matched: MatchedLayers, reports: Sequence[Report]) -> tuple[tuple[Finding, ...], ...]:
+    """Return what got worse in each model since the first one."""
+    settings, first = reports[0].settings, matched.tables[0]
+    others = [
+        tuple(finding for key in matched.common for finding in judge_pair(first[key], table[key], settings))
+        for table in matched.tables[1:]
+    ]
+    return ((), *others)
 
 
 def _compared_layers(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
 VERDICT_FORMATS = (*FORMATS, "sarif", "junit")  # for commands that report verdicts
-COMPARISON_FORMATS = ("table", "json", "csv", "md")
+COMPARISON_FORMATS = ("table", "json", "csv", "md", "sarif", "junit")
 SEVERITIES = ("warn", "error")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from layerscope.records.findings import Finding
 from layerscope.records.layers import Value
 from layerscope.records.report import Report
 from layerscope.records.viewable import Viewable
@@ -41,6 +42,7 @@ class Comparison(Viewable):
     histogram: Mapping[str, Any]  # histogram of α: "edges" (bins + 1) and "counts" (one list per model)
     reading: tuple[str, ...]  # conclusions as sentences
     warnings: tuple[str, ...]  # reasons to be careful with the comparison
+    regressions: tuple[tuple[Finding, ...], ...] = ()  # one tuple per model: what got worse since the first
     apart: Mapping[str, Matrix] = field(default_factory=dict)  # matrices "weights" and "spectra", a row per model
 
     @property

@@ -71,6 +71,18 @@ def judge_changes(rows: Sequence[LayerReport], settings: Settings) -> tuple[Find
     return tuple(findings)
 
 
+def judge_pair(before: LayerReport, after: LayerReport, settings: Settings) -> tuple[Finding, ...]:
+    """Apply every rule about regressions to one layer of two models; the findings name the second one's layer."""
+    findings = []
+    for plugin in sorted(registry.plugins("rules").values(), key=lambda plugin: plugin.name):
+        needs = plugin.meta["metrics"]
+        if plugin.meta["over"] == "comparison" and all(n in x.metrics for x in (before, after) for n in needs):
+            verdict = registry.call(plugin, {"before": before, "after": after, "settings": settings})
+            if verdict is not None:
+                findings.append(_finding(plugin, after.name, verdict))
+    return tuple(findings)
+
+
 def judge_merge(check: MergeCheck, settings: Settings) -> tuple[Finding, ...]:
     """Apply every rule about merging models."""
     rules = [plugin for plugin in registry.plugins("rules").values() if plugin.meta["over"] == "merge"]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from layerscope.errors import MissingExtra
+from layerscope.persistence.plain_json import plain
 from layerscope.records.comparison import ComparedLayer, Comparison
 from layerscope.text import format_alpha, format_number, plural, printable
 from layerscope.views import aligned_columns, side_by_side, table
@@ -36,21 +37,37 @@ MIN_NAME_CHARS = 20
 MAX_NAMED_UNMATCHED = 8  # unmatched layers that are named
 
 
-def print_comparison(comparison: Comparison, console: Console, *, verbose: bool = False) -> None:
-    """Print the summaries side by side, the layers, a histogram of α per model, and what the comparison shows."""
+SORTS = ("model", "alpha", "distance")  # orders of the layers
+
+
+def print_comparison(
+    comparison: Comparison, console: Console, *, verbose: bool = False, sort: str = "model", top: int | None = None
+) -> None:
+    """Print the summaries side by side, the layers, a histogram of α per model, and what the comparison shows.
+
+    :param sort: order of the layers: as in the model, by the change of α, or by their distance from the first model.
+    :param top: number of layers that are listed; None lists all.
+    """
     for letter, name in zip(comparison.letters, comparison.names, strict=True):
         console.print(Text.assemble((letter, "bold"), f"  {printable(name, console.width - 4)}"))
     console.print()
     side_by_side.print_side_by_side(comparison.reports, console, names=comparison.letters)
     if comparison.layers:
         console.print()
-        _print_layers(comparison, console)
+        _print_layers(comparison, console, sorted_layers(comparison, sort), top)
     _print_alpha_histogram(comparison, console)
     console.print(Text("\nWhat this shows", style="bold"))
     for line in comparison.reading:
         console.print(Text(f"  {printable(line, 400)}"))
     for line in comparison.warnings:
         console.print(Text(f"  ! {printable(line, 400)}", style=table.STYLES["warn"]))
+    for letter, findings in zip(
+        comparison.letters, comparison.regressions or ((),) * len(comparison.names), strict=True
+    ):
+        for finding in findings:
+            where = f"  {finding.code} {finding.title} in {letter}, {printable(finding.layer, 60)}: "
+            text = Text(where, style=table.STYLES[finding.severity])
+            console.print(text.append(printable(finding.message, 400), style=""))
     for name, missing in zip(comparison.letters, comparison.unmatched, strict=True):
         if missing:
             names_shown = missing if verbose else missing[:MAX_NAMED_UNMATCHED]
@@ -126,6 +143,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "apart": {what: [list(row) for row in matrix] for what, matrix in comparison.apart.items()},
         "reading": list(comparison.reading),
         "warnings": list(comparison.warnings),
+        "regressions": [[plain(finding) for finding in findings] for findings in comparison.regressions],
     }
 
 
@@ -147,14 +165,31 @@ def to_csv(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
-def _print_layers(comparison: Comparison, console: Console) -> None:
+def sorted_layers(comparison: Comparison, sort: str) -> list[ComparedLayer]:
+    """Return the layers in an order of :data:`SORTS`, the largest change first."""
+    layers = list(comparison.layers)
+    return layers if sort == "model" else sorted(layers, key=lambda layer: -_change(layer, sort))
+
+
+def _change(layer: ComparedLayer, sort: str) -> float:
+    """Return the largest change of a layer since the first model; −1 if it is not known."""
+    if sort == "distance":
+        return max((float(d["relative"]) for d in layer.distances[1:] if "relative" in d), default=-1.0)
+    first = layer.metrics[0].get("alpha")
+    others = [m["alpha"] for m in layer.metrics[1:] if "alpha" in m]
+    return -1.0 if first is None else max((abs(float(value) - float(first)) for value in others), default=-1.0)
+
+
+def _print_layers(
+    comparison: Comparison, console: Console, layers: Sequence[ComparedLayer], top: int | None
+) -> None:  # fmt: skip
     several = len(comparison.names) > 2
     shown = DISTANCE_COLUMNS[:1] if several else DISTANCE_COLUMNS
     labels = comparison.letters
     heads = ["layer", *(f"α {label}" for label in labels)]
     heads += [f"{head} {label}" if several else head for label in labels[1:] for _, head, _ in shown]
     cells = []
-    for layer in comparison.layers:
+    for layer in layers[:top]:
         row = [Cell(printable(layer.name)), *map(Cell, alpha_cells(layer))]
         row += [Cell(format_number(d.get(name), fmt)) for d in layer.distances[1:] for name, _, fmt in shown]
         cells.append(row)
@@ -164,6 +199,8 @@ def _print_layers(comparison: Comparison, console: Console) -> None:
     aligned_columns.print_rows(console, heads, cells, {0})
     for caption in captions:
         console.print(Text(caption, style="dim"))
+    if top is not None and len(layers) > top:
+        console.print(Text(f"{plural(len(layers) - top, 'more layer')} (--top lists more).", style="dim"))
 
 
 def _print_alpha_histogram(comparison: Comparison, console: Console) -> None:

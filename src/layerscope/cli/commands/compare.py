@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from layerscope.cli.options import (
     COMPARISON_FORMATS,
+    SEVERITIES,
     layers_option,
     selectors,
 )  # fmt: skip
@@ -40,6 +42,20 @@ from layerscope.cli.output import (
 @click.option(
     "--jobs", "-j", type=int, metavar="N", help="Number of layers analyzed in parallel.  [default: one per core]"
 )
+@click.option(
+    "--sort",
+    type=click.Choice(["model", "alpha", "distance"]),
+    default="model",
+    show_default=True,
+    help="Order of the layers: as in the model, by the change of α, or by the distance from the first model.",
+)
+@click.option("--top", type=click.IntRange(min=0), metavar="N", help="List only the first N layers.  [default: all]")
+@click.option(
+    "--fail-on",
+    type=click.Choice(SEVERITIES),
+    help="Exit with code 1 if a layer got worse since the first model: α left its range (LS601), a layer collapsed "
+    "(LS602), or its scale jumped (LS603).",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Do not show the progress bar.")
 @click.option("--verbose", "-v", is_flag=True, help="List every layer that only some of the models have.")
 @click.option(
@@ -64,7 +80,7 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
       layerscope compare gpt.safetensors gpt2.safetensors --html comparison.html
     """
     from layerscope import analysis
-    from layerscope.views import comparison, markdown, table
+    from layerscope.views import comparison, junit, markdown, sarif, table
 
     check_outputs(options, targets)
     settings = {name: options[name] for name in ("min_evals", "jobs") if options[name] is not None}
@@ -77,13 +93,22 @@ def compare(targets: tuple[str, ...], **options: Any) -> int:
             progress=progress,
             **settings,
         )
+    pairs = zip(result.reports, result.regressions, strict=True)
+    regressed = [report.replace(findings=findings) for report, findings in pairs][1:]
     problem = save_report(result.html, options["html"]) if options["html"] else None
     with destination(options["output"]) as stream:
         if options["format_"] == "table":
-            comparison.print_comparison(result, table.console_for(stream), verbose=options["verbose"])
+            order = {"sort": options["sort"], "top": options["top"], "verbose": options["verbose"]}
+            comparison.print_comparison(result, table.console_for(stream), **order)
         else:
-            write = {"json": comparison.to_json, "csv": comparison.to_csv, "md": markdown.comparison_to_markdown}
+            write: dict[str, Callable[..., str]] = {
+                "json": comparison.to_json,
+                "csv": comparison.to_csv,
+                "md": markdown.comparison_to_markdown,
+                "sarif": lambda _: sarif.to_sarif(regressed),
+                "junit": lambda _: junit.to_junit(regressed, options["fail_on"] or "warn"),
+            }
             stream.write(write[options["format_"]](result))
     if problem is not None:
         raise problem
-    return exit_code(list(result.reports), None)
+    return exit_code(list(result.reports), None) or exit_code(regressed, options["fail_on"])
