@@ -335,6 +335,58 @@ def test_the_unfrozen_parameters_are_those_that_changed(adapted: tuple[str, str,
     assert matched == {f"layers.{i}.{name}.weight" for i in range(2) for name in ("q_proj", "v_proj")}
 
 
+# --- losses ------------------------------------------------------------------------------------------------------
+
+
+def test_losses_with_paired_errors_and_blocks_that_are_put_back(tmp_path: Path) -> None:
+    from torch.nn import functional
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    x, y = torch.randn(80, 12), torch.randint(3, (80,))
+    base = {name: value.clone() for name, value in net.state_dict().items()}
+    tuned = {name: value + 0.3 * torch.randn_like(value) for name, value in base.items()}
+    files = write(tmp_path, "b", base), write(tmp_path, "t", tuned)
+
+    def losses(state: Weights) -> Any:
+        net.load_state_dict(state)
+        return functional.cross_entropy(net(x), y, reduction="none").detach().double().numpy()
+
+    evaluators = {"train": layerscope.TorchEvaluator(net, (x, y))}
+    report = layerscope.diff(*files, evaluate=evaluators, by_block=True)
+    result = report.meta["diff"]["losses"]["train"]
+    before, after = losses(base), losses(tuned)
+    assert result["base"]["loss"] == pytest.approx(before.mean(), rel=1e-5)
+    assert result["change"]["loss"] == pytest.approx((after - before).mean(), rel=1e-4)
+    assert result["change"]["error"] == pytest.approx((after - before).std(ddof=1) / 80**0.5, rel=1e-4)
+    mixed = {name: base[name] if name.startswith("0.") else value for name, value in tuned.items()}
+    back = losses(mixed) - after
+    assert result["blocks"]["block 0"]["loss"] == pytest.approx(back.mean(), rel=1e-4)
+    assert result["blocks"]["block 0"]["error"] == pytest.approx(back.std(ddof=1) / 80**0.5, rel=1e-4)
+    assert set(result["blocks"]) == {"block 0", "block 2"}
+
+
+def test_the_command_measures_losses_on_training_and_held_out_data(tmp_path: Path) -> None:
+    (tmp_path / "tuned_net.py").write_text(
+        "import torch\n"
+        "def build():\n    return torch.nn.Linear(8, 3)\n"
+        "def train():\n    return torch.ones(20, 8), torch.zeros(20, dtype=torch.long)\n"
+        "test = train\n"
+    )
+    files = [str(tmp_path / f"{seed}.pt") for seed in range(2)]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        torch.save(torch.nn.Linear(8, 3).state_dict(), file)
+    words = ("--model", "tuned_net:build", "--data", "tuned_net:train", "--held-out", "tuned_net:test", "--by-block")
+    done = cli("diff", *files, "-q", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "held out" in done.stdout
+    assert "outside blocks put back" in done.stdout
+    wrong = cli("diff", *files, "-q", "--by-block")
+    assert wrong.returncode == 2
+    assert "belong together" in wrong.stderr
+
+
 # --- views -------------------------------------------------------------------------------------------------------
 
 
@@ -356,3 +408,15 @@ def test_every_view_shows_a_diff(tmp_path: Path) -> None:
     assert "16 of 17 tensors are identical" in html
     assert "What changed" in html
     assert "layerscope diff" in html
+
+
+def test_several_models_stand_side_by_side(tmp_path: Path) -> None:
+    base = transformer()
+    files = [write(tmp_path, "b", base)]
+    for size in (0.01, 0.02):
+        tuned = {name: value + size * torch.randn_like(value) for name, value in base.items()}
+        files.append(write(tmp_path, f"t{size}", tuned))
+    lines = cli("diff", *files, "-q", COLUMNS="100").stdout.splitlines()
+    row = next(line.split() for line in lines if line.startswith("attention query"))
+    assert float(row[4]) == pytest.approx(2 * float(row[2]), rel=0.15)
+    assert sum(line.startswith("17 of 17") or "0 of 17 tensors are identical" in line for line in lines) == 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from layerscope import pipeline
+from layerscope.audits.block_losses import measure_losses
 from layerscope.audits.pair_measurement import make_job, measure_pair, measure_sizes
 from layerscope.engines import scheduling
 from layerscope.layer_jobs import measure_layers, report_metadata, usable_memory, worker_count
@@ -28,6 +29,8 @@ def diff(
     layers: Iterable[Selector] | Selector | None = None,
     adapter: Any = None,
     spectra: bool = True,
+    evaluate: Mapping[str, Any] | None = None,
+    by_block: bool = False,
     settings: Settings | None = None,
     engine: str = "threads",
     progress: Any = None,
@@ -42,6 +45,9 @@ def diff(
     :param layers: indices, kinds, names or globs of the tensors to compare; None compares all.
     :param adapter: a LoRA adapter that should be merged into ``tuned``: its scale in the model is measured.
     :param spectra: False leaves out singular values, ranks and subspaces, and runs at the speed of reading.
+    :param evaluate: name of a data set, such as "train" or "held out" → :class:`~layerscope.TorchEvaluator` or another
+        function from weights to metrics including "loss": measures the loss of base and tuned model on each.
+    :param by_block: with ``evaluate``, also put back the tensors of each block to the base's, one block at a time.
     :param settings: settings for measuring and judging.
     :param engine: "threads", "serial" or "processes".
     :param progress: as in :func:`layerscope.analyze`.
@@ -66,6 +72,7 @@ def diff(
         meta = report_metadata(source.spec, settings, engine, workers)
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     pair = {"base": targets.name_of(base), "tuned": targets.name_of(tuned)}
-    meta |= {"diff": pair | ({"adapter": targets.name_of(adapter)} if adapter is not None else {})}
+    losses = {"losses": measure_losses(base, tuned, evaluate, by_block)} if evaluate else {}
+    meta |= {"diff": pair | ({"adapter": targets.name_of(adapter)} if adapter is not None else {}) | losses}
     rows = tuple(sorted([*unmeasured, *measured], key=lambda row: row.ref.index))
     return Report(meta, rows, (*judge(rows, settings), *judge_changes(rows, settings)))

@@ -29,16 +29,40 @@ def diff_sentences(report: Report) -> tuple[str, str, str]:
 
 
 def diff_certainty(report: Report) -> list[str]:
-    """Describe what a diff cannot show."""
-    sentences = [
-        "A change is counted if it exceeds what rounding to the coarser of the two number formats makes.",
-        "Overfitting cannot be seen in weights: compare the loss of both models on training and held-out data.",
-    ]
+    """Describe what a diff cannot show, or the losses that were measured."""
+    sentences = ["A change is counted if it exceeds what rounding to the coarser of the two number formats makes."]
+    losses = diff_options(report).get("losses")
+    if losses:
+        sentences += loss_sentences(losses)
+    else:
+        sentences.append(
+            "Overfitting cannot be seen in weights: compare the loss of both models on training and held-out data "
+            "(--model, --data and --held-out)."
+        )
     left_out = [row for row in report.rows if row.skipped and "relative_change" not in row.parts["weight"].facts]
     reasons = Counter(row.skipped for row in left_out if row.ref.kind != "integer")
     if reasons:
         reason, count = reasons.most_common(1)[0]
         sentences.append(f"{plural(sum(reasons.values()), 'tensor')} were not compared ({count}: {reason[:120]}).")
+    return sentences
+
+
+def loss_sentences(losses: Mapping[str, Any]) -> list[str]:
+    """Describe the losses of base and tuned model on each data set, and the blocks that matter most."""
+    sentences = []
+    for data, result in losses.items():
+        change, error = result["change"]["loss"], result["change"]["error"]
+        margin = f" ± {error:.2g}" if error is not None else ""
+        base, tuned = result["base"]["loss"], result["tuned"]["loss"]
+        sentences.append(
+            f"On {printable(data, 40)}, the loss went from {base:.4g} to {tuned:.4g} ({change:+.3g}{margin})."
+        )
+        blocks = result.get("blocks", {})
+        if blocks:
+            name = max(blocks, key=lambda label: abs(blocks[label]["loss"]))
+            effect, error = blocks[name]["loss"], blocks[name]["error"]
+            margin = f" ± {error:.2g}" if error is not None else ""
+            sentences.append(f"Putting back {name} alone changes it most: {effect:+.3g}{margin}.")
     return sentences
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -38,8 +39,48 @@ def print_diff(report: Report, console: Console, *, top: int = 10, sort: str = "
         _print_roles(changes, console)
         console.print()
         _print_tensors(changes, console, top, sort)
+    losses = pair.get("losses")
+    if losses:
+        console.print()
+        _print_losses(losses, console)
     for line in table.finding_lines(report, console.width):
         console.print(line)
+
+
+def _print_losses(losses: Mapping[str, Any], console: Console) -> None:
+    """Print the loss on every data set: base, tuned, their difference, and the effect of putting back each block."""
+    heads = ["loss", *(printable(data, 30) for data in losses)]
+    rows = [
+        [Cell(name), *(Cell(f"{result[name]['loss']:.4g}") for result in losses.values())] for name in ("base", "tuned")
+    ]
+    rows.append([Cell("change"), *(Cell(_format_difference(result["change"])) for result in losses.values())])
+    for label in next(iter(losses.values())).get("blocks", {}):
+        cells = [Cell(_format_difference(result["blocks"][label])) for result in losses.values()]
+        rows.append([Cell(f"{label} put back"), *cells])
+    aligned_columns.print_rows(console, heads, rows, {0}, {0})
+
+
+def _format_difference(difference: Mapping[str, float | None]) -> str:
+    error = difference["error"]
+    return f"{difference['loss']:+.3g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def print_overview(reports: Sequence[Report], console: Console) -> None:
+    """Print several models against one base side by side: the median change of each role, in the order given."""
+    all_changes = [Changes(report.rows) for report in reports]
+    letters = [chr(ord("A") + i) for i in range(len(reports))]
+    for letter, report in zip(letters, reports, strict=True):
+        console.print(Text.assemble((letter, "bold"), f"  {printable(report.meta['diff']['tuned'], 200)}"))
+    console.print()
+    roles = list(dict.fromkeys(name for changes in all_changes for name in changes.by_role()))
+    rows = [[Cell("tensors changed"), *(Cell(str(len(changes.changed))) for changes in all_changes)]]
+    for name in roles:
+        groups = [changes.by_role().get(name, []) for changes in all_changes]
+        pairs = zip(all_changes, groups, strict=True)
+        medians = [format_change(changes.usual_change(group)) if group else "–" for changes, group in pairs]
+        rows.append([Cell(name), *map(Cell, medians)])
+    aligned_columns.print_rows(console, ["median change", *letters], rows, {0}, {0})
+    console.print(Text("layerscope merge-check shows the cosines of these updates.", style="dim"))
 
 
 def sorted_changes(changes: Changes, sort: str) -> list[LayerReport]:

@@ -40,6 +40,18 @@ EMITTED = ("peft", "unfreeze")
     help="Print a file for another tool instead of the result: peft writes a LoraConfig with the ranks that the update "
     "needs, unfreeze a list of the parameters that changed.",
 )
+@click.option(
+    "--model", metavar="M:NET", help="Function of a Python module that returns a PyTorch model of the architecture."
+)
+@click.option("--data", metavar="M:TRAIN", help="Function that returns training inputs and labels: measure the loss "
+              "of BASE and TUNED on them; needs --model.")  # fmt: skip
+@click.option("--held-out", metavar="M:TEST", help="Function that returns held-out inputs and labels: measure the loss "
+              "on them too.")  # fmt: skip
+@click.option(
+    "--by-block",
+    is_flag=True,
+    help="With --data, put back the tensors of each block to those of BASE, one block at a time, and measure the loss.",
+)
 @click.option("--engine", default="threads", show_default=True, metavar="NAME",
               help="Engine that runs the tensors: threads, serial or processes.")  # fmt: skip
 @click.option(
@@ -75,6 +87,7 @@ def diff(base: str, tuned: tuple[str, ...], **options: Any) -> int:
     for name in ("save", "html", "emit"):
         if options[name] and len(tuned) > 1:
             raise click.UsageError(f"--{name} takes one TUNED, got {len(tuned)}; run the command once for each")
+    evaluate = _make_evaluators(options)
     settings = {"jobs": options["jobs"]} if options["jobs"] is not None else {}
     reports = []
     for target in tuned:
@@ -86,6 +99,8 @@ def diff(base: str, tuned: tuple[str, ...], **options: Any) -> int:
                     layers=selectors(options["layers"]),
                     adapter=options["adapter"],
                     spectra=not options["no_spectra"],
+                    evaluate=evaluate,
+                    by_block=options["by_block"],
                     engine=options["engine"],
                     progress=progress,
                     **settings,
@@ -98,8 +113,10 @@ def diff(base: str, tuned: tuple[str, ...], **options: Any) -> int:
     elif options["format_"] == "table":
         with destination(options["output"]) as stream:
             console = table.console_for(stream)
-            for i, report in enumerate(reports):
-                if i:
+            if len(reports) > 1:
+                model_diff.print_overview(reports, console)
+            for report in reports:
+                if len(reports) > 1:
                     console.print()
                 top = len(report.rows) if options["all_"] else options["top"]
                 model_diff.print_diff(report, console, top=top, sort=options["sort"])
@@ -108,3 +125,17 @@ def diff(base: str, tuned: tuple[str, ...], **options: Any) -> int:
     for problem in filter(None, problems):
         raise problem
     return exit_code(reports, options["fail_on"], may_be_empty=True)
+
+
+def _make_evaluators(options: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluator for each data set that the options name."""
+    named = {"train": options["data"], "held out": options["held_out"]}
+    named = {name: value for name, value in named.items() if value}
+    if bool(named) != bool(options["model"]) or (options["by_block"] and not named):
+        raise click.UsageError("--model, --data or --held-out, and --by-block belong together: give a model and data")
+    if not named:
+        return {}
+    from layerscope.cli.user_objects import call_or_get
+    from layerscope.lenses.landscape.evaluation.torch_evaluator import TorchEvaluator
+
+    return {name: TorchEvaluator(call_or_get(options["model"]), call_or_get(value)) for name, value in named.items()}
