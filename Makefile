@@ -65,6 +65,7 @@ bench: $(VENV)/.bench models
 	$(BIN)/python benchmarks/landscape.py --write docs/benchmarks-landscape.md
 	$(BIN)/python benchmarks/watching.py --write docs/benchmarks-watching.md
 	$(BIN)/python benchmarks/page.py --write docs/benchmarks-page.md
+	$(BIN)/python benchmarks/diffing.py --write docs/benchmarks-diff.md
 
 # trains 368 small networks in a few CPU hours; continues where it was interrupted
 truth: $(VENV)/.test

@@ -4,6 +4,7 @@ python benchmarks/diffing.py [--layers 8] [--size 2048] [--write docs/benchmarks
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -38,8 +39,10 @@ def run(code: str, *words: str) -> tuple[float, float]:
     """Run a program; return its CPU seconds and its peak memory in MiB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    script = f"{code}\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    script = f"{code}\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{words[-1]:8} {cpu:7.1f} s of CPU, {time.perf_counter() - start:7.1f} s", flush=True)

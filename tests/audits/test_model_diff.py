@@ -107,6 +107,27 @@ def test_a_gguf_copy_in_eight_bits_is_the_same_model(tmp_path: Path) -> None:
     assert {row.name: row.skipped for row in report.rows} == dict.fromkeys(names, "equal to the base up to rounding")
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q4_0"])
+@pytest.mark.parametrize("rank", [4, 16, 64])
+def test_planted_ranks_are_found_after_quantization(tmp_path: Path, kind: str, rank: int) -> None:
+    gguf = require("gguf")
+    name, base = "blk.0.attn_q.weight", 0.05 * np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+    tuned = base + update((256, 256), rank, 1.0, seed=rank).numpy()
+    for file, weight in (("plain", base), ("tuned", tuned)):
+        writer, code = gguf.GGUFWriter(tmp_path / f"{file}.gguf", "llama"), getattr(gguf.GGMLQuantizationType, kind)
+        writer.add_tensor(name, gguf.quants.quantize(weight, code), raw_dtype=code)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    report = layerscope.diff({name: base}, str(tmp_path / "tuned.gguf"))
+    assert abs(facts(report, name)["exact_rank"] - rank) <= 1
+    copy = layerscope.diff({name: base}, str(tmp_path / "plain.gguf"))
+    numbers = facts(copy, name)
+    assert codes(copy) == {"LS509"}
+    assert numbers["relative_change"] == pytest.approx(numbers["rounding_floor"], rel=0.15)
+
+
 def test_the_same_file_twice_is_identical_and_no_failure(tmp_path: Path) -> None:
     path = write(tmp_path, "b", transformer())
     result = cli("diff", path, path, "-q")

@@ -91,7 +91,9 @@ def _measure_tensors(
     if not with_spectra or not _has_spectrum(ref):
         return pipeline.fit_and_compute(ref.name, {"weight": Measurement(ref, facts=facts)}, job.settings)
     first, second = (matrices.unfold(np.asarray(t, np.float64), ref, "flat") for t in (base, tuned))
-    spectrum = spectra.esd(second - first)
+    delta = second - first
+    is_wide = np.float64 in (base.dtype, tuned.dtype)  # otherwise float32 holds what the weights hold, without an SVD
+    spectrum = spectra.esd(delta if is_wide else delta.astype(np.float32))
     if len(first) == 1:
         values = np.sqrt(spectrum.evals[::-1])
         facts |= weight_change.rank_numbers(values, noise, spectrum.n, spectrum.m)
