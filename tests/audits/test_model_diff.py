@@ -178,6 +178,16 @@ def test_a_tensor_that_changed_most_and_rows_that_changed_alone_are_named(tmp_pa
     assert "2 of 300 rows" in next(f.message for f in report.findings if f.code == "LS505")
 
 
+def test_an_independent_model_is_named_as_such_and_a_tuned_one_is_not(tmp_path: Path) -> None:
+    base = transformer()
+    torch.manual_seed(7)
+    other = {name: 0.05 * torch.randn_like(value) for name, value in base.items()}
+    near = {name: value + 0.01 * torch.randn_like(value) for name, value in base.items()}
+    path = write(tmp_path, "b", base)
+    assert "LS510" in codes(layerscope.diff(path, write(tmp_path, "o", other)))
+    assert "LS510" not in codes(layerscope.diff(path, write(tmp_path, "n", near)))
+
+
 def test_what_does_not_fit_is_listed_and_the_rest_compared(tmp_path: Path) -> None:
     base, tuned = transformer(), transformer()
     tuned["model.embed_tokens.weight"] = torch.randn(310, 96)

@@ -39,7 +39,7 @@ def intruder_dimensions(changes: Changes, settings: Settings) -> Iterator[tuple[
         for row in changes.changed
         if (changes.number(row, "intruders") or 0) > 0 and (changes.number(row, "intruder_chance") or 1) < MAX_CHANCE
     ]
-    if not hit:
+    if not hit or changes.is_another_model:
         return
     total = sum(int(changes.number(row, "intruders") or 0) for row in hit)
     yield (

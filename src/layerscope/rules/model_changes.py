@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from statistics import median
 
 from layerscope.records.layers import LayerReport
 from layerscope.tensor_roles import block_of, role_of
+
+MIN_MATRICES = 2  # fewest matrices that say whether two models are related
+MAX_COSINE = 0.5  # median cosine of W and W₀ of unrelated models: independent ones have 0, fine-tuned ones above 0.9
 
 
 class Changes:
@@ -29,6 +33,20 @@ class Changes:
         for row in self.changed:
             groups[role(row)].append(row)
         return dict(groups)
+
+    @cached_property
+    def cosines(self) -> list[float]:
+        """The cosine of W and W₀ of every weight matrix that changed."""
+        return [
+            cosine
+            for row in self.changed
+            if row.spectrum is not None and (cosine := self.number(row, "weight_cosine")) is not None
+        ]
+
+    @property
+    def is_another_model(self) -> bool:
+        """Whether the weights point in other directions than those of the base."""
+        return len(self.cosines) >= MIN_MATRICES and median(self.cosines) < MAX_COSINE
 
     def usual_change(self, rows: Sequence[LayerReport]) -> float:
         """Return the median relative change of some tensors."""

@@ -22,6 +22,11 @@ def diff_options(report: Report) -> Mapping[str, Any]:
     return options
 
 
+def percent(share: float) -> str:
+    """Format a share as a percentage: two digits below 10 %, whole numbers above."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def diff_sentences(report: Report) -> tuple[str, str, str]:
     """Return (what is identical, what kind of update it is, where it is largest)."""
     changes = Changes(report.rows)
@@ -97,7 +102,7 @@ def _describe_kind(changes: Changes) -> str:
         return f"The update has {ranks} in {count} ({_name_roles(changes, 'exact_rank')}): a merged LoRA."
     ranked = [row for row in changes.changed if "rank_95" in row.parts["weight"].facts]
     if not ranked:
-        return f"The median change is {100 * changes.usual_change(changes.changed):.2g} % of the weights' norm."
+        return f"The median change is {percent(changes.usual_change(changes.changed))} of the weights' norm."
     shares = sorted(
         (changes.number(row, "rank_95") or 0) / max(1, row.spectrum.m) for row in ranked if row.spectrum is not None
     )
@@ -128,8 +133,8 @@ def _describe_place(changes: Changes) -> str:
         return _describe_blocks(changes, inside, best)
     times = changes.usual_change(inside) / max(changes.usual_change(outside), 1e-300)
     if times < MIN_TIMES:
-        usual = 100 * changes.usual_change(weights)
-        return f"The {len(by_role)} roles that changed did so alike: {usual:.2g} % of the norm in the median."
+        usual = percent(changes.usual_change(weights))
+        return f"The {len(by_role)} roles that changed did so alike: {usual} of the norm in the median."
     return f"The role {best} changed most: {times:.1f} times as much as the rest."
 
 
@@ -144,7 +149,7 @@ def _describe_blocks(changes: Changes, rows: Sequence[LayerReport], name: str) -
         }
     )
     if not high:
-        return f"Only the role {name} changed, by {100 * usual:.2g} % of the norm in the median."
+        return f"Only the role {name} changed, by {percent(usual)} of the norm in the median."
     named = ", ".join(map(str, high[:MAX_NAMED_BLOCKS])) + (", …" if len(high) > MAX_NAMED_BLOCKS else "")
     word = "block" if len(high) == 1 else "blocks"
     return f"Only the role {name} changed, most in {word} {named}."

@@ -13,6 +13,7 @@ from layerscope.records.merge_check import MergeCheck, TaskVectors
 from layerscope.text import plural, printable
 from layerscope.views import aligned_columns, table
 from layerscope.views.aligned_columns import Cell
+from layerscope.views.diff_summary import percent
 
 MAX_UNFIT = 5
 MAX_LOSS_ROWS = 20
@@ -76,7 +77,7 @@ def _print_cosines(check: MergeCheck, console: Console) -> None:
     rows = []
     for i, name in enumerate(check.names):
         cosines = ["–" if value is None else f"{value:.2f}" for value in check.whole.cosines[i]]
-        change = f"{100 * check.whole.relative[i]:.2g} %"
+        change = percent(check.whole.relative[i])
         rows.append([Cell(text) for text in (letters[i], printable(name, 40), change, *cosines)])
     aligned_columns.print_rows(console, heads, rows, {0, 1}, {0})
 
@@ -92,7 +93,7 @@ def _group_cells(group: TaskVectors) -> list[str]:
     known = [value for i in range(count) for j in range(i) if (value := group.cosines[i][j]) is not None]
     return [
         group.name,
-        f"{100 * max(group.relative):.2g} %",
+        percent(max(group.relative)),
         f"{sum(known) / len(known):.2f}" if known else "–",
         "–" if group.conflicts is None else f"{100 * group.conflicts:.0f} %",
         "–" if group.interference is None else f"{100 * group.interference:.0f} %",

@@ -16,7 +16,7 @@ from layerscope.rules.model_changes import Changes, block, role
 from layerscope.text import plural, printable
 from layerscope.views import aligned_columns, table
 from layerscope.views.aligned_columns import Cell, Step
-from layerscope.views.diff_summary import diff_sentences
+from layerscope.views.diff_summary import diff_sentences, percent
 from layerscope.views.short_names import short_names
 
 SORTS = ("change", "model", "rank", "intruders")  # orders of the list of tensors
@@ -146,7 +146,5 @@ def _describe_blocks(rows: Sequence[LayerReport]) -> str:
 
 
 def format_change(value: float | None) -> str:
-    """Format a relative change as a percentage with two digits."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.2g} %" if value < 10 else f"{100 * value:.3g} %"
+    """Format a relative change as a percentage: two digits below 10 %, whole numbers above."""
+    return "–" if value is None else percent(value)
