@@ -309,8 +309,6 @@ def test_an_adapter_on_its_base_is_measured_without_forming_the_product(adapted:
     base, adapter, merged, kind = adapted
     report = layerscope.diff(base, adapter)
     rows = [row for row in report.rows if not row.skipped]
-    if kind == "dora":
-        return
     assert len(rows) == 4
     load = require("safetensors.torch").load_file
     before, after = load(base), load(merged)
@@ -319,9 +317,9 @@ def test_an_adapter_on_its_base_is_measured_without_forming_the_product(adapted:
         name = name[name.index("layers.") :]
         change = float((after[name] - before[name]).norm() / before[name].norm())
         assert row.metrics["relative_change"] == pytest.approx(change, rel=1e-4)
-        assert row.metrics["adapter_rank"] == 6
-    used = {row.name: row.metrics["rank_99"] for row in rows}
-    assert all(rank <= (6 if "q_proj" in name else 2) for name, rank in used.items())
+        if kind != "dora":  # DoRA's magnitudes make the update more than s·B·A, so it is measured merged
+            assert row.metrics["adapter_rank"] == 6
+            assert row.metrics["rank_99"] <= (6 if "q_proj" in name else 2)
 
 
 def test_an_untrained_adapter_is_dead(tmp_path: Path) -> None:
@@ -344,16 +342,15 @@ def test_an_adapter_of_another_model_is_one_line(adapted: tuple[str, str, str, s
 
 def test_peft_accepts_the_config_and_the_ranks_are_those_needed(adapted: tuple[str, str, str, str]) -> None:
     base, _, merged, kind = adapted
-    if kind == "dora":
-        pytest.skip("no such network: DoRA's update has full rank")
     peft = require("peft")
     written = json.loads(cli("diff", base, merged, "-q", "--emit", "peft").stdout)
     config = peft.LoraConfig(**{key: value for key, value in written.items() if key != "peft_type"})
     model = peft.get_peft_model(Net(), config)
-    ranks = {name: tuple(p.shape) for name, p in model.named_parameters() if "lora_A" in name}
-    assert {name.split("layers.")[1][:8]: shape[0] for name, shape in ranks.items()} == {
-        f"{i}.{name}": rank for i in range(2) for name, rank in (("q_proj", 6), ("v_proj", 2))
-    }
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if "lora_A" in name}
+    ranks = {name.split("layers.")[1][:8]: shape[0] for name, shape in shapes.items()}
+    needed = {f"{i}.{name}": rank for i in range(2) for name, rank in (("q_proj", 6), ("v_proj", 2))}
+    assert ranks.keys() == needed.keys()
+    assert ranks == needed or kind == "dora"  # DoRA's magnitudes give an update of full rank
 
 
 def test_the_unfrozen_parameters_are_those_that_changed(adapted: tuple[str, str, str, str]) -> None:

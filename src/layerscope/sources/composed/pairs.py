@@ -11,6 +11,7 @@ import numpy as np
 from layerscope.errors import Unreadable
 from layerscope.records.layers import LayerRef
 from layerscope.records.sources import Source
+from layerscope.sources.adapters.lora_factors import Factors
 from layerscope.sources.opening import open_target
 from layerscope.sources.readers.lora import AdapterSource
 from layerscope.sources.targets import Composed, make_spec, short_name
@@ -93,7 +94,12 @@ class PairSource:
     def both(self, ref: LayerRef) -> tuple[Array, Array]:
         """Return W₀ and W as stored; for an adapter, W₀ and the core (rank, rank) of s·B·A."""
         tuned_ref, base_ref = self._pairs[ref.name]
-        return np.asarray(self.base.read(replace(base_ref, rank=0))), np.asarray(self.tuned.read(tuned_ref))
+        base = np.asarray(self.base.read(replace(base_ref, rank=0)))
+        factors = self._more_than_a_product(tuned_ref)
+        if factors is not None:
+            assert isinstance(self.tuned, AdapterSource)
+            return base, np.asarray(self.tuned.merged(factors, base, base_ref.axes.startswith("i")))
+        return base, np.asarray(self.tuned.read(tuned_ref))
 
     def refs(self, ref: LayerRef) -> tuple[LayerRef, LayerRef]:
         """Return the references of a row in the tuned model and in the base."""
@@ -138,7 +144,14 @@ class PairSource:
         if ref.part != base_ref.part or (ref.axes and base_ref.axes and ref.axes != base_ref.axes and not ref.rank):
             return _left_out(ref, "stored differently in the base model (heads or axes)")
         self._pairs[ref.name] = (ref, base_ref)
+        if self._more_than_a_product(ref) is not None:
+            return replace(base_ref, name=ref.name, skipped="", derived="delta", how="merged with its magnitudes")
         return replace(ref, skipped="", derived="delta", how="" if ref.rank else ref.how)
+
+    def _more_than_a_product(self, ref: LayerRef) -> Factors | None:
+        """Return the factors of an adapted module whose update is not s·B·A alone: DoRA rescales the merged rows."""
+        factors = self.tuned.factors.get(ref.tensor) if isinstance(self.tuned, AdapterSource) else None
+        return factors if factors is not None and "magnitude" in factors.tensors else None
 
 
 def _is_unread(ref: LayerRef) -> bool:
