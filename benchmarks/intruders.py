@@ -95,7 +95,10 @@ def main() -> None:
     text = options.text.read_text("utf-8")[:1_000_000]
     symbols = sorted(set(text) | set(text.swapcase()))
     half, hold = len(text) // 2, len(text) // 20
-    encode = lambda part: torch.tensor([symbols.index(c) for c in part])  # noqa: E731
+
+    def encode(part: str) -> torch.Tensor:
+        return torch.tensor([symbols.index(c) for c in part])
+
     old, new = encode(text[: half - hold]), encode(text[half + hold :].swapcase())
     old_test, new_test = encode(text[half - hold : half]), encode(text[half : half + hold].swapcase())
     rows: dict[str, list[list[float]]] = {name: [] for name in RATES}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerscope import pipeline, report_comparison
+from layerscope.baseline_tables import check_baselines
 from layerscope.engines import scheduling
 from layerscope.errors import NoLayerMatches, Unreadable, UsageError
 from layerscope.fits import fitting
@@ -18,7 +19,7 @@ from layerscope.progress_bars import progress_callback
 from layerscope.records.comparison import Comparison, Matrix
 from layerscope.records.layers import Job, LayerRef, LayerReport
 from layerscope.records.report import Report
-from layerscope.rules.judging import judge
+from layerscope.rules.judging import judge_report
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
 from layerscope.sources.composed.arrangement import check_arrangement, compose_target, describe_request
@@ -69,9 +70,15 @@ def analyze(
         _check_saved_options(saved, base is not None or intra or stacked or canonical or bool(select), options)
         scheduling.engine_named(engine)
         changed = (settings or saved.settings).changed(**options) if settings or options else None
+        if changed is not None and (changed.against, changed.optimizer) != (
+            saved.settings.against,
+            saved.settings.optimizer,
+        ):
+            check_baselines(changed.against, changed.optimizer)
         return rejudge(_select_rows(saved, layers), changed)
     settings = (settings or Settings()).changed(**options)
     fitting.check_families(settings.fits)
+    check_baselines(settings.against, settings.optimizer)
     selectors = _to_list(layers)
     arrangement = {"intra": intra, "stacked": stacked, "canonical": canonical}
     check_arrangement(base, arrangement, settings)
@@ -91,7 +98,7 @@ def analyze(
     meta |= {"asked": request} if request else {}
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     rows = _rows_in_order([*unmeasured, *measured])
-    return Report(meta, rows, judge(rows, settings))
+    return Report(meta, rows, judge_report(meta, rows, settings))
 
 
 def analyze_each(target: Any, **options: Any) -> dict[str, Report]:
@@ -162,7 +169,8 @@ def rejudge(report: Report, settings: Settings | None = None) -> Report:
     settings = (settings or report.settings).judging(report.settings)
     fitting.check_families(settings.fits)
     rows = tuple(pipeline.rejudge(layer, settings) for layer in report.rows)
-    return Report({**report.meta, "settings": settings.to_dict()}, rows, judge(rows, settings))
+    meta = {**report.meta, "settings": settings.to_dict()}
+    return Report(meta, rows, judge_report(meta, rows, settings))
 
 
 def compare(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from layerscope.errors import Unreadable
+from layerscope.errors import UnknownName, Unreadable
 
 FORMAT = "layerscope baselines"
 SHIPPED = "baselines.json"
@@ -99,17 +99,35 @@ def load_baselines(path: str = "") -> Baselines:
     :raises Unreadable: the file does not exist or holds no table of baselines.
     """
     try:
-        if not path:
-            text = shipped_text()
-        elif Path(path).stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"{Path(path).stat().st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
-        else:
-            text = Path(path).read_text("utf-8")
+        text = shipped_text() if not path else _read_small_file(Path(path))
         return from_dict(json.loads(text))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreadable(
-            f"{path}: not a table of baselines ({type(error).__name__}: {error}); layerscope baselines writes one"
+            f"{path}: not a table of baselines ({error or type(error).__name__}); layerscope baselines writes one"
         ) from None
+
+
+def check_baselines(path: str, optimizer: str) -> None:
+    """Check, before anything is measured, that a table can be read and knows the optimizer.
+
+    :raises Unreadable: the file holds no table of baselines.
+    :raises UnknownName: the table has no ranges for the optimizer.
+    """
+    table = load_baselines(path)
+    known = sorted({name for _, name in table.layers if name})
+    if optimizer and optimizer not in known:
+        raise UnknownName("optimizer", optimizer, known)
+
+
+def _read_small_file(path: Path) -> str:
+    """Read a regular file of bounded size: a saved report may name any path."""
+    if not path.is_file():
+        raise ValueError("no such file" if not path.exists() else "not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes")
+    return content.decode("utf-8")
 
 
 def shipped_text() -> str:

@@ -11,13 +11,11 @@ import pytest
 
 import layerscope
 from layerscope.errors import Unreadable
-from layerscope.records.report import Report
+from tests.audits.model_files import Weights, codes, facts, write
 from tests.command_line import cli
 from tests.requirements import require
 
 torch = require("torch")
-save_file = require("safetensors.torch").save_file
-Weights = dict[str, Any]
 PROJECTIONS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
 NOISY = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,20 +36,6 @@ def update(shape: tuple[int, int], rank: int, size: float, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     left, right = (np.linalg.qr(rng.standard_normal((n, rank)))[0] for n in shape)
     return torch.from_numpy(size * left @ right.T).float()
-
-
-def write(folder: Path, name: str, weights: Weights, dtype: Any = torch.float32) -> str:
-    path = folder / f"{name}.safetensors"
-    save_file({key: value.to(dtype).contiguous() for key, value in weights.items()}, path)
-    return str(path)
-
-
-def facts(report: Report, name: str) -> dict[str, float]:
-    return dict(report.layers[name].parts["weight"].facts)
-
-
-def codes(report: Report) -> set[str]:
-    return {finding.code for finding in report.findings}
 
 
 @pytest.mark.parametrize("dtype", NOISY)
@@ -231,138 +215,6 @@ def test_without_spectra_only_sizes_are_measured(tmp_path: Path) -> None:
     assert all("relative_change" in row.metrics and "rank_95" not in row.metrics for row in report.rows)
 
 
-# --- adapters ----------------------------------------------------------------------------------------------------
-
-
-class Block(torch.nn.Module):
-    """A module whose tensors have the names of a transformer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj, self.v_proj = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False)
-        self.down_proj = torch.nn.Linear(64, 48, bias=False)
-
-    def forward(self, x: Any) -> Any:
-        return self.down_proj(torch.relu(self.v_proj(self.q_proj(x))))
-
-
-class Net(torch.nn.Module):
-    """Two blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = torch.nn.ModuleList([Block(), Block()])
-
-    def forward(self, x: Any) -> Any:
-        return x
-
-
-@pytest.fixture(params=["lora", "rslora", "dora"])
-def adapted(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, str, str]:
-    """Files of a base, its adapter and the merged model, and the kind of the adapter."""
-    peft = require("peft")
-    net = Net()
-    base = write(tmp_path, "base", net.state_dict())
-    config = peft.LoraConfig(r=6, lora_alpha=12, target_modules=["q_proj", "v_proj"], lora_dropout=0.0,
-                             use_rslora=request.param == "rslora", use_dora=request.param == "dora")  # fmt: skip
-    model = peft.get_peft_model(net, config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn_like(parameter))
-                if "v_proj" in name:
-                    parameter[:, 2:] = 0  # v_proj uses two of its six directions
-    model.save_pretrained(tmp_path / "adapter")
-    merged = write(tmp_path, "merged", model.merge_and_unload().state_dict())
-    return base, str(tmp_path / "adapter"), merged, request.param
-
-
-def test_a_merged_adapter_is_recognized_with_its_rank_and_scale(adapted: tuple[str, str, str, str]) -> None:
-    base, adapter, merged, kind = adapted
-    report = layerscope.diff(base, merged, adapter=adapter)
-    changed = {row.name: facts(report, row.name) for row in report.rows if not row.skipped}
-    assert set(changed) == {f"layers.{i}.{name}.weight" for i in range(2) for name in ("q_proj", "v_proj")}
-    assert [numbers["merge_scale"] for numbers in changed.values()] == pytest.approx([1] * 4, abs=1e-3)
-    assert not codes(report) & {"LS502", "LS503"}
-    if kind != "dora":  # DoRA's magnitudes change every row
-        ranks = {name: numbers["exact_rank"] for name, numbers in changed.items()}
-        assert ranks == {name: 6 if "q_proj" in name else 2 for name in changed}
-
-
-def test_an_adapter_that_was_not_merged_or_at_another_scale_is_an_error(
-    adapted: tuple[str, str, str, str], tmp_path: Path
-) -> None:
-    base, adapter, merged, _ = adapted
-    report = layerscope.diff(base, base, adapter=adapter)
-    assert "is not merged" in next(f.message for f in report.findings if f.code == "LS502")
-    load = require("safetensors.torch").load_file
-    before, after = load(base), load(merged)
-    twice = {name: value + (value - before[name]) for name, value in after.items()}
-    twice["layers.0.down_proj.weight"] = twice["layers.0.down_proj.weight"] + 0.1
-    report = layerscope.diff(base, write(tmp_path, "twice", twice), adapter=adapter)
-    assert "merged at 2.00 times" in next(f.message for f in report.findings if f.code == "LS502")
-    assert "layers.0.down_proj.weight" in next(f.message for f in report.findings if f.code == "LS503")
-
-
-def test_an_adapter_on_its_base_is_measured_without_forming_the_product(adapted: tuple[str, str, str, str]) -> None:
-    base, adapter, merged, kind = adapted
-    report = layerscope.diff(base, adapter)
-    rows = [row for row in report.rows if not row.skipped]
-    assert len(rows) == 4
-    load = require("safetensors.torch").load_file
-    before, after = load(base), load(merged)
-    for row in rows:
-        name = row.name.removesuffix(".lora") + ".weight"
-        name = name[name.index("layers.") :]
-        change = float((after[name] - before[name]).norm() / before[name].norm())
-        assert row.metrics["relative_change"] == pytest.approx(change, rel=1e-4)
-        if kind != "dora":  # DoRA's magnitudes make the update more than s·B·A, so it is measured merged
-            assert row.metrics["adapter_rank"] == 6
-            assert row.metrics["rank_99"] <= (6 if "q_proj" in name else 2)
-
-
-def test_an_untrained_adapter_is_dead(tmp_path: Path) -> None:
-    peft = require("peft")
-    net = Net()
-    base = write(tmp_path, "base", net.state_dict())
-    model = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path / "adapter")
-    report = layerscope.diff(base, str(tmp_path / "adapter"))
-    assert [finding.code for finding in report.findings] == ["LS501", "LS501"]
-
-
-def test_an_adapter_of_another_model_is_one_line(adapted: tuple[str, str, str, str], tmp_path: Path) -> None:
-    _, adapter, _, _ = adapted
-    other = write(tmp_path, "other", {"encoder.weight": torch.randn(8, 8)})
-    result = cli("diff", other, adapter, "-q")
-    assert result.returncode != 0
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_peft_accepts_the_config_and_the_ranks_are_those_needed(adapted: tuple[str, str, str, str]) -> None:
-    base, _, merged, kind = adapted
-    peft = require("peft")
-    written = json.loads(cli("diff", base, merged, "-q", "--emit", "peft").stdout)
-    config = peft.LoraConfig(**{key: value for key, value in written.items() if key != "peft_type"})
-    model = peft.get_peft_model(Net(), config)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if "lora_A" in name}
-    ranks = {name.split("layers.")[1][:8]: shape[0] for name, shape in shapes.items()}
-    needed = {f"{i}.{name}": rank for i in range(2) for name, rank in (("q_proj", 6), ("v_proj", 2))}
-    assert ranks.keys() == needed.keys()
-    assert ranks == needed or kind == "dora"  # DoRA's magnitudes give an update of full rank
-
-
-def test_the_unfrozen_parameters_are_those_that_changed(adapted: tuple[str, str, str, str]) -> None:
-    import re
-
-    base, _, merged, _ = adapted
-    text = cli("diff", base, merged, "-q", "--emit", "unfreeze").stdout
-    patterns = [json.loads(line.removeprefix("  - ")) for line in text.splitlines()[1:]]
-    matched = {name for name in Net().state_dict() if any(re.match(pattern, name) for pattern in patterns)}
-    assert matched == {f"layers.{i}.{name}.weight" for i in range(2) for name in ("q_proj", "v_proj")}
-
-
 # --- losses ------------------------------------------------------------------------------------------------------
 
 
@@ -448,3 +300,36 @@ def test_several_models_stand_side_by_side(tmp_path: Path) -> None:
     row = next(line.split() for line in lines if line.startswith("attention query"))
     assert float(row[4]) == pytest.approx(2 * float(row[2]), rel=0.15)
     assert sum(line.startswith("17 of 17") or "0 of 17 tensors are identical" in line for line in lines) == 2
+
+
+def test_a_saved_diff_is_judged_and_shown_as_a_diff(tmp_path: Path) -> None:
+    base = transformer()
+    tuned, name = dict(base), "model.layers.2.self_attn.q_proj.weight"
+    tuned[name] = base[name] + update((96, 96), 4, 0.5, seed=1)
+    report = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", tuned))
+    report.save(tmp_path / "d.layerscope")
+    assert layerscope.analyze(tmp_path / "d.layerscope").findings == report.findings
+    text = cli("analyze", tmp_path / "d.layerscope", "-q").stdout
+    assert "16 of 17 tensors are identical" in text
+    assert "LS506" in text
+    assert "16 of 17 tensors are identical" in repr(report)
+
+
+LOSSES = {"train": {"base": 1}}  # without numbers
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [[], {"base": "b"}, {"base": "b", "tuned": 3}, {"base": "b", "tuned": "t", "losses": 1},
+     {"base": "b", "tuned": "t", "losses": LOSSES}],
+)  # fmt: skip
+def test_a_tampered_diff_is_unreadable(tmp_path: Path, pair: Any) -> None:
+    from layerscope.persistence import report_json
+
+    base = transformer(blocks=1)
+    text = layerscope.diff(write(tmp_path, "b", base), write(tmp_path, "t", base)).to_json()
+    assert report_json.from_json(text).meta["diff"]["base"].endswith("b.safetensors")
+    plain = json.loads(text)
+    plain["meta"]["diff"] = pair
+    with pytest.raises(Unreadable, match="damaged"):
+        report_json.from_json(json.dumps(plain))

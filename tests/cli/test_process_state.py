@@ -104,8 +104,7 @@ def test_a_second_interrupt_ends_user_code_that_catches_the_first(tmp_path: Path
         "    try:\n        time.sleep(100)\n    except BaseException:\n        open('caught', 'w').close()\n"
     )
     command = [sys.executable, "-m", "layerscope", "conditioning", "stubborn:model", "--data", "stubborn:data"]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job inherits deafness
-    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     with _ended(started) as process:
         for mark in ("started", "caught"):
             deadline = time.monotonic() + 60

@@ -163,8 +163,7 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ctrl_c_leaves_a_message_and_no_orphan(heavy: Path, engine: str) -> None:
     command = [sys.executable, "-m", "layerscope", "analyze", str(heavy), "--engine", engine]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job inherits deafness
-    run = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True, preexec_fn=heard)
+    run = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True)
     time.sleep(2)
     os.killpg(run.pid, signal.SIGINT)
     _, stderr = run.communicate(timeout=60)

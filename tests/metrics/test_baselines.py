@@ -103,8 +103,32 @@ def test_what_is_no_table_is_one_line(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(Unreadable, match="not a table of baselines"):
         load_baselines(str(path))
-    result = cli("analyze", str(tmp_path / "x.npz"), "--against", str(tmp_path / "absent.json"))
-    assert result.returncode != 0
+
+
+def test_a_wrong_table_or_optimizer_is_one_line_before_anything_is_measured(tmp_path: Path) -> None:
+    model = tmp_path / "x.npz"
+    np.savez(model, **{"fc.weight": np.random.default_rng(0).standard_normal((80, 60))})
+    for words, said in (
+        (("--against", tmp_path / "absent.json"), "no such file"),
+        (("--against", "/dev/zero"), "not a regular file"),
+        (("--optimizer", "adamx"), "adamw"),
+    ):
+        result = cli("analyze", model, "-q", *words)
+        assert result.returncode != 0
+        assert said in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_saved_report_whose_table_is_gone_is_judged_without_it(tmp_path: Path) -> None:
+    table = tmp_path / "ours.json"
+    table.write_text(shipped_text(), "utf-8")
+    weights = {"fc.weight": np.random.default_rng(0).standard_normal((80, 60))}
+    layerscope.analyze(weights, against=str(table)).save(tmp_path / "r.layerscope")
+    table.unlink()
+    load_baselines.cache_clear()
+    row = layerscope.analyze(tmp_path / "r.layerscope").rows[0]
+    assert "alpha" in row.metrics
+    assert "no such file" in row.absent["alpha_untrained_low"]
 
 
 def test_the_shipped_table_names_its_sources_and_has_a_row_per_role() -> None:

@@ -14,7 +14,7 @@ from layerscope.engines import scheduling
 from layerscope.layer_jobs import measure_layers, report_metadata, usable_memory, worker_count
 from layerscope.progress_bars import progress_callback
 from layerscope.records.report import Report
-from layerscope.rules.judging import judge_changes
+from layerscope.rules.judging import judge_report
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
 from layerscope.sources.composed.pairs import Pairs, PairSource
@@ -75,4 +75,4 @@ def diff(
     losses = {"losses": measure_losses(base, tuned, evaluate, by_block)} if evaluate else {}
     meta |= {"diff": pair | ({"adapter": targets.name_of(adapter)} if adapter is not None else {}) | losses}
     rows = tuple(sorted([*unmeasured, *measured], key=lambda row: row.ref.index))
-    return Report(meta, rows, judge_changes(rows, settings))
+    return Report(meta, rows, judge_report(meta, rows, settings))

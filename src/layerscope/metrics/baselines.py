@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layerscope.baseline_tables import Baselines, Span, load_baselines
-from layerscope.errors import Absent
+from layerscope.errors import Absent, Unreadable
 from layerscope.metrics import metric
 from layerscope.numerics.spectrum import Spectrum
 from layerscope.records.layers import Fit, LayerRef, Measurement
@@ -81,7 +81,11 @@ def rand_distance_usual_high(shuffles: list[Measurement], ref: LayerRef, setting
 
 
 def _table(settings: Settings) -> Baselines:
-    return load_baselines(settings.against)
+    """Return the table; a saved report may name one that this machine lacks."""
+    try:
+        return load_baselines(settings.against)
+    except Unreadable as error:
+        raise Absent(str(error)) from None
 
 
 def _untrained(name: str, weight: Spectrum, settings: Settings) -> Span:

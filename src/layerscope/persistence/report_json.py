@@ -121,6 +121,8 @@ def from_dict(plain: Any, spectra: Mapping[tuple[int, str], Spectrum]) -> Report
         _check_request(meta.get("asked", {}))
         if "conditioning" in meta:
             _check_conditioning(meta["conditioning"])
+        if "diff" in meta:
+            _check_diff(meta["diff"])
         report = Report(meta, layers, findings)
         _ = report.settings
     except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
@@ -172,6 +174,22 @@ def _check_conditioning(conditioning: Any) -> None:
         raise TypeError("nodes and weights of the curvature differ in size, or its trace is missing")
     if "lr" in conditioning and not conditioning["lr"] > 0:
         raise TypeError(f"the learning rate must be above 0, not {conditioning['lr']!r:.40}")
+
+
+def _check_diff(pair: Any) -> None:
+    """Check the types of what was compared, and of the losses, which the views of a diff rely on."""
+    if not isinstance(pair, Mapping) or not {"base", "tuned"} <= pair.keys():
+        raise TypeError("diff must name base and tuned")
+    _check_types("diff", pair, {"base": str, "tuned": str, "adapter": str, "losses": Mapping[str, Any]})
+    for data, result in pair.get("losses", {}).items():
+        _check_types(f"the losses on {data!r:.40}", result, dict.fromkeys(("base", "tuned", "change", "blocks"), dict))
+        differences = [result["change"], *result.get("blocks", {}).values()]
+        for numbers in (result["base"], result["tuned"], *differences):
+            if not isinstance(numbers, Mapping) or not matches_type(numbers["loss"], float):
+                raise TypeError(f"the losses on {data!r:.40} hold no numbers")
+        for numbers in differences:
+            if numbers["error"] is not None and not matches_type(numbers["error"], float):
+                raise TypeError(f"a standard error cannot be {numbers['error']!r:.40}")
 
 
 def _check_types(what: str, plain: Any, known: Mapping[str, Any]) -> None:

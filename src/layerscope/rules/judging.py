@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +24,13 @@ from layerscope.rules.model_layers import ModelLayers
 from layerscope.rules.tail_evidence import accepted as accepted
 from layerscope.rules.tail_evidence import doubt as doubt
 from layerscope.settings import Settings
+
+
+def judge_report(
+    meta: Mapping[str, Any], rows: Sequence[LayerReport], settings: Settings
+) -> tuple[Finding, ...]:  # fmt: skip
+    """Apply the rules that a report needs: those about what changed to a diff, otherwise those about layers."""
+    return judge_changes(rows, settings) if "diff" in meta else judge(rows, settings)
 
 
 def judge(model: Sequence[LayerReport], settings: Settings) -> tuple[Finding, ...]:

@@ -76,7 +76,15 @@ GIVE_WAY: tuple[tuple[str, aligned_columns.ShortenColumn, int], ...] = (
 def print_report(
     report: Report, console: Console, *, columns: Sequence[str] = (), verbose: int = 0, bulk: bool = False
 ) -> None:
-    """Print analyzed layers, summary, verdicts and what was skipped; ``bulk`` adds the random-matrix columns."""
+    """Print analyzed layers, summary, verdicts and what was skipped; ``bulk`` adds the random-matrix columns.
+
+    A diff is printed as ``layerscope diff`` prints it, unless columns are chosen.
+    """
+    if "diff" in report.meta and not columns:
+        from layerscope.views import model_diff
+
+        model_diff.print_diff(report, console)
+        return
     chosen = list(columns) or choose_columns(report, console.width >= 100, bulk)
     if not {"name", "layer_id"} & set(chosen):
         chosen.insert(0, "name")

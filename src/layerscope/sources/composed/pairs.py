@@ -132,7 +132,7 @@ class PairSource:
         return {name: _suffix_in(stem, known) for name, stem in stems.items()}, base_stems
 
     def _match(self, ref: LayerRef, base_ref: LayerRef | None) -> LayerRef:
-        if _is_unread(ref):
+        if _is_unread(ref) and self._more_than_a_product(ref) is None:
             return _left_out(ref, ref.skipped)
         if base_ref is None:
             return _left_out(ref, "the base model has no tensor with this name")
@@ -145,13 +145,20 @@ class PairSource:
             return _left_out(ref, "stored differently in the base model (heads or axes)")
         self._pairs[ref.name] = (ref, base_ref)
         if self._more_than_a_product(ref) is not None:
-            return replace(base_ref, name=ref.name, skipped="", derived="delta", how="merged with its magnitudes")
+            return replace(base_ref, name=ref.name, skipped="", derived="delta", how="adapter merged into its base")
         return replace(ref, skipped="", derived="delta", how="" if ref.rank else ref.how)
 
     def _more_than_a_product(self, ref: LayerRef) -> Factors | None:
-        """Return the factors of an adapted module whose update is not s·B·A alone: DoRA rescales the merged rows."""
-        factors = self.tuned.factors.get(ref.tensor) if isinstance(self.tuned, AdapterSource) else None
-        return factors if factors is not None and "magnitude" in factors.tensors else None
+        """Return the factors of an adapted module whose update is not s·B·A alone.
+
+        DoRA rescales the rows of the merged weight; PiSSA and its relatives change the base weight first.
+        """
+        if not isinstance(self.tuned, AdapterSource):
+            return None
+        factors = self.tuned.factors.get(ref.tensor)
+        if factors is None or factors.fault():
+            return None
+        return factors if "magnitude" in factors.tensors or self.tuned.residual is not None else None
 
 
 def _is_unread(ref: LayerRef) -> bool:
