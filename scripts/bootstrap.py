@@ -29,6 +29,8 @@ def main(folder: Path) -> None:
     venv.create(folder, with_pip=has_pip, clear=folder.exists(), symlinks=True)
     if not has_pip:
         install_pip(python)
+    # uv is much faster than pip; scripts/install.py takes pip if it cannot be had
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", "uv"], capture_output=True)
 
 
 def install_pip(python: Path) -> None:

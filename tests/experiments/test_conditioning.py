@@ -34,13 +34,13 @@ def test_shallow_networks_show_what_the_figures_show() -> None:
 
 
 def test_the_residual_network_overshoots_and_the_last_norm_cures_it() -> None:
-    """At half the published depth, which takes a third of the time; benchmarks/experiments.py runs ResNet-110."""
+    """At 44 of the published 110 layers, which takes a fifth of the time; benchmarks/experiments.py runs ResNet-110."""
     data = digits()
     x, y = torch.from_numpy(data.x.copy()), torch.from_numpy(data.y.copy())
     task = conditioning.Task(x[500:], y[500:], x[:500], y[:500], 0, [])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        claims, _ = conditioning.residual_network(task, depth=56, steps=40)
+        claims, _ = conditioning.residual_network(task, depth=44, steps=40)
     of_one_run = ("The loss then stays at", "Inputs of the last layer are large", "LS206 reports")  # chaotic
     sure = [claim for claim in claims if not claim.says.startswith(of_one_run)]
     assert not [claim for claim in sure if not claim.holds], claims

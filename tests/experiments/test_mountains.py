@@ -12,7 +12,7 @@ from layerscope.experiments.mountains import run  # noqa: E402
 
 
 def test_mountains_are_as_in_the_experiment() -> None:
-    found = run(starts=4, side=5, steps=150)
+    found = run(starts=4, side=5, steps=100)
     assert len(found.pictures) == 7
     assert found.tables[0].rows[0][1] == pytest.approx(found.numbers["distance at the start"])
     of_one_run = ("Between two models trained on the inverted loss", "Barriers are highest for different initial")

@@ -22,7 +22,7 @@ DEFAULT_CODE_BITS = 4
 CODE_BLOCKS = {"Q8_0": 32, "Q5_0": 32, "Q5_1": 32, "Q4_0": 32, "Q4_1": 32, "Q6_K": 16, "Q5_K": 32, "Q4_K": 32,
                "Q3_K": 16, "Q2_K": 16}  # fmt: skip
 DEFAULT_CODE_BLOCK = 128  # values that share a scale, where the format does not say
-MAX_ENTRIES = 1 << 20  # entries converted to float64 at a time
+MAX_ENTRIES = 1 << 16  # entries converted at a time, which fit into the cache of a core
 
 
 def rounding_noise(tensor: Array, dtype: str, how: str = "") -> float:
@@ -48,13 +48,21 @@ def coarser(first: str, second: str) -> bool:
 
 def _noise_of_floats(flat: Array, fraction_bits: int, smallest: int) -> float:
     """Sum the variance of every entry: its unit in the last place is 2^(exponent − fraction bits)."""
-    total = 0.0
+    total, lowest = 0.0, 2.0**smallest
     for start in range(0, len(flat), MAX_ENTRIES):
-        block = np.asarray(flat[start : start + MAX_ENTRIES], np.float64)
-        _, exponents = np.frexp(block[block != 0])
-        steps = np.ldexp(1.0, np.maximum(exponents - 1, smallest) - fraction_bits)
-        total += float(np.square(steps).sum())
-    return math.sqrt(total / 12)
+        powers = powers_of_two(flat[start : start + MAX_ENTRIES]).astype(np.float64)
+        if smallest > SMALLEST_EXPONENT["float32"]:
+            powers = np.where(powers > 0, np.maximum(powers, lowest), 0.0)
+        total += float(np.vdot(powers, powers))
+    return math.sqrt(total / 12) * 2.0**-fraction_bits
+
+
+def powers_of_two(values: Array) -> Floats:
+    """Return 2^⌊log₂|x|⌋ of every entry, and 0 for zeros and subnormal numbers: the value without its fraction."""
+    wide = np.ascontiguousarray(values, np.float64 if values.dtype == np.float64 else np.float32)
+    integer, exponent = (np.uint64, 0x7FF << 52) if wide.dtype == np.float64 else (np.uint32, 0xFF << 23)
+    powers: Floats = (wide.view(integer) & integer(exponent)).view(wide.dtype)
+    return powers
 
 
 def _noise_of_codes(tensor: Array, how: str) -> float:

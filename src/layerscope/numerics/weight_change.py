@@ -20,6 +20,7 @@ EDGE_MARGIN = 1.3  # noise is not uniform over a matrix, so its largest singular
 MAX_RESIDUAL = 1.6  # residual of an exact low-rank update, relative to the rounding noise
 NOISE_FACTOR = 1.5  # change, relative to the rounding noise, up to which a tensor is equal to its precision
 RESOLVED = 1e-7  # of the largest singular value: the resolution of a Gram matrix in float64
+CACHED_ENTRIES = 1 << 16  # entries converted to float64 at a time, which fit into the cache of a core
 MAX_SHARE_OF_RANK = 0.5  # of the shorter side, up to which an update has a low rank
 
 
@@ -38,12 +39,13 @@ def sizes(base: Array, tuned: Array) -> Sizes:
     """Return the norms of a change, computed in float64 over blocks of rows."""
     rows = base.shape[0] if base.ndim else 1
     flat_base, flat_tuned = base.reshape(rows, -1), tuned.reshape(rows, -1)
-    step = max(1, (1 << 20) // max(1, flat_base.shape[1]))
+    step = max(1, CACHED_ENTRIES // max(1, flat_base.shape[1]))
     sums, row_sums = np.zeros(3), []
     for start in range(0, rows, step):
         a = np.asarray(flat_base[start : start + step], np.float64)
         b = np.asarray(flat_tuned[start : start + step], np.float64)
-        row_sums.append(np.square(b - a).sum(1))
+        delta = b - a
+        row_sums.append(np.einsum("ij,ij->i", delta, delta))
         sums += [np.vdot(a, a), np.vdot(a, b), np.vdot(b, b)]
     squares = np.concatenate(row_sums) if row_sums else np.zeros(0)
     base_norm, dot, tuned_norm = math.sqrt(sums[0]), float(sums[1]), math.sqrt(sums[2])
