@@ -3,6 +3,7 @@
     python benchmarks/intruders.py --text tinyshakespeare.txt [--seeds 5] [--write docs/intruders.md]
 
 The base learns the first half of a text; both fine-tunes learn the second half with upper and lower case exchanged.
+Then the singular values of the intruders are scaled down, and the losses on both texts are measured again.
 """
 
 import argparse
@@ -16,10 +17,12 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import layerscope
+from layerscope.numerics.weight_change import INTRUDER_COSINE, TOP
 
 CONTEXT, BATCH, WIDTH, BLOCKS, HEADS = 64, 16, 128, 3, 4
 BASE_STEPS, TUNE_STEPS = 500, 200
 RATES = {"LoRA, r = 8": 1e-3, "LoRA, r = 32": 1e-3, "full": 3e-4}
+SCALES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the singular values of intruder dimensions
 TARGETS = ["query", "key", "value", "out", "up", "down"]
 
 
@@ -85,6 +88,21 @@ def loss_of(net: torch.nn.Module, codes: torch.Tensor) -> float:
     return float(torch.stack(losses).mean())
 
 
+def scale_intruders(
+    state: dict[str, torch.Tensor], base: dict[str, torch.Tensor], scale: float
+) -> dict[str, torch.Tensor]:
+    """Return the weights with the singular values of all intruder dimensions multiplied by a factor."""
+    scaled = dict(state)
+    for name, tuned in state.items():
+        if name.startswith("blocks.") and tuned.dim() == 2:
+            u, values, v = torch.linalg.svd(tuned.double(), full_matrices=False)
+            u0 = torch.linalg.svd(base[name].double(), full_matrices=False)[0]
+            cosines = (u0.T @ u[:, :TOP]).abs().amax(0)
+            for i in (cosines < INTRUDER_COSINE).nonzero()[:, 0]:
+                scaled[name] = scaled[name] + ((scale - 1) * values[i] * torch.outer(u[:, i], v[i])).float()
+    return scaled
+
+
 def main() -> None:
     """Run all seeds, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -102,6 +120,7 @@ def main() -> None:
     old, new = encode(text[: half - hold]), encode(text[half + hold :].swapcase())
     old_test, new_test = encode(text[half - hold : half]), encode(text[half : half + hold].swapcase())
     rows: dict[str, list[list[float]]] = {name: [] for name in RATES}
+    by_scale: dict[str, list[list[float]]] = {name: [] for name in RATES}
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         base = Net(len(symbols))
@@ -127,6 +146,12 @@ def main() -> None:
             size = float(np.median([float(m["relative_change"]) for m in changed]))
             rows[name].append([sum(counts), sum(c > 0 for c in counts), len(counts), size,
                                loss_of(merged, new_test), loss_of(merged, old_test) - before])  # fmt: skip
+            state = {key: value.detach().clone() for key, value in merged.state_dict().items()}
+            losses = []
+            for scale in SCALES:
+                merged.load_state_dict(scale_intruders(state, start, scale))
+                losses += [loss_of(merged, new_test), loss_of(merged, old_test) - before]
+            by_scale[name].append(losses)
             print(seed, name, [f"{value:.3g}" for value in rows[name][-1]], flush=True)
     lines = ["| fine-tuning | intruder dimensions | matrices with one | median change | loss on the new text "
              "| rise of the loss on the old text |", "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
@@ -135,6 +160,13 @@ def main() -> None:
         cells = [f"{mean[0]:.1f} ± {spread[0]:.1f}", f"{mean[1]:.1f} of {mean[2]:.0f}", f"{100 * mean[3]:.0f} %",
                  f"{mean[4]:.3f} ± {spread[4]:.3f}", f"{mean[5]:.3f} ± {spread[5]:.3f}"]  # fmt: skip
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| fine-tuning | singular values of intruders × | loss on the new text "
+              "| rise of the loss on the old text |", "| --- | --- | --- | --- |"]  # fmt: skip
+    for name, values in by_scale.items():
+        mean, spread = np.mean(values, 0), np.std(values, 0, ddof=1)
+        for i, scale in enumerate(SCALES):
+            new, old = (f"{mean[2 * i + j]:.3f} ± {spread[2 * i + j]:.3f}" for j in (0, 1))
+            lines.append(f"| {name} | {scale:g} | {new} | {old} |")
     print("\n".join(lines))
     if options.write:
         page = (Path(__file__).parent / "intruders.md.in").read_text("utf-8")

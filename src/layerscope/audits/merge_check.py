@@ -24,6 +24,7 @@ from layerscope.settings import Settings
 from layerscope.sources import opening, targets
 from layerscope.sources.composed.pairs import Pairs, PairSource
 from layerscope.sources.model_weights import weights_of
+from layerscope.sources.tokenizers import describe_tokenizer_difference
 from layerscope.tensor_names import Selector
 from layerscope.tensor_names import select as select_layers
 from layerscope.tensor_roles import block_of
@@ -113,6 +114,8 @@ def merge_check(
                 tensors.append(sums.vectors(rows[0].name, overlap))
             if progress:
                 progress(done, len(common))
+    unfit += [f"{name}: {found}" for name, target in zip(names, tuned, strict=True)
+              if (found := describe_tokenizer_difference(base, target))]  # fmt: skip
     losses = _evaluate(base, tuned, names, evaluate) if evaluate is not None else {}
     result = MergeCheck(
         targets.name_of(base), names, whole.vectors("model"),

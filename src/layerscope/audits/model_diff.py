@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layerscope import pipeline
 from layerscope.audits.block_losses import measure_losses
+from layerscope.audits.merge_check import merge_check
 from layerscope.audits.pair_measurement import make_job, measure_pair, measure_sizes
 from layerscope.engines import scheduling
 from layerscope.layer_jobs import measure_layers, report_metadata, usable_memory, worker_count
 from layerscope.progress_bars import progress_callback
+from layerscope.records.merge_check import TaskVectors
 from layerscope.records.report import Report
 from layerscope.rules.judging import judge_report
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
 from layerscope.sources.composed.pairs import Pairs, PairSource
+from layerscope.sources.tokenizers import describe_tokenizer_difference
 from layerscope.tensor_names import Selector
 from layerscope.tensor_names import select as select_layers
+
+
+def diff_several(base: Any, tuned: Sequence[Any], **options: Any) -> list[Report]:
+    """Compare several models with one base, such as the checkpoints of a run in their order.
+
+    Every report also has the cosines between the updates of all models, and the distance from the model before it
+    relative to the base, in ``meta["diff"]``; an adapter has none, because its update is never formed.
+
+    :param options: those of :func:`diff`.
+    """
+    reports = [diff(base, target, **options) for target in tuned]
+    if len(reports) > 1 and not any("adapter_rank" in row.parts["weight"].facts for r in reports for row in r.rows):
+        whole = merge_check(base, *tuned, layers=options.get("layers"), spectra=False).whole
+        for i, report in enumerate(reports):
+            report.meta["diff"]["cosines"] = list(whole.cosines[i])
+            report.meta["diff"]["step"] = _distance(whole, i, i - 1) if i else whole.relative[0]
+    return reports
+
+
+def _distance(whole: TaskVectors, i: int, j: int) -> float:
+    """Return ‖Wᵢ − Wⱼ‖/‖W₀‖ by the law of cosines."""
+    a, b, cosine = whole.relative[i], whole.relative[j], whole.cosines[i][j] or 0.0
+    return math.sqrt(max(0.0, a * a + b * b - 2 * a * b * cosine))
 
 
 def diff(
@@ -73,6 +100,8 @@ def diff(
     meta |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
     pair = {"base": targets.name_of(base), "tuned": targets.name_of(tuned)}
     losses = {"losses": measure_losses(base, tuned, evaluate, by_block)} if evaluate else {}
+    difference = describe_tokenizer_difference(base, tuned)
+    pair |= {"tokenizers": difference} if difference else {}
     meta |= {"diff": pair | ({"adapter": targets.name_of(adapter)} if adapter is not None else {}) | losses}
     rows = tuple(sorted([*unmeasured, *measured], key=lambda row: row.ref.index))
     return Report(meta, rows, judge_report(meta, rows, settings))

@@ -36,6 +36,9 @@ def diff_sentences(report: Report) -> tuple[str, str, str]:
 def diff_certainty(report: Report) -> list[str]:
     """Describe what a diff cannot show, or the losses that were measured."""
     sentences = ["A change is counted if it exceeds what rounding to the coarser of the two number formats makes."]
+    difference = diff_options(report).get("tokenizers")
+    if difference:
+        sentences.append(f"Check that both models get the same tokens: {printable(str(difference), 200)}.")
     losses = diff_options(report).get("losses")
     if losses:
         sentences += loss_sentences(losses)

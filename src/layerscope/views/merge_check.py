@@ -66,7 +66,7 @@ def print_merge(check: MergeCheck, console: Console) -> None:
         console.print(Text.assemble("\n", (f"{finding.code} {finding.title}", table.STYLES[finding.severity])))
         console.print(Text(f"  {printable(finding.message, 800)}"))
     if check.unfit:
-        console.print(Text(f"\nNot compared: {plural(len(check.unfit), 'tensor')}"))
+        console.print(Text(f"\nDoes not fit ({len(check.unfit):,}):"))
         for line in check.unfit[:MAX_UNFIT]:
             console.print(Text(f"  {printable(line, 160)}", style="dim"))
 

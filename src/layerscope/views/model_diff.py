@@ -79,8 +79,14 @@ def print_overview(reports: Sequence[Report], console: Console) -> None:
         pairs = zip(all_changes, groups, strict=True)
         medians = [format_change(changes.usual_change(group)) if group else "–" for changes, group in pairs]
         rows.append([Cell(name), *map(Cell, medians)])
+    options = [report.meta["diff"] for report in reports]
+    if all("cosines" in pair for pair in options):
+        rows.append([Cell("step from the one before"), *(Cell(format_change(pair["step"])) for pair in options)])
+        for j, letter in enumerate(letters):
+            cosines = [pair["cosines"][j] for pair in options]
+            cells = ["–" if value is None else f"{value:.2f}" for value in cosines]
+            rows.append([Cell(f"cosine with the update of {letter}"), *map(Cell, cells)])
     aligned_columns.print_rows(console, ["median change", *letters], rows, {0}, {0})
-    console.print(Text("layerscope merge-check shows the cosines of these updates.", style="dim"))
 
 
 def sorted_changes(changes: Changes, sort: str) -> list[LayerReport]:

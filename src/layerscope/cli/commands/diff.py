@@ -89,23 +89,19 @@ def diff(base: str, tuned: tuple[str, ...], **options: Any) -> int:
             raise click.UsageError(f"--{name} takes one TUNED, got {len(tuned)}; run the command once for each")
     evaluate = _make_evaluators(options)
     settings = {"jobs": options["jobs"]} if options["jobs"] is not None else {}
-    reports = []
-    for target in tuned:
-        with progress_bar(target, options["quiet"]) as progress:
-            reports.append(
-                audit.diff(
-                    base,
-                    target,
-                    layers=selectors(options["layers"]),
-                    adapter=options["adapter"],
-                    spectra=not options["no_spectra"],
-                    evaluate=evaluate,
-                    by_block=options["by_block"],
-                    engine=options["engine"],
-                    progress=progress,
-                    **settings,
-                )
-            )
+    with progress_bar(tuned[0], options["quiet"]) as progress:
+        reports = audit.diff_several(
+            base,
+            tuned,
+            layers=selectors(options["layers"]),
+            adapter=options["adapter"],
+            spectra=not options["no_spectra"],
+            evaluate=evaluate,
+            by_block=options["by_block"],
+            engine=options["engine"],
+            progress=progress,
+            **settings,
+        )
     problems = [save_report(getattr(reports[0], name), options[name]) for name in ("save", "html") if options[name]]
     if options["emit"]:
         with destination(options["output"]) as stream:
