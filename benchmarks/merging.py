@@ -1,4 +1,4 @@
-"""Hold what weights and the Fisher information say about a mean of two fine-tunes against how the mean really does.
+"""Compare what weights and the Fisher information say about a mean of two fine-tunes with how the mean does.
 
     python benchmarks/merging.py --text tinyshakespeare.txt [--write docs/merging.md]
 

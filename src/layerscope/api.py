@@ -8,7 +8,10 @@ from typing import Any
 PUBLIC_NAMES = {
     "analysis": ("analyze", "analyze_each", "compare", "describe", "plan", "rejudge"),
     "audits.merge_check": ("merge_check",),
+    "audits.live_data": ("live_data", "text_data"),
     "audits.model_diff": ("diff",),
+    "audits.quantization_audit": ("quantization",),
+    "audits.quantization_plan": ("quantization_plan",),
     "baseline_making": ("baselines_of",),
     "persistence.report_file": ("load_any",),
     "lenses.learning_statistics.conditioning": ("conditioning",),
@@ -40,6 +43,7 @@ PUBLIC_NAMES = {
     "records.landscape.planes": ("Plane", "Trajectory"),
     "records.merge_check": ("MergeCheck",),
     "records.layers": ("LayerReport",),
+    "records.quantization": ("QuantizationAudit", "QuantizationPlan"),
     "records.report": ("Report",),
     "settings": ("Limits", "Settings"),
     "errors": ("LayerscopeError", "LayerscopeWarning", "TargetError", "UsageError"),

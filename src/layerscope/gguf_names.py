@@ -54,6 +54,20 @@ def gguf_keys(names: Sequence[str], gguf_names: Sequence[str]) -> dict[str, str]
     return {name: key for name, key in keys.items() if counts[key] == 1 and key in existing}
 
 
+def gguf_names_of(names: Sequence[str]) -> dict[str, str]:
+    """Name → name that llama.cpp's conversion gives, of the tensors for which it is known; {} without ``gguf``.
+
+    Single experts have none, because they are stored together.
+    """
+    if is_gguf(names):
+        return {name: name for name in names}
+    templates = {name: template for name in names if not (template := _template(name)).expert}
+    stems = {template.stem for template in templates.values()}
+    mapped = [{s: found for s in stems if (found := _look_up(s, table, {*table.values()}))} for table in _tables()]
+    best = max(mapped, key=lambda table: len(set(table.values())), default={})
+    return {name: _key(t, best[t.stem]) for name, t in templates.items() if t.stem in best}
+
+
 def _template(name: str) -> Template:
     stem, bracket, part = name.partition("[")
     suffix = next((s for s in SUFFIXES if stem.endswith(s)), "")

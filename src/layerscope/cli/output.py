@@ -167,3 +167,18 @@ def progress_bar(target: str, quiet: bool) -> Iterator[Progress | None]:
         return
     with progress_bars.progress_bar(without_secrets(target)) as update:
         yield update
+
+
+@contextmanager
+def steps_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar of (steps done, steps in total) on a terminal, and nothing in a pipe; each stage starts at zero."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, highlight=False, markup=False), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -8,9 +8,11 @@ that ½‖Δf‖² is 1 − cosine).
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,8 @@ class TextModel:
         size = getattr(self.model.config, "vocab_size", None)
         if size is not None and codes and max(codes) >= size:
             raise UsageError(
-                f"the tokenizer gives token {max(codes)}, but the model has {size} tokens; pass the model's own tokenizer"
+                f"the tokenizer gives token {max(codes)}, but the model has {size} tokens; pass the model's own "
+                "tokenizer"
             )
         starts = range(0, len(codes) - tokens, tokens)
         if not len(starts):
@@ -106,7 +109,7 @@ def load_text_model(path: Any, tokenizer: Any = None) -> TextModel:
         raise MissingExtra("a Hugging Face folder as a live model", "text") from None
     path = Path(str(path))
     if not path.exists():
-        raise TargetNotFound(f"{path}: not found")
+        raise TargetNotFound(f"{path} does not exist; pass a folder or a GGUF file")
     is_gguf = path.suffix == ".gguf"
     folder, options = (path.parent, {"gguf_file": path.name}) if is_gguf else (path, {})
     architecture = "ForCausalLM" if is_gguf else _architecture(path)
@@ -114,7 +117,8 @@ def load_text_model(path: Any, tokenizer: Any = None) -> TextModel:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     common = {"local_files_only": True, "trust_remote_code": False}
-    with translate_errors(f"{path}: transformers"), warnings.catch_warnings():
+    # its progress bars would mix with ours
+    with translate_errors(f"{path}: transformers"), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         model = getattr(transformers, head).from_pretrained(folder, dtype="float32", **common, **options)
         own = {} if tokenizer is not None else options
@@ -132,7 +136,7 @@ def read_texts(path: Any) -> str:
     """
     path = Path(str(path))
     if not path.is_file():
-        raise TargetNotFound(f"{path}: not found; pass a text file")
+        raise TargetNotFound(f"{path} does not exist; pass a text file")
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise Unreadable(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB; a few hundred lines are enough")
     try:
@@ -141,7 +145,7 @@ def read_texts(path: Any) -> str:
         raise Unreadable(f"{path}: not a text in UTF-8; pass a text file") from None
     if not text.strip():
         raise Unreadable(f"{path}: the file is empty; pass a text file")
-    return text
+    return str(text)
 
 
 def _architecture(folder: Path) -> str:
@@ -149,10 +153,11 @@ def _architecture(folder: Path) -> str:
     if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
         raise Unreadable(f"{folder}: no config.json of transformers; pass the folder of a model, or --model M:NET")
     try:
-        names = json.loads(file.read_text("utf-8")).get("architectures") or [""]
+        names: list[str] = json.loads(file.read_text("utf-8")).get("architectures") or [""]
     except (ValueError, AttributeError):
         raise Unreadable(f"{file}: not the JSON of a configuration") from None
-    return str(names[0])
+    name: str = f"{names[0]}"
+    return name
 
 
 def _logits(model: Any, inputs: Any) -> Any:

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from layerscope.numerics.weight_change import TOP
 
 if TYPE_CHECKING:
-    from layerscope.array_types import Floats
+    from layerscope.array_types import Array, Floats
 
 BLOCK_ENTRIES = 1 << 20  # entries converted at a time
 MAX_GRAM = 8192  # shorter side up to which singular values are measured
@@ -75,17 +75,15 @@ def quantization_error(base: Any, quantized: Any, *, spectra: bool = True) -> di
     return numbers
 
 
-def _blocks(base: Any, quantized: Any) -> Iterator[tuple[int, Floats, Floats]]:
+def _blocks(base: Any, quantized: Any) -> Iterator[tuple[int, Array, Array]]:
     rows, width = base.shape[0], math.prod(base.shape[1:])
     step = max(1, BLOCK_ENTRIES // max(1, width))
     for start in range(0, rows, step):
-        w, q = (
-            np.asarray(tensor[start : start + step], np.float32).reshape(-1, width) for tensor in (base, quantized)
-        )
+        w, q = (np.asarray(tensor[start : start + step], np.float32).reshape(-1, width) for tensor in (base, quantized))
         yield start, w, q
 
 
-def _clipped(w: Floats, q: Floats) -> int:
+def _clipped(w: Array, q: Array) -> int:
     """Count originals beyond the range of their quantized block."""
     if w.shape[1] % SCALE_BLOCK:
         return 0
@@ -104,5 +102,3 @@ def _spectral_numbers(first: Floats, second: Floats) -> dict[str, float]:
         "sigma_error": float(np.abs(sigma_after - sigma).max() / sigma[-1]),
         "subspace_overlap": float(np.linalg.norm(vectors.T @ changed) / math.sqrt(k)),
     }
-
-

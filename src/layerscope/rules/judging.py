@@ -10,6 +10,7 @@ from layerscope import registry
 from layerscope.records.findings import Finding, Verdict
 from layerscope.records.layers import NOT_SELECTED, LayerReport
 from layerscope.records.merge_check import MergeCheck
+from layerscope.records.quantization import QuantizationAudit
 from layerscope.records.report import Report
 from layerscope.rules.landscape_facts import Apart as Apart
 from layerscope.rules.landscape_facts import Pair as Pair
@@ -96,6 +97,17 @@ def judge_merge(check: MergeCheck, settings: Settings) -> tuple[Finding, ...]:
     facts = {"merge": Merge(check), "settings": settings}
     verdicts = [(plugin, registry.call(plugin, facts)) for plugin in sorted(rules, key=lambda plugin: plugin.name)]
     return tuple(_finding(plugin, None, verdict) for plugin, verdict in verdicts if verdict is not None)
+
+
+def judge_quantization(audit: QuantizationAudit, settings: Settings) -> tuple[Finding, ...]:
+    """Apply every rule about a quantized model beside its original."""
+    rules = [plugin for plugin in registry.plugins("rules").values() if plugin.meta["over"] == "quantization"]
+    facts = {"quantization": audit, "settings": settings}
+    return tuple(
+        _finding(plugin, name, verdict)
+        for plugin in sorted(rules, key=lambda plugin: plugin.name)
+        for name, verdict in registry.call(plugin, facts)
+    )
 
 
 def judge_run(reports: Sequence[Report], steps: Sequence[int]) -> tuple[Finding, ...]:

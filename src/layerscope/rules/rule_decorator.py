@@ -24,9 +24,9 @@ def rule(
     """Register a function as the rule ``code``.
 
     ``needs`` lists the metrics that the rule requires, and ``ref`` cites the source of its claim. ``over`` is "layer",
-    "model", "run", "diff", "merge", "comparison" or "landscape". Set ``own`` if the rule applies to a model's own
-    weights only, not " "to weight updates or adapters. Set ``shape`` if it is about the shape of the spectrum: it is
-    then withdrawn from a layer whose canonical form does not get it.
+    "model", "run", "diff", "merge", "quantization", "comparison" or "landscape". Set ``own`` if the rule applies to a
+    model's own weights only, not to weight updates or adapters. Set ``shape`` if it is about the shape of the spectrum:
+    it is then withdrawn from a layer whose canonical form does not get it.
     """
     if severity not in SEVERITIES:
         raise UnknownName("severity", severity, SEVERITIES)

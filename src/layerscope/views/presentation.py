@@ -12,6 +12,7 @@ from layerscope.records.landscape.distances import Distances
 from layerscope.records.landscape.lines import Line
 from layerscope.records.landscape.planes import Plane
 from layerscope.records.merge_check import MergeCheck
+from layerscope.records.quantization import QuantizationAudit, QuantizationPlan
 from layerscope.records.report import Report
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 def to_text(record: Any) -> str:
     """Render a record as plain text, as its ``repr`` shows it."""
-    from layerscope.views import comparison, history, landscape, merge_check, table
+    from layerscope.views import comparison, history, landscape, merge_check, quantization, table
 
     views: Mapping[type, Any] = {
         Report: table.report_text, Comparison: comparison.comparison_text, History: history.history_text,
         Line: landscape.line_text, Plane: landscape.plane_text,
+        QuantizationAudit: quantization.audit_text, QuantizationPlan: quantization.plan_text,
         MergeCheck: merge_check.merge_text, Basins: landscape.basins_text, Distances: landscape.distances_text,
     }  # fmt: skip
     text: str = views[type(record)](record)

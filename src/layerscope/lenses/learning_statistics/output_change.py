@@ -1,4 +1,4 @@
-"""Measure how much a change of weights changes what a model predicts: the truth that predictions are held against."""
+"""Measure how much a change of weights changes what a model predicts, by running the changed model."""
 
 from __future__ import annotations
 

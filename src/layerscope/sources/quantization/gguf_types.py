@@ -28,6 +28,16 @@ def look_up_type(code: int) -> tuple[str, tuple[int, int]]:
     return ggml_type.name, constants.GGML_QUANT_SIZES[ggml_type]
 
 
+def bits_of_type(name: str) -> float | None:
+    """Return the bits per weight of a ggml type with all its scales; None if there is no type of this name."""
+    try:
+        constants = _import_constants()
+        entries, size = constants.GGML_QUANT_SIZES[constants.GGMLQuantizationType[name]]
+    except (MissingExtra, KeyError):
+        return None
+    return 8.0 * float(size) / float(entries)
+
+
 def decodable_types() -> dict[str, Any]:
     """Return the types that the gguf package decodes, by name.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layerscope.persistence.atomic_files import check_writable, write_atomically
 from layerscope.records.comparison import Comparison
 from layerscope.records.history import History
+from layerscope.records.quantization import QuantizationAudit, QuantizationPlan
 from layerscope.records.report import Report
 from layerscope.views.page.escaping import content_hash, load_template, pack_lines, read_template
 from layerscope.views.plots import style
@@ -52,7 +53,7 @@ def render_page(record: Target | LandscapeRecord | Any) -> str:
 
 def _build_page(record: Target | LandscapeRecord | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return (template context, data lines) for any record that has a page."""
-    from layerscope.views.page import comparison_page, experiment_page, landscape_page, report_page
+    from layerscope.views.page import comparison_page, experiment_page, landscape_page, quantization_page, report_page
 
     if isinstance(record, Report):
         return report_page.build_page(record)
@@ -66,6 +67,8 @@ def _build_page(record: Target | LandscapeRecord | Any) -> tuple[dict[str, Any],
             if isinstance(latest, Comparison)
             else report_page.build_page(latest, runs)
         )
+    if isinstance(record, QuantizationAudit | QuantizationPlan):
+        return quantization_page.build_page(record)
     if hasattr(record, "claims"):
         return experiment_page.build_page(record)
     return landscape_page.build_page(record)  # type: ignore[arg-type]
