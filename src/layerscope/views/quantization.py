@@ -23,6 +23,8 @@ NO_DATA = (
     "Give 40 unlabeled examples: --data texts.txt, or --model M:NET --data M:BATCHES."
 )
 MAX_NAME_CHARS = 48
+FEW = 5  # tensors that are named
+FULL_BITS = 16.0  # per weight of a tensor that is not quantized
 SORTS = ("damage", "error", "model")
 
 
@@ -44,7 +46,21 @@ def audit_sentences(audit: QuantizationAudit) -> list[str]:
     if "measured" in audit.together:
         error = audit.together.get("measured_error", 0.0)
         total += f"; measured on held-out examples: {audit.together['measured']:.3g} ± {error:.1g}"
-    return [*sentences, f"{total}."]
+    return [f"{total}.", _describe_largest(audit), *sentences]
+
+
+def _describe_largest(audit: QuantizationAudit) -> str:
+    """Name the tensors that matter most, and what keeping them as they were costs and removes."""
+    ranked = audit.by_damage()
+    few, total = ranked[:FEW], sum(tensor.damage or 0.0 for tensor in ranked)
+    share = sum(tensor.damage or 0.0 for tensor in few) / total if total > 0 else 0.0
+    size = sum(tensor.bits * tensor.entries for tensor in audit.compared)
+    growth = sum((FULL_BITS - tensor.bits) * tensor.entries for tensor in few) / max(size, 1.0)
+    names = ", ".join(printable(tensor.name, MAX_NAME_CHARS) for tensor in few)
+    return (
+        f"{100 * share:.0f} % of it comes from {plural(len(few), 'tensor')}: {names}. Keeping them in 16 bits would "
+        f"remove that share and make the file {100 * growth:.0f} % larger."
+    )
 
 
 def plan_sentences(plan: QuantizationPlan) -> list[str]:
@@ -203,9 +219,11 @@ def audit_picture(audit: QuantizationAudit) -> Picture:
         if t.role not in roles:
             roles.append(t.role)
         cells[t.role, column] = cells[t.role, column] + value if has_damage else max(cells[t.role, column], value)
+    whole = sum(cells.values()) if has_damage else 1.0
+    cells = defaultdict(float, {key: 100 * value / whole for key, value in cells.items()}) if whole > 0 else cells
     columns = sorted(blocks, key=blocks.__getitem__)
     values = tuple(tuple(cells.get((role, column), float("nan")) for column in columns) for role in roles)
-    label = f"predicted damage, {audit.meta.get('unit', '')}" if has_damage else "‖Q − W‖F/‖W‖F, the largest of a cell"
+    label = "share of the predicted damage, %" if has_damage else "‖Q − W‖F/‖W‖F, %, the largest of a cell"
     return Picture(
         "damage_by_block",
         "Damage by block and role" if has_damage else "Error by block and role",
