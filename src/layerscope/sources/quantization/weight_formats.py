@@ -101,7 +101,7 @@ def _groups(rows: Array, group: int) -> Array:
 def _round_symmetric(rows: Array, *, bits: int, group: int) -> Array:
     """Round to q·s with q from −2^(b−1) to 2^(b−1) − 1 and s = max|w|/(2^(b−1) − ½) of each group."""
     w = _groups(rows, group)
-    scale = np.abs(w).max(1, keepdims=True) * np.float32(2 / (2**bits - 1))
+    scale = np.abs(w).max(1, keepdims=True) * np.float32(2) / np.float32(2**bits - 1)
     return _quantize(w, scale, bits).reshape(rows.shape)
 
 
