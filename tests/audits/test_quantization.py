@@ -222,7 +222,7 @@ def test_without_data_nothing_is_ranked() -> None:
     net = network()
     result = layerscope.quantization(quantized(net), net.state_dict())
     assert result.by_damage() == []
-    assert "cannot be told from weights" in view.audit_text(result)
+    assert "cannot be seen in weights" in view.audit_text(result)
 
 
 def test_another_model_a_destroyed_and_a_clipped_tensor_are_found() -> None:
@@ -353,7 +353,7 @@ def test_pages_show_names_as_text(tmp_path: Path) -> None:
     result.html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "<img" not in page
-    assert "cannot be told from weights" in page
+    assert "cannot be seen in weights" in page
 
 
 MODULE = """

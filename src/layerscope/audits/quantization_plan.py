@@ -21,7 +21,7 @@ from layerscope.records.layers import LayerRef
 from layerscope.records.quantization import PlannedTensor, PlanPoint, QuantizationPlan
 from layerscope.settings import Settings
 from layerscope.sources import opening, targets
-from layerscope.sources.quantization.weight_formats import FAMILIES, PLAIN, WeightFormat, format_named
+from layerscope.sources.quantization.weight_formats import FAMILIES, WeightFormat, format_named
 from layerscope.tensor_names import Selector
 from layerscope.tensor_names import select as select_layers
 from layerscope.tensor_roles import block_of, role_of
@@ -265,8 +265,3 @@ def _planned(
         {candidates[j].name: float(errors[j]) for j in fitting},
         chosen.name,
     )
-
-
-def is_plain(name: str) -> bool:
-    """Return whether a format keeps floating-point numbers."""
-    return name in PLAIN

@@ -10,7 +10,7 @@ from layerscope.rules import rule
 from layerscope.settings import Settings
 from layerscope.text import plural
 
-MAX_TENSORS, MIN_TENSORS = 5, 8  # how many tensors are few; fewest tensors of a model in which a few can be told
+MAX_TENSORS, MIN_TENSORS = 5, 8  # how many tensors are few; fewest tensors of a model in which a few stand out
 MIN_SHARE = 0.5  # of the predicted damage
 MIN_TIMES = 2.0  # their share of the damage, relative to their share of the weights
 

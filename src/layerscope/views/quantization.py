@@ -19,7 +19,7 @@ from layerscope.views.aligned_columns import Cell
 from layerscope.views.plots.marks import Axis, Cells, Line, Picture, Points
 
 NO_DATA = (
-    "Which tensors cost quality cannot be told from weights: no error or statistic of them follows the damage. "
+    "Which tensors cost quality cannot be seen in weights: no error or statistic of them follows the damage. "
     "Give 40 unlabeled examples: --data texts.txt, or --model M:NET --data M:BATCHES."
 )
 MAX_NAME_CHARS = 48
@@ -29,7 +29,7 @@ SORTS = ("damage", "error", "model")
 
 
 def audit_sentences(audit: QuantizationAudit) -> list[str]:
-    """Describe sizes and errors, what the quantization costs, and what cannot be told."""
+    """Describe sizes and errors, what the quantization costs, and what stays unknown."""
     compared = audit.compared
     errors = [t.numbers["relative_error"] for t in compared if "relative_error" in t.numbers]
     formats: dict[str, int] = defaultdict(int)

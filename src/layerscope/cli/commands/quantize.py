@@ -11,7 +11,7 @@ from layerscope.cli.lazy_commands import LazyCommands
 def quantize() -> None:
     """Tell which tensors quantization hurts, and plan formats that hurt less.
 
-    The damage of a tensor cannot be told from weights. 40 unlabeled examples and a few backward passes predict it: a
+    The damage of a tensor cannot be seen in weights. 40 unlabeled examples and a few backward passes predict it: a
     text file for models of transformers (a folder or a GGUF file), or your own model and data.
 
     \b
