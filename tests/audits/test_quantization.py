@@ -449,3 +449,12 @@ def test_minilm_is_planned_from_a_text_file(minilm: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="no line"):
         (tmp_path / "short.txt").write_text("a\nb")
         layerscope.text_data(minilm, tmp_path / "short.txt")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"architectures": 5}', '{"architectures": {"a": 1}}', "[" * 99999])
+def test_a_folder_with_a_wrong_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    require("transformers")
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "texts.txt").write_text("The old man is in the house of the dog.\n" * 9)
+    with pytest.raises(Unreadable):
+        layerscope.text_data(tmp_path, tmp_path / "texts.txt")

@@ -153,11 +153,10 @@ def _architecture(folder: Path) -> str:
     if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
         raise Unreadable(f"{folder}: no config.json of transformers; pass the folder of a model, or --model M:NET")
     try:
-        names: list[str] = json.loads(file.read_text("utf-8")).get("architectures") or [""]
-    except (ValueError, AttributeError):
-        raise Unreadable(f"{file}: not the JSON of a configuration") from None
-    name: str = f"{names[0]}"
-    return name
+        names = json.loads(file.read_text("utf-8")).get("architectures")
+    except (ValueError, AttributeError, RecursionError):
+        raise Unreadable(f"{file}: not the JSON of a configuration; pass the folder of a model") from None
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def _logits(model: Any, inputs: Any) -> Any:
